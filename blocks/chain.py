@@ -1,0 +1,75 @@
+"""How modules are run in sequence: layouts adapted by views, ctx passed to those that name it, nothing else in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blocks.context import Context
+
+
+def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
+    """`module(x)` in the layout that the module wants: (B, C, H, W) is shown to a BLC block as (B, H*W, C) and back, as views.
+
+    Raises ValueError when a BCHW block meets tokens, which have no rows and columns.
+    """
+    layout = getattr(module, "layout", "any")
+    if layout == "BLC" and x.ndim == 4:
+        B, C, H, W = x.shape
+        y = _call(module, x.permute(0, 2, 3, 1).reshape(B, H * W, C), ctx)
+        return y.reshape(B, H, W, y.shape[-1]).permute(0, 3, 1, 2)
+    if layout == "BCHW" and x.ndim == 3:
+        raise ValueError(
+            f"block `{type(module).block_id}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
+            "take it out of the token view, or use a mixer of tokens"
+        )
+    return _call(module, x, ctx)
+
+
+def _call(module: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
+    return module(x, ctx) if getattr(module, "takes_ctx", False) else module(x)
+
+
+class Chain(nn.Module):
+    """Parts in sequence, each under its position (counting `none`) or its explicit name."""
+
+    takes_ctx = True
+    out_dim: int
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        for part in self._modules.values():
+            x = run(part, x, ctx)  # type: ignore[arg-type]
+        return x
+
+    def fuse(self) -> nn.Module:
+        """Batch norms and scales folded into their neighbours; see blocks.folding."""
+        from blocks.folding import fold_neighbours
+
+        fold_neighbours(self, list(self._modules))
+        return self
+
+
+class StandIn(nn.Module):
+    """Takes the place of a block that could not be built, so that the rest of a spec can still be checked."""
+
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__()
+        self.dim, self.out_dim = dim, out_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], self.out_dim) if x.ndim == 3 else (x.shape[0], self.out_dim, *x.shape[2:])
+        return torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def channels(x: Tensor) -> int:
+    """The width of a stream: axis 1 of (B, C, H, W), the last axis of (B, L, C)."""
+    return x.shape[1] if x.ndim == 4 else x.shape[-1]
+
+
+def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """A (C,) parameter shaped to multiply `x` along its channels."""
+    return parameter.view(-1, 1, 1) if x.ndim == 4 else parameter
+
+

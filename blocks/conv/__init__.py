@@ -1,0 +1,1 @@
+"""Convolutions, pooling and the other mixers of image positions."""

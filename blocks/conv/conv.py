@@ -1,0 +1,135 @@
+"""Convolutions of images: plain, depthwise, and with a norm and an activation behind them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from blocks.chain import Chain
+from blocks.folding import scale_output
+from blocks.registry import block
+from blocks.slots import Act, Norm
+
+Count = Annotated[int, Meta(ge=1)]
+Padding = Annotated[int, Meta(ge=0)]
+
+
+@block("conv", kind="token_mixer", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class Conv(nn.Conv2d):
+    """y = W * x + b: a k x k convolution with zero padding.
+
+    (B, C, H, W) -> (B, out_dim, H', W') with H' = floor((H + 2 padding - dilation (k - 1) - 1) / stride) + 1. If no
+    `padding` is stated, stride 1 keeps the size of an odd kernel, and a kernel as wide as its stride cuts patches
+    without a border. Raises ValueError when `groups` does not divide both widths.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        kernel_size: Count = 3,
+        stride: Count = 1,
+        padding: Padding | None = None,
+        dilation: Count = 1,
+        groups: Count = 1,
+        bias: bool = True,
+    ):
+        out_dim = out_dim or dim
+        for width in (dim, out_dim):
+            if width % groups:
+                near = min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: abs(n - groups))
+                raise ValueError(
+                    f"{groups} groups do not divide {width} channels; the nearest number that does is {near}"
+                )
+        if padding is None:
+            padding = 0 if kernel_size == stride else dilation * (kernel_size - 1) // 2
+        super().__init__(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
+        self.out_dim = out_dim
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        scale_output(self, scale, shift)
+        return True
+
+    @torch.no_grad()
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        """Only without a border: zero padding comes after the map, and stays zero where the map would not."""
+        if self.padding != (0, 0):
+            return False
+        grouped = self.weight.unflatten(0, (self.groups, -1))
+        scale, shift = (value.to(self.weight).view(self.groups, 1, -1, 1, 1) for value in (scale, shift))
+        moved = (grouped * shift).sum((2, 3, 4)).flatten()
+        self.weight = nn.Parameter((grouped * scale).flatten(0, 1), requires_grad=False)
+        self.bias = nn.Parameter(moved if self.bias is None else self.bias + moved, requires_grad=False)
+        return True
+
+
+@block("conv_norm_act", kind="whole", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class ConvNormAct(Chain):
+    """y = act(norm(W * x + b)): a convolution with what follows it, either of which may be left out.
+
+    (B, C, H, W) -> (B, out_dim, H', W'), as `conv`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        kernel_size: Count = 3,
+        stride: Count = 1,
+        padding: Padding | None = None,
+        dilation: Count = 1,
+        groups: Count = 1,
+        bias: bool = True,
+        norm: Norm | None = None,
+        act: Act | None = None,
+    ):
+        super().__init__()
+        self.conv = Conv(
+            dim,
+            out_dim,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+        )
+        self.out_dim = self.conv.out_dim
+        if norm is not None:
+            self.norm = norm(self.out_dim)
+        if act is not None:
+            self.act = act(self.out_dim)
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return list(self._modules) == ["conv"] and self.conv.absorb_output(scale, shift)
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return self.conv.absorb_input(scale, shift)
+
+
+@block("depthwise_conv", kind="token_mixer", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class DepthwiseConv(ConvNormAct):
+    """y = act(norm(W_c * x_c + b_c)): each channel has its own k x k kernel.
+
+    (B, C, H, W) -> (B, C, H', W'), as `conv`; stride 1 keeps the size of an odd kernel.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_size: Count = 3,
+        stride: Count = 1,
+        dilation: Count = 1,
+        bias: bool = True,
+        norm: Norm | None = None,
+        act: Act | None = None,
+    ):
+        super().__init__(
+            dim, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=dim, bias=bias, norm=norm, act=act
+        )

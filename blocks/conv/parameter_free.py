@@ -1,0 +1,81 @@
+"""Mixers that learn nothing: how far a network comes by its wiring alone (PoolFormer, IdentityFormer, RandFormer).
+
+Papers: arXiv:2111.11418, arXiv:2210.13452. Upstream: sail-sg/poolformer, sail-sg/metaformer (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.registry import block
+
+
+@block(
+    "pooling",
+    kind="token_mixer",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:2111.11418",
+)
+class Pooling(nn.Module):
+    """y = mean of the k x k neighbours - x; at the border, the mean of those inside the map.
+
+    (B, C, H, W) -> (B, C, H, W). Taking x away undoes the skip of the residual that the mixer stands in. Raises
+    ValueError for an even kernel, which has no centre.
+    """
+
+    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 3):
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"a kernel of {kernel_size} has no centre; the nearest that has is {kernel_size + 1}")
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.kernel_size, 1, self.kernel_size // 2, count_include_pad=False) - x
+
+
+@block("identity", kind="token_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2210.13452")
+class Identity(nn.Module):
+    """y = x: a token mixer that mixes nothing; the deploy form owns no module in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def fuse(self) -> None:
+        return None
+
+
+@block("random_mixing", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2210.13452")
+class RandomMixing(nn.Module):
+    """y = P x over the L positions, P (L, L) the softmax of uniform random rows, drawn once and never trained.
+
+    (B, L, C) -> (B, L, C) for the one L it was built for. P is part of the state: the rest of the net is trained to it.
+    Raises ValueError for another length.
+    """
+
+    def __init__(self, *, input_size: tuple[int, ...] = (14, 14)):
+        super().__init__()
+        length = math.prod(input_size)
+        self.weight = nn.Parameter(torch.empty(length, length), requires_grad=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.weight.copy_(self.weight.uniform_().softmax(-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != len(self.weight):
+            raise ValueError(
+                f"this random_mixing was built for {len(self.weight)} positions and meets {x.shape[1]}; "
+                "build the model with that input size"
+            )
+        return self.weight @ x

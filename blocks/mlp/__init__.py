@@ -1,0 +1,1 @@
+"""Channel mixers: MLPs, plain and gated."""

@@ -1,0 +1,115 @@
+"""Channel mixers: the two-layer perceptron with slots around its layers, and the gated one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from blocks.chain import Chain, run
+from blocks.context import Context
+from blocks.registry import block
+from blocks.slots import Act, Linear, Norm, Slot, slot
+
+Ratio = Annotated[float, Meta(gt=0)]
+Width = Annotated[int, Meta(ge=1)]
+
+
+@block("mlp", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"))
+class Mlp(Chain):
+    """y = post(norm2(W_2 mid(act(norm1(W_1 pre(x)))))): a perceptron with one hidden layer, at every position.
+
+    (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one. The
+    slots are empty at first; `norm` stands behind both linears, as in nets whose 1 x 1 convolutions each have one.
+    `bias` holds for both linears, unless `out_bias` says otherwise of the second.
+    `fuse()` folds batch norms, and the shift of a `mid` that can release it (`grn`), into the linears.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ratio: Ratio = 4.0,
+        hidden_dim: Width | None = None,
+        act: Act | None = slot("gelu"),
+        bias: bool = True,
+        out_bias: bool | None = None,
+        norm: Norm | None = None,
+        pre: Slot | None = None,
+        mid: Slot | None = None,
+        post: Slot | None = None,
+        linear: Linear = slot("dense"),
+    ):
+        super().__init__()
+        hidden_dim = hidden_dim or int(dim * ratio)
+        steps: dict[str, nn.Module | None] = {
+            "pre": pre(dim) if pre else None,
+            "fc1": linear(dim, hidden_dim, bias=bias),
+            "norm1": norm(hidden_dim) if norm else None,
+            "act": act(hidden_dim) if act else None,
+            "mid": mid(hidden_dim) if mid else None,
+            "fc2": linear(hidden_dim, dim, bias=bias if out_bias is None else out_bias),
+            "norm2": norm(dim) if norm else None,
+            "post": post(dim) if post else None,
+        }
+        for name, module in steps.items():
+            if module is not None:
+                self.add_module(name, module)
+
+    def fuse(self) -> nn.Module:
+        super().fuse()
+        release = getattr(self._modules.get("mid"), "release_shift", None)
+        shift = release() if release is not None else None
+        if shift is not None:
+            self.fc2.absorb_input(torch.ones_like(shift), shift)  # type: ignore[operator, union-attr]
+        return self
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return self._absorb(-1, "fc2", "absorb_output", scale, shift)
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return self._absorb(0, "fc1", "absorb_input", scale, shift)
+
+    def _absorb(self, end: int, linear: str, method: str, scale: Tensor, shift: Tensor) -> bool:
+        """Passes the map on to the linear at that end, unless a slot stands between."""
+        return list(self._modules)[end] == linear and getattr(self._modules[linear], method)(scale, shift)
+
+
+@block("gated_mlp", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2002.05202")
+class GatedMlp(nn.Module):
+    """y = W_down(act(W_gate x) * W_up x): SwiGLU with silu, GEGLU with gelu, ReGLU with relu, bilinear without `act`.
+
+    (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one; 8/3
+    costs as much as a plain MLP of ratio 4.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ratio: Ratio = 8 / 3,
+        hidden_dim: Width | None = None,
+        act: Act | None = slot("silu"),
+        bias: bool = False,
+        linear: Linear = slot("dense"),
+    ):
+        super().__init__()
+        hidden_dim = hidden_dim or int(dim * ratio)
+        self.gate = linear(dim, hidden_dim, bias=bias)
+        self.up = linear(dim, hidden_dim, bias=bias)
+        self.act = act(hidden_dim) if act else None
+        self.down = linear(hidden_dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        gate = run(self.gate, x, ctx)
+        if self.act is not None:
+            gate = run(self.act, gate, ctx)
+        return run(self.down, gate * run(self.up, x, ctx), ctx)
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return bool(self.down.absorb_output(scale, shift))  # type: ignore[operator]
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return bool(self.gate.absorb_input(scale, shift) and self.up.absorb_input(scale, shift))  # type: ignore[operator]

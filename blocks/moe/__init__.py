@@ -1,0 +1,1 @@
+"""Mixtures of experts: routers, and the layer that joins router and experts."""

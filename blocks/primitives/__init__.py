@@ -1,0 +1,1 @@
+"""Norms, activations, convolution stacks, scales and views."""

@@ -1,0 +1,122 @@
+"""Activations: functions of each number on its own; star_relu alone has parameters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.registry import block
+
+EVERYWHERE = ("causal", "noncausal", "any_resolution")
+
+
+class Pointwise(nn.Module):
+    """Base of the activations without parameters: any shape -> the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@block("relu", kind="act", abilities=EVERYWHERE)
+class Relu(Pointwise):
+    """y = max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+@block("relu6", kind="act", abilities=EVERYWHERE)
+class Relu6(Pointwise):
+    """y = min(max(x, 0), 6)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x)
+
+
+@block("squared_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2109.08668")
+class SquaredRelu(Pointwise):
+    """y = max(x, 0)^2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+@block("silu", kind="act", abilities=EVERYWHERE, paper="arXiv:1702.03118")
+class Silu(Pointwise):
+    """y = x * sigmoid(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
+@block("sigmoid", kind="act", abilities=EVERYWHERE)
+class Sigmoid(Pointwise):
+    """y = 1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+
+@block("tanh", kind="act", abilities=EVERYWHERE)
+class Tanh(Pointwise):
+    """y = tanh(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+@block("hard_swish", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244")
+class HardSwish(Pointwise):
+    """y = x * min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardswish(x)
+
+
+@block("hard_sigmoid", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244")
+class HardSigmoid(Pointwise):
+    """y = min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardsigmoid(x)
+
+
+@block("gelu", kind="act", abilities=EVERYWHERE, paper="arXiv:1606.08415")
+class Gelu(nn.Module):
+    """y = x * Phi(x), Phi the normal distribution function: by the error function, or by its tanh approximation.
+
+    Any shape -> the same shape.
+    """
+
+    def __init__(self, *, approximate: Literal["tanh"] | None = None):
+        super().__init__()
+        self.approximate = approximate or "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=self.approximate)
+
+
+@block("star_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2210.13452")
+class StarRelu(nn.Module):
+    """y = scale * max(x, 0)^2 + bias, both of them one learned number, shape (1,).
+
+    Any shape -> the same shape. `scale` and `bias` are the values at first. The paper's 0.8944 and -0.4472 keep mean 0
+    and variance 1 of normal input; its code starts from 1 and 0, as here.
+    """
+
+    def __init__(self, *, scale: float = 1.0, bias: float = 0.0):
+        super().__init__()
+        self.initial = scale, bias
+        self.scale = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.scale, self.initial[0])
+        nn.init.constant_(self.bias, self.initial[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.relu(x).square() + self.bias

@@ -1,0 +1,168 @@
+"""Norms: per-channel scale and shift after standardising along channels, batch, groups or the whole map."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.chain import per_channel
+from blocks.folding import norm_affine
+from blocks.registry import block
+
+Eps = Annotated[float, Meta(gt=0)]
+
+
+class Affine(nn.Module):
+    """Base of the norms: a scale `weight` (C,), ones at first, and a shift `bias` (C,), zeros at first, or None."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, dim: int, eps: float, bias: bool):
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.register_parameter("bias", nn.Parameter(torch.empty(dim)) if bias else None)
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+@block("layer_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1607.06450")
+class LayerNorm(Affine):
+    """y = weight * (x - mean_C x) / sqrt(var_C x + eps) + bias, over the channels of each position.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape.
+    """
+
+    def __init__(self, dim: int, *, eps: Eps = 1e-6, bias: bool = True):
+        super().__init__(dim, eps, bias)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            y = F.layer_norm(x.permute(0, 2, 3, 1), (self.dim,), self.weight, self.bias, self.eps)
+            return y.permute(0, 3, 1, 2)
+        return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
+
+
+@block("rms_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1910.07467")
+class RmsNorm(Affine):
+    """y = weight * x / sqrt(mean_C x^2 + eps), over the channels of each position.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape.
+    """
+
+    def __init__(self, dim: int, *, eps: Eps = 1e-6):
+        super().__init__(dim, eps, bias=False)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            return F.rms_norm(x.permute(0, 2, 3, 1), (self.dim,), self.weight, self.eps).permute(0, 3, 1, 2)
+        return F.rms_norm(x, (self.dim,), self.weight, self.eps)
+
+
+@block("group_norm", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:1803.08494")
+class GroupNorm(Affine):
+    """y = weight * (x - mean) / sqrt(var + eps) + bias, with the moments of each group of channels over all positions.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape. Raises ValueError when `groups` does not divide the width.
+    """
+
+    def __init__(self, dim: int, *, groups: Annotated[int, Meta(ge=1)] = 1, eps: Eps = 1e-5, bias: bool = True):
+        if dim % groups:
+            divisors = [count for count in range(1, dim + 1) if dim % count == 0]
+            near = min(divisors, key=lambda count: abs(count - groups))
+            raise ValueError(f"{groups} groups do not divide {dim} channels; the nearest number that does is {near}")
+        super().__init__(dim, eps, bias)
+        self.groups = groups
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.group_norm(_map_of(x), self.groups, self.weight, self.bias, self.eps)
+        return _tokens_of(y) if x.ndim == 3 else y
+
+
+@block("batch_norm", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:1502.03167")
+class BatchNorm(Affine):
+    """y = weight * (x - mean) / sqrt(var + eps) + bias, with the moments of each channel over batch and positions.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape. Evaluation uses running moments, where
+    running <- (1 - momentum) * running + momentum * batch at each training step. Differs from torch's: the number of
+    batches is not counted, so the state holds tensors of the network only.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, dim: int, *, eps: Eps = 1e-5, momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1):
+        super().__init__(dim, eps, bias=True)
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.empty(dim))
+        self.register_buffer("running_var", torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        moments = self.running_mean, self.running_var
+        y = F.batch_norm(_map_of(x), *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return _tokens_of(y) if x.ndim == 3 else y
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift) of the evaluation form."""
+        return norm_affine(self)  # type: ignore[arg-type]  # reads the same four tensors and eps
+
+
+@block("grn", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:2301.00808")
+class GlobalResponseNorm(nn.Module):
+    """y = x + weight * x * g / (mean_C g + eps) + bias, g = the Euclidean norm of each channel over all positions.
+
+    (B, C, H, W) or (B, L, C) -> the same shape. Both parameters start at zero, which is the identity.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, dim: int, *, eps: Eps = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions, channels = ((2, 3), 1) if x.ndim == 4 else ((1,), -1)
+        response = torch.linalg.vector_norm(x, dim=positions, keepdim=True)
+        relative = response / (response.mean(channels, keepdim=True) + self.eps)
+        scale = 1 + per_channel(self.weight, x) * relative
+        return x * scale if self.bias is None else torch.addcmul(per_channel(self.bias, x), x, scale)
+
+    def release_shift(self) -> Tensor | None:
+        """Takes the bias out of the norm and returns it, for a following linear map to absorb."""
+        shift, self.bias = self.bias, None
+        return shift
+
+
+def _map_of(x: Tensor) -> Tensor:
+    """(B, L, C) as a channels_last map (B, C, L, 1): torch's norms want channels on axis 1, and a view is free."""
+    return x.unsqueeze(2).permute(0, 3, 1, 2) if x.ndim == 3 else x
+
+
+def _tokens_of(y: Tensor) -> Tensor:
+    """(B, C, L, 1) -> (B, L, C): the inverse of `_map_of`."""
+    return y.permute(0, 2, 3, 1).squeeze(2)

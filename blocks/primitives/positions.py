@@ -1,0 +1,67 @@
+"""Learned positions: a table added to the stream, and how such a table follows its image to another size."""
+
+from __future__ import annotations
+
+import math
+from math import isqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.registry import block
+
+
+@block("position_embedding", kind="embed", abilities=("causal", "noncausal"), paper="arXiv:2010.11929")
+class PositionEmbedding(nn.Module):
+    """y = x + pos_embed, one learned vector per position.
+
+    (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for. Raises ValueError for another size;
+    `resize_table` fits the table of another image size.
+    """
+
+    def __init__(self, dim: int, *, input_size: tuple[int, ...] = (14, 14)):
+        super().__init__()
+        self.input_size = tuple(input_size)
+        self.pos_embed = nn.Parameter(torch.empty(1, math.prod(input_size), dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple(x.shape[2:] if x.ndim == 4 else x.shape[1:2])
+        if size != self.input_size and (x.ndim == 4 or size != (self.pos_embed.shape[1],)):
+            raise ValueError(
+                f"these positions are for inputs of size {self.input_size} and meet {size}; "
+                "build the model with that input size"
+            )
+        return x + (self.pos_embed.unflatten(1, size).permute(0, 3, 1, 2) if x.ndim == 4 else self.pos_embed)
+
+    def resize_table(self, name: str, tensor: Tensor, expected_shape: tuple[int, ...]) -> Tensor | None:
+        """The table of another image size, for this one; None for a sequence, which has no rows and columns."""
+        if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[-1] != expected_shape[-1]:
+            return None
+        return resized_grid(tensor, self.input_size) if len(self.input_size) == 2 else None
+
+
+def resized_grid(table: Tensor, size: tuple[int, ...]) -> Tensor | None:
+    """(1, h*w, C) -> (1, H*W, C) by bicubic interpolation with antialiasing, in float32.
+
+    Only h*w is known: the old grid is taken to be H : W in shape, else square. None when h*w is neither.
+    """
+    old = _grid(table.shape[1], size)
+    if old is None:
+        return None
+    grid = table.float().unflatten(1, old).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
+
+
+def _grid(count: int, size: tuple[int, ...]) -> tuple[int, int] | None:
+    height = round(math.sqrt(count * size[0] / size[1]))
+    for rows in (height, isqrt(count)):
+        columns = rows * size[1] / size[0] if rows == height else rows
+        if rows and rows * columns == count:
+            return rows, int(columns)
+    return None

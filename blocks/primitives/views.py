@@ -1,0 +1,184 @@
+"""Views of an image: as tokens, as windows, as scans along several routes.
+
+A view has `enter(x) -> (y, memo)` and `exit(y, memo) -> x`, between which blocks run on y; `exit(*enter(x))` is x
+wherever the image comes back. `inner_size(size)` says which size, (H, W) or (L,), the blocks inside meet for an input
+of `size`. Images are (B, C, H, W) in channels_last, so tokens are views of their memory. Blocks inside may change the
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.primitives.positions import resized_grid
+from blocks.registry import block
+
+Size = tuple[int, ...]
+Route = Literal["row", "column", "row_reversed", "column_reversed"]
+
+
+@block("tokens", kind="view", layout="BCHW", abilities=("noncausal", "2d"), paper="arXiv:2010.11929")
+class Tokens(nn.Module):
+    """The image row by row as tokens (B, L, C), with a class token and learned positions where asked for.
+
+    L is H*W, and one more with `cls_token`, which stands `first` or in the `middle` (after H*W // 2 others, as in Vim).
+    `positions` adds a table `pos_embed` (1, L, C), the class token's among it. On the way out `keep` decides: the
+    `grid`, as an image again; all `tokens`; or the `cls` token alone, (B, 1, C), so that a pooling head reads it and
+    nothing else. Raises ValueError for `keep = "cls"` without a class token and, with `positions`, for an image of
+    another size than it was built for.
+    """
+
+    cls_token: nn.Parameter | None
+    pos_embed: nn.Parameter | None
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        cls_token: Literal["first", "middle"] | None = None,
+        positions: bool = False,
+        keep: Literal["grid", "tokens", "cls"] = "grid",
+        input_size: Size = (14, 14),
+    ):
+        super().__init__()
+        if keep == "cls" and cls_token is None:
+            raise ValueError('keep = "cls" needs a class token: cls_token = "first" or "middle"')
+        self.place, self.keep, self.input_size = cls_token, keep, tuple(input_size)
+        length = math.prod(self.inner_size(self.input_size))
+        self.register_parameter("cls_token", nn.Parameter(torch.empty(1, 1, dim)) if cls_token else None)
+        self.register_parameter("pos_embed", nn.Parameter(torch.empty(1, length, dim)) if positions else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for table in (self.cls_token, self.pos_embed):
+            if table is not None:
+                nn.init.trunc_normal_(table, std=0.02)
+
+    def inner_size(self, size: Size) -> Size:
+        return (math.prod(size) + (self.place is not None),)
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Size]:
+        B, C, *size = x.shape
+        y = x.permute(0, 2, 3, 1).reshape(B, math.prod(size), C)
+        if self.cls_token is not None:
+            at = self._cls_index(y.shape[1])
+            y = torch.cat([y[:, :at], self.cls_token.expand(B, -1, -1), y[:, at:]], 1)
+        if self.pos_embed is not None:
+            if tuple(size) != self.input_size:
+                raise ValueError(
+                    f"these positions are for images of size {self.input_size} and meet {tuple(size)}; "
+                    "build the model with that input size"
+                )
+            y = y + self.pos_embed
+        return y, tuple(size)
+
+    def exit(self, y: Tensor, memo: Size) -> Tensor:
+        if self.keep == "tokens":
+            return y
+        if self.place is not None:
+            at = self._cls_index(y.shape[1] - 1)
+            if self.keep == "cls":
+                return y[:, at : at + 1]
+            y = y[:, 1:] if at == 0 else torch.cat([y[:, :at], y[:, at + 1 :]], 1)
+        return _image(y, memo)
+
+    def _cls_index(self, count: int) -> int:
+        """Where the class token stands among `count` others."""
+        return count // 2 if self.place == "middle" else 0
+
+    def resize_table(self, name: str, tensor: Tensor, expected_shape: Size) -> Tensor | None:
+        """Positions of another image size, for this one: the grid is interpolated, the class token's kept."""
+        if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[-1] != expected_shape[-1]:
+            return None
+        if self.place is None:
+            return resized_grid(tensor, self.input_size)
+        old, new = self._cls_index(tensor.shape[1] - 1), self._cls_index(math.prod(self.input_size))
+        grid = resized_grid(torch.cat([tensor[:, :old], tensor[:, old + 1 :]], 1), self.input_size)
+        return None if grid is None else torch.cat([grid[:, :new], tensor[:, old : old + 1], grid[:, new:]], 1)
+
+
+@block("window", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2103.14030")
+class Window(nn.Module):
+    """The image cut into windows: (B, C, H, W) -> (B * windows, C, size, size), each an image of its own.
+
+    Below and to the right the image is filled up with zeros to whole windows; on the way out they are cut off.
+    """
+
+    def __init__(self, *, size: Annotated[int, Meta(ge=1)] = 7):
+        super().__init__()
+        self.size = size
+
+    def inner_size(self, size: Size) -> Size:
+        return (self.size, self.size)
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Size]:
+        B, C, H, W = x.shape
+        y = x.permute(0, 2, 3, 1)
+        if H % self.size or W % self.size:
+            y = F.pad(y, (0, 0, 0, -W % self.size, 0, -H % self.size))
+        y = y.unflatten(2, (-1, self.size)).unflatten(1, (-1, self.size)).transpose(2, 3)
+        return y.reshape(-1, self.size, self.size, C).permute(0, 3, 1, 2), (B, H, W)
+
+    def exit(self, y: Tensor, memo: Size) -> Tensor:
+        B, H, W = memo
+        rows, columns = -(-H // self.size), -(-W // self.size)
+        y = y.permute(0, 2, 3, 1).reshape(B, rows, columns, self.size, self.size, y.shape[1]).transpose(2, 3)
+        return y.flatten(3, 4).flatten(1, 2)[:, :H, :W].permute(0, 3, 1, 2)
+
+
+@block("scan_2d", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2401.10166")
+class Scan2d(nn.Module):
+    """The image as tokens along R routes, one behind the other on the batch axis: (B, C, H, W) -> (R * B, H*W, C).
+
+    So one causal mixer inside sees every position from each route's side. On the way out the routes are brought back
+    to the image and summed or averaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Annotated[list[Route], Meta(min_length=1)] = ["row", "column", "row_reversed", "column_reversed"],  # noqa: B006
+        merge: Literal["sum", "mean"] = "mean",
+    ):
+        super().__init__()
+        self.routes, self.merge = tuple(routes), merge
+
+    def inner_size(self, size: Size) -> Size:
+        return (math.prod(size),)
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Size]:
+        image = x.permute(0, 2, 3, 1)
+        return torch.cat([_along(image, route) for route in self.routes]), tuple(x.shape[2:])
+
+    def exit(self, y: Tensor, memo: Size) -> Tensor:
+        scans = [_back(scan, route, memo) for scan, route in zip(y.chunk(len(self.routes)), self.routes, strict=True)]
+        total = scans[0]
+        for scan in scans[1:]:
+            total = total + scan
+        if self.merge == "mean":
+            total = total / len(scans)
+        return total.permute(0, 3, 1, 2)
+
+
+def _along(image: Tensor, route: str) -> Tensor:
+    """(B, H, W, C) -> (B, H*W, C) in the order of the route."""
+    tokens = (image.transpose(1, 2) if route.startswith("column") else image).flatten(1, 2)
+    return tokens.flip(1) if route.endswith("reversed") else tokens
+
+
+def _back(tokens: Tensor, route: str, size: Size) -> Tensor:
+    """The inverse of `_along`."""
+    H, W = size
+    tokens = tokens.flip(1) if route.endswith("reversed") else tokens
+    return tokens.unflatten(1, (W, H)).transpose(1, 2) if route.startswith("column") else tokens.unflatten(1, (H, W))
+
+
+def _image(tokens: Tensor, size: Size) -> Tensor:
+    """(B, H*W, C) -> (B, C, H, W), a view where the tokens are one piece of memory."""
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)

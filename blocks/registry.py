@@ -1,0 +1,259 @@
+"""The registry of blocks: who is called what, of which kind, with which parameters. Names and schemas are data; classes load on use.
+
+Identity is `namespace/name@major`. Core blocks come from a generated index, plugins from the entry points of installed
+distributions, `local/` blocks from whatever the user's script or notebook defines. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.resources
+import inspect
+import logging
+import os
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from blocks.errors import BlockError, Problem, listed, nearest
+from blocks.schema import Param, signature_params
+
+log = logging.getLogger("blocks")
+
+KINDS = (
+    "stem", "downsample", "token_mixer", "channel_mixer", "norm", "act", "linear", "router",
+    "wiring", "view", "head", "embed", "pool", "whole",
+)  # fmt: skip
+LAYOUTS = ("any", "BCHW", "BLC")
+ABILITIES = ("causal", "noncausal", "cross", "step", "any_resolution", "1d", "2d", "3d")
+IDENTITY = re.compile(r"(?:(?P<namespace>[a-z][a-z0-9_]*)/)?(?P<name>[a-z][a-z0-9_]*)(?:@(?P<major>[1-9][0-9]*))?")
+ENTRY_POINTS = "zoo.blocks"
+
+Block = TypeVar("Block", bound=type)
+
+
+class BlockInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of a block without importing it."""
+
+    id: str
+    kind: str
+    target: str
+    layout: str = "any"
+    abilities: tuple[str, ...] = ()
+    paper: str = ""
+    summary: str = ""
+    params: dict[str, Param] = {}
+    supplied: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`mlp` for a core block, `acme/dynconv` otherwise: the shortest spelling that means this block."""
+        return self.id.removeprefix("core/").removesuffix("@1")
+
+
+_local: dict[str, type] = {}
+_loaded: dict[str, type] = {}
+
+
+def block(
+    name: str,
+    *,
+    kind: str,
+    layout: str = "any",
+    abilities: tuple[str, ...] = (),
+    paper: str = "",
+) -> Callable[[Block], Block]:
+    """Class decorator: registers an `nn.Module` as the block `name`.
+
+    A name without a namespace is `core/` inside this package and `local/` in a user's script or notebook. The
+    signature of `__init__` is the block's schema. Raises BlockError for a malformed name, kind, layout or ability, and for
+    a second registration of an identity anywhere but in `local/`, where the new one replaces the old with a note.
+    """
+
+    def register(cls: Block) -> Block:
+        identity = _identity(name, "core" if cls.__module__.partition(".")[0] == "blocks" else "local")
+        _check_words(name, kind, layout, abilities)
+        _admit(identity, cls)
+        cls.block_id, cls.kind, cls.layout, cls.abilities = identity, kind, layout, tuple(abilities)  # type: ignore[attr-defined]
+        cls.paper = paper  # type: ignore[attr-defined]
+        cls.takes_ctx = "ctx" in inspect.signature(cls.forward).parameters if hasattr(cls, "forward") else False  # type: ignore[attr-defined]
+        from blocks.construct import checked_init
+
+        cls.__init__ = checked_init(cls)  # type: ignore[misc]
+        return cls
+
+    return register
+
+
+def _identity(name: str, namespace: str) -> str:
+    match = IDENTITY.fullmatch(name)
+    if not match:
+        raise BlockError(name, Problem("", "a name like `my_mixer` or `acme/my_mixer@1` in lower case", f"`{name}`"))
+    return f"{match['namespace'] or namespace}/{match['name']}@{match['major'] or 1}"
+
+
+def _check_words(name: str, kind: str, layout: str, abilities: tuple[str, ...]) -> None:
+    checks = [("kind", kind, KINDS), ("layout", layout, LAYOUTS)] + [("abilities", word, ABILITIES) for word in abilities]
+    wrong = [Problem(what, f"one of {listed(options, 20)}", f"`{word}`", nearest(word, options)) for what, word, options in checks if word not in options]
+    if wrong:
+        raise BlockError(f"block `{name}`", wrong)
+
+
+def _admit(identity: str, cls: type) -> None:
+    known = _loaded.get(identity)
+    if known is not None and place_of(known) != place_of(cls):
+        both = f"`{identity}` is registered at {place_of(known)} and again at {place_of(cls)}"
+        if not identity.startswith("local/"):
+            raise BlockError(identity, Problem("", found=both, next="give one of them another name"))
+        log.warning("%s; the new one replaces the old", both)
+    _loaded[identity] = cls
+    if identity.startswith("local/"):
+        _local[identity] = cls
+    _class_info.cache_clear()
+
+
+def place_of(cls: type) -> str:
+    """`file:line` where a class is defined, for messages."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@functools.cache
+def core_index() -> dict[str, BlockInfo]:
+    """Identity -> what is known, for every core block: generated by `python -m blocks.index`, checked by a test."""
+    data = importlib.resources.files("blocks").joinpath("index.json").read_bytes()
+    return {info.id: info for info in msgspec.json.decode(data, type=list[BlockInfo])}
+
+
+@functools.cache
+def plugin_targets() -> dict[str, importlib.metadata.EntryPoint]:
+    """Identity -> entry point of every block that an installed distribution declares. Imports no plugin code.
+
+    `ZOO_PLUGINS=off` hides all; `ZOO_PLUGINS=a,b` keeps the distributions a and b. Core names cannot be shadowed.
+    """
+    wanted = os.environ.get("ZOO_PLUGINS", "")
+    if wanted == "off":
+        return {}
+    targets: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        distribution = point.dist.name if point.dist else "?"
+        match = IDENTITY.fullmatch(point.name)
+        if wanted and distribution not in wanted.split(","):
+            continue
+        if not match or match["namespace"] in (None, "core", "local"):
+            log.warning("%s declares a block `%s`, which is not a name of the form `namespace/name@major`; it is ignored", distribution, point.name)
+            continue
+        identity = _identity(point.name, "")
+        if identity in targets:
+            other = targets[identity].dist
+            log.warning("`%s` is declared by %s and by %s; the second is ignored", identity, other.name if other else "?", distribution)
+            continue
+        targets[identity] = point
+    return targets
+
+
+def identities() -> list[str]:
+    """Every identity that can be asked for: core, plugins, local."""
+    return sorted({*core_index(), *plugin_targets(), *_local})
+
+
+def resolve(name: str) -> str | None:
+    """The identity that `name` means, or None. A bare name is core's, else local's; a missing major is 1."""
+    match = IDENTITY.fullmatch(name) if isinstance(name, str) else None
+    if not match:
+        return None
+    spaces = [match["namespace"]] if match["namespace"] else ["core", "local"]
+    for namespace in spaces:
+        identity = f"{namespace}/{match['name']}@{match['major'] or 1}"
+        if identity in core_index() or identity in _loaded or identity in plugin_targets():
+            return identity
+    return None
+
+
+def unknown(name: object) -> BlockError:
+    """The error for a name that means no block."""
+    names = list_blocks()
+    near = nearest(str(name), names)
+    package = _claimed_by(str(name))
+    return BlockError(f"no block `{name}`", Problem("", f"one of {len(names)} registered blocks", f"`{name}`", near, package or "`zoo blocks` lists them all"))
+
+
+def _claimed_by(name: str) -> str:
+    space = name.partition("/")[0] if "/" in name else ""
+    return f"`{space}/` blocks come from a plugin package that is not installed" if space not in ("", "core", "local") else ""
+
+
+def get(name: str) -> type:
+    """The class of a block. Raises BlockError, naming the nearest block, or the distribution whose code does not load."""
+    identity = resolve(name)
+    if identity is None:
+        raise unknown(name)
+    if identity not in _loaded:
+        if identity in core_index():
+            module, _, attribute = core_index()[identity].target.partition(":")
+            getattr(importlib.import_module(module), attribute)
+        else:
+            _load_plugin(identity)
+    return _loaded[identity]
+
+
+def _load_plugin(identity: str) -> None:
+    point = plugin_targets()[identity]
+    owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    try:
+        cls = point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as cause:  # a plugin may raise anything, SystemExit included
+        raise BlockError(f"block `{identity}`", Problem(owner, "a module that imports", f"{type(cause).__name__}: {cause}", next=f"mend or uninstall {owner}")) from cause
+    if getattr(cls, "block_id", None) != identity:
+        raise BlockError(f"block `{identity}`", Problem(owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}"))
+
+
+def describe(name: str) -> BlockInfo:
+    """Identity, kind, layout, abilities, parameters with bounds and defaults, paper. Imports code only for local and plugin blocks."""
+    identity = resolve(name)
+    if identity is None:
+        raise unknown(name)
+    if identity in core_index():
+        return core_index()[identity]
+    return info_of(get(identity))
+
+
+def info_of(cls: type) -> BlockInfo:
+    """BlockInfo of a decorated class, read from its code."""
+    return _class_info(cls)
+
+
+@functools.cache
+def _class_info(cls: Any) -> BlockInfo:
+    params, supplied = signature_params(cls, cls.kind)
+    summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    return BlockInfo(cls.block_id, cls.kind, target, cls.layout, cls.abilities, cls.paper, summary, params, supplied)
+
+
+def list_blocks(pattern: str = "", *, kind: str | None = None, ability: str | None = None) -> list[str]:
+    """Names of registered blocks, sorted; filtered by glob pattern, kind and ability. Raises BlockError for an unknown kind or ability."""
+    import fnmatch
+
+    _check_words("", kind or KINDS[0], "any", (ability,) if ability else ())
+    names = []
+    for identity in identities():
+        if kind or ability:
+            try:
+                info = describe(identity)
+            except BlockError:
+                continue  # a broken plugin is no reason not to list the rest
+            if (kind and info.kind != kind) or (ability and ability not in info.abilities):
+                continue
+        name = identity.removeprefix("core/").removesuffix("@1")
+        if not pattern or fnmatch.fnmatchcase(name, pattern):
+            names.append(name)
+    return names

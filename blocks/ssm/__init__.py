@@ -1,0 +1,1 @@
+"""State-space mixers: recurrences whose step depends on the input."""

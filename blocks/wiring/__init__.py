@@ -1,0 +1,1 @@
+"""Wirings: how the parts of a layer are joined."""

@@ -1,0 +1,250 @@
+"""The registry: names, clashes, filters, descriptions, plugins that misbehave, and that none of it imports torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+import blocks
+from blocks import registry
+from blocks.errors import BlockError, listed
+from zoo.testing.isolation import own_registrations
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """Each test has its own registrations and its own view of the installed distributions."""
+    monkeypatch.delenv("ZOO_PLUGINS", raising=False)
+    registry.plugin_targets.cache_clear()
+    with own_registrations():
+        yield
+    registry.plugin_targets.cache_clear()
+
+
+def make(name: str, **words):
+    """A block of that name, with `kind` an act unless said otherwise."""
+
+    class Made(nn.Module):
+        """y = x."""
+
+        def __init__(self, dim: int, *, ratio: float = 4.0):
+            super().__init__()
+
+        def forward(self, x):
+            return x
+
+    return blocks.block(name, **{"kind": "act", **words})(Made)
+
+
+def make_again(name: str):
+    class Other(nn.Module):
+        """y = -x."""
+
+        def __init__(self, dim: int):
+            super().__init__()
+
+        def forward(self, x):
+            return -x
+
+    return blocks.block(name, kind="act")(Other)
+
+
+def message(call, *args, **kwargs) -> str:
+    with pytest.raises(BlockError) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_a_second_registration_names_both_places():
+    first = make("acme/twice")
+    text = message(make_again, "acme/twice")
+    both = f"`acme/twice@1` is registered at {registry.place_of(first)} and again at "
+    assert text.startswith(f"acme/twice@1: 1 error\n    {both}{__file__}:")
+    assert text.endswith("; next: give one of them another name")
+    assert blocks.get("acme/twice") is first
+
+
+def test_a_local_block_replaces_itself_with_a_note(caplog):
+    first, second = make("again"), make_again("again")
+    places = f"{registry.place_of(first)} and again at {registry.place_of(second)}"
+    assert caplog.messages == [f"`local/again@1` is registered at {places}; the new one replaces the old"]
+    assert blocks.get("again") is second
+
+
+def test_running_one_definition_twice_says_nothing(caplog):
+    make("once")
+    make("once")
+    assert caplog.messages == []
+
+
+def test_majors_live_side_by_side():
+    first, second = make("acme/grown@1"), make_again("acme/grown@2")
+    assert (blocks.get("acme/grown"), blocks.get("acme/grown@2")) == (first, second)
+
+
+@pytest.mark.parametrize("name", ["MyMixer", "my-mixer", "acme/", "a/b/c", "mixer@0", "mixer@", "1mixer", ""])
+def test_a_malformed_name_is_refused(name):
+    expected = f"expected a name like `my_mixer` or `acme/my_mixer@1` in lower case; found `{name}`"
+    assert message(make, name).endswith(expected)
+
+
+def test_all_wrong_words_of_a_registration_come_at_once_with_the_nearest():
+    text = message(make, "wrong", kind="token_mixr", layout="BHWC", abilities=("casual",))
+    assert [line.strip() for line in text.splitlines()] == [
+        "block `wrong`: 3 errors",
+        "kind",
+        f"expected one of {listed(registry.KINDS, 20)}; found `token_mixr`; nearest `token_mixer`",
+        "layout",
+        "expected one of `any`, `BCHW` or `BLC`; found `BHWC`; nearest `BCHW`",
+        "abilities",
+        f"expected one of {listed(registry.ABILITIES, 20)}; found `casual`; nearest `causal`",
+    ]
+
+
+def test_a_refused_registration_leaves_no_trace():
+    message(make, "nowhere", kind="nothing")
+    assert registry.resolve("nowhere") is None
+
+
+def test_blocks_are_listed_by_pattern_kind_and_ability():
+    make("one_act")
+    make("two_mixer", kind="token_mixer", abilities=("causal",))
+    assert blocks.list_blocks("local/*") == ["local/one_act", "local/two_mixer"]
+    assert blocks.list_blocks("local/*", kind="act") == ["local/one_act"]
+    assert blocks.list_blocks("local/*", ability="causal") == ["local/two_mixer"]
+    assert blocks.list_blocks("local/*", kind="act", ability="causal") == []
+
+
+def test_an_unknown_kind_is_no_empty_list():
+    assert message(blocks.list_blocks, kind="mixer").endswith("found `mixer`; nearest `token_mixer`")
+
+
+def test_a_local_block_is_described_from_its_code():
+    make("told", abilities=("noncausal",), paper="arXiv:1234.56789")
+    info = blocks.describe("told")
+    assert (info.id, info.name, info.kind, info.layout) == ("local/told@1", "local/told", "act", "any")
+    assert (info.abilities, info.paper, info.summary) == (("noncausal",), "arXiv:1234.56789", "y = x.")
+    assert (info.supplied, info.params["ratio"].default) == (("dim",), 4.0)
+
+
+def test_an_unknown_block_names_the_nearest():
+    make("acme/dynconv")
+    make("dynconv")
+    assert "; nearest `local/dynconv`; next: `zoo blocks` lists them all" in message(blocks.get, "local/dyncnov")
+    assert message(blocks.get, "acme/dyncnov").endswith(
+        "next: `acme/` blocks come from a plugin package that is not installed"
+    )
+
+
+def test_a_core_name_means_the_core_block_even_where_a_local_one_has_it():
+    name = blocks.list_blocks()[0]
+    make(name)
+    assert registry.resolve(name) == f"core/{name}@1"
+    assert registry.resolve(f"local/{name}") == f"local/{name}@1"
+
+
+def plugin(monkeypatch, *points):
+    """Installs entry points: (name, distribution, what loading does)."""
+
+    def point(name, distribution, load):
+        return SimpleNamespace(
+            name=name, value="acme_blocks:X", dist=SimpleNamespace(name=distribution, version="0.3"), load=load
+        )
+
+    installed = [point(*each) for each in points]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: installed if group == "zoo.blocks" else [])
+    registry.plugin_targets.cache_clear()
+
+
+def raising(error: BaseException):
+    def load():
+        raise error
+
+    return load
+
+
+def test_a_plugin_is_listed_without_being_loaded(monkeypatch):
+    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(AssertionError("loaded"))))
+    assert "acme/dynconv" in blocks.list_blocks()
+
+
+def test_a_plugin_block_loads_on_use(monkeypatch):
+    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", lambda: make("acme/dynconv@1")))
+    assert blocks.get("acme/dynconv").block_id == "acme/dynconv@1"
+    assert blocks.describe("acme/dynconv").kind == "act"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ImportError("No module named 'einx'"), "ImportError: No module named 'einx'"),
+        (SystemExit(3), "SystemExit: 3"),
+        (SyntaxError("invalid syntax"), "SyntaxError: invalid syntax"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (RuntimeError("boom"), "RuntimeError: boom"),
+    ],
+)
+def test_a_plugin_that_raises_is_named_with_its_distribution_and_cause(monkeypatch, error, told):
+    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(error)))
+    assert message(blocks.get, "acme/dynconv") == (
+        "block `acme/dynconv@1`: 1 error\n  acme-blocks 0.3\n"
+        f"    expected a module that imports; found {told}; next: mend or uninstall acme-blocks 0.3"
+    )
+    assert "acme/dynconv" not in blocks.list_blocks(kind="act")
+    assert blocks.list_blocks(kind="norm")  # the rest goes on
+
+
+def test_an_interrupt_from_the_keyboard_is_no_fault_of_a_plugin(monkeypatch):
+    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(KeyboardInterrupt())))
+    with pytest.raises(KeyboardInterrupt):
+        blocks.get("acme/dynconv")
+
+
+def test_a_plugin_that_gives_no_block_is_told_what_was_expected(monkeypatch):
+    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", lambda: 7))
+    assert message(blocks.get, "acme/dynconv").endswith(
+        "expected a class decorated with @block('acme/dynconv@1', …); found 7"
+    )
+
+
+@pytest.mark.parametrize("name", ["core/mlp@1", "mlp", "local/mlp@1", "Acme/Mlp"])
+def test_a_plugin_cannot_take_a_name_that_is_not_its_own(monkeypatch, caplog, name):
+    plugin(monkeypatch, (name, "acme-blocks", raising(AssertionError("loaded"))))
+    assert registry.plugin_targets() == {}
+    assert caplog.messages == [
+        f"acme-blocks declares a block `{name}`, which is not a name of the form `namespace/name@major`; it is ignored"
+    ]
+
+
+def test_two_distributions_with_one_name_are_told(monkeypatch, caplog):
+    plugin(monkeypatch, ("acme/x@1", "acme-blocks", raising(OSError())), ("acme/x@1", "other", raising(OSError())))
+    assert registry.plugin_targets()["acme/x@1"].dist.name == "acme-blocks"
+    assert caplog.messages == ["`acme/x@1` is declared by acme-blocks and by other; the second is ignored"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept"), [("off", []), ("other", ["other/y@1"]), ("acme-blocks,other", ["acme/x@1", "other/y@1"])]
+)
+def test_plugins_can_be_switched_off(monkeypatch, setting, kept):
+    plugin(monkeypatch, ("acme/x@1", "acme-blocks", raising(OSError())), ("other/y@1", "other", raising(OSError())))
+    monkeypatch.setenv("ZOO_PLUGINS", setting)
+    assert sorted(registry.plugin_targets()) == kept
+
+
+def test_importing_listing_and_describing_blocks_imports_no_torch():
+    code = (
+        "import sys, blocks; blocks.list_blocks(kind='norm'); blocks.describe(blocks.list_blocks()[0]); "
+        "heavy = {'torch', 'numpy', 'timm', 'torchvision'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_users_file_cannot_take_a_core_name():
+    name = blocks.list_blocks()[0]
+    assert "`core/` is for the blocks of this package" in message(make, f"core/{name}")
+    assert blocks.get(name).__module__.startswith("blocks.")

@@ -1,0 +1,142 @@
+"""From a manifest to a verified path; from a user's own file to its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+import safetensors.torch
+import torch
+
+from zoo.errors import WeightsError
+from zoo.weights.manifest import Manifest
+from zoo.weights.source import open_checkpoint, resolve
+
+DATA = safetensors.torch.save({"w": torch.arange(3.0)})
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+def manifest(source: str, state: str) -> Manifest:
+    return Manifest(
+        model="net",
+        tag="digits",
+        digest="0" * 64,
+        source=source,
+        state=state,
+        size_bytes=len(DATA),
+        sha256=hashlib.sha256(DATA).hexdigest(),
+        licence="Apache-2.0",
+        licence_class="permissive",
+        origin="a test",
+    )
+
+
+def test_an_embedded_file_stands_beside_its_manifest(tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "net.safetensors").write_bytes(DATA)
+    path = resolve(manifest("embedded:weights/net.safetensors", "embedded"), tmp_path)
+    assert path == tmp_path / "weights" / "net.safetensors"
+
+
+def test_a_link_out_of_the_package_is_refused(tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "net.safetensors").write_bytes(DATA)
+    os.symlink(tmp_path / "net.safetensors", tmp_path / "package" / "net.safetensors")
+    with pytest.raises(WeightsError, match="the file lies outside the package; nothing was loaded"):
+        resolve(manifest("embedded:net.safetensors", "embedded"), tmp_path / "package")
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_file_source_may_be_relative_or_absolute(tmp_path, relative):
+    (tmp_path / "net.safetensors").write_bytes(DATA)
+    source = "file:net.safetensors" if relative else f"file:{tmp_path}/net.safetensors"
+    assert resolve(manifest(source, "pinned"), tmp_path).read_bytes() == DATA
+
+
+def test_changed_bytes_are_refused(tmp_path):
+    (tmp_path / "net.safetensors").write_bytes(DATA[:-1] + b"x")
+    with pytest.raises(
+        WeightsError, match="next      restore the file; if the change is meant, write its manifest anew"
+    ):
+        resolve(manifest("file:net.safetensors", "pinned"), tmp_path)
+
+
+def test_a_source_on_the_network_says_what_to_do_now(tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        resolve(manifest("hub:org/net/model.safetensors", "pinned"), tmp_path)
+    assert str(caught.value) == (
+        "net.digits: downloading weights comes with a later version; nothing was loaded\n"
+        "  where     hub:org/net/model.safetensors\n"
+        "  next      download this file yourself and pass its path as `weights=`"
+    )
+
+
+def test_a_mapping_is_its_own_checkpoint():
+    assert list(open_checkpoint({"w": torch.ones(1)})) == ["w"]
+
+
+def test_a_safetensors_file_opens(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(DATA)
+    assert torch.equal(open_checkpoint(tmp_path / "a.safetensors")["w"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.pth.tar"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_save_opens(tmp_path, name, zipped):
+    data = {"state_dict": {"w": torch.arange(3.0)}, "epoch": 3}
+    torch.save(data, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(open_checkpoint(tmp_path / name)["state_dict"]["w"], torch.arange(3.0))
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def test_a_pickle_that_runs_code_is_refused_unopened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": Bomb()}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint(tmp_path / "a.pth", "net")
+    message = str(caught.value)
+    assert message.startswith("net: the pickle was refused; nothing was loaded\n")
+    assert "posix.system" in message and "weights_only" not in message
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint(tmp_path / "a.pth", "net")
+    assert str(caught.value) == (
+        "net: the file cannot be read; nothing was loaded\n"
+        f"  where     {tmp_path}/a.pth\n  expected  a file\n  found     no such file"
+    )
+
+
+def test_a_file_of_another_kind_lists_the_kinds(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    with pytest.raises(
+        WeightsError, match=r"expected  \.safetensors, or \.pth, \.pt, \.bin, \.tar, \.ckpt written by torch.save"
+    ):
+        open_checkpoint(tmp_path / "a.onnx")
+
+
+def test_a_cut_file_gives_our_error_at_every_length(tmp_path):
+    for zipped in (True, False):
+        torch.save({"w": torch.arange(100.0)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+        data = (tmp_path / "a.pth").read_bytes()
+        for length in range(0, len(data) - 1, 97):
+            (tmp_path / "cut.pth").write_bytes(data[:length])
+            with pytest.raises(WeightsError, match="nothing was loaded"):
+                open_checkpoint(tmp_path / "cut.pth", "net")
+
+
+def test_a_checkpoint_that_is_no_mapping_is_refused(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="expected  a mapping of names to tensors\n  found     a value of type list"):
+        open_checkpoint(tmp_path / "a.pt")

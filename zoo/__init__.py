@@ -1,0 +1,46 @@
+"""A model zoo on one registry of efficient blocks.
+
+    import zoo
+    model = zoo.create("unireplknet_nano", pretrained=True)
+    zoo.list_models("*former_s*")
+
+Importing this package imports no torch; what needs it loads on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "create": "zoo.front",
+    "deploy": "zoo.front",
+    "save": "zoo.front",
+    "list_models": "zoo.catalog",
+    "info": "zoo.catalog:entry",
+    "spec": "zoo.naming",
+    "transform": "zoo.transforms",
+    "Spec": "zoo.specs.model",
+    "Backbone": "zoo.build.backbone",
+    "SpecError": "zoo.errors",
+    "WeightsError": "zoo.errors",
+    "InputError": "zoo.errors",
+    "UnknownModelError": "zoo.errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module `zoo` has no attribute `{name}`")
+    module, _, attribute = _HOME[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,154 @@
+"""Names -> entries: what models there are, from a generated index. Data only; imports no torch.
+
+`python -m zoo.catalog` writes zoo/models/index.json from the family files; a test holds it to them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from zoo.errors import Problem, UnknownModelError, nearest
+from zoo.specs.model import Spec
+from zoo.specs.read import Family, read_file
+from zoo.specs.resolve import resolve
+
+MODELS = pathlib.Path(__file__).with_name("models")
+INDEX = MODELS / "index.json"
+WEIGHTS = MODELS / "weights"
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model as the catalogue knows it. `tags` are its weights; `params` and `macs` are those of the train form."""
+
+    name: str
+    family: str
+    file: str
+    task: str
+    digest: str
+    params: int
+    macs: int
+    input_size: list[int]
+    title: str = ""
+    paper: str = ""
+    licence: str = ""
+    code: str = ""
+    blocks: list[str] = []
+    tags: list[str] = []
+
+
+@functools.cache
+def entries() -> dict[str, Entry]:
+    """Every model of the core collection, by name."""
+    return {entry.name: entry for entry in msgspec.json.decode(INDEX.read_bytes(), type=list[Entry])}
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """`starnet_nano.digits` -> (`starnet_nano`, `digits`); no tag is ""."""
+    model, _, tag = name.partition(".")
+    return model, tag
+
+
+def entry(name: str) -> Entry:
+    """The entry of a model (a tag is allowed). Raises UnknownModelError with the nearest name."""
+    model, tag = split_tag(name)
+    if model not in entries():
+        near = nearest(model, entries())
+        raise UnknownModelError(
+            "", Problem(f"no model `{name}`", f"one of {len(entries())} models", "", near, "`zoo list` shows them all")
+        )
+    found = entries()[model]
+    if tag and tag not in found.tags:
+        known = ", ".join(f"`{model}.{tag}`" for tag in found.tags) or "no weights yet"
+        raise UnknownModelError("", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, found.tags)))
+    return found
+
+
+def list_models(
+    pattern: str | Sequence[str] = "",
+    *,
+    family: str = "",
+    task: str = "",
+    block: str = "",
+    pretrained: bool = False,
+    exclude: str | Sequence[str] = "",
+) -> list[str]:
+    """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand."""
+    wanted = [pattern] if isinstance(pattern, str) else list(pattern)
+    unwanted = [exclude] if isinstance(exclude, str) else list(exclude)
+    names = []
+    for name, found in entries().items():
+        if any(wanted) and not any(fnmatch.fnmatchcase(name, glob) for glob in wanted if glob):
+            continue
+        if any(fnmatch.fnmatchcase(name, glob) for glob in unwanted if glob):
+            continue
+        if (family and found.family != family) or (task and found.task != task) or (pretrained and not found.tags):
+            continue
+        if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
+            continue
+        names.append(name)
+    return names
+
+
+@functools.lru_cache(maxsize=64)
+def family_of(file: str) -> Family:
+    """The family in a file of the core collection."""
+    return read_file(MODELS / file)
+
+
+def published_spec(name: str) -> Spec:
+    """The spec of a model as published, without changes."""
+    found = entry(name)
+    return resolve(family_of(found.file), found.name)
+
+
+def render() -> bytes:
+    """The bytes that index.json should hold. Builds every model on meta to count its parameters and MACs."""
+    from zoo.build.builder import build, input_size
+    from zoo.measure.macs import count_macs
+
+    found = []
+    for path in sorted(MODELS.glob("*.toml")):
+        family = read_file(path)
+        for variant in family.variants:
+            spec = resolve(family, variant)
+            model = build(spec)
+            text = spec.family
+            found.append(
+                Entry(
+                    variant, text.name, path.name, text.task, spec.digest,
+                    sum(parameter.numel() for parameter in model.parameters()), count_macs(model).total,
+                    list(input_size(spec.input)), text.title, text.paper, text.licence, text.code, spec.blocks(),
+                    sorted(manifest.name.removesuffix(".json").partition(".")[2] for manifest in WEIGHTS.glob(f"{variant}.*.json")),
+                )  # fmt: skip
+            )
+    found.sort(key=lambda one: _natural(one.name))
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """m5 before m36: digits count as numbers."""
+    import re
+
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def main() -> int:
+    """Writes the index; with --check only says whether it is up to date."""
+    fresh = render()
+    if "--check" in sys.argv[1:]:
+        current = INDEX.exists() and INDEX.read_bytes() == fresh
+        print("index.json is up to date" if current else "index.json is stale: run `python -m zoo.catalog`")
+        return 0 if current else 1
+    INDEX.write_bytes(fresh)
+    print(f"{len(msgspec.json.decode(fresh))} models written to {INDEX.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

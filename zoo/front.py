@@ -1,0 +1,258 @@
+"""The front door: `zoo.create` and its kin. Everything that needs torch is here or below, and loads on first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo import catalog
+from zoo.build.backbone import Backbone
+from zoo.build.builder import build
+from zoo.build.init import initialise, materialise
+from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
+from zoo.naming import is_file
+from zoo.naming import spec as find_spec
+from zoo.specs.model import Spec
+from zoo.specs.patch import Edit
+from zoo.specs.resolve import respec, with_values
+from zoo.specs.tree import Origin
+from zoo.weights.adapt import AdaptReport, adapt
+from zoo.weights.convert import KeyRules
+from zoo.weights.load import expected_header, load_state, read_tensors
+from zoo.weights.manifest import Manifest, read_manifest
+from zoo.weights.source import open_checkpoint
+from zoo.weights.source import resolve as fetch
+
+MAX_PARAMS = 1_000_000_000
+
+Weights = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def create(
+    model: str | os.PathLike[str] | Spec | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    pretrained: bool = False,
+    weights: Weights | None = None,
+    source: str = "zoo",
+    form: str = "train",
+    swap: Mapping[str, Any] | None = None,
+    at: str = "",
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | Sequence[int] | None = None,
+    global_pool: str | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    max_params: int = MAX_PARAMS,
+    settings: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """A ready model, **in eval mode** (call `.train()` to train it).
+
+    model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a spec file, a Spec, or a spec as a table.
+    overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
+    swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
+    pretrained: the weights of the name's tag, or the best at hand; adapted when the request changes the model, with a
+        report in `.adapt_report`. A name with a tag implies it.
+    weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`.
+    form: `train`, or `deploy` (re-parameterised, norms folded).
+    num_classes: 0 gives pooled features; global_pool: `avg`, `max`, `avgmax`, or `""` for the map itself.
+    features_only: a list of maps, of the stages `out_indices` (negative counts from the last), instead of logits.
+
+    Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
+    """
+    published = find_spec(model)
+    wanted = _changed_spec(model, published, overrides, settings, swap, at)
+    wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
+    tag = catalog.split_tag(model)[1] if isinstance(model, str) and not is_file(model) else ""
+    built = build(wanted)
+    if global_pool == "":
+        built.head = None
+    if features_only:
+        _keep_features(built, out_indices)
+    _guard(built, max_params)
+    if weights is not None:
+        _load(built, wanted, weights, source, dtype, device)
+    elif pretrained or tag:
+        _load_published(built, published, wanted, tag, swap, dtype, device)
+    elif str(device) != "meta":
+        materialise(built, wanted.init, device)
+        if dtype is not None:
+            built.to(dtype)
+    if isinstance(wanted.tree["input"], dict) and wanted.tree["input"].get("kind") == "image" and str(device) != "meta":
+        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if form == "deploy":
+        return deploy(built)
+    if form != "train":
+        raise InputError("create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"])))
+    return built
+
+
+def deploy(model: nn.Module) -> Any:
+    """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding."""
+    from blocks.folding import fuse
+
+    fused = fuse(model)
+    if next(fused.parameters()).ndim and not next(fused.parameters()).is_meta:
+        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fused
+
+
+def _changed_spec(
+    model: Any,
+    published: Spec,
+    overrides: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+    swap: Mapping[str, Any] | None,
+    at: str,
+) -> Spec:
+    changed = find_spec(model, overrides, settings=settings) if overrides or settings else published
+    if swap:
+        changed = respec(changed, swap_edits(swap, at))
+    elif at:
+        raise InputError("create", Problem("at", "`swap` together with `at`", f'at = "{at}" alone'))
+    return changed
+
+
+def swap_edits(swap: Mapping[str, Any], at: str = "") -> list[Edit]:
+    """A swap by role as selector edits."""
+    where = f"{at}." if at else ""
+    return [Edit(f"{where}**.<{role}>", value, Origin("swap", f"{where}<{role}>")) for role, value in swap.items()]
+
+
+def _with_arguments(
+    spec: Spec,
+    num_classes: int | None,
+    in_chans: int | None,
+    img_size: int | Sequence[int] | None,
+    global_pool: str | None,
+    drop_rate: float | None,
+    drop_path_rate: float | None,
+) -> Spec:
+    values: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
+    form = {"channels": in_chans, "size": img_size if img_size is None or isinstance(img_size, int) else list(img_size)}
+    values["input"] = {key: value for key, value in form.items() if value is not None} or None
+    values["head"] = {key: value for key, value in (("pool", global_pool or None), ("drop", drop_rate)) if value is not None} or None
+    values = {key: value for key, value in values.items() if value is not None}
+    return with_values(spec, **values) if values else spec
+
+
+def _keep_features(model: Backbone, out_indices: Sequence[int] | None) -> None:
+    """Turns a model into one that returns maps: no head, and no stages behind the last one asked for."""
+    count = len(model.stages)
+    chosen = list(range(count)) if out_indices is None else list(out_indices)
+    wrong = [index for index in chosen if not -count <= index < count]
+    if wrong or not chosen:
+        raise InputError("create", Problem("out_indices", f"stages from {-count} to {count - 1}", f"{list(chosen)}"))
+    model.out_indices = tuple(index % count for index in chosen)
+    model.head = None
+    model.stages = model.stages[: max(model.out_indices) + 1]
+
+
+def _guard(model: Backbone, max_params: int) -> None:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if count > max_params:
+        raise SpecError(
+            model.spec.name,
+            Problem("", f"at most {max_params:,} parameters", f"{count:,}", next=f"pass max_params={count} if that is meant"),
+        )
+
+
+def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
+    """A checkpoint that the user names, through the family's key rules for its source."""
+    content = open_checkpoint(weights, spec.name)
+    if source != "zoo":
+        if source not in spec.keys:
+            known = ["zoo", *spec.keys]
+            raise WeightsError(spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known)))
+        rules = KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
+        content = rules.to_zoo(rules.open(content, spec.name), expected_header(build(spec)), spec.name)
+    tensors = {name: tensor for name, tensor in content.items() if not _left_out(name, model)}
+    load_state(model, tensors, spec.name, dtype, device)
+
+
+def _left_out(name: str, model: Backbone) -> bool:
+    """What a model without head or last stages has no place for, on purpose."""
+    if name.startswith("head."):
+        return model.head is None
+    return name.startswith("stages.") and int(name.split(".")[1]) >= len(model.stages)
+
+
+def manifests(name: str) -> list[Manifest]:
+    """The manifests of a model's weights, best first (embedded before pinned before listed)."""
+    model, tag = catalog.split_tag(name)
+    found = [read_manifest(catalog.WEIGHTS / f"{model}.{known}.json") for known in catalog.entry(model).tags if tag in ("", known)]
+    return sorted(found, key=lambda manifest: ("embedded", "pinned", "listed").index(manifest.state))
+
+
+def _load_published(model: Backbone, published: Spec, wanted: Spec, tag: str, swap: Any, dtype: torch.dtype | None, device: Any) -> None:
+    """Verified bytes of the published spec, adapted to the wanted one where they differ."""
+    name = f"{published.name}.{tag}" if tag else published.name
+    usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
+    if not usable:
+        raise WeightsError(
+            name,
+            Problem("", "weights that can be had", "none", next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)'),
+        )
+    manifest = usable[0]
+    if manifest.digest != published.digest:
+        raise WeightsError(name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}"))
+    tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
+    model.pretrained = manifest  # type: ignore[assignment]
+    tensors = {key: tensor for key, tensor in tensors.items() if not _left_out(key, model)}
+    expected = expected_header(model)
+    if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
+        load_state(model, tensors, name, dtype, device)
+        return
+    fitted, report = adapt(tensors, expected, subject=name, swapped=_swapped_paths(model, published), model=model)
+    _fill_new(model, wanted, fitted, report)
+    load_state(model, fitted, name, dtype, device, keep=report.names("new"))
+    model.adapt_report = report  # type: ignore[assignment]
+
+
+def _swapped_paths(model: Backbone, published: Spec) -> tuple[str, ...]:
+    """Module paths below which the requested model holds other blocks than the published one."""
+    before = {path: _kind_of(module) for path, module in build(published).named_modules()}
+    after = {path: _kind_of(module) for path, module in model.named_modules()}
+    changed = [path for path, kind in after.items() if kind and before.get(path) != kind]
+    return tuple(f"{path}." for path in changed if not any(path.startswith(f"{other}.") for other in changed if other != path))
+
+
+def _kind_of(module: nn.Module) -> str:
+    return str(getattr(module, "block_id", ""))
+
+
+def _fill_new(model: Backbone, spec: Spec, fitted: dict[str, Tensor], report: AdaptReport) -> None:
+    """Memory and initial values for what the published weights do not hold."""
+    new = set(report.names("new"))
+    if not new:
+        return
+    twin = build(spec)
+    if model.head is None:
+        twin.head = None
+    twin.to_empty(device="cpu")
+    initialise(twin, spec.init)
+    values = twin.state_dict()
+    for name in new:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        leaf = name.rpartition(".")[2]
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(values[name])
+        else:
+            owner._buffers[leaf] = values[name]
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Writes the weights as safetensors, whole or not at all."""
+    from zoo.weights.load import save_weights
+
+    save_weights(model, path)

@@ -1,0 +1,57 @@
+"""From what a user names a model by to its Spec: a catalogue name, a spec file, a table, a Spec. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from zoo import catalog
+from zoo.errors import Problem, SpecError, listed
+from zoo.specs.model import Spec
+from zoo.specs.patch import Edit
+from zoo.specs.read import Family, family_of, read_file
+from zoo.specs.resolve import resolve, respec
+from zoo.specs.tree import Origin
+
+Model = str | os.PathLike[str] | Spec | Mapping[str, Any]
+
+
+def spec(model: Model, overrides: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None) -> Spec:
+    """The filled, checked spec of a model, with changes: {path or selector: value}, from code and from the shell.
+
+    `model`: a name, a spec file (`net.toml`, `net.toml:variant`), a spec as a table, or a Spec. Raises UnknownModelError
+    and SpecError.
+    """
+    if isinstance(model, Spec):
+        if not overrides and not settings:
+            return model
+        edits = [Edit(key, value, Origin("override", key)) for key, value in {**(overrides or {}), **(settings or {})}.items()]
+        return respec(model, edits)
+    if isinstance(model, Mapping):
+        return resolve(family_of(model, "spec"), "", overrides, settings)
+    text = os.fspath(model)
+    if is_file(text):
+        family, variant = _file(text)
+        return resolve(family, variant, overrides, settings)
+    found = catalog.entry(text)
+    return resolve(catalog.family_of(found.file), found.name, overrides, settings)
+
+
+def is_file(text: str) -> bool:
+    """Whether a model is named by a spec file rather than by its name."""
+    path = text.partition(":")[0]
+    return path.endswith((".toml", ".json")) or os.sep in path
+
+
+def _file(text: str) -> tuple[Family, str]:
+    path, _, variant = text.partition(":")
+    family = read_file(pathlib.Path(path))
+    variants = list(family.variants)
+    if not variant and len(variants) == 1:
+        variant = variants[0]
+    if not variant and len(variants) > 1:
+        near = f"{path}:{variants[0]}"
+        raise SpecError(path, Problem("", f"one of its variants: {listed(variants, 20)}", "no choice", next=f"write `{near}`"))
+    return family, variant

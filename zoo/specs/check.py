@@ -1,0 +1,163 @@
+"""The data phase of checking: every block, parameter, type and range of an expanded tree, all problems at once, each at its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from blocks import registry
+from blocks.calls import fill_call
+from blocks.schema import Issue, fill, fragment
+from zoo.errors import Problem
+from zoo.specs.tree import Path, Table, graft, origin_of
+
+Size = Annotated[int, Meta(ge=1, le=16384)]
+
+
+class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Images (B, channels, H, W); `size` is H = W, or [H, W]. `square` says that the net takes no other shape."""
+
+    kind: Literal["image"] = "image"
+    channels: Annotated[int, Meta(ge=1, le=4096)] = 3
+    size: Size | Annotated[list[Size], Meta(min_length=2, max_length=2)] = 224
+    square: bool = False
+
+
+class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Token ids (B, L); `length` matters only to blocks that are built for one length."""
+
+    vocab_size: Annotated[int, Meta(ge=1, le=10_000_000)]
+    kind: Literal["tokens"] = "tokens"
+    length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+
+class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How convolutions and linear layers begin. `fan_out`: normal with variance 2 / fan out (ResNet's); `torch`: torch's default."""
+
+    weight: Literal["trunc_normal", "normal", "fan_out", "xavier_uniform", "torch"] = "trunc_normal"
+    std: Annotated[float, Meta(gt=0, le=10)] = 0.02
+
+
+INPUT_SCHEMA = {"image": fragment(ImageInput), "tokens": fragment(TokenInput)}
+INIT_SCHEMA = fragment(Init)
+RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
+CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
+
+CALL: dict[str, Any] = {}
+OPTIONAL_CALL: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call"}, {"const": "none"}]}
+VIEW: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call", "kinds": ["view"]}, {"const": "none"}]}
+HEAD: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["head"]}
+KEYS = ("input", "num_classes", "stem", "dims", "stages", "head", "init", "drop_rate", "drop_path_rate")
+
+
+def fill_tree(tree: Table, problems: list[Problem]) -> Table:
+    """The expanded tree with every default written in and every call in canonical form, origins kept."""
+    issues: list[Issue] = []
+    filled: dict[str, Any] = {"input": _fill_input(tree.get("input", {}), issues)}
+    filled["num_classes"] = fill(tree.get("num_classes", 1000), CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
+    if "stem" in tree:
+        filled["stem"] = fill(tree["stem"], OPTIONAL_CALL, ("stem",), issues, fill_call)
+    filled["dims"] = list(tree.get("dims", []))
+    filled["stages"] = [_fill_stage(stage, ("stages", i), issues) for i, stage in enumerate(tree["stages"])]
+    if "head" in tree:
+        filled["head"] = fill(tree["head"], HEAD, ("head",), issues, fill_call)
+    filled["init"] = fill(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, fill_call)
+    for key in ("drop_rate", "drop_path_rate"):
+        filled[key] = fill(tree.get(key, 0.0), RATE_SCHEMA, (key,), issues, fill_call)
+    if not issues:
+        issues += list(_semantic_issues(filled))
+    add_unique(problems, [Problem(str(origin_of(tree, issue.path)), *issue[1:]) for issue in issues])
+    grafted: Table = graft(filled, tree, tree.origin)
+    return grafted
+
+
+def add_unique(problems: list[Problem], more: list[Problem]) -> None:
+    """One part used in thirty layers is wrong once."""
+    for problem in more:
+        if problem not in problems:
+            problems.append(problem)
+
+
+def _fill_input(value: Any, issues: list[Issue]) -> Any:
+    kind = value.get("kind", "image") if isinstance(value, dict) else "image"
+    if kind not in INPUT_SCHEMA:
+        issues.append(Issue(("input", "kind"), "one of " + ", ".join(f'"{key}"' for key in INPUT_SCHEMA), f'"{kind}"'))
+        return value
+    return fill(value, INPUT_SCHEMA[kind], ("input",), issues, fill_call)
+
+
+def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
+    filled = {
+        "downsample": fill(stage["downsample"], OPTIONAL_CALL, (*path, "downsample"), issues, fill_call),
+        "view": fill(stage["view"], VIEW, (*path, "view"), issues, fill_call),
+        "layers": [],
+        "post": fill(stage["post"], OPTIONAL_CALL, (*path, "post"), issues, fill_call),
+    }
+    for j, layer in enumerate(stage["layers"]):
+        branches = layer if isinstance(layer, list) else [layer]
+        at = (*path, "layers", j)
+        filled["layers"].append([fill(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, fill_call) for k, branch in enumerate(branches)])
+    return filled
+
+
+def calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every call of a filled tree, outermost first."""
+    if isinstance(node, dict):
+        if "block" in node:
+            yield path, node
+        for key, child in node.items():
+            yield from calls(child, (*path, key))
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            yield from calls(child, (*path, i))
+
+
+def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
+    """What no single value shows: causal mixers before images, slots that nobody writes, names used twice."""
+    yield from _causality(filled)
+    written = {call["writes"] for _, call in calls(filled) if call.get("writes", "none") != "none"}
+    for path, call in calls(filled):
+        read = call.get("reads", "none")
+        if read != "none" and read not in written:
+            wrote = f"only {', '.join(sorted(written))}" if written else "nothing"
+            yield Issue((*path, "reads"), f"a slot that a block writes: `{read}`", f"{wrote} is written", next='give a mixer writes = "' + str(read) + '"')
+    for path, node in _chains(filled):
+        names = [part["name"] for part in node if isinstance(part, dict) and "name" in part]
+        for twice in sorted({name for name in names if names.count(name) > 1}):
+            yield Issue(path, "parts with different names", f"`{twice}` twice")
+
+
+def _chains(node: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
+    if isinstance(node, list):
+        yield path, node
+    children: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from _chains(child, (*path, key))
+
+
+def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
+    """A token mixer must have the pattern that its place asks for: all of an image, or only the past of a text."""
+    image = filled["input"].get("kind") == "image"
+    for path, call in calls(filled["stages"], ("stages",)):
+        info = registry.describe(call["block"])
+        if info.kind != "token_mixer" or not {"causal", "noncausal"} & set(info.abilities):
+            continue
+        causal = call.get("causal", "noncausal" not in info.abilities)
+        if image and causal and not _scanned(filled, path):
+            hint = "causal = false" if "causal" in call else f'{{ within = ["{info.name}"], view = {{ block = "scan_2d" }} }}'
+            yield Issue(path, "a mixer that sees the whole image", f"`{info.name}` is causal", next=f"write {hint}")
+
+
+def _scanned(filled: dict[str, Any], path: Path) -> bool:
+    """Whether a scan view around the call shows it the image along routes that cover it both ways."""
+    node: Any = filled
+    for step in path:
+        if isinstance(node, dict) and isinstance(node.get("view"), dict) and node["view"]["block"].startswith("core/scan_"):
+            return True
+        node = node[step]
+    return False
+
+

@@ -1,0 +1,124 @@
+"""The Spec: a filled, checked description of one model, with its digest. Pure data; making one imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from blocks import registry
+from zoo.specs.check import ImageInput, Init, TokenInput, calls
+from zoo.specs.read import SCHEMA, FamilyText
+from zoo.specs.tree import Table, plain
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One stage: an optional downsample, an optional view around the layers, the layers (each a list of branches), an optional post."""
+
+    downsample: Any
+    view: Any
+    layers: list[list[Any]]
+    post: Any
+
+
+class Spec:
+    """One model as data. `tree` is the filled tree with origins; the properties are its typed reading."""
+
+    def __init__(self, name: str, family: FamilyText, tree: Table, source: str, keys: dict[str, Any] | None = None):
+        self.name, self.family, self.tree, self.source = name, family, tree, source
+        self.keys = keys or {}
+
+    @functools.cached_property
+    def input(self) -> ImageInput | TokenInput:
+        kind = ImageInput if self.tree["input"].get("kind", "image") == "image" else TokenInput
+        values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
+        return msgspec.convert(values, kind)
+
+    @functools.cached_property
+    def init(self) -> Init:
+        return msgspec.convert(plain(self.tree["init"]), Init)
+
+    @functools.cached_property
+    def stages(self) -> list[Stage]:
+        return msgspec.convert(plain(self.tree["stages"]), list[Stage])
+
+    @property
+    def dims(self) -> list[int]:
+        return list(self.tree["dims"])
+
+    @property
+    def stem(self) -> Any:
+        return self.tree["stem"]
+
+    @property
+    def head(self) -> Any:
+        return self.tree["head"]
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.tree["num_classes"])
+
+    @property
+    def drop_rate(self) -> float:
+        return float(self.tree["drop_rate"])
+
+    @property
+    def drop_path_rate(self) -> float:
+        return float(self.tree["drop_path_rate"])
+
+    def plain(self) -> dict[str, Any]:
+        """The filled spec as it would stand in a file of its own: reading it back gives an equal Spec."""
+        family = {key: value for key, value in msgspec.to_builtins(self.family).items() if value}
+        return {"schema": SCHEMA, "family": family, "spec": plain(self.tree)}
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Canonical JSON: sorted keys, no NaN, one spelling of every number."""
+        return json.dumps(self.plain(), sort_keys=True, indent=indent, allow_nan=False, ensure_ascii=False)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of what the model computes: the filled tree without text, init and drop rates."""
+        canonical = json.dumps(essence(plain(self.tree)), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def blocks(self) -> list[str]:
+        """The identities of the blocks in use, sorted."""
+        return sorted({call["block"] for _, call in calls(self.tree)})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self.plain() == other.plain()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"<Spec {self.name}: {len(self.dims)} stages, digest {self.digest[:12]}>"
+
+
+def essence(tree: dict[str, Any]) -> dict[str, Any]:
+    """The part of a filled tree that decides which function of its weights the model is."""
+    kept = {key: value for key, value in tree.items() if key not in ("init", "drop_rate", "drop_path_rate")}
+    sized = any("input_size" in registry.describe(call["block"]).supplied for _, call in calls(tree))
+    if not sized:
+        kept["input"] = {key: value for key, value in kept["input"].items() if key not in ("size", "length")}
+    return {key: _without_neutral(value) for key, value in kept.items()}
+
+
+def _without_neutral(node: Any) -> Any:
+    """Leaves out parameters that were added after their block was published, while they are at their default."""
+    if isinstance(node, list):
+        return [_without_neutral(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    params = registry.describe(node["block"]).params if "block" in node else {}
+    return {key: _without_neutral(value) for key, value in node.items() if not (key in params and params[key].added and _is_default(value, params[key], key))}
+
+
+def _is_default(value: Any, param: Any, key: str) -> bool:
+    from blocks.calls import fill_call
+    from blocks.schema import fill
+
+    return bool(fill(param.default, param.schema, (key,), [], fill_call) == value)

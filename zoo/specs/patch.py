@@ -1,0 +1,231 @@
+"""Changing a tree: variants and overrides as deep merges, literal paths into the source, selectors into the filled tree.
+
+A string, a list, a number or a table that says what it is (`block`, a wiring, `use`, an indexed value) replaces; any other
+table merges. Integer steps address list positions. What matches nothing is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from blocks import registry
+from blocks.calls import is_wiring
+from zoo.errors import Problem, listed, nearest
+from zoo.specs.tree import Items, Origin, Path, Table, rooted
+
+INDEXED = ("per_stage", "cycle", "runs")
+SELECTOR = re.compile(r"[*<>]")
+
+
+class Edit:
+    """One change: a path in words, the value to put there, and who asked for it."""
+
+    def __init__(self, path: str, value: Any, origin: Origin):
+        self.path, self.value, self.origin = path.removeprefix("spec."), value, origin
+
+    @property
+    def is_selector(self) -> bool:
+        return bool(SELECTOR.search(self.path)) or bool(re.search(r"(^|\.)\d+-\d+(\.|$)", self.path))
+
+    def problem(self, expected: str, found: str, near: str = "", next_step: str = "") -> Problem:
+        return Problem(str(self.origin), expected, found, near, next_step)
+
+
+def edits_of(patch: Table) -> list[Edit]:
+    """A variant's patch as edits, one per leaf that replaces or merges at its dotted path."""
+    return [Edit(key, value, patch.origins[key]) for key, value in patch.items()]
+
+
+def replaces(value: Any) -> bool:
+    """Whether a value stands for itself, rather than for changes to what is there."""
+    if not isinstance(value, dict):
+        return True
+    return bool({"block", "use", *INDEXED} & set(value)) or any(is_wiring(key) for key in value)
+
+
+def apply_literal(tree: Table, edit: Edit, stage_count: int) -> list[Problem]:
+    """Makes the edit in the source tree, in place; returns what is wrong with it."""
+    steps = edit.path.split(".")
+    node: Any = tree
+    for i, step in enumerate(steps[:-1]):
+        following, problem = _descend(node, step, steps[: i + 1], edit, stage_count)
+        if problem is not None:
+            return [problem]
+        node = following
+    return _put(node, steps[-1], edit.value, edit)
+
+
+def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: int) -> tuple[Any, Problem | None]:
+    if isinstance(node, Items):
+        position = _position(node, step)
+        if position is None:
+            return None, edit.problem(f"a position from 0 to {len(node) - 1} of the list `{'.'.join(so_far[:-1])}`", f"`{step}`")
+        node[position] = _opened(node[position], node.origins[position])
+        return node[position], None
+    if isinstance(node, Table):
+        if step not in node and (so_far == ["stages"] or (len(so_far) == 2 and so_far[0] == "stages" and step.isdigit() and int(step) < stage_count)):
+            node.put(step, Table(edit.origin), edit.origin)
+        if step in node:
+            node[step] = _opened(node[step], node.origins[step])
+            return node[step], None
+        return None, edit.problem(f"one of {listed(list(node), 12) or 'no keys'} below `{'.'.join(so_far[:-1]) or 'spec'}`", f"`{step}`", nearest(step, node))
+    return None, edit.problem(f"a table or list at `{'.'.join(so_far[:-1])}`", f"{node!r}")
+
+
+def _opened(value: Any, origin: Origin) -> Any:
+    """A block named by a string becomes a table, so that its parameters can be set."""
+    if isinstance(value, str) and value != "none" and not value.startswith("@"):
+        table = Table(origin)
+        table.put("block", value, origin)
+        return table
+    if isinstance(value, str) and value.startswith("@"):
+        table = Table(origin)
+        table.put("use", value, origin)
+        return table
+    return value
+
+
+def _position(items: Items, step: str) -> int | None:
+    return int(step) if step.isdigit() and int(step) < len(items) else None
+
+
+def _put(node: Any, step: str, value: Any, edit: Edit) -> list[Problem]:
+    if isinstance(node, Table):
+        node.put(step, merged(node.get(step), value, edit.origin), edit.origin if replaces(value) else node.origins.get(step, edit.origin))
+        return []
+    if isinstance(node, Items):
+        position = _position(node, step)
+        if position is None:
+            return [edit.problem(f"a position from 0 to {len(node) - 1}", f"`{step}`")]
+        node[position] = merged(node[position], value, edit.origin)
+        if replaces(value):
+            node.origins[position] = edit.origin
+        return []
+    return [edit.problem("a table or a list to change", f"{node!r}")]
+
+
+def merged(old: Any, new: Any, origin: Origin) -> Any:
+    """`old` with the changes `new`: the one rule of merging."""
+    new = rooted(new, origin)
+    if replaces(new):
+        return new
+    if isinstance(old, Items):
+        for key, value in new.items():
+            position = _position(old, key)
+            if position is None:
+                return new  # names a position that is not there: the check will say that a list stood here
+            old[position] = merged(old[position], value, new.origins[key])
+            if replaces(value):
+                old.origins[position] = new.origins[key]
+        return old
+    base = _opened(old, origin) if old is not None else None
+    if not isinstance(base, Table):
+        return new
+    for key, value in new.items():
+        step, _, rest = key.partition(".")
+        if rest:  # a quoted dotted key inside a table means the same as an unquoted one
+            value = rooted({rest: value}, new.origins[key])
+        base.put(step, merged(base.get(step), value, new.origins[key]), new.origins[key] if replaces(value) else base.origins.get(step, new.origins[key]))
+    return base
+
+
+def apply_selector(tree: Table, edit: Edit) -> list[Problem]:
+    """Makes the edit at every place of the filled tree that its path selects."""
+    steps = edit.path.split(".")
+    target = _last_is_key(steps)
+    sites = list(select(tree, steps[:-1] if target else steps))
+    if not sites:
+        return [edit.problem("a path that selects something", f"`{edit.path}`, which matches nothing", _near_block(tree, steps))]
+    problems: list[Problem] = []
+    for path in sites:
+        if target:
+            problems += _put(_at(tree, path), steps[-1], edit.value, edit)
+        else:
+            problems += _put(_at(tree, path[:-1]), str(path[-1]), edit.value, edit)
+    return problems[:1]
+
+
+def _last_is_key(steps: list[str]) -> bool:
+    """`**.<mlp>.ratio` sets a key of what the rest selects; `stages.*.<mlp>` and `stages.*` select what is replaced."""
+    return len(steps) > 1 and not SELECTOR.search(steps[-1]) and not re.fullmatch(r"\d+(-\d+)?", steps[-1])
+
+
+def select(tree: Table, steps: list[str]) -> Iterator[Path]:
+    """Paths of the filled tree that the steps match: a key, a position, `2-3`, `*`, `**`, or `<name>`."""
+    seen: set[Path] = set()
+    for path in _matches(tree, steps, ()):
+        if path not in seen:
+            seen.add(path)
+            yield path
+
+
+def _matches(node: Any, steps: list[str], path: Path) -> Iterator[Path]:
+    if not steps:
+        yield path
+        return
+    step, rest = steps[0], steps[1:]
+    if step.startswith("<") and step.endswith(">"):
+        for below in blocks_named(node, step[1:-1], path):
+            yield from _matches(_at(node, below[len(path) :]), rest, below)
+        return
+    if step == "**":
+        yield from _matches(node, rest, path)
+        for key, child in _children(node):
+            yield from _matches(child, steps, (*path, key))
+        return
+    for key, child in _children(node):
+        if step in ("*", str(key)) or _in_range(step, key):
+            yield from _matches(child, rest, (*path, key))
+
+
+def _in_range(step: str, key: str | int) -> bool:
+    match = re.fullmatch(r"(\d+)-(\d+)", step)
+    return bool(match) and isinstance(key, int) and int(match[1]) <= key <= int(match[2])  # type: ignore[index]
+
+
+def blocks_named(node: Any, name: str, path: Path = ()) -> Iterator[Path]:
+    """The outermost calls at or below `node` whose block, or whose block's kind, is `name`."""
+    if isinstance(node, dict) and isinstance(node.get("block"), str) and _is(node["block"], name):
+        yield path
+        return
+    for key, child in _children(node):
+        yield from blocks_named(child, name, (*path, key))
+
+
+def _is(block: str, name: str) -> bool:
+    identity = registry.resolve(block)
+    if identity is None:
+        return False
+    return identity == registry.resolve(name) or registry.describe(identity).kind == name
+
+
+def _children(node: Any) -> list[tuple[Any, Any]]:
+    return list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+
+
+def _at(node: Any, path: Path) -> Any:
+    for step in path:
+        node = node[step]
+    return node
+
+
+def _near_block(tree: Table, steps: list[str]) -> str:
+    """For a selector that matches nothing: the block or kind of this tree that was probably meant."""
+    wanted = next((step[1:-1] for step in steps if step.startswith("<")), None)
+    if wanted is None:
+        return ""
+    present: set[str] = set()
+    for _, node in _all_calls(tree):
+        info = registry.describe(node["block"])
+        present |= {info.name, info.kind}
+    near = nearest(wanted, present - {wanted})
+    return f"<{near}>" if near else ""
+
+
+def _all_calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    if isinstance(node, dict) and isinstance(node.get("block"), str) and registry.resolve(node["block"]):
+        yield path, node
+    for key, child in _children(node):
+        yield from _all_calls(child, (*path, key))

@@ -1,0 +1,189 @@
+"""From bytes to a family: TOML for authors, JSON for machines, both strict and bounded. Nothing of a spec is ever executed."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zoo.errors import Problem, SpecError, listed, nearest
+from zoo.specs.tree import Origin, Table, rooted
+
+SCHEMA = "zoo.spec/1"
+MAX_BYTES = 1_000_000
+MAX_NESTING = 48
+MAX_VALUES = 200_000
+
+TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
+
+
+class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a family says of itself; no part of the digest."""
+
+    name: str = ""
+    title: str = ""
+    paper: str = ""
+    task: str = "image-classification"
+    licence: str = "Apache-2.0"
+    code: str = ""
+    about: str = ""
+
+
+class Family:
+    """One file: the family's text, its spec, its variants as patches, and key rules for checkpoints of other libraries."""
+
+    def __init__(self, source: str, text: FamilyText, spec: Table, variants: Table, keys: dict[str, Any]):
+        self.source, self.text, self.spec, self.variants, self.keys = source, text, spec, variants, keys
+
+
+def read_file(path: str | pathlib.Path) -> Family:
+    """The family in a .toml or .json file. Raises SpecError with all problems of its outer form; a syntax error stands alone."""
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError(path.name, Problem("", "a readable spec file", f"{error.strerror or error}: {path}")) from None
+    return read_bytes(data, path.name)
+
+
+def read_bytes(data: bytes, source: str) -> Family:
+    """As `read_file`, from bytes; JSON when `source` ends in .json or the text begins with `{`, else TOML."""
+    if len(data) > MAX_BYTES:
+        raise SpecError(source, Problem("", f"a spec of at most {MAX_BYTES:,} bytes", "a larger file"))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")) from None
+    values = _json(text, source) if source.endswith(".json") or text.lstrip().startswith("{") else _toml(text, source)
+    return family_of(values, source)
+
+
+def _toml(text: str, source: str) -> Any:
+    _refuse_nesting(text, source)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(source, Problem("", "TOML", _syntax(str(error)))) from None
+    except (RecursionError, ValueError) as error:
+        raise SpecError(source, Problem("", "TOML", f"{type(error).__name__}: {error}")) from None
+
+
+def _syntax(message: str) -> str:
+    return message[0].lower() + message[1:] if message else "a syntax error"
+
+
+def _json(text: str, source: str) -> Any:
+    _refuse_nesting(text, source)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [key for key, _ in pairs]
+            twice = sorted({key for key in names if names.count(key) > 1})
+            raise ValueError(f"key {listed(twice)} stands twice in one table")
+        return table
+
+    def no_constant(word: str) -> Any:
+        raise ValueError(f"{word} is no number of a spec")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(source, Problem("", "JSON", _syntax(str(error)))) from None
+
+
+def _refuse_nesting(text: str, source: str) -> None:
+    """Counts brackets outside strings before a parser recurses into them."""
+    depth = deepest = 0
+    for bracket in re.findall(r'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|([\[{\]}])', text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket, 0)
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", f"{deepest}"))
+
+
+def family_of(values: Any, source: str) -> Family:
+    """A family from plain data (a read file, or a table made in code)."""
+    if not isinstance(values, Mapping):
+        raise SpecError(source, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__))
+    problems = _bounds(values)
+    if not problems:
+        problems = _outer_form(values)
+    if problems:
+        raise SpecError(source, problems)
+    text = msgspec.convert(values.get("family", {}), FamilyText)
+    spec = rooted(values["spec"], Origin(source, "spec"))
+    variants = rooted(values.get("variants", {}), Origin(source, "variants"))
+    return Family(source, text, spec, variants, dict(values.get("keys", {})))
+
+
+def _bounds(values: Any) -> list[Problem]:
+    """Size and nesting of data that no parser has bounded, and values that are no data at all. Not recursive, on purpose."""
+    count, front = 0, [((), values)]
+    for _ in range(MAX_NESTING + 1):
+        following: list[tuple[tuple[Any, ...], Any]] = []
+        for path, node in front:
+            count += 1
+            if isinstance(node, Mapping):
+                wrong = [key for key in node if not isinstance(key, str)]
+                if wrong:
+                    return [Problem(_dotted(path), "keys that are strings", repr(wrong[0]))]
+                following.extend(((*path, key), child) for key, child in node.items())
+            elif isinstance(node, (list, tuple)):
+                following.extend(((*path, i), child) for i, child in enumerate(node))
+            elif not isinstance(node, (str, int, float, bool)):
+                return [Problem(_dotted(path), "a string, number, boolean, list or table", f"{node!r}, a {type(node).__name__}")]
+        if count > MAX_VALUES:
+            return [Problem("", f"at most {MAX_VALUES:,} values", "more")]
+        if not following:
+            return []
+        front = following
+    return [Problem("", f"at most {MAX_NESTING} levels of nesting", "more")]
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(step) for step in path)
+
+
+def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
+    problems = _unknown(values, ("schema", "family", "spec", "variants", "keys"), "")
+    schema = values.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, str) and re.fullmatch(r"zoo\.spec/[0-9]+", schema)
+        hint = "this spec needs a newer blockzoo" if newer else f'write schema = "{SCHEMA}" at the top'
+        problems.append(Problem("schema", f'"{SCHEMA}"', f'"{schema}"' if schema is not None else "nothing", next=hint))
+    for key in ("family", "spec", "variants", "keys"):
+        if key in values and not isinstance(values[key], Mapping):
+            problems.append(Problem(key, "a table", f"{values[key]!r}"))
+    if "spec" not in values:
+        problems.append(Problem("spec", "a table [spec]", "nothing", next="every spec has one"))
+    if isinstance(values.get("family"), Mapping):
+        problems += _family_form(values["family"])
+    if isinstance(values.get("variants"), Mapping):
+        for name, patch in values["variants"].items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+                problems.append(Problem(f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`"))
+            if not isinstance(patch, Mapping):
+                problems.append(Problem(f"variants.{name}", "a table of changes", f"{patch!r}"))
+    return problems
+
+
+def _family_form(family: Mapping[str, Any]) -> list[Problem]:
+    problems = _unknown(family, FamilyText.__struct_fields__, "family.")
+    for key, value in family.items():
+        if key in FamilyText.__struct_fields__ and not isinstance(value, str):
+            problems.append(Problem(f"family.{key}", "a string", f"{value!r}"))
+    task = family.get("task", TASKS[0])
+    if isinstance(task, str) and task not in TASKS:
+        problems.append(Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS)))
+    return problems
+
+
+def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[Problem]:
+    return [Problem(prefix + key, f"one of {listed(known)}", f"`{key}`", nearest(key, known)) for key in table if key not in known]

@@ -1,0 +1,153 @@
+"""Plain data that remembers where each value came from: the trees that specs are merged, inlined and expanded in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Path = tuple[str | int, ...]
+
+
+class Origin(NamedTuple):
+    """Where a value was written: a file, a variant of it, code or the shell; and the path within."""
+
+    source: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.path}" if self.path else self.source
+
+    def below(self, step: str | int) -> Origin:
+        return Origin(self.source, f"{self.path}.{step}" if self.path else str(step))
+
+
+class Table(dict[str, Any]):
+    """A table whose keys remember their origins."""
+
+    def __init__(self, origin: Origin):
+        super().__init__()
+        self.origin = origin
+        self.origins: dict[str, Origin] = {}
+
+    def put(self, key: str, value: Any, origin: Origin) -> None:
+        self[key] = value
+        self.origins[key] = origin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        twin = Table(self.origin)
+        for key, value in self.items():
+            twin.put(key, copy.deepcopy(value, memo), self.origins.get(key, self.origin.below(key)))
+        return twin
+
+
+class Items(list[Any]):
+    """A list whose positions remember their origins."""
+
+    def __init__(self, origin: Origin):
+        super().__init__()
+        self.origin = origin
+        self.origins: list[Origin] = []
+
+    def push(self, value: Any, origin: Origin) -> None:
+        self.append(value)
+        self.origins.append(origin)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Items:
+        twin = Items(self.origin)
+        for value, origin in zip(self, self.origins, strict=True):
+            twin.push(copy.deepcopy(value, memo), origin)
+        return twin
+
+
+def rooted(value: Any, origin: Origin) -> Any:
+    """Plain data as a tree: each value's origin is its own path below `origin`."""
+    if isinstance(value, (Table, Items)):
+        return copy.deepcopy(value)
+    if isinstance(value, Mapping):
+        table = Table(origin)
+        for key, item in value.items():
+            table.put(str(key), rooted(item, origin.below(key)), origin.below(key))
+        return table
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        items = Items(origin)
+        for i, item in enumerate(value):
+            items.push(rooted(item, origin.below(i)), origin.below(i))
+        return items
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A tree as dicts and lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def child_origin(container: Any, step: str | int) -> Origin | None:
+    """The origin of one child, None when there is no such child."""
+    if isinstance(container, Table):
+        return container.origins.get(str(step))
+    if isinstance(container, Items) and isinstance(step, int) and 0 <= step < len(container):
+        return container.origins[step]
+    return None
+
+
+def origin_of(tree: Table, path: Path) -> Origin:
+    """Where the value at `path` was written; steps that no one wrote are appended to the last that someone did."""
+    node: Any = tree
+    origin = tree.origin
+    for step in path:
+        found = child_origin(node, step)
+        if found is not None:
+            origin, node = found, node[step]
+        elif not (step == "block" and isinstance(node, str)):  # a name that stands for {block = name}
+            origin, node = origin.below(step), None
+    return origin
+
+
+def walk(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value below `node` with its path, parents first."""
+    yield path, node
+    children: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for step, child in children:
+        yield from walk(child, (*path, step))
+
+
+def graft(filled: Any, written: Any, origin: Origin) -> Any:
+    """`filled` (plain data with every default) as a tree that keeps the origins of `written`, the tree it was filled from.
+
+    A value that nobody wrote gets the origin `default of BLOCK`.
+    """
+    if isinstance(filled, dict):
+        table = Table(origin)
+        short = next(iter(set(written) - set(filled)), None) if isinstance(written, dict) and "parts" in filled else None
+        for key, item in filled.items():
+            source = short if key == "parts" and short is not None and "parts" not in written else key
+            inner = child_origin(written, source)
+            if inner is None and isinstance(written, dict) and key not in ("block", "parts"):
+                inner = Origin("default", f"{_short(filled)}{key}")
+            table.put(key, graft(item, _child(written, source), inner or origin), inner or origin)
+        return table
+    if isinstance(filled, list):
+        items = Items(origin)
+        for i, item in enumerate(filled):
+            inner = child_origin(written, i) or origin.below(i)
+            items.push(graft(item, _child(written, i), inner), inner)
+        return items
+    return filled
+
+
+def _short(call: Mapping[str, Any]) -> str:
+    block = call.get("block")
+    return f"`{block.removeprefix('core/').removesuffix('@1')}`." if isinstance(block, str) else ""
+
+
+def _child(node: Any, step: Any) -> Any:
+    if isinstance(node, dict):
+        return node.get(step)
+    if isinstance(node, list) and isinstance(step, int) and step < len(node):
+        return node[step]
+    return None

@@ -1,0 +1,9 @@
+"""The conformance kit: what every block is held to, with no code per block.
+
+    from zoo.testing.conformance import check_block, check_file
+    for result in check_file("my_block.py"):
+        print(result.block, result.check, result.outcome, result.sentence)
+
+A subject (zoo.testing.subjects) is built from the schema of a block alone; zoo.testing.checks holds what is asked of all
+blocks, zoo.testing.promises what a block says of itself (abilities, folding).
+"""

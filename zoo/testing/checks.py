@@ -1,0 +1,261 @@
+"""What is asked of every block, whatever it promises: shape, layout, dtype, building on meta, gradient, determinism, stable names, copies."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from blocks.calls import fill_call
+from blocks.chain import channels
+from blocks.context import Context
+from blocks.schema import Issue
+from zoo.testing.subjects import BATCH, NUM_CLASSES, Subject, perturbed
+from zoo.testing.verdicts import ConformanceFailure, NotApplicable, require, require_close, require_equal
+
+KEEP_SHAPE = ("token_mixer", "channel_mixer", "norm", "act", "view")
+CHANGE_SIZE = ("stem", "downsample", "pool", "whole")
+STREAM = (*KEEP_SHAPE, "stem", "downsample", "linear", "wiring", "embed")
+"""Kinds whose output is a stream like their input, which others take up."""
+
+
+def schema(subject: Subject) -> None:
+    """The signature is a schema, and every default fits it."""
+    issues: list[Issue] = []
+    fill_call(subject.call, (), {}, issues)
+    wrong = [f"`{'.'.join(map(str, issue.path))}`: expected {issue.expected}; found {issue.found}" for issue in issues]
+    require(not wrong, "the defaults do not fit their own bounds: " + "; ".join(wrong))
+
+
+def builds(subject: Subject) -> None:
+    """The constructor takes its defaults at every form of input."""
+    for form in subject.forms:
+        subject.build(form)
+
+
+def shape(subject: Subject) -> None:
+    """The output has the shape that the kind asks for, and `out_dim` says its width."""
+    for form in subject.forms:
+        module, x = subject.build(form), subject.input(form)
+        with torch.no_grad():
+            for output in subject.outputs(module, x):
+                require(bool(output.isfinite().all()), f"the output for {form} of shape {tuple(x.shape)} is not finite")
+            y = subject.run(module, x)
+        require_shape(subject, module, x, y)
+    if "out_dim" in subject.info.supplied and subject.info.kind in ("token_mixer", "channel_mixer"):
+        _width_asked_for(subject)
+
+
+def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    """The law of each kind for input `x` and output `y`."""
+    kind, found = subject.info.kind, f"{tuple(x.shape)} became {tuple(y.shape)}"
+    if kind in KEEP_SHAPE:
+        require(x.shape == y.shape, f"a block of kind {kind} keeps the shape; {found}")
+    elif kind == "head":
+        require(y.shape == (BATCH, NUM_CLASSES), f"a head gives (B, num_classes) = ({BATCH}, {NUM_CLASSES}); {found}")
+    elif kind in ("linear", "wiring", "embed", "stem", "downsample"):
+        width = getattr(module, "out_dim", subject.in_dim)
+        require(y.ndim >= 3 and channels(y) == width, f"the output should have out_dim = {width} channels; {found}")
+        if kind not in CHANGE_SIZE and not subject.takes_ids:
+            same = y.shape[2:] == x.shape[2:] if x.ndim == 4 else y.shape[:2] == x.shape[:2]
+            require(same, f"a block of kind {kind} keeps rows, columns and length; {found}")
+    else:
+        require(y.shape[0] == BATCH or kind == "router", f"the batch should stay the first axis; {found}")
+
+
+def _width_asked_for(subject: Subject) -> None:
+    form, width = subject.forms[0], 96
+    module, x = subject.build(form, out_dim=width), subject.input(form)
+    with torch.no_grad():
+        y = subject.run(module, x)
+    told = getattr(module, "out_dim", None)
+    require(
+        channels(y) == width == told,
+        f"asked for out_dim = {width}, the block gives {channels(y)} channels and says out_dim = {told}",
+    )
+
+
+def layout(subject: Subject) -> None:
+    """An image in channels_last leaves in channels_last, and an image in any other memory order gives the same."""
+    if "image" not in subject.forms or subject.info.kind not in STREAM:
+        raise NotApplicable("no image passes through it")
+    module, x = subject.lived_in("image"), subject.input("image")
+    with torch.no_grad():
+        y = subject.run(module, x)
+        require(
+            y.ndim == 4, f"an image should leave as an image (B, C, H, W); {tuple(x.shape)} became {tuple(y.shape)}"
+        )
+        require(
+            _seen_as_tokens(y),
+            f"a channels_last image left with strides {y.stride()}; the next block would copy it to see (B, H*W, C)",
+        )
+        require_close(subject.run(module, x.contiguous()), y, 1e-5, "an image that is contiguous, not channels_last")
+
+
+def _seen_as_tokens(y: Tensor) -> bool:
+    """Whether (B, H*W, C) with neighbouring channels is a view: channels_last, or rows cut out of such memory."""
+    return y.stride(1) == 1 and (y.shape[2] == 1 or y.stride(2) == y.shape[3] * y.stride(3))
+
+
+def dtype(subject: Subject) -> None:
+    """float32 in, float32 out; bfloat16 in, bfloat16 out; finite both times."""
+    if subject.takes_ids:
+        raise NotApplicable("its input is token numbers")
+    for form in subject.forms:
+        for kind in (torch.float32, torch.bfloat16):
+            module = subject.build(form).to(kind)
+            with torch.no_grad():
+                y = subject.run(module, subject.input(form).to(kind))
+            require(y.dtype == kind or not y.is_floating_point(), f"{kind} {form} in, {y.dtype} out")
+            require(bool(y.isfinite().all()), f"the output for {form} in {kind} is not finite")
+
+
+def meta(subject: Subject) -> None:
+    """Built on meta nothing is allocated, and the forward pass gives the shapes that it gives on the CPU."""
+    for form in subject.forms:
+        module, x = subject.build(form, device="meta"), subject.input(form)
+        astray = [name for name, tensor in _all_tensors(module) if tensor.device.type != "meta"]
+        require(not astray, f"built on meta, {_quoted(astray)} took memory all the same")
+        with torch.no_grad():
+            expected = [tuple(y.shape) for y in subject.outputs(subject.lived_in(form), x)]
+            with torch.device("meta"):
+                found = [tuple(y.shape) for y in subject.outputs(module, x.to("meta"))]
+        require(found[:1] == expected[:1], f"on meta {form} gives {found[0]}, on the CPU {expected[0]}")
+
+
+def loading(subject: Subject) -> None:
+    """Built on the CPU == built on meta and loaded: bit-equal, non-persistent buffers included."""
+    for form in subject.forms:
+        original = perturbed(subject.build(form))
+        loaded = subject.build(form, device="meta").to_empty(device="cpu")
+        _spoil(loaded)
+        loaded.load_state_dict(original.state_dict(), assign=True)
+        for module in loaded.modules():
+            if hasattr(module, "reset_buffers"):
+                module.reset_buffers()  # type: ignore[operator]
+        for name, buffer in original.named_buffers():
+            require_equal(
+                loaded.get_buffer(name),
+                buffer,
+                f"buffer `{name}` after building on meta, loading and `reset_buffers()`",
+            )
+        x = subject.input(form)
+        with torch.no_grad():
+            require_equal(
+                subject.run(loaded.eval(), x),
+                subject.run(original, x),
+                f"the output for {form} after building on meta and loading",
+            )
+
+
+@torch.no_grad()
+def _spoil(module: nn.Module) -> None:
+    """Fresh memory holds anything: make it hold what cannot go unseen."""
+    for _, tensor in _all_tensors(module):
+        tensor.fill_(math.nan if tensor.is_floating_point() or tensor.is_complex() else 1)
+
+
+def gradient(subject: Subject) -> None:
+    """The gradient reaches every parameter that asks for it, and the input."""
+    module = perturbed(subject.build(subject.forms[0])).train()
+    wanted: dict[str, Tensor] = {
+        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
+    x = subject.input(subject.forms[0])
+    if x.is_floating_point():
+        wanted["the input"] = x.requires_grad_()
+    if not wanted:
+        raise NotApplicable("it has neither parameters nor an input that takes a gradient")
+    ctx = Context()
+    outputs = [y for y in subject.outputs(module, x, ctx) if y.requires_grad]
+    require(bool(outputs), "the output carries no gradient at all")
+    generator = torch.Generator().manual_seed(5)
+    loss = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs) + ctx.total_loss()
+    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)  # type: ignore[arg-type]
+    unreached = [name for name, grad in zip(wanted, gradients, strict=True) if grad is None or not grad.any()]
+    require(not unreached, f"no gradient reaches {_quoted(unreached)}")
+    broken = [
+        name for name, grad in zip(wanted, gradients, strict=True) if grad is not None and not grad.isfinite().all()
+    ]
+    require(not broken, f"the gradient of {_quoted(broken)} is not finite")
+
+
+def determinism(subject: Subject) -> None:
+    """Two passes are bit-equal, two builds under one seed are too, and a pass leaves its input and the module as they were."""
+    for form in subject.forms:
+        module, x = subject.lived_in(form), subject.input(form)
+        before, held = {name: tensor.clone() for name, tensor in _all_tensors(module)}, x.clone()
+        with torch.no_grad():
+            first, second = subject.run(module, x), subject.run(module, x)
+        require_equal(second, first, f"two passes of the same {form}")
+        require_equal(x, held, "the input after the pass")
+        for name, tensor in _all_tensors(module):
+            require_equal(tensor, before[name], f"`{name}` after a pass in eval mode")
+        builds = [dict(_all_tensors(subject.build(form, seed=3))) for _ in range(2)]
+        for name, tensor in builds[0].items():
+            require_equal(builds[1][name], tensor, f"`{name}` in two builds under one seed")
+
+
+def names(subject: Subject) -> None:
+    """The names and shapes of the state dict are those that were published, whatever form of input it is built for."""
+    found = header(subject)
+    if subject.headers is None:
+        raise NotApplicable("no golden header is kept for blocks of one's own")
+    golden = subject.headers.get(subject.info.id)
+    hint = "`python -m zoo.testing.headers` writes them"
+    require(golden is not None, f"no golden names are kept for it; next: {hint}")
+    lost = sorted(set(golden) - set(found))  # type: ignore[arg-type]
+    new = sorted(set(found) - set(golden))  # type: ignore[arg-type]
+    require(
+        not lost, f"the state dict no longer has {_quoted(lost)}" + (f"; it has {_quoted(new)} instead" if new else "")
+    )
+    require(not new, f"the state dict has {_quoted(new)} beside its published names")
+    for name, expected in golden.items():  # type: ignore[union-attr]
+        require(found[name] == list(expected), f"`{name}` has shape {found[name]}; published is {list(expected)}")
+
+
+def header(subject: Subject) -> dict[str, list[int]]:
+    """Name -> shape of the state dict. Raises ConformanceFailure when it depends on the layout of the input."""
+    by_form = {form: _shapes(subject.build(form, device="meta")) for form in subject.forms}
+    first = by_form[subject.forms[0]]
+    for form, shapes in by_form.items():
+        if shapes != first:
+            names = sorted(name for name in {*first, *shapes} if first.get(name) != shapes.get(name))
+            raise ConformanceFailure(
+                f"parameter shapes depend on the layout: {_quoted(names)} differ between {subject.forms[0]} and {form}"
+            )
+    return first
+
+
+def _shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def copies(subject: Subject) -> None:
+    """A deep copy and a pickled copy give the same, bit by bit."""
+    form = subject.forms[0]
+    module, x = subject.lived_in(form), subject.input(form)
+    with torch.no_grad():
+        expected = subject.run(module, x)
+        require_equal(subject.run(copy.deepcopy(module), x), expected, "the output of a deep copy")
+        require_equal(subject.run(_pickled(module), x), expected, "the output of a pickled copy")
+
+
+def _pickled(module: nn.Module) -> nn.Module:
+    try:
+        return cast(nn.Module, pickle.loads(pickle.dumps(module)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # which of them depends on the Python
+        raise ConformanceFailure(f"worker processes need it pickled, and it cannot be: {error}") from None
+
+
+def _all_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    parameters: list[tuple[str, Tensor]] = list(module.named_parameters())
+    return parameters + list(module.named_buffers())
+
+
+def _quoted(words: list[Any]) -> str:
+    return ", ".join(word if " " in word else f"`{word}`" for word in words)

@@ -1,0 +1,204 @@
+"""What a block says of itself: abilities it declares, and folding that leaves its function as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from blocks.chain import per_channel
+from blocks.context import Context
+from blocks.folding import fuse
+from zoo.testing.checks import require_shape
+from zoo.testing.subjects import BATCH, DIM, FROM_PIXELS, Subject
+from zoo.testing.verdicts import (
+    ConformanceFailure,
+    NotApplicable,
+    relative_error,
+    require,
+    require_close,
+    require_equal,
+)
+
+SIZES = {"image": ((10, 6), (7, 9)), "tokens": ((60,), (63,))}
+PIXEL_SIZES = {"image": ((48, 32), (32, 64)), "tokens": ((60,), (63,))}
+BORDERS = (0, 63, 130)
+"""Positions after which inputs are changed: the first, the last of a chunk of 64, one within a chunk."""
+
+
+def declares(subject: Subject, ability: str) -> None:
+    if ability not in subject.info.abilities:
+        raise NotApplicable(f"it does not declare `{ability}`")
+
+
+def causal(subject: Subject) -> None:
+    """Outputs up to t do not change when inputs after t do."""
+    declares(subject, "causal")
+    require("tokens" in subject.forms, f"it declares `causal`, and its layout {subject.info.layout} takes no tokens")
+    module = subject.lived_in("tokens", **_causal(subject, True))
+    for border in BORDERS:
+        before, after = _outputs_around(subject, module, "tokens", border)
+        error = relative_error(after[:, : border + 1], before[:, : border + 1])
+        require(
+            error <= 1e-6,
+            f"outputs up to {border} change by {error:.1e} when only inputs after {border} change: it sees the future",
+        )
+
+
+def noncausal(subject: Subject) -> None:
+    """Some output sees inputs after it; a block that looks at no other position at all is both causal and noncausal."""
+    declares(subject, "noncausal")
+    form, border = subject.forms[0], 97
+    module = subject.lived_in(form, **_causal(subject, False))
+    before, after = _outputs_around(subject, module, form, border)
+    if relative_error(after[:, : border + 1], before[:, : border + 1]) > 0:
+        return
+    before, after = _outputs_around(subject, module, form, border, past=True)
+    sees_past = relative_error(after[:, border + 1 :], before[:, border + 1 :]) > 0
+    require(not sees_past, "it declares `noncausal`, and its outputs see only inputs before them: declare `causal`")
+
+
+def _causal(subject: Subject, value: bool) -> dict[str, bool]:
+    return {"causal": value} if "causal" in subject.info.params else {}
+
+
+@torch.no_grad()
+def _outputs_around(
+    subject: Subject, module: nn.Module, form: str, border: int, past: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Outputs (B, L, ...) before and after the inputs beyond `border` (or, with `past`, up to it) are replaced by others."""
+    x, other = _sequence(subject.input(form)), _sequence(subject.input(form, seed=2))
+    head, tail = (other, x) if past else (x, other)
+    changed = torch.cat([head[:, : border + 1], tail[:, border + 1 :]], 1)
+    size = subject.input(form).shape
+    return tuple(_sequence(subject.run(module, _stream(sequence, size))) for sequence in (x, changed))  # type: ignore[return-value]
+
+
+def _sequence(x: Tensor) -> Tensor:
+    """(B, C, H, W) row by row as (B, H*W, C); tokens as they are."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2) if x.ndim == 4 else x
+
+
+def _stream(sequence: Tensor, size: torch.Size) -> Tensor:
+    return sequence.unflatten(1, size[2:]).permute(0, 3, 1, 2) if len(size) == 4 else sequence
+
+
+def any_resolution(subject: Subject) -> None:
+    """The same weights take other sizes, and afterwards the first size as before."""
+    declares(subject, "any_resolution")
+    sizes = PIXEL_SIZES if subject.info.kind in FROM_PIXELS else SIZES
+    for form in subject.forms:
+        module, x = subject.lived_in(form), subject.input(form)
+        with torch.no_grad():
+            expected = subject.run(module, x)
+            for size in sizes[form]:
+                other = subject.input(form, size)
+                y = subject.run(module, other)
+                require_shape(subject, module, other, y)
+                require(bool(y.isfinite().all()), f"the output for {form} of size {size} is not finite")
+            require_equal(subject.run(module, x), expected, f"{form} of the first size, after others")
+
+
+def step(subject: Subject) -> None:
+    """Whole == any split == token by token, the state carried in ctx."""
+    declares(subject, "step")
+    module, x = subject.lived_in("tokens", **_causal(subject, True)), subject.input("tokens", (24,))
+    with torch.no_grad():
+        whole = subject.run(module, x, Context())
+        for lengths in ([1] * 24, [7, 17], [23, 1]):
+            ctx = Context(state={})
+            parts = [subject.run(module, part, ctx) for part in x.split(lengths, 1)]
+            what = "token by token" if lengths[0] == 1 else f"in pieces of {lengths[0]} and {lengths[1]}"
+            require_close(torch.cat(parts, 1), whole, 1e-4, f"24 tokens {what} against the whole")
+
+
+def cross(subject: Subject) -> None:
+    """What stands in `ctx.memory` reaches the output."""
+    declares(subject, "cross")
+    form = subject.forms[0]
+    params = {"cross": True} if "cross" in subject.info.params else {}
+    module, x = subject.lived_in(form, **params), subject.input(form)
+    memories = [torch.randn(BATCH, 5, DIM, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    with torch.no_grad():
+        first, second = (subject.run(module, x, Context(memory=memory)) for memory in memories)
+    require_shape(subject, module, x, first)
+    require(relative_error(first, second) > 0, "it declares `cross`, and another `ctx.memory` changes no output")
+
+
+def folding(subject: Subject) -> None:
+    """The deploy form equals the train form: 1e-9 relative in float64, 1e-5 in float32."""
+    form = subject.forms[0]
+    module, x = subject.lived_in(form), subject.input(form)
+    if not any(hasattr(part, "fuse") for part in module.modules()):
+        raise NotApplicable("nothing in it has a `fuse`")
+    for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+        trained, inputs = copy.deepcopy(module).to(dtype), x.to(dtype) if x.is_floating_point() else x
+        with torch.no_grad():
+            require_close(
+                subject.run(fuse(trained), inputs),
+                subject.run(trained, inputs),
+                bound,
+                f"deploy form against train form in {dtype}",
+            )
+
+
+def affine(subject: Subject) -> None:
+    """`as_affine` is the block, `absorb_output` and `absorb_input` are composition; a refusal leaves the block as it was."""
+    form = subject.forms[0]
+    offered = [name for name in ("as_affine", "absorb_output", "absorb_input") if hasattr(subject.lived_in(form), name)]
+    if not offered:
+        raise NotApplicable("it folds no affine map of its neighbours")
+    module, x = copy.deepcopy(subject.lived_in(form)).double(), subject.input(form).double()
+    with torch.no_grad():
+        y = subject.run(module, x)
+        for name in offered:
+            _AFFINE[name](subject, module, x, y)
+
+
+def _as_affine(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    maps = module.as_affine()  # type: ignore[operator]
+    if maps is not None:
+        require_close(_mapped(x, *maps), y, 1e-9, "scale * x + shift of `as_affine()` against the block")
+
+
+def _absorb_output(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    maps = _affine_map(y)
+    changed, taken = _after(module, "absorb_output", maps)
+    require_close(subject.run(changed, x), _mapped(y, *maps) if taken else y, 1e-9, _told("absorb_output", taken))
+
+
+def _absorb_input(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    maps = _affine_map(x)
+    changed, taken = _after(module, "absorb_input", maps)
+    require_close(
+        subject.run(changed, x),
+        subject.run(module, _mapped(x, *maps)) if taken else y,
+        1e-9,
+        _told("absorb_input", taken),
+    )
+
+
+_AFFINE = {"as_affine": _as_affine, "absorb_output": _absorb_output, "absorb_input": _absorb_input}
+
+
+def _after(module: nn.Module, method: str, maps: tuple[Tensor, Tensor]) -> tuple[nn.Module, bool]:
+    changed = copy.deepcopy(module)
+    taken = getattr(changed, method)(*maps)
+    if not isinstance(taken, bool):
+        raise ConformanceFailure(f"`{method}` answers {taken!r}; it should say True or False")
+    return changed, taken
+
+
+def _told(method: str, taken: bool) -> str:
+    return f"the block after `{method}(scale, shift)` answered {taken}"
+
+
+def _affine_map(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A random (scale, shift) for the channels of `x`."""
+    width, generator = x.shape[1] if x.ndim == 4 else x.shape[-1], torch.Generator().manual_seed(9)
+    return 0.5 + torch.rand(width, generator=generator).to(x), torch.randn(width, generator=generator).to(x)
+
+
+def _mapped(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * per_channel(scale, x) + per_channel(shift, x)

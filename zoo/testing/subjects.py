@@ -1,0 +1,219 @@
+"""A subject of the conformance checks: one block, its parameters made up from its schema, its inputs from its kind and layout."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from blocks import registry
+from blocks.chain import run
+from blocks.construct import construct
+from blocks.context import Context
+from blocks.errors import BlockError, Problem
+from blocks.schema import CALL
+from blocks.slots import Place
+
+DIM = 64
+BATCH = 2
+NUM_CLASSES = 10
+PATH = "subject"
+
+OUT_DIMS = {"stem": 64, "downsample": 128, "linear": 96}
+"""The width asked of a block whose kind is there to change it."""
+
+FROM_PIXELS = ("stem", "whole")
+"""Kinds that are shown an image of 3 channels, large enough for strides."""
+
+EXAMPLES = {
+    "norm": "layer_norm",
+    "act": "gelu",
+    "linear": "dense",
+    "channel_mixer": "mlp",
+    "token_mixer": "attention",
+    "router": "topk_router",
+}
+"""The block that stands in a required slot of a kind; where it is not registered, the first of that kind."""
+
+PARTS = ("layer_norm", "mlp")
+"""What a wiring joins."""
+
+SMALL = (3, 4, 2, 8, 1)
+"""Values tried for required integers, until the block builds: 3 is an odd kernel, 4 divides the width."""
+
+FORMS = {"BCHW": ("image",), "BLC": ("tokens", "image"), "any": ("image", "tokens")}
+"""The inputs that a layout promises to take, its own first."""
+
+SPACES = {"1d": "tokens", "2d": "image"}
+
+
+class Subject:
+    """One registered block under check. `headers`, where given, holds the golden (name -> shape) of each identity."""
+
+    def __init__(self, name: str, headers: Mapping[str, Mapping[str, list[int]]] | None = None):
+        self.name, self.headers = name, headers
+        self._lived_in: dict[str, nn.Module] = {}
+
+    @functools.cached_property
+    def info(self) -> registry.BlockInfo:
+        return registry.info_of(registry.get(self.name))
+
+    @functools.cached_property
+    def call(self) -> dict[str, Any]:
+        """A call that states what has no default: the first choice of small integers that the block accepts."""
+        tries = [example_call(self.info, small) for small in SMALL]
+        for table in tries:
+            try:
+                with torch.device("meta"):
+                    self._construct(table, self.forms[0])
+            except BlockError:
+                continue
+            return table
+        return tries[0]
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """`image`, `tokens` or both, as layout and the abilities `1d` and `2d` promise; the block's own layout first."""
+        declared = {SPACES[ability] for ability in self.info.abilities if ability in SPACES}
+        return tuple(form for form in FORMS[self.info.layout] if not declared or form in declared)
+
+    @property
+    def in_dim(self) -> int:
+        return 3 if self.info.kind in FROM_PIXELS else DIM
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether the input is token numbers."""
+        return "vocab_size" in self.info.params
+
+    def size(self, form: str) -> tuple[int, ...]:
+        side = 32 if self.info.kind in FROM_PIXELS else 14
+        return (side, side) if form == "image" else (side * side,)
+
+    def build(
+        self, form: str, *, out_dim: int | None = None, seed: int = 0, device: str = "cpu", **params: Any
+    ) -> nn.Module:
+        """The block in eval mode, initialised under `seed`, for inputs of `form`; `params` are set beside the defaults."""
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(seed)
+            return self._construct({**self.call, **params}, form, out_dim).eval()
+
+    def _construct(self, table: dict[str, Any], form: str, out_dim: int | None = None) -> nn.Module:
+        stage_dims = (self.in_dim,) * 4
+        place = Place(PATH, sizes=lambda: self.size(form), num_classes=NUM_CLASSES, stage_dims=stage_dims)
+        supplied = {"bias": True} if self.info.kind == "linear" else {}
+        width = out_dim or OUT_DIMS.get(self.info.kind)
+        return cast(nn.Module, construct(table, place, self.in_dim, width, **supplied))  # only "none" builds nothing
+
+    def lived_in(self, form: str, **params: Any) -> nn.Module:
+        """The block as after some training: every parameter and running statistic moved at random. Shared: copy before changing it."""
+        key = f"{form} {params}"
+        if key not in self._lived_in:
+            self._lived_in[key] = perturbed(self.build(form, **params))
+        return self._lived_in[key]
+
+    def input(self, form: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
+        """A random input: (B, C, H, W) in channels_last, (B, L, C), or token numbers (B, L)."""
+        generator = torch.Generator().manual_seed(seed)
+        size = size or self.size(form)
+        if self.takes_ids:
+            return torch.randint(0, 2, (BATCH, math.prod(size)), generator=generator)
+        if form == "tokens":
+            return torch.randn(BATCH, *size, self.in_dim, generator=generator)
+        return torch.randn(BATCH, *size, self.in_dim, generator=generator).permute(0, 3, 1, 2)
+
+    def outputs(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> list[Tensor]:
+        """Every tensor that the block gives; the first is what flows on. A view is entered and left."""
+        if self.info.kind == "view":
+            inside, memo = module.enter(x)  # type: ignore[operator]
+            return [module.exit(inside, memo), inside]  # type: ignore[operator]
+        return tensors(run(module, x, ctx))
+
+    def run(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self.outputs(module, x, ctx)[0]
+
+
+def example_call(info: registry.BlockInfo, small: int) -> dict[str, Any]:
+    """A call of the block with its required parameters made up, integers being `small` where they may."""
+    required = {name: param.schema for name, param in info.params.items() if param.required}
+    return {"block": info.id} | {name: example(schema, small, info.kind) for name, schema in required.items()}
+
+
+def example(schema: dict[str, Any], small: int, host_kind: str) -> Any:
+    """A value that meets a schema fragment."""
+    if "anyOf" in schema:
+        return example(next(option for option in schema["anyOf"] if "const" not in option), small, host_kind)
+    if schema.get("$ref") == CALL:
+        return _example_slot(schema.get("kinds"), small, host_kind)
+    if "const" in schema or "enum" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    if schema.get("type") == "array":
+        return _example_list(schema, small, host_kind)
+    if schema.get("type") == "object":
+        return {key: example(schema["properties"][key], small, host_kind) for key in schema.get("required", ())}
+    return _example_scalar(schema, small)
+
+
+def _example_list(schema: dict[str, Any], small: int, host_kind: str) -> list[Any]:
+    """Two items where two may be; those of a wiring are a norm and a mixer."""
+    count = max(schema.get("minItems", 0), min(2, schema.get("maxItems", 2)))
+    prefix, items = schema.get("prefixItems", []), schema.get("items", {})
+    if host_kind == "wiring" and any(option.get("$ref") == CALL for option in items.get("anyOf", [items])):
+        return [PARTS[i % 2] for i in range(count)]
+    return [example(prefix[i] if i < len(prefix) else items, small, host_kind) for i in range(count)]
+
+
+def _example_scalar(schema: dict[str, Any], small: int) -> Any:
+    kind = schema["type"]
+    if kind in ("boolean", "string"):
+        return False if kind == "boolean" else "x" * max(1, schema.get("minLength", 1))
+    margin = 1.0 if kind == "integer" else 0.5
+    low = schema.get("minimum", schema.get("exclusiveMinimum", -margin) + margin)
+    high = schema.get("maximum", schema.get("exclusiveMaximum", math.inf) - margin)
+    if kind == "number":
+        return float(min(max(1.0, low), high))
+    step = schema.get("multipleOf", 1)
+    return -(-int(min(max(small, low), high)) // step) * step
+
+
+def _example_slot(kinds: list[str] | None, small: int, host_kind: str) -> Any:
+    """A block for a slot: a norm and a mixer for a wiring, else one block of the asked kinds."""
+    if kinds is None:
+        return list(PARTS) if host_kind == "wiring" else "mlp"
+    for kind in sorted(kinds, key=lambda kind: kind not in EXAMPLES):
+        names = registry.list_blocks(kind=kind)
+        if names:
+            name = EXAMPLES[kind] if EXAMPLES.get(kind) in names else names[0]
+            return example_call(registry.describe(name), small)
+    raise BlockError("", Problem("", f"a registered block of kind {' or '.join(kinds)}", "none"))
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    """`module` with noise on every parameter and statistic, so that zero-initialised gates and scales hide nothing."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            elif name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+    return module
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors within what a block gives: itself, or those in a tuple, a table or a struct."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        items = list(value.values())
+    elif isinstance(value, (tuple, list)):
+        items = list(value)
+    else:  # dataclasses and structs list their fields here; numbers have none
+        items = [getattr(value, name) for name in getattr(value, "__match_args__", ())]
+    return [tensor for item in items for tensor in tensors(item)]

@@ -1,0 +1,51 @@
+"""Take the tensors out of what a training script wrapped around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from zoo.errors import Problem, listed
+from zoo.weights.refusals import TensorsError
+
+
+def open_envelope(
+    data: Mapping[str, Any], unwrap: Sequence[str] = (), strip_prefix: Sequence[str] = (), subject: str = "checkpoint"
+) -> dict[str, torch.Tensor]:
+    """{name: tensor} inside a checkpoint.
+
+    While the mapping has a key of `unwrap` (the first in their order) that holds a mapping, that mapping is taken.
+    A prefix of `strip_prefix` is removed if every name carries it. Raises WeightsError naming what is not a tensor."""
+    while inner := next((data[key] for key in unwrap if isinstance(data.get(key), Mapping)), None):
+        data = inner
+    wrong = [Problem(str(key), "a tensor", _kind(value)) for key, value in data.items() if not _is_tensor(key, value)]
+    if wrong:
+        raise TensorsError(subject, _hint(data, wrong, unwrap))
+    tensors = {name: value.detach() for name, value in data.items()}
+    for prefix in strip_prefix:
+        if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _is_tensor(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, torch.Tensor)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)} entries"
+    return f"a value of type {type(value).__name__}"
+
+
+def _hint(data: Mapping[str, Any], wrong: list[Problem], unwrap: Sequence[str]) -> list[Problem]:
+    """If the tensors seem to be one level further in, say where."""
+    mappings = {key: value for key, value in data.items() if isinstance(value, Mapping)}
+    inner = [key for key, value in mappings.items() if any(map(torch.is_tensor, value.values()))]
+    if not inner:
+        return wrong
+    opened = f"; the keys opened by themselves are {listed(list(unwrap))}" if unwrap else ""
+    advice = f"pass the mapping under {listed([str(key) for key in inner])} itself{opened}"
+    return [problem._replace(next=advice) if problem.where in inner else problem for problem in wrong]

@@ -1,0 +1,187 @@
+"""Read, load and save the tensors of a model, strictly: everything fits, or nothing is touched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from zoo.errors import Problem, WeightsError, listed
+from zoo.weights.header import as_weights_error, differences, form, read_header
+from zoo.weights.operations import bit_equal
+from zoo.weights.refusals import TensorsError, refuse_file
+
+Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def expected_header(model: nn.Module) -> Expected:
+    """{name: (shape, dtype)} of the model's state dict, in its order."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
+
+
+def ties_of(model: nn.Module) -> list[list[str]]:
+    """Groups of state-dict names that are one and the same parameter or buffer."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def read_tensors(path: str | Path, subject: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped into memory; the header is checked by us first. Raises WeightsError."""
+    subject = subject or Path(path).name
+    read_header(path, subject)
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise as_weights_error(error, subject, str(path)) from None
+
+
+def load_state(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    subject: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    keep: Collection[str] = (),
+) -> None:
+    """Give the model these tensors (same names, shapes, dtypes; finite), then make its non-persistent buffers.
+
+    Tensors are assigned, not copied, so a model on meta needs no memory of its own; `requires_grad` stays as it was.
+    Of tied names one is enough. `dtype`: every floating tensor and buffer is converted to it, whatever the file holds;
+    without it another dtype is refused. `keep`: names that keep the model's own values, made before (see `adapt`).
+    Raises WeightsError naming every tensor that is wrong; the model then has the parameters that it had."""
+    before = model.state_dict(keep_vars=True)
+    problems = _kept_problems(before, keep)
+    kept = {name: before[name].detach() for name in keep if name in before}
+    complete, tie_problems = _spread_ties(kept | dict(tensors), model)
+    problems += tie_problems
+    found = {name: form(tensor.shape, tensor.dtype) for name, tensor in complete.items()}
+    expected = {name: form(tensor.shape, tensor.dtype) for name, tensor in before.items()}
+    problems += differences(found, expected, any_float=dtype is not None)
+    problems += _not_finite({name: tensor for name, tensor in complete.items() if name not in keep})
+    if not problems:
+        complete = {name: _moved(tensor, dtype, device) for name, tensor in complete.items()}
+        problems += _not_finite(complete, dtype) if dtype else []
+    if problems:
+        raise TensorsError(subject, problems)
+    model.load_state_dict(_as_parameters(complete, before), strict=True, assign=True)
+    try:
+        _make_buffers(model, dtype, device)
+        if left := _left_on_meta(model):
+            raise TensorsError(subject, left)
+    except BaseException:
+        model.load_state_dict(before, strict=True, assign=True)
+        raise
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write the model's state dict as safetensors: whole or not at all, tied tensors once, under their first name.
+
+    Raises WeightsError; a file that was at `path` before is then still there, unchanged."""
+    path = Path(path)
+    doubles = {name for group in ties_of(model) for name in group[1:]}
+    once = {name: tensor for name, tensor in model.state_dict().items() if name not in doubles}
+    # cloned: safetensors refuses tensors that share memory, such as slices of one packed parameter
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in once.items()
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        safetensors.torch.save_file(tensors, draft, metadata={"format": "pt"})
+        read_header(draft)  # a full disk may show only as a short file
+        _sync(draft)
+        os.replace(draft, path)
+    except (SafetensorError, OSError, ValueError, WeightsError) as error:
+        raise refuse_file(f"{path.name}: the weights cannot be written", str(path), found=str(error)) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bytes to the disk before the rename, or a power cut leaves the name with empty contents."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _kept_problems(own: Mapping[str, Tensor], keep: Collection[str]) -> list[Problem]:
+    unknown = [Problem(name, found="a tensor to keep that the model does not have") for name in keep if name not in own]
+    empty = [name for name in keep if name in own and own[name].is_meta]
+    return unknown + [Problem(name, "values to keep", "none: the tensor is on meta") for name in empty]
+
+
+def _spread_ties(tensors: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[Problem]]:
+    """Every name of a tie gets the one tensor; names that are there with different values are a problem."""
+    problems = []
+    for group in ties_of(model):
+        there = [name for name in group if name in tensors]
+        for name in there[1:]:
+            if not bit_equal(tensors[there[0]], tensors[name]):
+                expected = f"the values of {listed(there[:1])}, with which it is shared"
+                problems.append(Problem(name, expected, "other values"))
+        if there:
+            tensors |= dict.fromkeys(group, tensors[there[0]])
+    return tensors, problems
+
+
+def _not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> list[Problem]:
+    """One problem for each tensor with NaN or infinite values; `dtype` if it is a conversion that made them so."""
+    problems = (_not_finite_in(name, tensor, dtype) for name, tensor in tensors.items())
+    return [problem for problem in problems if problem]
+
+
+def _not_finite_in(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Problem | None:
+    if tensor.is_meta:
+        return Problem(name, "values", "none: the tensor is on meta")
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    bad = ~torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float())  # float8 has no isfinite
+    if not bad.any():
+        return None
+    place = tuple(bad.nonzero()[0].tolist())
+    expected = f"finite values in {str(dtype).removeprefix('torch.')}" if dtype else "finite values"
+    return Problem(name, expected, f"{int(bad.sum()):,} NaN or infinite, the first at {place}")
+
+
+def _moved(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
+def _as_parameters(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters where the model has parameters, one object per tie, so that assigning does not break the tie."""
+    made: dict[int, Tensor] = {}
+    state = {}
+    for name, old in before.items():
+        if id(old) not in made:
+            new = tensors[name]
+            made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        state[name] = made[id(old)]
+    return state
+
+
+def _make_buffers(model: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+    """Call `reset_buffers()` of every module that has it, then convert what it made as `model.to(dtype)` would."""
+    with torch.device(device or "cpu"):
+        for module in model.modules():
+            if callable(reset := getattr(module, "reset_buffers", None)):
+                reset()
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(name)
+            if buffer is not None and not buffer.is_meta:
+                module._buffers[name] = _moved(buffer, dtype, device)
+
+
+def _left_on_meta(model: nn.Module) -> list[Problem]:
+    """What still has no values: buffers outside the state dict that no `reset_buffers` makes."""
+    return [
+        Problem(name, "values made by `reset_buffers()` of its module", "none: the buffer is on meta")
+        for name, buffer in model.named_buffers()
+        if buffer.is_meta
+    ]

@@ -1,0 +1,171 @@
+"""What must hold between the values of a manifest: hashes, states and sources, paths, metrics, dates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import date
+from math import isfinite, prod
+from typing import Any
+from urllib.parse import urlsplit
+
+from zoo.errors import Problem
+from zoo.weights.header import DTYPES
+from zoo.weights.stats import wilson_interval
+
+PATTERNS = {  # field -> what its text must match (empty text is checked by the state), and that in words
+    "model": (r"[a-z0-9][a-z0-9_]*(/[A-Za-z0-9][\w.-]*)?", "a model name in lower case"),
+    "tag": (r"[a-z0-9][a-z0-9_.-]*", "a tag in lower case"),
+    "digest": (r"[0-9a-f]{64}", "64 hexadecimal digits"),
+    "sha256": (r"([0-9a-f]{64})?", "64 hexadecimal digits"),
+    "sha256_prefix": (r"([0-9a-f]{8,64})?", "8 to 64 hexadecimal digits"),
+    "licence": (r".+", "the name of a licence"),
+    "origin": (r".+", "a sentence on where the weights come from"),
+}
+METRIC_NAME = r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@\d+"
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
+
+def problems_of(values: dict[str, Any]) -> list[Problem]:
+    """Every rule that the converted values of a manifest break."""
+    checks: tuple[Callable[[dict[str, Any]], Iterator[Problem]], ...] = (
+        _texts,
+        _source,
+        _state,
+        _preprocess,
+        _metrics,
+        _probe,
+    )
+    return [problem for check in checks for problem in check(values)]
+
+
+def path_fault(path: str) -> str:
+    """Why `path` may not be followed below a folder of ours, or "": it must stay inside on every operating system."""
+    parts = path.split("/")
+    if not path or any(part in ("", ".") for part in parts[1:]) or parts[0] == ".":
+        return "an empty part in it"
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return "an absolute path"
+    if ".." in parts:
+        return "`..` in it"
+    if "\\" in path or not path.isprintable() or any(part.endswith((".", " ")) for part in parts):
+        return "a character in it that means something else on another system"
+    if any(part.split(".")[0].lower() in WINDOWS_DEVICES for part in parts):
+        return "the name of a Windows device in it"
+    return ""
+
+
+def _texts(values: dict[str, Any]) -> Iterator[Problem]:
+    for name, (pattern, words) in PATTERNS.items():
+        if not re.fullmatch(pattern, values.get(name, "")):
+            yield Problem(name, words, f'"{values[name]}"')
+    torch_names = [torch_name for torch_name, _ in DTYPES.values()]
+    if values.get("dtype", "float32") not in torch_names:
+        yield Problem("dtype", f"one of {', '.join(torch_names)}", f'"{values["dtype"]}"')
+    yield from _date("created", values.get("created", ""))
+
+
+def _source(values: dict[str, Any]) -> Iterator[Problem]:
+    source = values["source"]
+    kind, _, rest = source.partition(":")
+    if kind == "embedded":
+        if fault := path_fault(rest):
+            yield Problem("source", "a relative path to a file beside the manifest", f'"{source}", with {fault}')
+        elif not rest.endswith(".safetensors"):
+            yield Problem("source", "a .safetensors file", f'"{source}"')
+    elif kind == "hub":
+        repo = re.match(r"[\w.-]+/[\w.-]+/(.+)", rest)
+        if not repo or path_fault(rest):
+            yield Problem("source", "hub:org/repo/file", f'"{source}"')
+    elif kind == "https":
+        if not urlsplit(source).hostname:
+            yield Problem("source", "https:// and a host", f'"{source}"')
+    elif kind != "file" or not rest or "\0" in rest:
+        yield Problem("source", "`embedded:FILE`, `hub:org/repo/file`, `https://...` or `file:PATH`", f'"{source}"')
+
+
+def _state(values: dict[str, Any]) -> Iterator[Problem]:
+    state, seen = values["state"], values["state"] != "listed"
+    embedded = values["source"].startswith("embedded:")
+    if embedded != (state == "embedded"):
+        yield Problem("state", "`embedded` for an embedded source, and only for one", f"`{state}`")
+    if seen and not values.get("sha256"):
+        yield Problem("sha256", f"64 hexadecimal digits, because the state is `{state}`", "none")
+    if seen and values.get("size_bytes") is None:
+        yield Problem("size_bytes", f"the size of the file, because the state is `{state}`", "none")
+    if not seen and values.get("sha256"):
+        how = "put a hash that others published into `sha256_prefix`"
+        yield Problem("sha256", "none, because the bytes of a `listed` file were never seen", "a hash", next=how)
+    if (values.get("size_bytes") or 0) < 0:
+        yield Problem("size_bytes", "a number >= 0", str(values["size_bytes"]))
+    if values.get("sha256") and not values["sha256"].startswith(values.get("sha256_prefix", "")):
+        yield Problem("sha256_prefix", "the beginning of `sha256`", f'"{values["sha256_prefix"]}"')
+    revision = values.get("revision", "")
+    if state == "pinned" and values["source"].startswith("hub:") and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        yield Problem("revision", "a commit of 40 hexadecimal digits, because the state is `pinned`", f'"{revision}"')
+
+
+def _preprocess(values: dict[str, Any]) -> Iterator[Problem]:
+    step = values.get("preprocess")
+    if step is None:
+        return
+    for name in ("size", "channels"):
+        if getattr(step, name) < 1:
+            yield Problem(f"preprocess.{name}", "a number >= 1", str(getattr(step, name)))
+    for name in ("mean", "std"):
+        if (count := len(getattr(step, name))) != step.channels:
+            yield Problem(f"preprocess.{name}", f"{step.channels} numbers, one per channel", str(count))
+    if any(spread <= 0 for spread in step.std):
+        yield Problem("preprocess.std", "numbers > 0", str(list(step.std)))
+    if not 0 < step.crop <= 1:
+        yield Problem("preprocess.crop", "a share in (0, 1]", str(step.crop))
+    if step.range[0] >= step.range[1]:
+        yield Problem("preprocess.range", "low < high", str(list(step.range)))
+
+
+def _metrics(values: dict[str, Any]) -> Iterator[Problem]:
+    for name, metric in values.get("metrics", {}).items():
+        where = f"metrics.{name}"
+        if not re.fullmatch(METRIC_NAME, name):
+            yield Problem(where, "a name like `digits/top1@32`: data set, figure, input size", f'"{name}"')
+        if not (metric.source or metric.command):
+            yield Problem(where, "a source or a command", "none")
+        yield from _date(f"{where}.date", metric.date)
+        yield from _counts(where, metric)
+
+
+def _counts(where: str, metric: Any) -> Iterator[Problem]:
+    if metric.correct is None:
+        if metric.ci95 and not metric.ci95[0] <= metric.value <= metric.ci95[1]:
+            yield Problem(f"{where}.ci95", f"an interval around {metric.value}", str(list(metric.ci95)))
+        return
+    if metric.n is None or metric.n < 1 or not 0 <= metric.correct <= metric.n:
+        yield Problem(f"{where}.correct", "0 <= correct <= n", f"correct = {metric.correct}, n = {metric.n}")
+        return
+    if abs(metric.value - metric.correct / metric.n) > 1e-6:
+        yield Problem(f"{where}.value", f"correct / n = {metric.correct / metric.n:.6f}", str(metric.value))
+    low, high = wilson_interval(metric.correct, metric.n)
+    if metric.ci95 and max(abs(metric.ci95[0] - low), abs(metric.ci95[1] - high)) > 1e-3:
+        yield Problem(f"{where}.ci95", f"the Wilson interval [{low:.4f}, {high:.4f}]", str(list(metric.ci95)))
+
+
+def _probe(values: dict[str, Any]) -> Iterator[Problem]:
+    probe = values.get("probe")
+    if probe is None:
+        return
+    if not 0 <= probe.seed < 2**32:
+        yield Problem("probe.seed", "a number in [0, 2^32)", str(probe.seed))
+    if not probe.shape or min(probe.shape) < 1 or prod(probe.shape) > 2**26:
+        yield Problem("probe.shape", "sizes >= 1, at most 2^26 values", str(list(probe.shape)))
+    if not probe.logits or not all(map(isfinite, (*probe.logits, probe.norm))):
+        yield Problem("probe.logits", "at least one number", str(list(probe.logits)))
+    for name in ("atol", "rtol"):
+        if not 0 <= getattr(probe, name) <= 0.1:
+            yield Problem(f"probe.{name}", "a tolerance in [0, 0.1]", str(getattr(probe, name)))
+
+
+def _date(where: str, text: str) -> Iterator[Problem]:
+    try:
+        date.fromisoformat(text or "2000-01-01")
+    except ValueError:
+        yield Problem(where, "a date like 2026-01-31", f'"{text}"')

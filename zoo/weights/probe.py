@@ -1,0 +1,56 @@
+"""A probe: what a model answers to a seeded input, kept with its weights; it proves that a load is that model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo.errors import Problem
+from zoo.weights.manifest import Probe
+from zoo.weights.refusals import TensorsError
+
+KEPT_LOGITS = 16
+
+
+def make_probe(model: nn.Module, seed: int, shape: Sequence[int], atol: float = 1e-4, rtol: float = 1e-4) -> Probe:
+    """Run the model in eval mode on numpy RandomState(seed).standard_normal(shape), float32.
+
+    `shape` is that of the whole input, for example (1, 3, 224, 224). Kept are the first 16 values of the flattened
+    output and the 2-norm of all of it."""
+    logits, norm = _answer(model, seed, shape)
+    return Probe(seed=seed, shape=tuple(shape), logits=tuple(logits), norm=norm, atol=atol, rtol=rtol)
+
+
+def check_probe(model: nn.Module, probe: Probe, subject: str) -> None:
+    """Raise WeightsError unless |found - expected| <= atol + rtol * |expected| for each kept logit and for the norm."""
+    logits, norm = _answer(model, probe.seed, probe.shape)
+    expected = dict(zip((f"logit {place}" for place in range(len(probe.logits))), probe.logits, strict=True))
+    found = dict(zip(expected, logits, strict=False)) | {"norm": norm}
+    problems = []
+    for name, value in (expected | {"norm": probe.norm}).items():
+        bound = probe.atol + probe.rtol * abs(value)
+        if name not in found:
+            problems.append(Problem(f"probe: {name}", f"{value:.6g}", "an output that is shorter"))
+        elif not abs(found[name] - value) <= bound:  # a NaN fails too
+            problems.append(Problem(f"probe: {name}", f"{value:.6g} within {bound:.1g}", f"{found[name]:.6g}"))
+    if problems:
+        advice = "the weights fit but compute something else: the code or the weights are not the published ones"
+        raise TensorsError(subject, [problems[0]._replace(next=advice), *problems[1:]])
+
+
+def _answer(model: nn.Module, seed: int, shape: Sequence[int]) -> tuple[list[float], float]:
+    """The first logits and the norm of the output, in float32 and float64."""
+    values = np.random.RandomState(seed).standard_normal(tuple(shape)).astype(np.float32)
+    own = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(torch.from_numpy(values).to(device=own.device, dtype=own.dtype)).float().cpu().flatten()
+    finally:
+        for module in training:
+            module.training = True
+    return output[:KEPT_LOGITS].tolist(), float(output.double().norm())

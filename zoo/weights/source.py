@@ -1,0 +1,94 @@
+"""From a manifest's source to a verified path, and from a user's own checkpoint to its contents."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.weights.header import as_weights_error
+from zoo.weights.load import read_tensors
+from zoo.weights.manifest import Manifest
+from zoo.weights.refusals import BytesError, refuse_file
+from zoo.weights.verify import verify
+
+PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+
+
+def resolve(manifest: Manifest, folder: str | Path) -> Path:
+    """The local path of the weights, their bytes verified. Raises WeightsError.
+
+    `folder` is that of the manifest; embedded files and relative `file:` paths are counted from it."""
+    kind, _, rest = manifest.source.partition(":")
+    if kind == "embedded":
+        path = Path(folder, rest)
+        if not path.resolve().is_relative_to(Path(folder).resolve()):  # a link that leads out of the package
+            raise refuse_file(
+                f"{manifest.name}: the file lies outside the package; nothing was loaded",
+                manifest.source,
+                expected=f"a file below {folder}",
+                found=f"a link to {path.resolve()}",
+                next="install the package again",
+            )
+    elif kind == "file":
+        path = Path(folder, Path(rest).expanduser())
+    else:
+        raise refuse_file(
+            f"{manifest.name}: downloading weights comes with a later version; nothing was loaded",
+            manifest.source,
+            next="download this file yourself and pass its path as `weights=`",
+        )
+    verify(path, manifest)
+    return path
+
+
+def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject: str = "weights") -> dict[str, Any]:
+    """The contents of a checkpoint that the user names: a mapping, a .safetensors file, or a file of torch.save.
+
+    A pickle is opened only here, and with `weights_only=True`: tensors and plain values, no code. What stands around
+    the tensors (`state_dict`, `module.`) is left in place; `KeyRules.open` takes it off. Raises WeightsError."""
+    if isinstance(weights, Mapping):
+        return dict(weights)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise refuse_file(f"{subject}: the file cannot be read; nothing was loaded", str(path), "a file", found)
+    if path.suffix == ".safetensors":
+        return dict(read_tensors(path, subject))
+    if path.suffix in PICKLES:
+        return _open_pickle(path, subject)
+    ways = f".safetensors, or {', '.join(PICKLES)} written by torch.save"
+    headline = f"{subject}: not a checkpoint; nothing was loaded"
+    raise refuse_file(headline, str(path), ways, f"`{path.suffix or path.name}`")
+
+
+def _open_pickle(path: Path, subject: str) -> dict[str, Any]:
+    try:
+        # only the zip format of torch.save can be mapped; files from before torch 1.6 are read whole
+        data = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise _pickle_error(error, path, subject) from None
+    except Exception as error:  # torch.load raises whatever the bytes provoke: RuntimeError, EOFError, KeyError, ...
+        raise as_weights_error(error, subject, str(path)) from None
+    if not isinstance(data, Mapping):
+        headline = f"{subject}: not a checkpoint; nothing was loaded"
+        found = f"a value of type {type(data).__name__}"
+        raise refuse_file(headline, str(path), "a mapping of names to tensors", found)
+    return dict(data)
+
+
+def _pickle_error(error: Exception, path: Path, subject: str) -> BytesError:
+    """torch's message is long and advises to switch the protection off; only its cause is of use."""
+    cause = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+    return refuse_file(
+        f"{subject}: the pickle was refused; nothing was loaded",
+        str(path),
+        expected="tensors and plain values only",
+        found=cause or "bytes that are no checkpoint of torch.save",
+        next="if you trust its author, load it yourself and pass the state dict as `weights=`",
+    )
