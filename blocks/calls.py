@@ -69,17 +69,30 @@ def wiring_names() -> list[str]:
     return registry.list_blocks(kind="wiring")
 
 
-def _fill_block(call: dict[str, Any], parts_key: str, path: Path, kinds: list[str] | None, issues: list[Issue]) -> dict[str, Any]:
+def _fill_block(
+    call: dict[str, Any], parts_key: str, path: Path, kinds: list[str] | None, issues: list[Issue]
+) -> dict[str, Any]:
     name = call["block"]
     identity = registry.resolve(name) if isinstance(name, str) else None
     if identity is None:
         problem = registry.unknown(name).problems[0]
-        issues.append(Issue((*path, "block"), "a registered block", f"`{name}`" if isinstance(name, str) else shown(name), problem.nearest, problem.next))
+        issues.append(
+            Issue(
+                (*path, "block"),
+                "a registered block",
+                f"`{name}`" if isinstance(name, str) else shown(name),
+                problem.nearest,
+                problem.next,
+            )
+        )
         return call
     try:
         info = registry.describe(identity)
     except BlockError as broken:
-        issues.extend(Issue((*path, "block"), problem.expected, problem.found, problem.nearest, problem.next) for problem in broken.problems)
+        issues.extend(
+            Issue((*path, "block"), problem.expected, problem.found, problem.nearest, problem.next)
+            for problem in broken.problems
+        )
         return call
     if kinds and info.kind not in kinds:
         issues.append(Issue(path, f"a block of kind {' or '.join(kinds)}", f"`{info.name}`, of kind {info.kind}"))
@@ -96,28 +109,40 @@ def _fill_block(call: dict[str, Any], parts_key: str, path: Path, kinds: list[st
         if key in call:
             continue
         if param.required:
-            issues.append(Issue((*path, key), f"parameter `{key}` of block `{info.name}`, which has no default", "nothing"))
+            issues.append(
+                Issue((*path, key), f"parameter `{key}` of block `{info.name}`, which has no default", "nothing")
+            )
         else:
             filled[key] = fill(param.default, param.schema, (*path, key), issues, fill_call)
     return filled
 
 
-def _fill_generic(call: dict[str, Any], info: registry.BlockInfo, path: Path, filled: dict[str, Any], issues: list[Issue]) -> None:
+def _fill_generic(
+    call: dict[str, Any], info: registry.BlockInfo, path: Path, filled: dict[str, Any], issues: list[Issue]
+) -> None:
     if "name" in call:
         name = call["name"]
         if isinstance(name, str) and name.isidentifier():
             filled["name"] = name
         else:
-            issues.append(Issue((*path, "name"), "a name of letters, digits and _ that does not begin with a digit", shown(name)))
+            issues.append(
+                Issue((*path, "name"), "a name of letters, digits and _ that does not begin with a digit", shown(name))
+            )
     if "out_dim" in call:
         if "out_dim" not in info.supplied:
-            issues.append(Issue((*path, "out_dim"), f"no `out_dim`: block `{info.name}` keeps its width", shown(call["out_dim"])))
+            issues.append(
+                Issue((*path, "out_dim"), f"no `out_dim`: block `{info.name}` keeps its width", shown(call["out_dim"]))
+            )
         else:
-            filled["out_dim"] = fill(call["out_dim"], {"type": "integer", "minimum": 1}, (*path, "out_dim"), issues, fill_call)
+            filled["out_dim"] = fill(
+                call["out_dim"], {"type": "integer", "minimum": 1}, (*path, "out_dim"), issues, fill_call
+            )
 
 
 def _unknown_parameter(key: str, info: registry.BlockInfo, path: Path) -> Issue:
     supplied = key in info.supplied
     found = f"`{key}`, which the builder supplies" if supplied else f"`{key}`"
     hint = "" if supplied or info.params else "it takes none"
-    return Issue((*path, key), f"a parameter of block `{info.name}`", found, "" if supplied else nearest(key, info.params), hint)
+    return Issue(
+        (*path, key), f"a parameter of block `{info.name}`", found, "" if supplied else nearest(key, info.params), hint
+    )

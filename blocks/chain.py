@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +19,9 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
         y = _call(module, x.permute(0, 2, 3, 1).reshape(B, H * W, C), ctx)
         return y.reshape(B, H, W, y.shape[-1]).permute(0, 3, 1, 2)
     if layout == "BCHW" and x.ndim == 3:
+        name = getattr(module, "block_id", type(module).__name__)
         raise ValueError(
-            f"block `{type(module).block_id}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
+            f"block `{name}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
             "take it out of the token view, or use a mixer of tokens"
         )
     return _call(module, x, ctx)
@@ -71,5 +70,3 @@ def channels(x: Tensor) -> int:
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """A (C,) parameter shaped to multiply `x` along its channels."""
     return parameter.view(-1, 1, 1) if x.ndim == 4 else parameter
-
-

@@ -35,6 +35,9 @@ class ProblemsError(ValueError):
         super().__init__(self.render())
 
     def render(self) -> str:
+        if not self.subject and len(self.problems) == 1:
+            problem = self.problems[0]
+            return f"{problem.where}: {problem.sentence()}" if problem.where else problem.sentence()
         count = f"{len(self.problems)} error" + ("s" if len(self.problems) != 1 else "")
         lines = [f"{self.subject}: {count}" if self.subject else count]
         for problem in self.problems:

@@ -11,7 +11,7 @@ A module takes part by any of these methods, all optional:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def fuse_inside(module: nn.Module) -> nn.Module | None:
         replacement = fuse_inside(child)
         if replacement is not child:
             setattr(module, name, replacement)  # a Module or None: both keep the attribute
-    own = getattr(module, "fuse", None)
+    own: Callable[[], nn.Module | None] | None = getattr(module, "fuse", None)  # type: ignore[assignment]
     return own() if own is not None else module
 
 
@@ -47,7 +47,9 @@ def fold_neighbours(owner: nn.Module, names: Sequence[str]) -> None:
         if affine is None:
             continue
         before, after = _neighbours(owner, names, name)
-        if (before is not None and _absorbs(before, "absorb_output", affine)) or (after is not None and _absorbs(after, "absorb_input", affine)):
+        if (before is not None and _absorbs(before, "absorb_output", affine)) or (
+            after is not None and _absorbs(after, "absorb_input", affine)
+        ):
             owner._modules[name] = None
     for name in names:
         if owner._modules.get(name) is None:

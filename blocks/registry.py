@@ -97,13 +97,22 @@ def _identity(name: str, namespace: str) -> str:
 
 
 def _check_words(name: str, kind: str, layout: str, abilities: tuple[str, ...]) -> None:
-    checks = [("kind", kind, KINDS), ("layout", layout, LAYOUTS)] + [("abilities", word, ABILITIES) for word in abilities]
-    wrong = [Problem(what, f"one of {listed(options, 20)}", f"`{word}`", nearest(word, options)) for what, word, options in checks if word not in options]
+    checks = [("kind", kind, KINDS), ("layout", layout, LAYOUTS)] + [
+        ("abilities", word, ABILITIES) for word in abilities
+    ]
+    wrong = [
+        Problem(what, f"one of {listed(options, 20)}", f"`{word}`", nearest(word, options))
+        for what, word, options in checks
+        if word not in options
+    ]
     if wrong:
         raise BlockError(f"block `{name}`", wrong)
 
 
 def _admit(identity: str, cls: type) -> None:
+    if identity.startswith("core/") and cls.__module__.partition(".")[0] != "blocks":
+        found = f"`{identity}` at {place_of(cls)}"
+        raise BlockError(identity, Problem("", found=found, next="`core/` is for the blocks of this package; leave it out, and the name is local"))
     known = _loaded.get(identity)
     if known is not None and place_of(known) != place_of(cls):
         both = f"`{identity}` is registered at {place_of(known)} and again at {place_of(cls)}"
@@ -147,12 +156,21 @@ def plugin_targets() -> dict[str, importlib.metadata.EntryPoint]:
         if wanted and distribution not in wanted.split(","):
             continue
         if not match or match["namespace"] in (None, "core", "local"):
-            log.warning("%s declares a block `%s`, which is not a name of the form `namespace/name@major`; it is ignored", distribution, point.name)
+            log.warning(
+                "%s declares a block `%s`, which is not a name of the form `namespace/name@major`; it is ignored",
+                distribution,
+                point.name,
+            )
             continue
         identity = _identity(point.name, "")
         if identity in targets:
             other = targets[identity].dist
-            log.warning("`%s` is declared by %s and by %s; the second is ignored", identity, other.name if other else "?", distribution)
+            log.warning(
+                "`%s` is declared by %s and by %s; the second is ignored",
+                identity,
+                other.name if other else "?",
+                distribution,
+            )
             continue
         targets[identity] = point
     return targets
@@ -181,12 +199,21 @@ def unknown(name: object) -> BlockError:
     names = list_blocks()
     near = nearest(str(name), names)
     package = _claimed_by(str(name))
-    return BlockError(f"no block `{name}`", Problem("", f"one of {len(names)} registered blocks", f"`{name}`", near, package or "`zoo blocks` lists them all"))
+    return BlockError(
+        f"no block `{name}`",
+        Problem(
+            "", f"one of {len(names)} registered blocks", f"`{name}`", near, package or "`zoo blocks` lists them all"
+        ),
+    )
 
 
 def _claimed_by(name: str) -> str:
     space = name.partition("/")[0] if "/" in name else ""
-    return f"`{space}/` blocks come from a plugin package that is not installed" if space not in ("", "core", "local") else ""
+    return (
+        f"`{space}/` blocks come from a plugin package that is not installed"
+        if space not in ("", "core", "local")
+        else ""
+    )
 
 
 def get(name: str) -> type:
@@ -211,9 +238,16 @@ def _load_plugin(identity: str) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as cause:  # a plugin may raise anything, SystemExit included
-        raise BlockError(f"block `{identity}`", Problem(owner, "a module that imports", f"{type(cause).__name__}: {cause}", next=f"mend or uninstall {owner}")) from cause
+        raise BlockError(
+            f"block `{identity}`",
+            Problem(
+                owner, "a module that imports", f"{type(cause).__name__}: {cause}", next=f"mend or uninstall {owner}"
+            ),
+        ) from cause
     if getattr(cls, "block_id", None) != identity:
-        raise BlockError(f"block `{identity}`", Problem(owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}"))
+        raise BlockError(
+            f"block `{identity}`", Problem(owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}")
+        )
 
 
 def describe(name: str) -> BlockInfo:

@@ -56,9 +56,13 @@ def signature_params(cls: type, kind: str) -> tuple[dict[str, Param], tuple[str,
             supplied.append(name)
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{cls.__qualname__}.__init__ takes `*{name}`; the parameters of a block are named and typed one by one")
+            raise TypeError(
+                f"{cls.__qualname__}.__init__ takes `*{name}`; the parameters of a block are named and typed one by one"
+            )
         if name not in hints:
-            raise TypeError(f"{cls.__qualname__}.__init__: parameter `{name}` has no type; every parameter of a block is typed")
+            raise TypeError(
+                f"{cls.__qualname__}.__init__: parameter `{name}` has no type; every parameter of a block is typed"
+            )
         schema = fragment(hints[name])
         required = parameter.default is parameter.empty
         default = None if required else spec_form(parameter.default)
@@ -76,8 +80,12 @@ def fragment(annotation: Any) -> dict[str, Any]:
 def _refuse_tuple_in_union(annotation: Any) -> None:
     """msgspec (to 0.22 at least) corrupts memory on a union of a bounded type and a tuple of fixed length."""
     arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and any(typing.get_origin(part) is tuple for part in arguments):
-        raise TypeError(f"{annotation}: write a list with bounds instead of the tuple, as in Annotated[list[int], Meta(min_length=2, max_length=2)]")
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and any(
+        typing.get_origin(part) is tuple for part in arguments
+    ):
+        raise TypeError(
+            f"{annotation}: write a list with bounds instead of the tuple, as in Annotated[list[int], Meta(min_length=2, max_length=2)]"
+        )
     for part in arguments:
         _refuse_tuple_in_union(part)
 
@@ -85,7 +93,9 @@ def _refuse_tuple_in_union(annotation: Any) -> None:
 def _slot_schema(custom: type) -> dict[str, Any]:
     if issubclass(custom, Slot):
         return {"$ref": CALL}
-    raise TypeError(f"`{custom.__qualname__}` cannot stand in a block's signature; use numbers, strings, lists, structs and Slot")
+    raise TypeError(
+        f"`{custom.__qualname__}` cannot stand in a block's signature; use numbers, strings, lists, structs and Slot"
+    )
 
 
 def _inline(node: Any, defs: dict[str, Any]) -> Any:
@@ -162,11 +172,13 @@ def _fill_any(value: Any, options: list[dict[str, Any]], path: Path, issues: lis
 def _same_shape(value: Any, option: dict[str, Any]) -> bool:
     if "$ref" in option:
         return isinstance(value, (str, dict, list))
-    shapes = {"array": list, "object": dict, "integer": int, "number": (int, float), "string": str}
+    shapes: dict[str, Any] = {"array": list, "object": dict, "integer": int, "number": (int, float), "string": str}
     return isinstance(value, shapes.get(option.get("type", ""), ()))
 
 
-def _fill_list(value: list[Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller) -> list[Any]:
+def _fill_list(
+    value: list[Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller
+) -> list[Any]:
     low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
     if not low <= len(value) <= high:
         issues.append(Issue(path, words(schema), f"a list of {len(value)}"))
@@ -176,7 +188,9 @@ def _fill_list(value: list[Any], schema: dict[str, Any], path: Path, issues: lis
     return [fill(item, kind, (*path, i), issues, call) for i, (item, kind) in enumerate(zip(value, items, strict=True))]
 
 
-def fill_table(value: dict[str, Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller) -> dict[str, Any]:
+def fill_table(
+    value: dict[str, Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller
+) -> dict[str, Any]:
     """A table with known keys (a struct) or with any keys of one type (`additionalProperties` a schema)."""
     properties, rest = schema.get("properties", {}), schema.get("additionalProperties", False)
     filled: dict[str, Any] = {}
@@ -184,7 +198,9 @@ def fill_table(value: dict[str, Any], schema: dict[str, Any], path: Path, issues
         if key in properties or isinstance(rest, dict):
             filled[key] = fill(item, properties.get(key, rest), (*path, key), issues, call)
         else:
-            issues.append(Issue((*path, key), f"one of {listed(sorted(properties), 20)}", f"`{key}`", nearest(key, properties)))
+            issues.append(
+                Issue((*path, key), f"one of {listed(sorted(properties), 20)}", f"`{key}`", nearest(key, properties))
+            )
     for key, kind in properties.items():
         if key in value:
             continue
@@ -209,7 +225,9 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
         return pattern_free and schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 10_000)
     if kind not in ("integer", "number") or isinstance(value, bool):
         return False
-    if not isinstance(value, int if kind == "integer" else (int, float)) or not math.isfinite(value) or abs(value) > 2**53:
+    if not isinstance(value, int if kind == "integer" else (int, float)):
+        return False
+    if abs(value) > 2**53 if isinstance(value, int) else not math.isfinite(value):
         return False
     return (
         value >= schema.get("minimum", -math.inf)
@@ -221,7 +239,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def words(schema: dict[str, Any]) -> str:
-    """A fragment as an English phrase: `int from 3 to 63`, `one of 5, 7 or 9`, `a list of 4 floats`."""
+    """A fragment as an English phrase: `int from 3 to 63`, `one of 5, 7, 9`, `a list of 4 (each float)`."""
     if "anyOf" in schema:
         return " or ".join(words(option) for option in sorted(schema["anyOf"], key=lambda option: "const" in option))
     if schema.get("$ref") == CALL:
@@ -265,7 +283,9 @@ def shown(value: Any) -> str:
         return f'"{value if len(value) <= 60 else value[:57] + "..."}", a string'
     if isinstance(value, (int, float)):
         text = repr(value)
-        return f"{text if len(text) <= 40 else text[:37] + '...'}" + (", a float" if isinstance(value, float) and math.isfinite(value) else "")
+        return f"{text if len(text) <= 40 else text[:37] + '...'}" + (
+            ", a float" if isinstance(value, float) and math.isfinite(value) else ""
+        )
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
 from zoo.build.backbone import Backbone as Backbone
-from zoo.catalog import entry as info
 from zoo.catalog import list_models as list_models
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError

@@ -65,7 +65,9 @@ def entry(name: str) -> Entry:
     found = entries()[model]
     if tag and tag not in found.tags:
         known = ", ".join(f"`{model}.{tag}`" for tag in found.tags) or "no weights yet"
-        raise UnknownModelError("", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, found.tags)))
+        raise UnknownModelError(
+            "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, found.tags))
+        )
     return found
 
 
@@ -121,10 +123,23 @@ def render() -> bytes:
             text = spec.family
             found.append(
                 Entry(
-                    variant, text.name, path.name, text.task, spec.digest,
-                    sum(parameter.numel() for parameter in model.parameters()), count_macs(model).total,
-                    list(input_size(spec.input)), text.title, text.paper, text.licence, text.code, spec.blocks(),
-                    sorted(manifest.name.removesuffix(".json").partition(".")[2] for manifest in WEIGHTS.glob(f"{variant}.*.json")),
+                    variant,
+                    text.name,
+                    path.name,
+                    text.task,
+                    spec.digest,
+                    sum(parameter.numel() for parameter in model.parameters()),
+                    count_macs(model).total,
+                    list(input_size(spec.input)),
+                    text.title,
+                    text.paper,
+                    text.licence,
+                    text.code,
+                    spec.blocks(),
+                    sorted(
+                        manifest.name.removesuffix(".json").partition(".")[2]
+                        for manifest in WEIGHTS.glob(f"{variant}.*.json")
+                    ),
                 )  # fmt: skip
             )
     found.sort(key=lambda one: _natural(one.name))

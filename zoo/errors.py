@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from blocks.errors import BlockError, Problem, ProblemsError, listed, nearest
 
-__all__ = ["BlockError", "InputError", "Problem", "ProblemsError", "SpecError", "UnknownModelError", "WeightsError", "listed", "nearest"]
+__all__ = [
+    "BlockError",
+    "InputError",
+    "Problem",
+    "ProblemsError",
+    "SpecError",
+    "UnknownModelError",
+    "WeightsError",
+    "listed",
+    "nearest",
+]
 
 
 class SpecError(ProblemsError):

@@ -18,9 +18,8 @@ from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nea
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
-from zoo.specs.patch import Edit
+from zoo.specs.patch import swap_edits
 from zoo.specs.resolve import respec, with_values
-from zoo.specs.tree import Origin
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import expected_header, load_state, read_tensors
@@ -93,7 +92,9 @@ def create(
     if form == "deploy":
         return deploy(built)
     if form != "train":
-        raise InputError("create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"])))
+        raise InputError(
+            "create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"]))
+        )
     return built
 
 
@@ -123,12 +124,6 @@ def _changed_spec(
     return changed
 
 
-def swap_edits(swap: Mapping[str, Any], at: str = "") -> list[Edit]:
-    """A swap by role as selector edits."""
-    where = f"{at}." if at else ""
-    return [Edit(f"{where}**.<{role}>", value, Origin("swap", f"{where}<{role}>")) for role, value in swap.items()]
-
-
 def _with_arguments(
     spec: Spec,
     num_classes: int | None,
@@ -141,7 +136,9 @@ def _with_arguments(
     values: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
     form = {"channels": in_chans, "size": img_size if img_size is None or isinstance(img_size, int) else list(img_size)}
     values["input"] = {key: value for key, value in form.items() if value is not None} or None
-    values["head"] = {key: value for key, value in (("pool", global_pool or None), ("drop", drop_rate)) if value is not None} or None
+    values["head"] = {
+        key: value for key, value in (("pool", global_pool or None), ("drop", drop_rate)) if value is not None
+    } or None
     values = {key: value for key, value in values.items() if value is not None}
     return with_values(spec, **values) if values else spec
 
@@ -163,7 +160,9 @@ def _guard(model: Backbone, max_params: int) -> None:
     if count > max_params:
         raise SpecError(
             model.spec.name,
-            Problem("", f"at most {max_params:,} parameters", f"{count:,}", next=f"pass max_params={count} if that is meant"),
+            Problem(
+                "", f"at most {max_params:,} parameters", f"{count:,}", next=f"pass max_params={count} if that is meant"
+            ),
         )
 
 
@@ -173,7 +172,9 @@ def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: tor
     if source != "zoo":
         if source not in spec.keys:
             known = ["zoo", *spec.keys]
-            raise WeightsError(spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known)))
+            raise WeightsError(
+                spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known))
+            )
         rules = KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
         content = rules.to_zoo(rules.open(content, spec.name), expected_header(build(spec)), spec.name)
     tensors = {name: tensor for name, tensor in content.items() if not _left_out(name, model)}
@@ -190,22 +191,35 @@ def _left_out(name: str, model: Backbone) -> bool:
 def manifests(name: str) -> list[Manifest]:
     """The manifests of a model's weights, best first (embedded before pinned before listed)."""
     model, tag = catalog.split_tag(name)
-    found = [read_manifest(catalog.WEIGHTS / f"{model}.{known}.json") for known in catalog.entry(model).tags if tag in ("", known)]
+    found = [
+        read_manifest(catalog.WEIGHTS / f"{model}.{known}.json")
+        for known in catalog.entry(model).tags
+        if tag in ("", known)
+    ]
     return sorted(found, key=lambda manifest: ("embedded", "pinned", "listed").index(manifest.state))
 
 
-def _load_published(model: Backbone, published: Spec, wanted: Spec, tag: str, swap: Any, dtype: torch.dtype | None, device: Any) -> None:
+def _load_published(
+    model: Backbone, published: Spec, wanted: Spec, tag: str, swap: Any, dtype: torch.dtype | None, device: Any
+) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
     name = f"{published.name}.{tag}" if tag else published.name
     usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
     if not usable:
         raise WeightsError(
             name,
-            Problem("", "weights that can be had", "none", next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)'),
+            Problem(
+                "",
+                "weights that can be had",
+                "none",
+                next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)',
+            ),
         )
     manifest = usable[0]
     if manifest.digest != published.digest:
-        raise WeightsError(name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}"))
+        raise WeightsError(
+            name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
+        )
     tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
     model.pretrained = manifest  # type: ignore[assignment]
     tensors = {key: tensor for key, tensor in tensors.items() if not _left_out(key, model)}
@@ -224,7 +238,9 @@ def _swapped_paths(model: Backbone, published: Spec) -> tuple[str, ...]:
     before = {path: _kind_of(module) for path, module in build(published).named_modules()}
     after = {path: _kind_of(module) for path, module in model.named_modules()}
     changed = [path for path, kind in after.items() if kind and before.get(path) != kind]
-    return tuple(f"{path}." for path in changed if not any(path.startswith(f"{other}.") for other in changed if other != path))
+    return tuple(
+        f"{path}." for path in changed if not any(path.startswith(f"{other}.") for other in changed if other != path)
+    )
 
 
 def _kind_of(module: nn.Module) -> str:

@@ -18,7 +18,9 @@ from zoo.specs.tree import Origin
 Model = str | os.PathLike[str] | Spec | Mapping[str, Any]
 
 
-def spec(model: Model, overrides: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None) -> Spec:
+def spec(
+    model: Model, overrides: Mapping[str, Any] | None = None, *, settings: Mapping[str, Any] | None = None
+) -> Spec:
     """The filled, checked spec of a model, with changes: {path or selector: value}, from code and from the shell.
 
     `model`: a name, a spec file (`net.toml`, `net.toml:variant`), a spec as a table, or a Spec. Raises UnknownModelError
@@ -27,7 +29,10 @@ def spec(model: Model, overrides: Mapping[str, Any] | None = None, *, settings: 
     if isinstance(model, Spec):
         if not overrides and not settings:
             return model
-        edits = [Edit(key, value, Origin("override", key)) for key, value in {**(overrides or {}), **(settings or {})}.items()]
+        edits = [
+            Edit(key, value, Origin("override", key))
+            for key, value in {**(overrides or {}), **(settings or {})}.items()
+        ]
         return respec(model, edits)
     if isinstance(model, Mapping):
         return resolve(family_of(model, "spec"), "", overrides, settings)
@@ -53,5 +58,7 @@ def _file(text: str) -> tuple[Family, str]:
         variant = variants[0]
     if not variant and len(variants) > 1:
         near = f"{path}:{variants[0]}"
-        raise SpecError(path, Problem("", f"one of its variants: {listed(variants, 20)}", "no choice", next=f"write `{near}`"))
+        raise SpecError(
+            path, Problem("", f"one of its variants: {listed(variants, 20)}", "no choice", next=f"write `{near}`")
+        )
     return family, variant

@@ -28,8 +28,8 @@ class ConvEntry(Struct, frozen=True, forbid_unknown_fields=True):
     out_dim: Count | None = None
     width: Annotated[float, Meta(gt=0)] | None = None
     bias: bool | UnsetType = UNSET
-    norm: Norm | None | UnsetType = UNSET
-    act: Act | None | UnsetType = UNSET
+    norm: Norm | UnsetType | None = UNSET
+    act: Act | UnsetType | None = UNSET
 
 
 @block("conv_stack", kind="stem", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))

@@ -111,12 +111,12 @@ def test_a_refused_registration_leaves_no_trace():
 
 
 def test_blocks_are_listed_by_pattern_kind_and_ability():
-    make("one_act")
-    make("two_mixer", kind="token_mixer", abilities=("causal",))
-    assert blocks.list_blocks("local/*") == ["local/one_act", "local/two_mixer"]
-    assert blocks.list_blocks("local/*", kind="act") == ["local/one_act"]
-    assert blocks.list_blocks("local/*", ability="causal") == ["local/two_mixer"]
-    assert blocks.list_blocks("local/*", kind="act", ability="causal") == []
+    make("listed_act")
+    make("listed_mixer", kind="token_mixer", abilities=("causal",))
+    assert blocks.list_blocks("local/listed_*") == ["local/listed_act", "local/listed_mixer"]
+    assert blocks.list_blocks("local/listed_*", kind="act") == ["local/listed_act"]
+    assert blocks.list_blocks("local/listed_*", ability="causal") == ["local/listed_mixer"]
+    assert blocks.list_blocks("local/listed_*", kind="act", ability="causal") == []
 
 
 def test_an_unknown_kind_is_no_empty_list():

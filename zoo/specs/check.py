@@ -99,7 +99,12 @@ def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
     for j, layer in enumerate(stage["layers"]):
         branches = layer if isinstance(layer, list) else [layer]
         at = (*path, "layers", j)
-        filled["layers"].append([fill(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, fill_call) for k, branch in enumerate(branches)])
+        filled["layers"].append(
+            [
+                fill(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, fill_call)
+                for k, branch in enumerate(branches)
+            ]
+        )
     return filled
 
 
@@ -123,7 +128,12 @@ def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
         read = call.get("reads", "none")
         if read != "none" and read not in written:
             wrote = f"only {', '.join(sorted(written))}" if written else "nothing"
-            yield Issue((*path, "reads"), f"a slot that a block writes: `{read}`", f"{wrote} is written", next='give a mixer writes = "' + str(read) + '"')
+            yield Issue(
+                (*path, "reads"),
+                f"a slot that a block writes: `{read}`",
+                f"{wrote} is written",
+                next='give a mixer writes = "' + str(read) + '"',
+            )
     for path, node in _chains(filled):
         names = [part["name"] for part in node if isinstance(part, dict) and "name" in part]
         for twice in sorted({name for name in names if names.count(name) > 1}):
@@ -147,7 +157,11 @@ def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
             continue
         causal = call.get("causal", "noncausal" not in info.abilities)
         if image and causal and not _scanned(filled, path):
-            hint = "causal = false" if "causal" in call else f'{{ within = ["{info.name}"], view = {{ block = "scan_2d" }} }}'
+            hint = (
+                "causal = false"
+                if "causal" in call
+                else f'{{ within = ["{info.name}"], view = {{ block = "scan_2d" }} }}'
+            )
             yield Issue(path, "a mixer that sees the whole image", f"`{info.name}` is causal", next=f"write {hint}")
 
 
@@ -155,9 +169,11 @@ def _scanned(filled: dict[str, Any], path: Path) -> bool:
     """Whether a scan view around the call shows it the image along routes that cover it both ways."""
     node: Any = filled
     for step in path:
-        if isinstance(node, dict) and isinstance(node.get("view"), dict) and node["view"]["block"].startswith("core/scan_"):
+        if (
+            isinstance(node, dict)
+            and isinstance(node.get("view"), dict)
+            and node["view"]["block"].startswith("core/scan_")
+        ):
             return True
         node = node[step]
     return False
-
-

@@ -52,11 +52,24 @@ class Inliner:
     def _part(self, reference: str, origin: Origin, stack: tuple[str, ...]) -> Any:
         name = reference[1:]
         if name in stack:
-            self.problems.append(Problem(str(origin), "parts that do not contain themselves", "circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name))))
+            self.problems.append(
+                Problem(
+                    str(origin),
+                    "parts that do not contain themselves",
+                    "circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name)),
+                )
+            )
             return "none"
         if name not in self.define:
             found = f"`{reference}`"
-            self.problems.append(Problem(str(origin), "a part named in [spec.define]", found, nearest(name, self.define) and "@" + nearest(name, self.define)))
+            self.problems.append(
+                Problem(
+                    str(origin),
+                    "a part named in [spec.define]",
+                    found,
+                    nearest(name, self.define) and "@" + nearest(name, self.define),
+                )
+            )
             return "none"
         self.used.add(name)
         return self.inline(copy.deepcopy(self.define[name]), self.define.origins[name], (*stack, name))
@@ -67,8 +80,18 @@ class Inliner:
             self.problems.append(Problem(str(table.origins["use"]), 'a part, as in use = "@name"', f"{reference!r}"))
             return "none"
         part = self._part(reference, table.origins["use"], stack)
-        if isinstance(part, (Items, Table)) and not (isinstance(part, Table) and not set(INDEXED) & set(part)) and len(table) > 1:
-            self.problems.append(Problem(str(origin), f"a part that is one block, to be used with changes: `{reference}`", "a list or an indexed value"))
+        if (
+            isinstance(part, (Items, Table))
+            and not (isinstance(part, Table) and not set(INDEXED) & set(part))
+            and len(table) > 1
+        ):
+            self.problems.append(
+                Problem(
+                    str(origin),
+                    f"a part that is one block, to be used with changes: `{reference}`",
+                    "a list or an indexed value",
+                )
+            )
             return part
         changes = Table(origin)
         for key, item in table.items():
@@ -78,7 +101,12 @@ class Inliner:
 
     def unused(self) -> list[Problem]:
         return [
-            Problem(str(self.define.origins[name]), f"every part of [spec.define] in use: `@{name}`", "no use of it", next="use it or remove it")
+            Problem(
+                str(self.define.origins[name]),
+                f"every part of [spec.define] in use: `@{name}`",
+                "no use of it",
+                next="use it or remove it",
+            )
             for name in self.define
             if name not in self.used
         ]
@@ -99,7 +127,11 @@ def _changed(part: Any, changes: Table, origin: Origin) -> Any:
         base.put("block", part, origin)
         part = base
     for key, item in changes.items():
-        part.put(key, merged(part.get(key), item, changes.origins[key]), changes.origins[key] if replaces(item) else part.origins.get(key, changes.origins[key]))
+        part.put(
+            key,
+            merged(part.get(key), item, changes.origins[key]),
+            changes.origins[key] if replaces(item) else part.origins.get(key, changes.origins[key]),
+        )
     return part
 
 
@@ -129,28 +161,48 @@ def pick(value: Any, where: Where | None, origin: Origin, problems: list[Problem
 
 def _moved(value: Any, origin: Origin) -> Origin:
     """Tables and lists remember where they were written; scalars are where they stand."""
-    return value.origin if isinstance(value, (Table, Items)) and not (isinstance(value, Table) and set(INDEXED) & set(value)) else origin
+    return (
+        value.origin
+        if isinstance(value, (Table, Items)) and not (isinstance(value, Table) and set(INDEXED) & set(value))
+        else origin
+    )
 
 
 def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: list[Problem]) -> Any:
     keys = [key for key in table if key in INDEXED]
     if len(table) != 1:
-        problems.append(Problem(str(origin), f"an indexed value with one key of {listed(INDEXED)}", f"the keys {listed(list(table))}"))
+        problems.append(
+            Problem(
+                str(origin), f"an indexed value with one key of {listed(INDEXED)}", f"the keys {listed(list(table))}"
+            )
+        )
         return "none"
     options, at = table[keys[0]], table.origins[keys[0]]
     if where is None:
         problems.append(Problem(str(origin), "one value: stem and head belong to no stage", f"`{keys[0]}`"))
         return "none"
     if not isinstance(options, Items) or not options:
-        problems.append(Problem(str(at), "a list with at least one value", f"{options!r}" if not isinstance(options, Items) else "an empty list"))
+        problems.append(
+            Problem(
+                str(at),
+                "a list with at least one value",
+                f"{options!r}" if not isinstance(options, Items) else "an empty list",
+            )
+        )
         return "none"
     if keys[0] == "per_stage":
         if len(options) != where.stage_count:
-            problems.append(Problem(str(at), f"a list of {where.stage_count}, one value for each stage", f"a list of {len(options)}"))
+            problems.append(
+                Problem(
+                    str(at), f"a list of {where.stage_count}, one value for each stage", f"a list of {len(options)}"
+                )
+            )
             return "none"
         return pick(options[where.stage], where, options.origins[where.stage], problems)
     if where.layer is None:
-        problems.append(Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`"))
+        problems.append(
+            Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`")
+        )
         return "none"
     if keys[0] == "cycle":
         position = where.layer % len(options)
@@ -175,7 +227,13 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
         start += count
         counts.append(count)
     if start != where.depth or chosen is None:
-        problems.append(Problem(str(at), f"runs that cover the {where.depth} layers of stage {where.stage}", f"{' + '.join(map(str, counts))} = {start}"))
+        problems.append(
+            Problem(
+                str(at),
+                f"runs that cover the {where.depth} layers of stage {where.stage}",
+                f"{' + '.join(map(str, counts))} = {start}",
+            )
+        )
         return "none"
     return pick(chosen[0], where, chosen.origins[0], problems)
 
@@ -218,14 +276,26 @@ def _top_keys(spec: Table, problems: list[Problem]) -> None:
         if key not in spec:
             problems.append(Problem(str(spec.origin.below(key)), f"`{key}`", "nothing", next="every spec has one"))
     if "layer" in spec and "layers" in spec:
-        problems.append(Problem(str(spec.origins["layers"]), "either `layer` (repeated to the stage's depth) or `layers` (a list)", "both"))
+        problems.append(
+            Problem(
+                str(spec.origins["layers"]),
+                "either `layer` (repeated to the stage's depth) or `layers` (a list)",
+                "both",
+            )
+        )
 
 
 def _int_list(source: Table, key: str, problems: list[Problem]) -> list[int]:
     values = source.get(key, Items(source.origin))
     if not isinstance(values, Items) or not values or len(values) > MAX_STAGES:
         if key in source:
-            problems.append(Problem(str(source.origins[key]), f"a list of 1 to {MAX_STAGES} ints", f"{values!r}" if not isinstance(values, Items) else f"a list of {len(values)}"))
+            problems.append(
+                Problem(
+                    str(source.origins[key]),
+                    f"a list of 1 to {MAX_STAGES} ints",
+                    f"{values!r}" if not isinstance(values, Items) else f"a list of {len(values)}",
+                )
+            )
         return []
     for value, origin in zip(values, values.origins, strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
@@ -243,7 +313,9 @@ def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Ta
     if stages is None:
         return empty
     if isinstance(stages, Items):
-        named: list[tuple[str, Any, Origin]] = [(str(i), stage, origin) for i, (stage, origin) in enumerate(zip(stages, stages.origins, strict=True))]
+        named: list[tuple[str, Any, Origin]] = [
+            (str(i), stage, origin) for i, (stage, origin) in enumerate(zip(stages, stages.origins, strict=True))
+        ]
     elif isinstance(stages, Table):
         named = [(key, stage, stages.origins[key]) for key, stage in stages.items()]
     else:
@@ -258,7 +330,9 @@ def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Ta
         else:
             for step in stage:
                 if step not in STAGE:
-                    problems.append(Problem(str(stage.origins[step]), f"one of {listed(STAGE)}", f"`{step}`", nearest(step, STAGE)))
+                    problems.append(
+                        Problem(str(stage.origins[step]), f"one of {listed(STAGE)}", f"`{step}`", nearest(step, STAGE))
+                    )
             empty[int(key)] = stage
     return empty
 
@@ -268,11 +342,20 @@ def _depths(source: Table, stages: list[Table], count: int, problems: list[Probl
     listed_layers = [_layer_list(source, stage) is not None for stage in stages]
     if "depths" not in source:
         if count and not all(listed_layers):
-            problems.append(Problem(str(source.origin.below("depths")), "`depths`, one number of layers for each stage", "nothing", next="or give each stage `layers`"))
+            problems.append(
+                Problem(
+                    str(source.origin.below("depths")),
+                    "`depths`, one number of layers for each stage",
+                    "nothing",
+                    next="or give each stage `layers`",
+                )
+            )
         return [None if has else 0 for has in listed_layers]
     depths = _int_list(source, "depths", problems)
     if depths and len(depths) != count and count:
-        problems.append(Problem(str(source.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}"))
+        problems.append(
+            Problem(str(source.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}")
+        )
     if sum(depths) > MAX_LAYERS:
         raise TooLarge(Problem(str(source.origins["depths"]), f"at most {MAX_LAYERS:,} layers", f"{sum(depths):,}"))
     depths = (depths + [0] * count)[:count]
@@ -283,7 +366,9 @@ def _layer_list(source: Table, stage: Table) -> Any:
     return stage["layers"] if "layers" in stage else None if "layer" in stage else source.get("layers")
 
 
-def _stage(source: Table, own: Table, i: int, count: int, depth: int | None, origin: Origin, problems: list[Problem]) -> Table:
+def _stage(
+    source: Table, own: Table, i: int, count: int, depth: int | None, origin: Origin, problems: list[Problem]
+) -> Table:
     stage = Table(origin)
     where = Where(i, count)
     for key in ("downsample", "view", "post"):
@@ -299,7 +384,9 @@ def _stage(source: Table, own: Table, i: int, count: int, depth: int | None, ori
     return stage
 
 
-def _layers(source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]) -> list[tuple[Any, Origin]]:
+def _layers(
+    source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
+) -> list[tuple[Any, Origin]]:
     if depth is not None:
         holder = own if "layer" in own else source if "layer" in source else None
         if holder is None:
@@ -307,7 +394,9 @@ def _layers(source: Table, own: Table, where: Where, depth: int | None, origin: 
                 problems.append(Problem(str(origin), "`layer` or `layers`", "nothing", next="every stage has one"))
             return []
         template, written = holder["layer"], holder.origins["layer"]
-        picked = [pick(template, Where(where.stage, where.stage_count, j, depth), written, problems) for j in range(depth)]
+        picked = [
+            pick(template, Where(where.stage, where.stage_count, j, depth), written, problems) for j in range(depth)
+        ]
         return [_as_branches(layer, written) for layer in picked]
     holder = own if "layers" in own else source
     rows, at = holder["layers"], holder.origins["layers"]
@@ -315,7 +404,11 @@ def _layers(source: Table, own: Table, where: Where, depth: int | None, origin: 
     if not isinstance(rows, Items):
         problems.append(Problem(str(at), "a list of layers", f"{rows!r}"))
         return []
-    repeated = [(row, row_at) for row, row_at in zip(rows, rows.origins, strict=True) for _ in range(_repeat(row, row_at, problems))]
+    repeated = [
+        (row, row_at)
+        for row, row_at in zip(rows, rows.origins, strict=True)
+        for _ in range(_repeat(row, row_at, problems))
+    ]
     if len(repeated) > MAX_LAYERS:
         raise TooLarge(Problem(str(at), f"at most {MAX_LAYERS:,} layers", f"{len(repeated):,}"))
     out = []
@@ -353,7 +446,13 @@ def _apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
     law, origin = source["width"], source.origins["width"]
     known = ("scale", "round_to")
     if not isinstance(law, Table) or any(key not in known for key in law) or "scale" not in law:
-        problems.append(Problem(str(origin), "a table { scale, round_to }", f"the keys {listed(list(law))}" if isinstance(law, Table) else f"{law!r}"))
+        problems.append(
+            Problem(
+                str(origin),
+                "a table { scale, round_to }",
+                f"the keys {listed(list(law))}" if isinstance(law, Table) else f"{law!r}",
+            )
+        )
         return
     scale, step = law["scale"], law.get("round_to", 8)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 1000:
@@ -384,5 +483,3 @@ def scaled(width: int, scale: float, step: int) -> int:
     exact = width * scale
     rounded = max(step, int(exact + step / 2) // step * step)
     return rounded + step if rounded < 0.9 * exact else rounded
-
-

@@ -33,9 +33,10 @@ class Spec:
 
     @functools.cached_property
     def input(self) -> ImageInput | TokenInput:
-        kind = ImageInput if self.tree["input"].get("kind", "image") == "image" else TokenInput
         values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
-        return msgspec.convert(values, kind)
+        if values.get("kind", "image") == "image":
+            return msgspec.convert(values, ImageInput)
+        return msgspec.convert(values, TokenInput)
 
     @functools.cached_property
     def init(self) -> Init:
@@ -81,7 +82,9 @@ class Spec:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of what the model computes: the filled tree without text, init and drop rates."""
-        canonical = json.dumps(essence(plain(self.tree)), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        canonical = json.dumps(
+            essence(plain(self.tree)), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def blocks(self) -> list[str]:
@@ -114,7 +117,11 @@ def _without_neutral(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     params = registry.describe(node["block"]).params if "block" in node else {}
-    return {key: _without_neutral(value) for key, value in node.items() if not (key in params and params[key].added and _is_default(value, params[key], key))}
+    return {
+        key: _without_neutral(value)
+        for key, value in node.items()
+        if not (key in params and params[key].added and _is_default(value, params[key], key))
+    }
 
 
 def _is_default(value: Any, param: Any, key: str) -> bool:

@@ -7,7 +7,7 @@ table merges. Integer steps address list positions. What matches nothing is an e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blocks import registry
@@ -38,6 +38,12 @@ def edits_of(patch: Table) -> list[Edit]:
     return [Edit(key, value, patch.origins[key]) for key, value in patch.items()]
 
 
+def swap_edits(swap: Mapping[str, Any], at: str = "") -> list[Edit]:
+    """A swap by role, {kind or block: block}, as selector edits; `at` narrows it to a part of the tree (`stages.2-3`)."""
+    where = f"{at}." if at else ""
+    return [Edit(f"{where}**.<{role}>", value, Origin("swap", f"{where}<{role}>")) for role, value in swap.items()]
+
+
 def replaces(value: Any) -> bool:
     """Whether a value stands for itself, rather than for changes to what is there."""
     if not isinstance(value, dict):
@@ -61,16 +67,25 @@ def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: i
     if isinstance(node, Items):
         position = _position(node, step)
         if position is None:
-            return None, edit.problem(f"a position from 0 to {len(node) - 1} of the list `{'.'.join(so_far[:-1])}`", f"`{step}`")
+            return None, edit.problem(
+                f"a position from 0 to {len(node) - 1} of the list `{'.'.join(so_far[:-1])}`", f"`{step}`"
+            )
         node[position] = _opened(node[position], node.origins[position])
         return node[position], None
     if isinstance(node, Table):
-        if step not in node and (so_far == ["stages"] or (len(so_far) == 2 and so_far[0] == "stages" and step.isdigit() and int(step) < stage_count)):
+        if step not in node and (
+            so_far == ["stages"]
+            or (len(so_far) == 2 and so_far[0] == "stages" and step.isdigit() and int(step) < stage_count)
+        ):
             node.put(step, Table(edit.origin), edit.origin)
         if step in node:
             node[step] = _opened(node[step], node.origins[step])
             return node[step], None
-        return None, edit.problem(f"one of {listed(list(node), 12) or 'no keys'} below `{'.'.join(so_far[:-1]) or 'spec'}`", f"`{step}`", nearest(step, node))
+        return None, edit.problem(
+            f"one of {listed(list(node), 12) or 'no keys'} below `{'.'.join(so_far[:-1]) or 'spec'}`",
+            f"`{step}`",
+            nearest(step, node),
+        )
     return None, edit.problem(f"a table or list at `{'.'.join(so_far[:-1])}`", f"{node!r}")
 
 
@@ -93,7 +108,11 @@ def _position(items: Items, step: str) -> int | None:
 
 def _put(node: Any, step: str, value: Any, edit: Edit) -> list[Problem]:
     if isinstance(node, Table):
-        node.put(step, merged(node.get(step), value, edit.origin), edit.origin if replaces(value) else node.origins.get(step, edit.origin))
+        node.put(
+            step,
+            merged(node.get(step), value, edit.origin),
+            edit.origin if replaces(value) else node.origins.get(step, edit.origin),
+        )
         return []
     if isinstance(node, Items):
         position = _position(node, step)
@@ -127,7 +146,11 @@ def merged(old: Any, new: Any, origin: Origin) -> Any:
         step, _, rest = key.partition(".")
         if rest:  # a quoted dotted key inside a table means the same as an unquoted one
             value = rooted({rest: value}, new.origins[key])
-        base.put(step, merged(base.get(step), value, new.origins[key]), new.origins[key] if replaces(value) else base.origins.get(step, new.origins[key]))
+        base.put(
+            step,
+            merged(base.get(step), value, new.origins[key]),
+            new.origins[key] if replaces(value) else base.origins.get(step, new.origins[key]),
+        )
     return base
 
 
@@ -137,7 +160,11 @@ def apply_selector(tree: Table, edit: Edit) -> list[Problem]:
     target = _last_is_key(steps)
     sites = list(select(tree, steps[:-1] if target else steps))
     if not sites:
-        return [edit.problem("a path that selects something", f"`{edit.path}`, which matches nothing", _near_block(tree, steps))]
+        return [
+            edit.problem(
+                "a path that selects something", f"`{edit.path}`, which matches nothing", _near_block(tree, steps)
+            )
+        ]
     problems: list[Problem] = []
     for path in sites:
         if target:

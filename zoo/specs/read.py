@@ -59,7 +59,9 @@ def read_bytes(data: bytes, source: str) -> Family:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")) from None
+        raise SpecError(
+            source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
+        ) from None
     values = _json(text, source) if source.endswith(".json") or text.lstrip().startswith("{") else _toml(text, source)
     return family_of(values, source)
 
@@ -111,7 +113,9 @@ def _refuse_nesting(text: str, source: str) -> None:
 def family_of(values: Any, source: str) -> Family:
     """A family from plain data (a read file, or a table made in code)."""
     if not isinstance(values, Mapping):
-        raise SpecError(source, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__))
+        raise SpecError(
+            source, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__)
+        )
     problems = _bounds(values)
     if not problems:
         problems = _outer_form(values)
@@ -138,7 +142,11 @@ def _bounds(values: Any) -> list[Problem]:
             elif isinstance(node, (list, tuple)):
                 following.extend(((*path, i), child) for i, child in enumerate(node))
             elif not isinstance(node, (str, int, float, bool)):
-                return [Problem(_dotted(path), "a string, number, boolean, list or table", f"{node!r}, a {type(node).__name__}")]
+                return [
+                    Problem(
+                        _dotted(path), "a string, number, boolean, list or table", f"{node!r}, a {type(node).__name__}"
+                    )
+                ]
         if count > MAX_VALUES:
             return [Problem("", f"at most {MAX_VALUES:,} values", "more")]
         if not following:
@@ -186,4 +194,8 @@ def _family_form(family: Mapping[str, Any]) -> list[Problem]:
 
 
 def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[Problem]:
-    return [Problem(prefix + key, f"one of {listed(known)}", f"`{key}`", nearest(key, known)) for key in table if key not in known]
+    return [
+        Problem(prefix + key, f"one of {listed(known)}", f"`{key}`", nearest(key, known))
+        for key in table
+        if key not in known
+    ]

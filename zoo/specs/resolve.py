@@ -29,8 +29,13 @@ def resolve(
     problems: list[Problem] = []
     source = copy.deepcopy(family.spec)
     edits = _variant_edits(family, variant)
-    edits += [Edit(key, rooted(value, Origin("override", key)), Origin("override", key)) for key, value in (overrides or {}).items()]
-    edits += [Edit(key, rooted(value, Origin("--set", key)), Origin("--set", key)) for key, value in (settings or {}).items()]
+    edits += [
+        Edit(key, rooted(value, Origin("override", key)), Origin("override", key))
+        for key, value in (overrides or {}).items()
+    ]
+    edits += [
+        Edit(key, rooted(value, Origin("--set", key)), Origin("--set", key)) for key, value in (settings or {}).items()
+    ]
     for edit in edits:
         if not edit.is_selector:
             problems += apply_literal(source, edit, _stage_count(source))
@@ -59,7 +64,9 @@ def _variant_edits(family: Family, variant: str) -> list[Edit]:
         return []
     if variant not in family.variants:
         known = list(family.variants)
-        raise UnknownModelError(family.source, Problem("variants", f"one of {listed(known, 20)}", f"`{variant}`", nearest(variant, known)))
+        raise UnknownModelError(
+            family.source, Problem("variants", f"one of {listed(known, 20)}", f"`{variant}`", nearest(variant, known))
+        )
     patch = family.variants[variant]
     if not isinstance(patch, Table):
         raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", f"{patch!r}"))

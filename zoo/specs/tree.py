@@ -123,11 +123,13 @@ def graft(filled: Any, written: Any, origin: Origin) -> Any:
     """
     if isinstance(filled, dict):
         table = Table(origin)
-        short = next(iter(set(written) - set(filled)), None) if isinstance(written, dict) and "parts" in filled else None
+        short = (
+            next(iter(set(written) - set(filled)), None) if isinstance(written, dict) and "parts" in filled else None
+        )
         for key, item in filled.items():
             source = short if key == "parts" and short is not None and "parts" not in written else key
             inner = child_origin(written, source)
-            if inner is None and isinstance(written, dict) and key not in ("block", "parts"):
+            if inner is None and "block" in filled and key not in ("block", "parts"):
                 inner = Origin("default", f"{_short(filled)}{key}")
             table.put(key, graft(item, _child(written, source), inner or origin), inner or origin)
         return table

@@ -55,7 +55,8 @@ def noncausal(subject: Subject) -> None:
     if relative_error(after[:, : border + 1], before[:, : border + 1]) > 0:
         return
     before, after = _outputs_around(subject, module, form, border, past=True)
-    sees_past = relative_error(after[:, border + 1 :], before[:, border + 1 :]) > 0
+    # rounding may move with the rows that are computed together
+    sees_past = relative_error(after[:, border + 1 :], before[:, border + 1 :]) > 1e-6
     require(not sees_past, "it declares `noncausal`, and its outputs see only inputs before them: declare `causal`")
 
 

@@ -1,0 +1,190 @@
+"""The command line: `zoo COMMAND`. Human tables by default, `--json` for machines; exit code 2 for a user's error."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from zoo.console import complain
+from zoo.errors import ProblemsError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with did-you-mean on commands."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = message.partition("invalid choice: '")[2].partition("'")[0]
+        if choice:
+            known = [
+                name
+                for action in self._actions
+                if isinstance(action, argparse._SubParsersAction)
+                for name in action.choices
+            ]
+            near = nearest(choice, known)
+            message = (
+                f"no command `{choice}`" + (f"; nearest `{near}`" if near else "") + "; `zoo --help` lists them all"
+            )
+        complain(f"zoo: {message}")
+        raise SystemExit(2)
+
+
+def parser() -> Parser:
+    """The whole grammar of the command line."""
+    top = Parser(prog="zoo", description="A model zoo on one registry of efficient blocks.")
+    top.add_argument(
+        "--with",
+        dest="files",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file that defines blocks; loaded first",
+    )
+    top.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    listing = _command(commands, "list", "catalogue:list_models", "the models, with parameters and MACs")
+    listing.add_argument("pattern", nargs="?", default="", help="a glob: '*former_s*'")
+    listing.add_argument("--family", default="", help="only this family")
+    listing.add_argument("--task", default="", help="only this task")
+    listing.add_argument("--block", default="", help="only models that use this block")
+    listing.add_argument("--pretrained", action="store_true", help="only models with weights at hand")
+
+    info = _command(commands, "info", "catalogue:info", "all that is known of one model")
+    info.add_argument("name")
+    info.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
+
+    listed_blocks = _command(commands, "blocks", "catalogue:blocks", "the registered blocks, or one block's parameters")
+    listed_blocks.add_argument("name", nargs="?", default="", help="a block to describe, or a glob")
+    listed_blocks.add_argument("--kind", default=None)
+    listed_blocks.add_argument("--ability", default=None)
+
+    spec = _command(commands, "spec", "specs:show", "a model's spec")
+    spec.add_argument("name")
+    spec.add_argument("--filled", action="store_true", help="with every default written in")
+    spec.add_argument("--why", metavar="PATH", default="", help="where the value at PATH of the filled spec came from")
+    _changes(spec)
+
+    check = _command(commands, "check", "specs:check", "check a spec file, or the blocks of a Python file")
+    check.add_argument("path", help="net.toml, net.json or my_block.py")
+
+    create = _command(commands, "create", "models:create", "build a model and report what it is")
+    create.add_argument("name")
+    create.add_argument("--pretrained", action="store_true")
+    create.add_argument("--form", default="train", choices=["train", "deploy"])
+    create.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    _changes(create)
+
+    predict = _command(commands, "predict", "models:predict", "classify image files")
+    predict.add_argument("name")
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
+    predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
+
+    train = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
+        dest="data", metavar="DATA", required=True
+    )
+    digits = _command(train, "digits", "training:digits", "train on scikit-learn's handwritten digits")
+    digits.add_argument("name")
+    digits.add_argument("--epochs", type=int, default=None)
+    digits.add_argument("--seed", type=int, default=None)
+    digits.add_argument("--out", default="", help="write the weights to this .safetensors file")
+
+    _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
+    schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")
+    schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")
+    _command(commands, "doctor", "doctor:doctor", "what this installation has, and what is broken")
+    return top
+
+
+def _command(commands: Any, name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.set_defaults(handler=handler)
+    return made
+
+
+def _changes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change the spec: dims=[32,64], '**.<mlp>.ratio=2'",
+    )
+    command.add_argument(
+        "--swap",
+        action="append",
+        default=[],
+        metavar="ROLE=BLOCK",
+        help="another block for a role: token_mixer=pooling",
+    )
+    command.add_argument("--at", default="", help="where to swap: stages.2-3")
+
+
+def settings(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`k=v` pairs as a mapping; values are TOML values, and bare words strings."""
+    import tomllib
+
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            complain(f"zoo: {option} {pair}: expected PATH=VALUE")
+            raise SystemExit(2)
+        try:
+            out[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            out[key] = text
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    parsed = parser().parse_args(arguments)
+    if parsed.version:
+        import zoo
+
+        print(f"blockzoo {zoo.__version__}")
+        return 0
+    if not parsed.command:
+        parser().print_help()
+        return 0
+    try:
+        if parsed.files:
+            from zoo.localfiles import load_file
+
+            for path in parsed.files:
+                load_file(path)
+        module, _, function = parsed.handler.partition(":")
+        code: int = getattr(importlib.import_module(f"zoo.commands.{module}"), function)(parsed)
+        return code
+    except ProblemsError as error:
+        if getattr(parsed, "json", False):
+            print(
+                json.dumps(
+                    {
+                        "error": type(error).__name__,
+                        "subject": error.subject,
+                        "problems": [p._asdict() for p in error.problems],
+                    },
+                    indent=1,
+                )
+            )
+        else:
+            complain(f"{type(error).__name__}: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain("zoo: interrupted")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away; that is no error
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""`zoo list`, `zoo info`, `zoo blocks`: what there is. None of them imports torch but `info --tree`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import msgspec
+
+import blocks as registry
+from zoo import catalog
+from zoo.console import complain, count, dump, table
+
+
+def list_models(arguments: Namespace) -> int:
+    pattern = arguments.pattern
+    if pattern and not any(sign in pattern for sign in "*?["):
+        pattern = f"*{pattern}*"
+    names = catalog.list_models(
+        pattern, family=arguments.family, task=arguments.task, block=arguments.block, pretrained=arguments.pretrained
+    )
+    found = [catalog.entries()[name] for name in names]
+    if arguments.json:
+        dump([msgspec.to_builtins(entry) for entry in found])
+        return 0
+    if not found:
+        complain(f"no model matches; {len(catalog.entries())} models are known: `zoo list`")
+        return 1
+    rows = [
+        [e.name, e.family, count(e.params), count(e.macs), "x".join(map(str, e.input_size)), " ".join(e.tags)]
+        for e in found
+    ]
+    table(["model", "family", "parameters", "MACs", "input", "weights"], rows)
+    return 0
+
+
+def info(arguments: Namespace) -> int:
+    entry = catalog.entry(arguments.name)
+    facts = msgspec.to_builtins(entry) | {"weights": [_weights(entry.name, tag) for tag in entry.tags]}
+    rows = _tree(entry.name) if arguments.tree else []
+    if arguments.json:
+        dump(facts | ({"tree": rows} if rows else {}))
+        return 0
+    shown = {
+        "title": entry.title, "paper": entry.paper, "code": entry.code, "task": entry.task, "licence": entry.licence,
+        "input": "x".join(map(str, entry.input_size)), "parameters": f"{entry.params:,}", "MACs": f"{entry.macs:,} (1 MAC = 2 FLOPs)",
+        "digest": entry.digest, "blocks": ", ".join(block.removeprefix("core/").removesuffix("@1") for block in entry.blocks),
+    }  # fmt: skip
+    table([entry.name, ""], [[key, value] for key, value in shown.items() if value])
+    for row in facts["weights"]:
+        print(f"weights {row['name']}: {row['state']}, {row['licence']}, {row['metrics']}")
+    if rows:
+        table(
+            ["module", "block", "output", "parameters", "MACs"],
+            [
+                [row["path"], row["block"], "x".join(map(str, row["shape"])), f"{row['params']:,}", f"{row['macs']:,}"]
+                for row in rows
+            ],
+        )
+    return 0
+
+
+def _weights(name: str, tag: str) -> dict[str, Any]:
+    from zoo.weights.manifest import read_manifest
+
+    manifest = read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json")
+    metrics = {key: metric.value for key, metric in manifest.metrics.items()}
+    return {
+        "name": manifest.name,
+        "state": manifest.state,
+        "licence": manifest.licence,
+        "size_bytes": manifest.size_bytes,
+        "metrics": metrics,
+    }
+
+
+def _tree(name: str) -> list[dict[str, Any]]:
+    from zoo.build.builder import build
+    from zoo.measure.layers import layer_rows
+
+    return layer_rows(build(catalog.published_spec(name)))
+
+
+def blocks(arguments: Namespace) -> int:
+    name = arguments.name
+    if name and not any(sign in name for sign in "*?["):
+        return _describe(registry.describe(name), arguments.json)
+    names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
+    found = [registry.describe(one) for one in names]
+    if arguments.json:
+        dump([msgspec.to_builtins(one) for one in found])
+        return 0
+    table(
+        ["block", "kind", "layout", "abilities"],
+        [[one.name, one.kind, one.layout, " ".join(one.abilities)] for one in found],
+    )
+    return 0
+
+
+def _describe(found: registry.BlockInfo, as_json: bool) -> int:
+    from blocks.schema import words
+
+    if as_json:
+        dump(msgspec.to_builtins(found))
+        return 0
+    print(f"{found.id}  {found.kind}, layout {found.layout}" + (f", {found.paper}" if found.paper else ""))
+    print(found.summary)
+    if found.abilities:
+        print("abilities: " + ", ".join(found.abilities))
+    if found.params:
+        rows = [
+            [name, words(param.schema), "required" if param.required else _default(param.default)]
+            for name, param in found.params.items()
+        ]
+        table(["parameter", "value", "default"], rows)
+    return 0
+
+
+def _default(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

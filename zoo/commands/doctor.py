@@ -1,0 +1,74 @@
+"""`zoo doctor`: what this installation has, what is missing, what is broken."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from argparse import Namespace
+
+import blocks
+from blocks import registry
+from zoo import catalog
+from zoo.console import dump, table
+from zoo.errors import ProblemsError
+
+PACKAGES = ("torch", "safetensors", "huggingface-hub", "fvcore", "msgspec", "rich", "pillow", "numpy")
+OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
+
+
+def doctor(arguments: Namespace) -> int:
+    """Exit code 1 when something that should work does not."""
+    rows = [("python", "ok", platform.python_version()), *_packages(), *_catalogue(), *_plugins()]
+    if arguments.json:
+        dump([{"what": what, "state": state, "detail": detail} for what, state, detail in rows])
+    else:
+        table(["what", "state", "detail"], rows)
+    return 1 if any(state == "broken" for _, state, _ in rows) else 0
+
+
+def _packages() -> list[tuple[str, str, str]]:
+    rows = []
+    for name in PACKAGES:
+        try:
+            rows.append((name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((name, "broken", f"not installed: pip install {name}"))
+    for name, extra in OPTIONAL.items():
+        try:
+            rows.append((name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((name, "absent", f'optional: pip install "blockzoo[{extra}]"'))
+    return rows
+
+
+def _catalogue() -> list[tuple[str, str, str]]:
+    """Blocks, models and embedded weights: readable and whole."""
+    from zoo.weights.manifest import read_manifest
+    from zoo.weights.source import resolve
+
+    rows = [
+        ("blocks", "ok", f"{len(blocks.list_blocks())} registered"),
+        ("models", "ok", f"{len(catalog.entries())} in the catalogue"),
+    ]
+    for path in sorted(catalog.WEIGHTS.glob("*.json")):
+        try:
+            resolve(read_manifest(path), catalog.WEIGHTS)
+            rows.append((f"weights {path.stem}", "ok", "bytes verified"))
+        except ProblemsError as error:
+            rows.append((f"weights {path.stem}", "broken", str(error).replace("\n", " ")))
+    return rows
+
+
+def _plugins() -> list[tuple[str, str, str]]:
+    rows = []
+    for identity, point in registry.plugin_targets().items():
+        owner = point.dist.name if point.dist else point.value
+        try:
+            registry.get(identity)
+            rows.append((f"block {identity}", "ok", owner))
+        except ProblemsError as error:
+            rows.append((f"block {identity}", "broken", str(error).replace("\n", " ")))
+    if os.environ.get("ZOO_PLUGINS"):
+        rows.append(("ZOO_PLUGINS", "ok", os.environ["ZOO_PLUGINS"]))
+    return rows

@@ -1,0 +1,113 @@
+"""`zoo create` and `zoo predict`: models built and used."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from zoo.console import complain, count, dump, table
+from zoo.errors import InputError, Problem, ProblemsError
+
+
+def create(arguments: Namespace) -> int:
+    from zoo import front
+    from zoo.cli import settings
+    from zoo.measure.macs import count_macs
+
+    swap = settings(arguments.swap, "--swap")
+    model = front.create(
+        arguments.name,
+        settings=settings(arguments.settings, "--set") or None,
+        swap=swap or None,
+        at=arguments.at,
+        pretrained=arguments.pretrained,
+        form=arguments.form,
+    )
+    params, macs = sum(parameter.numel() for parameter in model.parameters()), count_macs(model).total
+    report = _swap_report(arguments, swap) if swap else []
+    if arguments.out:
+        front.save(model, arguments.out)
+    if arguments.json:
+        dump(
+            {
+                "name": model.spec.name,
+                "digest": model.digest,
+                "form": arguments.form,
+                "params": params,
+                "macs": macs,
+                "swaps": report,
+            }
+        )
+        return 0
+    if report:
+        table(
+            ["place", "before", "after", "parameters", "MACs"],
+            [[r["path"], r["before"], r["after"], _change(r, "params"), _change(r, "macs")] for r in report],
+        )
+    print(
+        f"{model.spec.name}: {params:,} parameters, {count(macs)}MACs, {arguments.form} form, digest {model.digest[:12]}"
+    )
+    return 0
+
+
+def _change(row: dict[str, Any], what: str) -> str:
+    before, after = row[f"{what}_before"], row[f"{what}_after"]
+    return f"{before:,} -> {after:,}"
+
+
+def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, Any]]:
+    from zoo import naming
+    from zoo.cli import settings
+    from zoo.measure.swaps import swap_report
+
+    spec = naming.spec(arguments.name, settings=settings(arguments.settings, "--set"))
+    return swap_report(spec, swap, arguments.at)
+
+
+def predict(arguments: Namespace) -> int:
+    """Classifies each file; files that are no images are named, the others still done. Exit code 1 when one failed."""
+    import torch
+
+    from zoo import front
+    from zoo.transforms import open_image, transform
+
+    model = front.create(arguments.name, pretrained=True)
+    manifest: Any = model.pretrained
+    if manifest.preprocess is None:
+        raise InputError(
+            manifest.name, Problem("", "weights that say how images are prepared", "no `preprocess` in their manifest")
+        )
+    prepare = transform(manifest.preprocess)
+    rows, failed = [], 0
+    for path in arguments.images:
+        try:
+            image = open_image(path)
+        except ProblemsError as error:
+            failed += 1
+            rows.append({"image": path, "error": error.problems[0].sentence()})
+            continue
+        with torch.no_grad():
+            chances = model(prepare(image)).softmax(-1)[0]
+        best = chances.topk(min(arguments.top, len(chances)))
+        classes = [
+            {"label": _label(manifest, int(i)), "chance": round(float(p), 4)}
+            for p, i in zip(best.values, best.indices, strict=True)
+        ]
+        rows.append({"image": path, "classes": classes})
+    if arguments.json:
+        dump(rows)
+    else:
+        for row in rows:
+            if "error" in row:
+                complain(f"{row['image']}: {row['error']}")
+        done = [row for row in rows if "classes" in row]
+        if done:
+            table(
+                ["image", "classes"],
+                [[r["image"], "  ".join(f"{c['label']} {c['chance']:.1%}" for c in r["classes"])] for r in done],
+            )
+    return 2 if failed == len(rows) else 1 if failed else 0
+
+
+def _label(manifest: Any, index: int) -> str:
+    return str(manifest.labels[index]) if manifest.labels and index < len(manifest.labels) else str(index)

@@ -1,0 +1,119 @@
+"""`zoo spec`, `zoo check`, `zoo schema`: models as data."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from zoo import naming
+from zoo.console import dump, table
+from zoo.errors import InputError, Problem, listed, nearest
+from zoo.specs.model import Spec
+from zoo.specs.tree import Path, child_origin
+
+
+def show(arguments: Namespace) -> int:
+    from zoo.cli import settings
+
+    spec = naming.spec(arguments.name, settings=settings(arguments.settings, "--set"))
+    swaps = settings(arguments.swap, "--swap")
+    if swaps:
+        from zoo.specs.patch import swap_edits
+        from zoo.specs.resolve import respec
+
+        spec = respec(spec, swap_edits(swaps, arguments.at))
+    if arguments.why:
+        return _why(spec, arguments.why, arguments.json)
+    if arguments.filled or arguments.json or swaps or arguments.settings:
+        print(spec.to_json(indent=1))
+        return 0
+    print(_source(arguments.name), end="")
+    return 0
+
+
+def _source(name: str) -> str:
+    """The family file as its author wrote it."""
+    import pathlib
+
+    from zoo import catalog
+
+    if naming.is_file(name):
+        return pathlib.Path(name.partition(":")[0]).read_text()
+    return (catalog.MODELS / catalog.entry(name).file).read_text()
+
+
+def _why(spec: Spec, text: str, as_json: bool) -> int:
+    value, origin = _find(
+        spec, tuple(int(step) if step.isdigit() else step for step in text.removeprefix("spec.").split("."))
+    )
+    if as_json:
+        dump({"path": text, "value": value, "source": origin[0], "where": origin[1]})
+    else:
+        print(
+            f"{text} = {value}\n  from {origin[0]}: {origin[1]}"
+            if origin[1]
+            else f"{text} = {value}\n  from {origin[0]}"
+        )
+    return 0
+
+
+def _find(spec: Spec, path: Path) -> tuple[Any, tuple[str, str]]:
+    node: Any = spec.tree
+    origin = spec.tree.origin
+    for i, step in enumerate(path):
+        keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+        if step not in keys:
+            where = ".".join(map(str, path[:i])) or "the filled spec"
+            shown = listed([str(key) for key in keys], 20) or "nothing: it is a value"
+            raise InputError(
+                spec.name,
+                Problem(
+                    f"--why {'.'.join(map(str, path))}",
+                    f"below {where} one of {shown}",
+                    f"`{step}`",
+                    nearest(str(step), map(str, keys)),
+                ),
+            )
+        origin = child_origin(node, step) or origin
+        node = node[step]
+    return node, (origin.source, origin.path)
+
+
+def check(arguments: Namespace) -> int:
+    if arguments.path.endswith(".py"):
+        return _check_blocks(arguments)
+    from zoo.build.builder import check as check_on_meta
+
+    variants = [arguments.path]
+    if ":" not in arguments.path and naming.is_file(arguments.path):
+        from zoo.specs.read import read_file
+
+        names = list(read_file(arguments.path).variants)
+        variants = [f"{arguments.path}:{name}" for name in names] or variants
+    rows: list[tuple[str, int, str]] = []
+    for variant in variants:
+        model = check_on_meta(naming.spec(variant))
+        rows.append((model.spec.name, sum(parameter.numel() for parameter in model.parameters()), model.digest))
+    if arguments.json:
+        dump([{"name": name, "params": params, "digest": digest} for name, params, digest in rows])
+    else:
+        table(["model", "parameters", "digest"], [[name, f"{params:,}", digest[:12]] for name, params, digest in rows])
+    return 0
+
+
+def _check_blocks(arguments: Namespace) -> int:
+    from zoo.testing.conformance import check_file
+
+    results = check_file(arguments.path)
+    if arguments.json:
+        dump([{"block": r.block, "check": r.check, "outcome": r.outcome, "sentence": r.sentence} for r in results])
+    else:
+        table(["block", "check", "outcome", ""], [[r.block, r.check, r.outcome, r.sentence] for r in results])
+    return 1 if any(result.outcome == "failed" for result in results) else 0
+
+
+def schema(arguments: Namespace) -> int:
+    from zoo.specs.json_schema import export
+
+    dump(export(plugins=arguments.plugins))
+    return 0

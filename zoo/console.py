@@ -1,0 +1,46 @@
+"""What commands print: tables for people, JSON for machines, one sentence for errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Prints rows under named columns; numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) or _figure(row[i]) for row in rows)
+        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        view.add_row(*[str(cell) for cell in row])
+    # a pipe has no width: rows stay whole there, for grep and cut
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False).print(view)
+
+
+def _figure(cell: Any) -> bool:
+    return isinstance(cell, str) and (cell == "" or cell[0].isdigit() or (cell[0] in "+-" and len(cell) > 1))
+
+
+def dump(value: Any) -> None:
+    """Prints a value as JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def count(value: float, unit: str = "") -> str:
+    """4649060 -> 4.65 M: three significant digits and a prefix."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def complain(text: str) -> None:
+    """Prints an error to stderr."""
+    print(text, file=sys.stderr)

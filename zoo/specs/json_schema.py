@@ -1,0 +1,169 @@
+"""JSON Schema 2020-12 of spec files, made from the registry: what we accept, the schema accepts. Imports no torch for core blocks.
+
+The schema knows each block with its parameters; what needs the whole spec at once (parts in use, list lengths, selectors,
+causality) is the checker's alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks import registry
+from blocks.errors import BlockError
+from blocks.registry import BlockInfo
+from blocks.schema import CALL, Param
+from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA
+from zoo.specs.expand import STAGE, TOP
+from zoo.specs.read import SCHEMA, TASKS, FamilyText
+
+ID = "urn:blockzoo:schema:zoo.spec:1"
+VALUE = {"$ref": "#/$defs/value"}
+
+
+def export(plugins: bool = False) -> dict[str, Any]:
+    """The schema of a spec file; with `plugins`, the blocks of installed plugins too."""
+    infos = _infos(plugins)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": ID,
+        "title": "A family of models",
+        "type": "object",
+        "required": ["schema", "spec"],
+        "additionalProperties": False,
+        "properties": {
+            "schema": {"const": SCHEMA},
+            "family": _family(),
+            "spec": {"$ref": "#/$defs/spec"},
+            "variants": {"type": "object", "propertyNames": {"pattern": "^[a-z0-9][a-z0-9_]*$"}, "additionalProperties": {"type": "object"}},
+            "keys": {"type": "object"},
+        },
+        "$defs": _defs(infos),
+    }
+
+
+def _infos(plugins: bool) -> list[BlockInfo]:
+    names = [name for name in registry.identities() if plugins or name.startswith("core/")]
+    found = []
+    for name in names:
+        try:
+            found.append(registry.describe(name))
+        except BlockError:
+            continue  # a broken plugin has no schema; `zoo doctor` names it
+    return found
+
+
+def _family() -> dict[str, Any]:
+    properties: dict[str, Any] = {name: {"type": "string"} for name in FamilyText.__struct_fields__}
+    properties["task"] = {"enum": list(TASKS)}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
+    wirings = [info for info in infos if info.kind == "wiring"]
+    short = {spelling: {"$ref": f"#/$defs/{_def_name(info)}.short"} for info in wirings for spelling in _spellings(info)}
+    tables = [
+        {"required": ["block"], "properties": {"block": {"enum": _spellings(info)}}, "allOf": [{"$ref": f"#/$defs/{_def_name(info)}"}]}
+        for info in infos
+    ]
+    defs: dict[str, Any] = {
+        "reference": {"type": "string", "pattern": "^@"},
+        "use": {"type": "object", "required": ["use"], "properties": {"use": {"$ref": "#/$defs/reference"}}},
+        "indexed": {
+            "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
+            "properties": {key: {"type": "array", "minItems": 1} for key in ("per_stage", "cycle", "runs")},
+        },
+        "value": {"anyOf": [{"$ref": "#/$defs/reference"}, {"$ref": "#/$defs/use"}, {"$ref": "#/$defs/indexed"}]},
+        "name": {"enum": [spelling for info in infos for spelling in _spellings(info)]},
+        "call": {"anyOf": [
+            {"$ref": "#/$defs/name"}, VALUE, {"type": "array", "items": {"$ref": "#/$defs/optional_call"}},
+            {"type": "object", "anyOf": tables}, {"type": "object", "anyOf": [{"required": [key], "allOf": [ref]} for key, ref in short.items()]},
+        ]},
+        "optional_call": {"anyOf": [{"const": "none"}, {"$ref": CALL}]},
+        "spec": _spec(),
+    }  # fmt: skip
+    for info in infos:
+        defs[_def_name(info)] = _block(info)
+        if info.kind == "wiring":
+            defs[f"{_def_name(info)}.short"] = _block(info, short=True)
+    return defs
+
+
+def _def_name(info: BlockInfo) -> str:
+    return "block." + info.id.replace("/", ".").replace("@", ".")
+
+
+def _spellings(info: BlockInfo) -> list[str]:
+    """Every way to name a block: whole, without its major, and for core blocks bare."""
+    names = [info.id]
+    if info.id.endswith("@1"):
+        names.append(info.id.removesuffix("@1"))
+    if info.id.startswith("core/"):
+        names += [name.removeprefix("core/") for name in names]
+    return names
+
+
+def _block(info: BlockInfo, short: bool = False) -> dict[str, Any]:
+    """The table of one block: its parameters, each a value of its type or one that is inlined first."""
+    properties: dict[str, Any] = {"name": {"type": "string"}, "repeat": {"type": "integer", "minimum": 1}}
+    if not short:
+        properties["block"] = True
+    if "out_dim" in info.supplied:
+        properties["out_dim"] = _or_value({"type": "integer", "minimum": 1})
+    for name, param in info.params.items():
+        for spelling in _spellings(info) if short and name == "parts" else [name]:
+            properties[spelling] = _or_value(_loosened(param))
+    required = [name for name, param in info.params.items() if param.required and not (short and name == "parts")]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _loosened(param: Param) -> dict[str, Any]:
+    """A parameter's fragment with inlined values allowed wherever a value stands."""
+    loosened: dict[str, Any] = _loosen(param.schema)
+    return loosened
+
+
+def _loosen(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_loosen(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: _loosen(value) for key, value in schema.items() if key not in ("kinds", "default")}
+    for key in ("items", "prefixItems"):
+        if isinstance(out.get(key), dict):
+            out[key] = _or_value(out[key])
+        elif isinstance(out.get(key), list):
+            out[key] = [_or_value(item) for item in out[key]]
+    if isinstance(out.get("properties"), dict):
+        out["properties"] = {name: _or_value(item) for name, item in out["properties"].items()}
+    return out
+
+
+def _or_value(schema: Any) -> dict[str, Any]:
+    return {"anyOf": [schema, VALUE]}
+
+
+def _spec() -> dict[str, Any]:
+    call, optional = {"$ref": CALL}, _or_value({"$ref": "#/$defs/optional_call"})
+    widths = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
+    parts: dict[str, Any] = {"downsample": optional, "view": optional, "post": optional, "layer": _or_value(call), "layers": _or_value({"type": "array"})}
+    stage = {"type": "object", "properties": {key: parts[key] for key in STAGE}, "additionalProperties": False}
+    properties: dict[str, Any] = {
+        "input": {"anyOf": list(INPUT_SCHEMA.values())},
+        "num_classes": CLASSES_SCHEMA,
+        "stem": optional,
+        "head": _or_value(call),
+        "dims": widths,
+        "depths": widths,
+        "width": {
+            "type": "object", "required": ["scale"], "additionalProperties": False,
+            "properties": {"scale": {"type": "number", "exclusiveMinimum": 0}, "round_to": {"type": "integer", "minimum": 1}},
+        },
+        "define": {"type": "object"},
+        "stages": {"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]},
+        "init": INIT_SCHEMA,
+        "drop_rate": RATE_SCHEMA,
+        "drop_path_rate": RATE_SCHEMA,
+        **parts,
+    }  # fmt: skip
+    assert set(properties) == set(TOP)
+    return {"type": "object", "properties": properties, "required": ["input", "stem", "dims", "head"], "additionalProperties": False}

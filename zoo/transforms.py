@@ -1,0 +1,154 @@
+"""From pictures to a batch: resize, crop and normalise as the weights were trained, without torchvision.
+
+The evaluation transform is timm's: the short side to floor(size / crop) by PIL, a centre crop, [0, 1], (x - mean) / std.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from zoo.errors import InputError, Problem
+from zoo.weights.manifest import Preprocess
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TRAIN_AREA = (0.08, 1.0)
+TRAIN_RATIO = (3 / 4, 4 / 3)
+
+
+def transform(model: Any, train: bool = False, generator: torch.Generator | None = None) -> Transform:
+    """The transform of a model (loaded with `pretrained`, or of its spec's size), of a name, or of a Preprocess.
+
+    train: a random crop of 8 to 100 % of the area and a random flip, drawn from `generator`, instead of the centre crop.
+    """
+    return Transform(preprocess_of(model), train, generator)
+
+
+def preprocess_of(model: Any) -> Preprocess:
+    """How images are prepared for a model: as its weights say, else ImageNet's way at the spec's size."""
+    if isinstance(model, Preprocess):
+        return model
+    if isinstance(model, str):
+        from zoo import front, naming
+
+        known = [] if naming.is_file(model) else front.manifests(model)
+        return known[0].preprocess if known and known[0].preprocess else _by_size(naming.spec(model))
+    manifest = getattr(model, "pretrained", None)
+    return manifest.preprocess if manifest is not None and manifest.preprocess else _by_size(model.spec)
+
+
+def _by_size(spec: Any) -> Preprocess:
+    channels = spec.input.channels
+    size = spec.input.size if isinstance(spec.input.size, int) else min(spec.input.size)
+    mean = IMAGENET_MEAN if channels == 3 else (0.5,) * channels
+    std = IMAGENET_STD if channels == 3 else (0.5,) * channels
+    return Preprocess(size=size, mean=mean, std=std, channels=channels, crop=0.875)
+
+
+class Transform:
+    """A callable: pictures (PIL image, path, array, tensor, or a list of these) -> float32 batch (B, C, size, size)."""
+
+    def __init__(self, preprocess: Preprocess, train: bool = False, generator: torch.Generator | None = None):
+        if preprocess.channels not in (1, 3):
+            raise InputError("transform", Problem("channels", "1 or 3", str(preprocess.channels)))
+        self.preprocess, self.train, self.generator = preprocess, train, generator
+
+    def __call__(self, pictures: Any) -> Tensor:
+        many = isinstance(pictures, (list, tuple))
+        return torch.stack([self._one(picture) for picture in (pictures if many else [pictures])])
+
+    def _one(self, picture: Any) -> Tensor:
+        image = to_image(picture).convert("L" if self.preprocess.channels == 1 else "RGB")
+        image = self._random_crop(image) if self.train else self._centre_crop(image)
+        values = np.asarray(image, np.float32) / 255.0
+        x = torch.from_numpy(values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy())
+        low, high = self.preprocess.range
+        x = x * (high - low) + low
+        mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (self.preprocess.mean, self.preprocess.std))
+        return (x - mean) / std
+
+    def _centre_crop(self, image: Image.Image) -> Image.Image:
+        size = self.preprocess.size
+        short = math.floor(size / self.preprocess.crop)
+        width, height = image.size
+        if min(width, height) != short:
+            if width <= height:
+                width, height = short, int(short * height / width)
+            else:
+                width, height = int(short * width / height), short
+            image = image.resize((width, height), RESAMPLING[self.preprocess.interpolation])
+        left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+        return image.crop((left, top, left + size, top + size))  # beyond the border PIL crops black
+
+    def _random_crop(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        box = (0, 0, width, height)
+        for _ in range(10):
+            area = width * height * self._uniform(*TRAIN_AREA)
+            ratio = math.exp(self._uniform(math.log(TRAIN_RATIO[0]), math.log(TRAIN_RATIO[1])))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = round(self._uniform(0, width - w)), round(self._uniform(0, height - h))
+                box = (left, top, left + w, top + h)
+                break
+        size = (self.preprocess.size, self.preprocess.size)
+        image = image.resize(size, RESAMPLING[self.preprocess.interpolation], box)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._uniform(0, 1) < 0.5 else image
+
+    def _uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+
+def to_image(picture: Any) -> Image.Image:
+    """A PIL image of a path, an array ((H, W) or (H, W, C), uint8 or 0..1) or a tensor (C, H, W)."""
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, (str, os.PathLike)):
+        return open_image(picture)
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu().numpy()
+        picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
+    if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or 0 in picture.shape:
+        form = f" of shape {picture.shape}" if isinstance(picture, np.ndarray) else ""
+        raise InputError("transform", Problem("", "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)", f"{type(picture).__name__}{form}"))
+    if picture.dtype.kind == "f":
+        picture = (np.clip(np.nan_to_num(picture), 0, 1) * 255).round()
+    array = picture.astype(np.uint8)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+        raise InputError("transform", Problem("", "1, 3 or 4 channels", f"{array.shape[-1]}, of an array {array.shape}"))
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in a file, wholly decoded. Raises InputError with a sentence for anything that is no readable image."""
+    path = pathlib.Path(path)
+    found = ""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy()
+    except FileNotFoundError:
+        found = "no such file"
+    except IsADirectoryError:
+        found = "a folder"
+    except PermissionError:
+        found = "a file that may not be read"
+    except UnidentifiedImageError:
+        found = "an empty file" if path.stat().st_size == 0 else "a file that is no image"
+    except Image.DecompressionBombError:
+        found = "an image of too many pixels to be meant"
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        found = f"a damaged image: {error}"
+    raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", found))
+
+
