@@ -10,7 +10,7 @@ from typing import Any
 
 from blocks import registry
 from blocks.errors import BlockError, listed, nearest
-from blocks.schema import Issue, Path, fill, shown
+from blocks.schema import Issue, Path, Told, fill, shown
 from blocks.slots import NONE
 
 GENERIC = ("block", "name", "out_dim")
@@ -19,6 +19,8 @@ GENERIC = ("block", "name", "out_dim")
 
 def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A call, a chain or "none", filled. `schema["kinds"]` narrows which kinds of block may stand here."""
+    if isinstance(value, Told):
+        return value
     if value == NONE or value is None:
         if path:
             issues.append(Issue(path, "a block", f'"{NONE}"'))
@@ -33,7 +35,9 @@ def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue
 
 def fill_chain(value: list[Any], path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A list of calls. "none" keeps its position; a list of one is that one."""
-    chain = [NONE if part == NONE else fill_call(part, (*path, i), schema, issues) for i, part in enumerate(value)]
+    if not value:
+        issues.append(Issue(path, "a block, or a list of at least one", "a list of 0", next='write "none" for nothing'))
+    chain = [part if part == NONE else fill_call(part, (*path, i), schema, issues) for i, part in enumerate(value)]
     return chain[0] if len(chain) == 1 else chain
 
 
@@ -73,18 +77,11 @@ def _fill_block(
     call: dict[str, Any], parts_key: str, path: Path, kinds: list[str] | None, issues: list[Issue]
 ) -> dict[str, Any]:
     name = call["block"]
+    if isinstance(name, Told):
+        return call
     identity = registry.resolve(name) if isinstance(name, str) else None
     if identity is None:
-        problem = registry.unknown(name).problems[0]
-        issues.append(
-            Issue(
-                (*path, "block"),
-                "a registered block",
-                f"`{name}`" if isinstance(name, str) else shown(name),
-                problem.nearest,
-                problem.next,
-            )
-        )
+        issues.append(_unknown_block(name, (*path, "block")))
         return call
     try:
         info = registry.describe(identity)
@@ -120,7 +117,7 @@ def _fill_block(
 def _fill_generic(
     call: dict[str, Any], info: registry.BlockInfo, path: Path, filled: dict[str, Any], issues: list[Issue]
 ) -> None:
-    if "name" in call:
+    if "name" in call and not isinstance(call["name"], Told):
         name = call["name"]
         if isinstance(name, str) and name.isidentifier():
             filled["name"] = name
@@ -137,6 +134,13 @@ def _fill_generic(
             filled["out_dim"] = fill(
                 call["out_dim"], {"type": "integer", "minimum": 1}, (*path, "out_dim"), issues, fill_call
             )
+
+
+def _unknown_block(name: Any, path: Path) -> Issue:
+    if not isinstance(name, str):
+        return Issue(path, "the name of a block", shown(name), next="`zoo blocks` lists them all")
+    problem = registry.unknown(name).problems[0]
+    return Issue(path, "a registered block", f"`{name}`", problem.nearest, problem.next)
 
 
 def _unknown_parameter(key: str, info: registry.BlockInfo, path: Path) -> Issue:

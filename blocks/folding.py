@@ -11,7 +11,8 @@ A module takes part by any of these methods, all optional:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +36,15 @@ def fuse_inside(module: nn.Module) -> nn.Module | None:
         replacement = fuse_inside(child)
         if replacement is not child:
             setattr(module, name, replacement)  # a Module or None: both keep the attribute
-    own: Callable[[], nn.Module | None] | None = getattr(module, "fuse", None)  # type: ignore[assignment]
-    return own() if own is not None else module
+    own: Any = getattr(module, "fuse", None)
+    result: nn.Module | None = own() if own is not None else module
+    return result
 
 
 def fold_neighbours(owner: nn.Module, names: Sequence[str]) -> None:
     """Folds affine maps among the children `names` of `owner`, which run one after the other; folded ones become None."""
     for name in names:
-        part = owner._modules.get(name)
+        part: Any = owner._modules.get(name)
         affine = part.as_affine() if part is not None and hasattr(part, "as_affine") else None
         if affine is None:
             continue

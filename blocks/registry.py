@@ -112,7 +112,12 @@ def _check_words(name: str, kind: str, layout: str, abilities: tuple[str, ...]) 
 def _admit(identity: str, cls: type) -> None:
     if identity.startswith("core/") and cls.__module__.partition(".")[0] != "blocks":
         found = f"`{identity}` at {place_of(cls)}"
-        raise BlockError(identity, Problem("", found=found, next="`core/` is for the blocks of this package; leave it out, and the name is local"))
+        raise BlockError(
+            identity,
+            Problem(
+                "", found=found, next="`core/` is for the blocks of this package; leave it out, and the name is local"
+            ),
+        )
     known = _loaded.get(identity)
     if known is not None and place_of(known) != place_of(cls):
         both = f"`{identity}` is registered at {place_of(known)} and again at {place_of(cls)}"

@@ -19,6 +19,13 @@ from blocks.errors import listed, nearest
 from blocks.slots import NONE, Slot
 
 Path = tuple[str | int, ...]
+
+
+class Told(str):
+    """Stands where a value was whose fault has been told, so that it is not told again; reads as "none"."""
+
+
+TOLD = Told(NONE)
 CALL = "#/$defs/call"
 
 SUPPLIED = ("dim", "out_dim", "input_size", "depth_index", "num_classes", "drop_path", "stage_dims")
@@ -136,6 +143,8 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
 
     `call(value, path, schema, issues)` checks and fills the blocks that stand in slots.
     """
+    if isinstance(value, Told):
+        return value
     if "anyOf" in schema:
         return _fill_any(value, schema["anyOf"], path, issues, call)
     if schema.get("$ref") == CALL:
@@ -261,24 +270,27 @@ def words(schema: dict[str, Any]) -> str:
 def _list_words(schema: dict[str, Any]) -> str:
     items = schema.get("prefixItems", [schema.get("items") or {}])[0]
     low, high = schema.get("minItems", 0), schema.get("maxItems")
-    count = f" of {low}" if low and low == high else f" of at least {low}" if low else ""
+    count = f" of {low} to {high}" if low and high else f" of at least {low}" if low else ""
+    count = f" of {low}" if low and low == high else count
     return f"a list{count}" + (f" (each {words(items)})" if items else "")
 
 
 def _bounds(schema: dict[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
-        text = f" from {low} to {high}"
+        text = f" from {low:,} to {high:,}"
     else:
         signs = (("minimum", ">="), ("maximum", "<="), ("exclusiveMinimum", ">"), ("exclusiveMaximum", "<"))
-        text = " and".join(f" {sign} {schema[key]}" for key, sign in signs if key in schema)
+        text = " and".join(f" {sign} {schema[key]:,}" for key, sign in signs if key in schema)
     return text + (f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else "")
 
 
 def shown(value: Any) -> str:
     """A value as found, with its type where that is the point: `"160", a string`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int) and abs(value) > 2**53:
+        return f"an int beyond {'-' if value < 0 else ''}2**53"
     if isinstance(value, str):
         return f'"{value if len(value) <= 60 else value[:57] + "..."}", a string'
     if isinstance(value, (int, float)):

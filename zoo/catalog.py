@@ -140,7 +140,7 @@ def render() -> bytes:
                         manifest.name.removesuffix(".json").partition(".")[2]
                         for manifest in WEIGHTS.glob(f"{variant}.*.json")
                     ),
-                )  # fmt: skip
+                )
             )
     found.sort(key=lambda one: _natural(one.name))
     return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"

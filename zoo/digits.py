@@ -42,7 +42,12 @@ def _all() -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("digits", Problem("", "scikit-learn, which carries the scans", "no such package", next='pip install "blockzoo[train]"')) from None
+        raise InputError(
+            "digits",
+            Problem(
+                "", "scikit-learn, which carries the scans", "no such package", next='pip install "blockzoo[train]"'
+            ),
+        ) from None
     data = load_digits()
     return (data.images * (255 / 16)).round().astype(np.uint8), data.target.astype(np.int64)
 

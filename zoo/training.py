@@ -57,7 +57,7 @@ Progress = Callable[[int, int, float], None]
 """Called after each epoch with (epoch, epochs, mean loss)."""
 
 
-def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None = None) -> Result:  # noqa: B008 - frozen
+def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None = None) -> Result:
     """Trains the model `name` from scratch on the training scans; the same seed gives the same weights on one machine."""
     from zoo.front import create
 
@@ -99,7 +99,10 @@ def evaluate(model: nn.Module, batch_size: int = 128) -> tuple[int, int]:
     images, labels = digits.held_out()
     x, y = digits.to_input(images), torch.from_numpy(labels)
     with torch.inference_mode():
-        right = sum(int((model(part).argmax(-1) == truth).sum()) for part, truth in zip(x.split(batch_size), y.split(batch_size), strict=True))
+        right = sum(
+            int((model(part).argmax(-1) == truth).sum())
+            for part, truth in zip(x.split(batch_size), y.split(batch_size), strict=True)
+        )
     return right, len(y)
 
 
@@ -127,7 +130,9 @@ def _moved(x: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
     turn = (torch.rand(count, generator=draw) * 2 - 1) * recipe.turn
     scale = 1 + (torch.rand(count, generator=draw) * 2 - 1) * recipe.scale
     shift = (torch.rand(count, 2, generator=draw) * 2 - 1) * recipe.shift
-    maps = torch.stack([turn.cos() * scale, -turn.sin() * scale, shift[:, 0], turn.sin() * scale, turn.cos() * scale, shift[:, 1]], 1)
+    maps = torch.stack(
+        [turn.cos() * scale, -turn.sin() * scale, shift[:, 0], turn.sin() * scale, turn.cos() * scale, shift[:, 1]], 1
+    )
     grid = F.affine_grid(maps.view(count, 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
@@ -163,14 +168,16 @@ def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
         origin="trained from scratch on scikit-learn's handwritten digits; smoke weights: proof that the block trains, no ranking",
         preprocess=digits.PREPROCESS,
         labels=tuple(str(digit) for digit in range(10)),
-        metrics={f"digits/top1@{digits.PREPROCESS.size}": counted_metric(result.correct, result.n, command=command, seed=recipe.seed, date=str(datetime.date.today()))},
+        metrics={
+            f"digits/top1@{digits.PREPROCESS.size}": counted_metric(
+                result.correct, result.n, command=command, seed=recipe.seed, date=str(datetime.date.today())
+            )
+        },
         probe=probe,
         recipe=command,
     )
     write_manifest(manifest, catalog.WEIGHTS / f"{name}.digits.json")
     return manifest
-
-
 
 
 def main(names: list[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -120,12 +119,19 @@ def to_image(picture: Any) -> Image.Image:
         picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
     if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or 0 in picture.shape:
         form = f" of shape {picture.shape}" if isinstance(picture, np.ndarray) else ""
-        raise InputError("transform", Problem("", "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)", f"{type(picture).__name__}{form}"))
+        raise InputError(
+            "transform",
+            Problem(
+                "", "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)", f"{type(picture).__name__}{form}"
+            ),
+        )
     if picture.dtype.kind == "f":
         picture = (np.clip(np.nan_to_num(picture), 0, 1) * 255).round()
     array = picture.astype(np.uint8)
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
-        raise InputError("transform", Problem("", "1, 3 or 4 channels", f"{array.shape[-1]}, of an array {array.shape}"))
+        raise InputError(
+            "transform", Problem("", "1, 3 or 4 channels", f"{array.shape[-1]}, of an array {array.shape}")
+        )
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
 
 
@@ -150,5 +156,3 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         found = f"a damaged image: {error}"
     raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", found))
-
-

@@ -23,14 +23,30 @@ def digits(arguments: Namespace) -> int:
     recipe = msgspec.structs.replace(Recipe(), **{key: value for key, value in asked.items() if value is not None})
 
     def progress(epoch: int, epochs: int, loss: float) -> None:
-        print(f"\r{name}: epoch {epoch}/{epochs}, loss {loss:.3f}", end="\n" if epoch == epochs else "", file=sys.stderr, flush=True)
+        print(
+            f"\r{name}: epoch {epoch}/{epochs}, loss {loss:.3f}",
+            end="\n" if epoch == epochs else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
     result = train_digits(name, recipe, progress)
     if arguments.out:
         save_weights(result.model, arguments.out)
     low, high = result.ci95
     if arguments.json:
-        dump({"model": name, "accuracy": result.accuracy, "correct": result.correct, "n": result.n, "ci95": [low, high], "seconds": round(result.seconds, 1)})
+        dump(
+            {
+                "model": name,
+                "accuracy": result.accuracy,
+                "correct": result.correct,
+                "n": result.n,
+                "ci95": [low, high],
+                "seconds": round(result.seconds, 1),
+            }
+        )
     else:
-        print(f"{name}: {result.correct} of {result.n} held-out digits, {result.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), {result.seconds:.0f} s")
+        print(
+            f"{name}: {result.correct} of {result.n} held-out digits, {result.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), {result.seconds:.0f} s"
+        )
     return 0

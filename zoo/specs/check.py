@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from blocks import registry
 from blocks.calls import fill_call
-from blocks.schema import Issue, fill, fragment
-from zoo.errors import Problem
-from zoo.specs.tree import Path, Table, graft, origin_of
+from blocks.schema import Issue, Told, fill, fragment, shown
+from zoo.errors import Problem, listed, nearest
+from zoo.specs.tree import Path, Table, graft, origin_of, walk
 
 Size = Annotated[int, Meta(ge=1, le=16384)]
 
@@ -41,6 +41,7 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: Annotated[float, Meta(gt=0, le=10)] = 0.02
 
 
+WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
 INPUT_SCHEMA = {"image": fragment(ImageInput), "tokens": fragment(TokenInput)}
 INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
@@ -50,7 +51,7 @@ CALL: dict[str, Any] = {}
 OPTIONAL_CALL: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call"}, {"const": "none"}]}
 VIEW: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call", "kinds": ["view"]}, {"const": "none"}]}
 HEAD: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["head"]}
-KEYS = ("input", "num_classes", "stem", "dims", "stages", "head", "init", "drop_rate", "drop_path_rate")
+STAGE = ("downsample", "view", "layers", "post")
 
 
 def fill_tree(tree: Table, problems: list[Problem]) -> Table:
@@ -60,14 +61,15 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
     filled["num_classes"] = fill(tree.get("num_classes", 1000), CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
     if "stem" in tree:
         filled["stem"] = fill(tree["stem"], OPTIONAL_CALL, ("stem",), issues, fill_call)
-    filled["dims"] = list(tree.get("dims", []))
-    filled["stages"] = [_fill_stage(stage, ("stages", i), issues) for i, stage in enumerate(tree["stages"])]
+    if "dims" in tree:
+        filled["dims"] = fill(tree["dims"], WIDTHS_SCHEMA, ("dims",), issues, fill_call)
+    filled["stages"] = _fill_stages(tree["stages"], issues)
     if "head" in tree:
         filled["head"] = fill(tree["head"], HEAD, ("head",), issues, fill_call)
     filled["init"] = fill(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, fill_call)
     for key in ("drop_rate", "drop_path_rate"):
         filled[key] = fill(tree.get(key, 0.0), RATE_SCHEMA, (key,), issues, fill_call)
-    if not issues:
+    if not issues and not any(isinstance(value, Told) for _, value in walk(filled)):
         issues += list(_semantic_issues(filled))
     add_unique(problems, [Problem(str(origin_of(tree, issue.path)), *issue[1:]) for issue in issues])
     grafted: Table = graft(filled, tree, tree.origin)
@@ -76,20 +78,44 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
 
 def add_unique(problems: list[Problem], more: list[Problem]) -> None:
     """One part used in thirty layers is wrong once."""
-    for problem in more:
-        if problem not in problems:
-            problems.append(problem)
+    known = set(problems)
+    problems += [problem for problem in dict.fromkeys(more) if problem not in known]
+
+
+def _fill_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:
+    """The stages, whose outer form only a selector can have spoilt."""
+    if not isinstance(stages, list):
+        issues.append(Issue(("stages",), "a list of stages", shown(stages)))
+        return []
+    return [_fill_stage(stage, ("stages", i), issues) for i, stage in enumerate(stages)]
 
 
 def _fill_input(value: Any, issues: list[Issue]) -> Any:
     kind = value.get("kind", "image") if isinstance(value, dict) else "image"
-    if kind not in INPUT_SCHEMA:
-        issues.append(Issue(("input", "kind"), "one of " + ", ".join(f'"{key}"' for key in INPUT_SCHEMA), f'"{kind}"'))
+    if isinstance(kind, Told):
+        return value
+    if kind not in tuple(INPUT_SCHEMA):
+        options = [f'"{key}"' for key in INPUT_SCHEMA]
+        issues.append(
+            Issue(
+                ("input", "kind"),
+                "one of " + ", ".join(options),
+                f'"{kind}"' if isinstance(kind, str) else shown(kind),
+                nearest(str(kind), INPUT_SCHEMA),
+            )
+        )
         return value
     return fill(value, INPUT_SCHEMA[kind], ("input",), issues, fill_call)
 
 
 def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
+    if not isinstance(stage, dict) or set(stage) != set(STAGE):
+        found = listed([key for key in stage if key not in STAGE]) if isinstance(stage, dict) else shown(stage)
+        issues.append(Issue(path, f"a stage with {listed(STAGE)}", found))
+        return {}
+    if not isinstance(stage["layers"], list):
+        issues.append(Issue((*path, "layers"), "a list of layers", shown(stage["layers"])))
+        return {}
     filled = {
         "downsample": fill(stage["downsample"], OPTIONAL_CALL, (*path, "downsample"), issues, fill_call),
         "view": fill(stage["view"], VIEW, (*path, "view"), issues, fill_call),
@@ -99,6 +125,10 @@ def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
     for j, layer in enumerate(stage["layers"]):
         branches = layer if isinstance(layer, list) else [layer]
         at = (*path, "layers", j)
+        if not branches:
+            issues.append(
+                Issue(at, "a block, or a list of at least one", "a list of 0", next='write "none" for nothing')
+            )
         filled["layers"].append(
             [
                 fill(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, fill_call)

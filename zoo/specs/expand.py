@@ -8,9 +8,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from blocks.calls import fill_call
+from blocks.schema import TOLD, Issue, Told, fill, shown
 from zoo.errors import Problem, listed, nearest
+from zoo.specs.check import WIDTHS_SCHEMA
 from zoo.specs.patch import INDEXED, merged, replaces
-from zoo.specs.tree import Items, Origin, Table
+from zoo.specs.tree import Items, Origin, Table, origin_of, position
 
 TOP = ("input", "num_classes", "stem", "dims", "depths", "width", "downsample", "view", "layer", "layers", "post", "head",
        "define", "stages", "init", "drop_rate", "drop_path_rate")  # fmt: skip
@@ -59,7 +62,7 @@ class Inliner:
                     "circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name)),
                 )
             )
-            return "none"
+            return TOLD
         if name not in self.define:
             found = f"`{reference}`"
             self.problems.append(
@@ -70,15 +73,15 @@ class Inliner:
                     nearest(name, self.define) and "@" + nearest(name, self.define),
                 )
             )
-            return "none"
+            return TOLD
         self.used.add(name)
         return self.inline(copy.deepcopy(self.define[name]), self.define.origins[name], (*stack, name))
 
     def _use(self, table: Table, origin: Origin, stack: tuple[str, ...]) -> Any:
         reference = table["use"]
         if not (isinstance(reference, str) and reference.startswith("@")):
-            self.problems.append(Problem(str(table.origins["use"]), 'a part, as in use = "@name"', f"{reference!r}"))
-            return "none"
+            self.problems.append(Problem(str(table.origins["use"]), 'a part, as in use = "@name"', shown(reference)))
+            return TOLD
         part = self._part(reference, table.origins["use"], stack)
         if (
             isinstance(part, (Items, Table))
@@ -176,20 +179,22 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
                 str(origin), f"an indexed value with one key of {listed(INDEXED)}", f"the keys {listed(list(table))}"
             )
         )
-        return "none"
+        return TOLD
     options, at = table[keys[0]], table.origins[keys[0]]
     if where is None:
         problems.append(Problem(str(origin), "one value: stem and head belong to no stage", f"`{keys[0]}`"))
-        return "none"
+        return TOLD
+    if isinstance(options, Told):
+        return TOLD
     if not isinstance(options, Items) or not options:
         problems.append(
             Problem(
                 str(at),
                 "a list with at least one value",
-                f"{options!r}" if not isinstance(options, Items) else "an empty list",
+                shown(options),
             )
         )
-        return "none"
+        return TOLD
     if keys[0] == "per_stage":
         if len(options) != where.stage_count:
             problems.append(
@@ -197,13 +202,13 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
                     str(at), f"a list of {where.stage_count}, one value for each stage", f"a list of {len(options)}"
                 )
             )
-            return "none"
+            return TOLD
         return pick(options[where.stage], where, options.origins[where.stage], problems)
     if where.layer is None:
         problems.append(
             Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`")
         )
-        return "none"
+        return TOLD
     if keys[0] == "cycle":
         position = where.layer % len(options)
         return pick(options[position], where, options.origins[position], problems)
@@ -213,15 +218,19 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
 def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) -> Any:
     start, chosen, counts = 0, None, []
     for i, (run, origin) in enumerate(zip(runs, runs.origins, strict=True)):
+        if isinstance(run, Told):
+            return TOLD
         if not isinstance(run, Items) or len(run) != 2:
-            problems.append(Problem(str(origin), "a pair [value, count]", f"{run!r}"))
-            return "none"
+            problems.append(Problem(str(origin), "a pair [value, count]", shown(run)))
+            return TOLD
         count = pick(run[1], where, run.origins[1], problems)
+        if isinstance(count, Told):
+            return TOLD
         if count == "rest" and i == len(runs) - 1:
             count = max(0, where.depth - start)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            problems.append(Problem(str(run.origins[1]), 'int >= 0, or "rest" in the last run', f"{count!r}"))
-            return "none"
+            problems.append(Problem(str(run.origins[1]), 'int >= 0, or "rest" in the last run', shown(count)))
+            return TOLD
         if where.layer is not None and start <= where.layer < start + count:
             chosen = run
         start += count
@@ -234,7 +243,7 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
                 f"{' + '.join(map(str, counts))} = {start}",
             )
         )
-        return "none"
+        return TOLD
     return pick(chosen[0], where, chosen.origins[0], problems)
 
 
@@ -243,15 +252,17 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
     _top_keys(spec, problems)
     inliner = Inliner(spec.get("define"), problems)
     if "define" in spec and not isinstance(spec["define"], Table):
-        problems.append(Problem(str(spec.origins["define"]), "a table of named parts", f"{spec['define']!r}"))
+        problems.append(Problem(str(spec.origins["define"]), "a table of named parts", shown(spec["define"])))
     source = Table(spec.origin)
     for key, value in spec.items():
         if key != "define":
             source.put(key, inliner.inline(value, spec.origins[key]), spec.origins[key])
     problems += inliner.unused()
-    dims = _int_list(source, "dims", problems)
-    stage_tables = _stage_tables(source, len(dims), problems)
-    depths = _depths(source, stage_tables, len(dims), problems)
+    dims = _widths(source, "dims", problems)
+    # without dims the layers are still checked, as if there were as many stages as depths
+    count = len(dims) or (len(source["depths"]) if isinstance(source.get("depths"), Items) else 1)
+    stage_tables = _stage_tables(source, count, problems)
+    depths = _depths(source, stage_tables, count, problems)
     tree = Table(spec.origin)
     for key in ("input", "num_classes", "dims", "init", "drop_rate", "drop_path_rate"):
         if key in source:
@@ -260,9 +271,9 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
         if key in source:
             tree.put(key, pick(source[key], None, source.origins[key], problems), source.origins[key])
     stages = Items(spec.origin.below("stages"))
-    for i in range(len(dims)):
+    for i in range(min(count, MAX_STAGES)):
         origin = stages.origin.below(i)
-        stages.push(_stage(source, stage_tables[i], i, len(dims), depths[i], origin, problems), origin)
+        stages.push(_stage(source, stage_tables[i], i, count, depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
     _apply_width(source, tree, problems)
     return tree
@@ -285,32 +296,21 @@ def _top_keys(spec: Table, problems: list[Problem]) -> None:
         )
 
 
-def _int_list(source: Table, key: str, problems: list[Problem]) -> list[int]:
-    values = source.get(key, Items(source.origin))
-    if not isinstance(values, Items) or not values or len(values) > MAX_STAGES:
-        if key in source:
-            problems.append(
-                Problem(
-                    str(source.origins[key]),
-                    f"a list of 1 to {MAX_STAGES} ints",
-                    f"{values!r}" if not isinstance(values, Items) else f"a list of {len(values)}",
-                )
-            )
+def _widths(source: Table, key: str, problems: list[Problem]) -> list[int]:
+    """`dims` or `depths`, empty when they are missing or wrong."""
+    if key not in source:
         return []
-    for value, origin in zip(values, values.origins, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            hint = "remove the quotes" if isinstance(value, str) and value.isdigit() else ""
-            found = f'"{value}", a string' if isinstance(value, str) else f"{value!r}"
-            problems.append(Problem(str(origin), "int from 1 to 1,000,000", found, next=hint))
-            return []
-    return list(values)
+    issues: list[Issue] = []
+    values = fill(source[key], WIDTHS_SCHEMA, (key,), issues, fill_call)
+    problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
+    return [] if issues or isinstance(values, Told) or TOLD in values else list(values)
 
 
 def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Table]:
     """What `stages.N` states, for each stage; `stages` may be a list or a table with numbers as keys."""
     empty = [Table(source.origin.below(f"stages.{i}")) for i in range(count)]
     stages = source.get("stages")
-    if stages is None:
+    if stages is None or isinstance(stages, Told):
         return empty
     if isinstance(stages, Items):
         named: list[tuple[str, Any, Origin]] = [
@@ -319,21 +319,23 @@ def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Ta
     elif isinstance(stages, Table):
         named = [(key, stage, stages.origins[key]) for key, stage in stages.items()]
     else:
-        problems.append(Problem(str(source.origins["stages"]), "a table or list of stages", f"{stages!r}"))
+        problems.append(Problem(str(source.origins["stages"]), "a table or list of stages", shown(stages)))
         return empty
     for key, stage, origin in named:
-        if not key.isdigit() or int(key) >= count:
-            if count:
-                problems.append(Problem(str(origin), f"a stage from 0 to {count - 1}: `dims` has {count}", f"`{key}`"))
+        i = position(key, count)
+        if i is None:
+            problems.append(Problem(str(origin), f"a stage from 0 to {count - 1}: `dims` has {count}", f"`{key}`"))
+        elif isinstance(stage, Told):
+            continue
         elif not isinstance(stage, Table):
-            problems.append(Problem(str(origin), "a table", f"{stage!r}"))
+            problems.append(Problem(str(origin), "a table", shown(stage)))
         else:
             for step in stage:
                 if step not in STAGE:
                     problems.append(
                         Problem(str(stage.origins[step]), f"one of {listed(STAGE)}", f"`{step}`", nearest(step, STAGE))
                     )
-            empty[int(key)] = stage
+            empty[i] = stage
     return empty
 
 
@@ -351,7 +353,7 @@ def _depths(source: Table, stages: list[Table], count: int, problems: list[Probl
                 )
             )
         return [None if has else 0 for has in listed_layers]
-    depths = _int_list(source, "depths", problems)
+    depths = _widths(source, "depths", problems)
     if depths and len(depths) != count and count:
         problems.append(
             Problem(str(source.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}")
@@ -401,8 +403,10 @@ def _layers(
     holder = own if "layers" in own else source
     rows, at = holder["layers"], holder.origins["layers"]
     rows = pick(rows, where, at, problems) if isinstance(rows, Table) else rows
+    if isinstance(rows, Told):
+        return []
     if not isinstance(rows, Items):
-        problems.append(Problem(str(at), "a list of layers", f"{rows!r}"))
+        problems.append(Problem(str(at), "a list of layers", shown(rows)))
         return []
     repeated = [
         (row, row_at)
@@ -424,8 +428,10 @@ def _repeat(row: Any, origin: Origin, problems: list[Problem]) -> int:
     if not isinstance(row, Table) or "repeat" not in row:
         return 1
     count = row["repeat"]
+    if isinstance(count, Told):
+        return 1
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_LAYERS:
-        problems.append(Problem(str(row.origins["repeat"]), f"int from 1 to {MAX_LAYERS:,}", f"{count!r}"))
+        problems.append(Problem(str(row.origins["repeat"]), f"int from 1 to {MAX_LAYERS:,}", shown(count)))
         return 1
     return count
 
@@ -445,21 +451,27 @@ def _apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
         return
     law, origin = source["width"], source.origins["width"]
     known = ("scale", "round_to")
+    if isinstance(law, Told):
+        return
     if not isinstance(law, Table) or any(key not in known for key in law) or "scale" not in law:
         problems.append(
             Problem(
                 str(origin),
                 "a table { scale, round_to }",
-                f"the keys {listed(list(law))}" if isinstance(law, Table) else f"{law!r}",
+                f"the keys {listed(list(law))}" if isinstance(law, Table) and law else shown(law),
             )
         )
         return
     scale, step = law["scale"], law.get("round_to", 8)
+    if isinstance(scale, Told):
+        return
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 1000:
-        problems.append(Problem(str(law.origins["scale"]), "float > 0", f"{scale!r}"))
+        problems.append(Problem(str(law.origins["scale"]), "float > 0 and <= 1,000", shown(scale)))
+        return
+    if isinstance(step, Told):
         return
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= 1024:
-        problems.append(Problem(str(law.origins["round_to"]), "int from 1 to 1024", f"{step!r}"))
+        problems.append(Problem(str(law.origins["round_to"]), "int from 1 to 1,024", shown(step)))
         return
     dims = tree.get("dims")
     if isinstance(dims, Items):

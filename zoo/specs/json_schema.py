@@ -34,7 +34,11 @@ def export(plugins: bool = False) -> dict[str, Any]:
             "schema": {"const": SCHEMA},
             "family": _family(),
             "spec": {"$ref": "#/$defs/spec"},
-            "variants": {"type": "object", "propertyNames": {"pattern": "^[a-z0-9][a-z0-9_]*$"}, "additionalProperties": {"type": "object"}},
+            "variants": {
+                "type": "object",
+                "propertyNames": {"pattern": "^[a-z0-9][a-z0-9_]*$"},
+                "additionalProperties": {"type": "object"},
+            },
             "keys": {"type": "object"},
         },
         "$defs": _defs(infos),
@@ -60,9 +64,15 @@ def _family() -> dict[str, Any]:
 
 def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
     wirings = [info for info in infos if info.kind == "wiring"]
-    short = {spelling: {"$ref": f"#/$defs/{_def_name(info)}.short"} for info in wirings for spelling in _spellings(info)}
+    short = {
+        spelling: {"$ref": f"#/$defs/{_def_name(info)}.short"} for info in wirings for spelling in _spellings(info)
+    }
     tables = [
-        {"required": ["block"], "properties": {"block": {"enum": _spellings(info)}}, "allOf": [{"$ref": f"#/$defs/{_def_name(info)}"}]}
+        {
+            "required": ["block"],
+            "properties": {"block": {"enum": _spellings(info)}},
+            "allOf": [{"$ref": f"#/$defs/{_def_name(info)}"}],
+        }
         for info in infos
     ]
     defs: dict[str, Any] = {
@@ -145,7 +155,13 @@ def _or_value(schema: Any) -> dict[str, Any]:
 def _spec() -> dict[str, Any]:
     call, optional = {"$ref": CALL}, _or_value({"$ref": "#/$defs/optional_call"})
     widths = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
-    parts: dict[str, Any] = {"downsample": optional, "view": optional, "post": optional, "layer": _or_value(call), "layers": _or_value({"type": "array"})}
+    parts: dict[str, Any] = {
+        "downsample": optional,
+        "view": optional,
+        "post": optional,
+        "layer": _or_value(call),
+        "layers": _or_value({"type": "array"}),
+    }
     stage = {"type": "object", "properties": {key: parts[key] for key in STAGE}, "additionalProperties": False}
     properties: dict[str, Any] = {
         "input": {"anyOf": list(INPUT_SCHEMA.values())},
@@ -166,4 +182,9 @@ def _spec() -> dict[str, Any]:
         **parts,
     }  # fmt: skip
     assert set(properties) == set(TOP)
-    return {"type": "object", "properties": properties, "required": ["input", "stem", "dims", "head"], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["input", "stem", "dims", "head"],
+        "additionalProperties": False,
+    }

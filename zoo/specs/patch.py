@@ -12,11 +12,13 @@ from typing import Any
 
 from blocks import registry
 from blocks.calls import is_wiring
+from blocks.schema import shown
 from zoo.errors import Problem, listed, nearest
-from zoo.specs.tree import Items, Origin, Path, Table, rooted
+from zoo.specs.tree import Items, Origin, Path, Table, position, rooted
 
 INDEXED = ("per_stage", "cycle", "runs")
 SELECTOR = re.compile(r"[*<>]")
+RANGE = re.compile(r"([0-9]{1,7})-([0-9]{1,7})")
 
 
 class Edit:
@@ -27,7 +29,7 @@ class Edit:
 
     @property
     def is_selector(self) -> bool:
-        return bool(SELECTOR.search(self.path)) or bool(re.search(r"(^|\.)\d+-\d+(\.|$)", self.path))
+        return bool(SELECTOR.search(self.path)) or any(RANGE.fullmatch(step) for step in self.path.split("."))
 
     def problem(self, expected: str, found: str, near: str = "", next_step: str = "") -> Problem:
         return Problem(str(self.origin), expected, found, near, next_step)
@@ -65,17 +67,17 @@ def apply_literal(tree: Table, edit: Edit, stage_count: int) -> list[Problem]:
 
 def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: int) -> tuple[Any, Problem | None]:
     if isinstance(node, Items):
-        position = _position(node, step)
-        if position is None:
+        at = position(step, len(node))
+        if at is None:
             return None, edit.problem(
                 f"a position from 0 to {len(node) - 1} of the list `{'.'.join(so_far[:-1])}`", f"`{step}`"
             )
-        node[position] = _opened(node[position], node.origins[position])
-        return node[position], None
+        node[at] = _opened(node[at], node.origins[at])
+        return node[at], None
     if isinstance(node, Table):
         if step not in node and (
             so_far == ["stages"]
-            or (len(so_far) == 2 and so_far[0] == "stages" and step.isdigit() and int(step) < stage_count)
+            or (len(so_far) == 2 and so_far[0] == "stages" and position(step, stage_count) is not None)
         ):
             node.put(step, Table(edit.origin), edit.origin)
         if step in node:
@@ -86,7 +88,7 @@ def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: i
             f"`{step}`",
             nearest(step, node),
         )
-    return None, edit.problem(f"a table or list at `{'.'.join(so_far[:-1])}`", f"{node!r}")
+    return None, edit.problem(f"a table or list at `{'.'.join(so_far[:-1])}`", shown(node))
 
 
 def _opened(value: Any, origin: Origin) -> Any:
@@ -102,10 +104,6 @@ def _opened(value: Any, origin: Origin) -> Any:
     return value
 
 
-def _position(items: Items, step: str) -> int | None:
-    return int(step) if step.isdigit() and int(step) < len(items) else None
-
-
 def _put(node: Any, step: str, value: Any, edit: Edit) -> list[Problem]:
     if isinstance(node, Table):
         node.put(
@@ -115,14 +113,14 @@ def _put(node: Any, step: str, value: Any, edit: Edit) -> list[Problem]:
         )
         return []
     if isinstance(node, Items):
-        position = _position(node, step)
-        if position is None:
+        at = position(step, len(node))
+        if at is None:
             return [edit.problem(f"a position from 0 to {len(node) - 1}", f"`{step}`")]
-        node[position] = merged(node[position], value, edit.origin)
+        node[at] = merged(node[at], value, edit.origin)
         if replaces(value):
-            node.origins[position] = edit.origin
+            node.origins[at] = edit.origin
         return []
-    return [edit.problem("a table or a list to change", f"{node!r}")]
+    return [edit.problem("a table or a list to change", shown(node))]
 
 
 def merged(old: Any, new: Any, origin: Origin) -> Any:
@@ -132,12 +130,12 @@ def merged(old: Any, new: Any, origin: Origin) -> Any:
         return new
     if isinstance(old, Items):
         for key, value in new.items():
-            position = _position(old, key)
-            if position is None:
+            at = position(key, len(old))
+            if at is None:
                 return new  # names a position that is not there: the check will say that a list stood here
-            old[position] = merged(old[position], value, new.origins[key])
+            old[at] = merged(old[at], value, new.origins[key])
             if replaces(value):
-                old.origins[position] = new.origins[key]
+                old.origins[at] = new.origins[key]
         return old
     base = _opened(old, origin) if old is not None else None
     if not isinstance(base, Table):
@@ -167,6 +165,8 @@ def apply_selector(tree: Table, edit: Edit) -> list[Problem]:
         ]
     problems: list[Problem] = []
     for path in sites:
+        if not _reaches(tree, path):
+            continue  # it went when a place around it was replaced
         if target:
             problems += _put(_at(tree, path), steps[-1], edit.value, edit)
         else:
@@ -176,39 +176,42 @@ def apply_selector(tree: Table, edit: Edit) -> list[Problem]:
 
 def _last_is_key(steps: list[str]) -> bool:
     """`**.<mlp>.ratio` sets a key of what the rest selects; `stages.*.<mlp>` and `stages.*` select what is replaced."""
-    return len(steps) > 1 and not SELECTOR.search(steps[-1]) and not re.fullmatch(r"\d+(-\d+)?", steps[-1])
+    return len(steps) > 1 and not SELECTOR.search(steps[-1]) and not re.fullmatch(r"[0-9]+(-[0-9]+)?", steps[-1])
 
 
 def select(tree: Table, steps: list[str]) -> Iterator[Path]:
     """Paths of the filled tree that the steps match: a key, a position, `2-3`, `*`, `**`, or `<name>`."""
-    seen: set[Path] = set()
-    for path in _matches(tree, steps, ()):
-        if path not in seen:
-            seen.add(path)
-            yield path
+    found = _matches(tree, steps, (), set())
+    yield from (path for path in dict.fromkeys(found) if path)
 
 
-def _matches(node: Any, steps: list[str], path: Path) -> Iterator[Path]:
+def _matches(node: Any, steps: list[str], path: Path, seen: set[tuple[Path, int]]) -> Iterator[Path]:
+    if (path, len(steps)) in seen:  # `**.**.**` comes by in many ways
+        return
+    seen.add((path, len(steps)))
     if not steps:
         yield path
         return
     step, rest = steps[0], steps[1:]
     if step.startswith("<") and step.endswith(">"):
         for below in blocks_named(node, step[1:-1], path):
-            yield from _matches(_at(node, below[len(path) :]), rest, below)
+            yield from _matches(_at(node, below[len(path) :]), rest, below, seen)
+        return
+    if step == "**" and rest and rest[0].startswith("<"):
+        yield from _matches(node, rest, path, seen)  # `<name>` reaches down by itself, and stops at the outermost
         return
     if step == "**":
-        yield from _matches(node, rest, path)
+        yield from _matches(node, rest, path, seen)
         for key, child in _children(node):
-            yield from _matches(child, steps, (*path, key))
+            yield from _matches(child, steps, (*path, key), seen)
         return
     for key, child in _children(node):
         if step in ("*", str(key)) or _in_range(step, key):
-            yield from _matches(child, rest, (*path, key))
+            yield from _matches(child, rest, (*path, key), seen)
 
 
 def _in_range(step: str, key: str | int) -> bool:
-    match = re.fullmatch(r"(\d+)-(\d+)", step)
+    match = RANGE.fullmatch(step)
     return bool(match) and isinstance(key, int) and int(match[1]) <= key <= int(match[2])  # type: ignore[index]
 
 
@@ -236,6 +239,14 @@ def _at(node: Any, path: Path) -> Any:
     for step in path:
         node = node[step]
     return node
+
+
+def _reaches(tree: Table, path: Path) -> bool:
+    try:
+        _at(tree, path)
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def _near_block(tree: Table, steps: list[str]) -> str:

@@ -6,11 +6,13 @@ import json
 import pathlib
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from blocks.schema import shown
 from zoo.errors import Problem, SpecError, listed, nearest
 from zoo.specs.tree import Origin, Table, rooted
 
@@ -18,6 +20,8 @@ SCHEMA = "zoo.spec/1"
 MAX_BYTES = 1_000_000
 MAX_NESTING = 48
 MAX_VALUES = 200_000
+SURROGATE = re.compile("[\ud800-\udfff]")
+DOTTED_KEY = re.compile(rf"(?m)^[ \t\[]*(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_NESTING}}}")
 
 TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
 
@@ -57,7 +61,7 @@ def read_bytes(data: bytes, source: str) -> Family:
     if len(data) > MAX_BYTES:
         raise SpecError(source, Problem("", f"a spec of at most {MAX_BYTES:,} bytes", "a larger file"))
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8").removeprefix("\ufeff")  # the mark that some editors put first
     except UnicodeDecodeError as error:
         raise SpecError(
             source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
@@ -68,16 +72,23 @@ def read_bytes(data: bytes, source: str) -> Family:
 
 def _toml(text: str, source: str) -> Any:
     _refuse_nesting(text, source)
+    if DOTTED_KEY.search(text):  # tomllib takes a minute for a key of a hundred thousand steps
+        raise SpecError(source, Problem("", f"keys of at most {MAX_NESTING} steps", "a longer one"))
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(source, Problem("", "TOML", _syntax(str(error)))) from None
-    except (RecursionError, ValueError) as error:
-        raise SpecError(source, Problem("", "TOML", f"{type(error).__name__}: {error}")) from None
+    except RecursionError:
+        raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
+    except ValueError:  # what tomllib lets through of int()
+        raise SpecError(source, Problem("", "TOML", "a number of too many digits")) from None
 
 
 def _syntax(message: str) -> str:
-    return message[0].lower() + message[1:] if message else "a syntax error"
+    if not message:
+        return "a syntax error"
+    first = message.split()[0]
+    return message[0].lower() + message[1:] if first[1:].islower() or len(first) == 1 else message
 
 
 def _json(text: str, source: str) -> Any:
@@ -86,16 +97,21 @@ def _json(text: str, source: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            names = [key for key, _ in pairs]
-            twice = sorted({key for key in names if names.count(key) > 1})
-            raise ValueError(f"key {listed(twice)} stands twice in one table")
+            counts = Counter(key for key, _ in pairs)
+            twice = sorted(key for key in counts if counts[key] > 1)
+            raise ValueError(f"key {listed(twice)} twice in one table")
         return table
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20:
+            raise ValueError("a number of too many digits")
+        return int(digits)
 
     def no_constant(word: str) -> Any:
         raise ValueError(f"{word} is no number of a spec")
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+        return json.loads(text, object_pairs_hook=once, parse_constant=no_constant, parse_int=integer)
     except (ValueError, RecursionError) as error:
         raise SpecError(source, Problem("", "JSON", _syntax(str(error)))) from None
 
@@ -116,7 +132,7 @@ def family_of(values: Any, source: str) -> Family:
         raise SpecError(
             source, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__)
         )
-    problems = _bounds(values)
+    problems = bounds(values)
     if not problems:
         problems = _outer_form(values)
     if problems:
@@ -127,7 +143,7 @@ def family_of(values: Any, source: str) -> Family:
     return Family(source, text, spec, variants, dict(values.get("keys", {})))
 
 
-def _bounds(values: Any) -> list[Problem]:
+def bounds(values: Any) -> list[Problem]:
     """Size and nesting of data that no parser has bounded, and values that are no data at all. Not recursive, on purpose."""
     count, front = 0, [((), values)]
     for _ in range(MAX_NESTING + 1):
@@ -135,16 +151,24 @@ def _bounds(values: Any) -> list[Problem]:
         for path, node in front:
             count += 1
             if isinstance(node, Mapping):
-                wrong = [key for key in node if not isinstance(key, str)]
+                wrong = [key for key in node if not isinstance(key, str) or SURROGATE.search(key)]
                 if wrong:
-                    return [Problem(_dotted(path), "keys that are strings", repr(wrong[0]))]
+                    return [Problem(_dotted(path), "keys that are Unicode strings", ascii(wrong[0]))]
+                if any(key.count(".") >= MAX_NESTING for key in node):
+                    return [Problem(_dotted(path), f"keys of at most {MAX_NESTING} steps", "a longer one")]
                 following.extend(((*path, key), child) for key, child in node.items())
             elif isinstance(node, (list, tuple)):
                 following.extend(((*path, i), child) for i, child in enumerate(node))
+            elif isinstance(node, int) and abs(node) >= 2**63:
+                return [Problem(_dotted(path), "an int of 64 bits", "a larger one")]
+            elif isinstance(node, str) and SURROGATE.search(node):
+                return [Problem(_dotted(path), "Unicode text", "half of a surrogate pair")]
             elif not isinstance(node, (str, int, float, bool)):
                 return [
                     Problem(
-                        _dotted(path), "a string, number, boolean, list or table", f"{node!r}, a {type(node).__name__}"
+                        _dotted(path),
+                        "a string, number, boolean, list or table",
+                        "null" if node is None else f"a value of type `{type(node).__name__}`",
                     )
                 ]
         if count > MAX_VALUES:
@@ -165,10 +189,11 @@ def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
     if schema != SCHEMA:
         newer = isinstance(schema, str) and re.fullmatch(r"zoo\.spec/[0-9]+", schema)
         hint = "this spec needs a newer blockzoo" if newer else f'write schema = "{SCHEMA}" at the top'
-        problems.append(Problem("schema", f'"{SCHEMA}"', f'"{schema}"' if schema is not None else "nothing", next=hint))
+        found = f'"{schema}"' if isinstance(schema, str) else shown(schema) if "schema" in values else "nothing"
+        problems.append(Problem("schema", f'"{SCHEMA}"', found, next=hint))
     for key in ("family", "spec", "variants", "keys"):
         if key in values and not isinstance(values[key], Mapping):
-            problems.append(Problem(key, "a table", f"{values[key]!r}"))
+            problems.append(Problem(key, "a table", shown(values[key])))
     if "spec" not in values:
         problems.append(Problem("spec", "a table [spec]", "nothing", next="every spec has one"))
     if isinstance(values.get("family"), Mapping):
@@ -178,7 +203,7 @@ def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
                 problems.append(Problem(f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`"))
             if not isinstance(patch, Mapping):
-                problems.append(Problem(f"variants.{name}", "a table of changes", f"{patch!r}"))
+                problems.append(Problem(f"variants.{name}", "a table of changes", shown(patch)))
     return problems
 
 
@@ -186,7 +211,7 @@ def _family_form(family: Mapping[str, Any]) -> list[Problem]:
     problems = _unknown(family, FamilyText.__struct_fields__, "family.")
     for key, value in family.items():
         if key in FamilyText.__struct_fields__ and not isinstance(value, str):
-            problems.append(Problem(f"family.{key}", "a string", f"{value!r}"))
+            problems.append(Problem(f"family.{key}", "a string", shown(value)))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
         problems.append(Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS)))

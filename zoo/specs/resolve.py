@@ -6,12 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from blocks.schema import shown
 from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
 from zoo.specs.check import add_unique, fill_tree
 from zoo.specs.expand import TooLarge, expand
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, apply_literal, apply_selector, edits_of
-from zoo.specs.read import Family
+from zoo.specs.read import Family, bounds
 from zoo.specs.tree import Items, Origin, Table, rooted
 
 
@@ -27,6 +28,9 @@ def resolve(
     """
     name = variant or family.text.name or family.source
     problems: list[Problem] = []
+    for origin, changes in (("override", overrides or {}), ("--set", settings or {})):
+        problems += [problem._replace(where=str(Origin(origin, problem.where))) for problem in bounds(changes)]
+    _refuse(name, problems)
     source = copy.deepcopy(family.spec)
     edits = _variant_edits(family, variant)
     edits += [
@@ -64,12 +68,11 @@ def _variant_edits(family: Family, variant: str) -> list[Edit]:
         return []
     if variant not in family.variants:
         known = list(family.variants)
-        raise UnknownModelError(
-            family.source, Problem("variants", f"one of {listed(known, 20)}", f"`{variant}`", nearest(variant, known))
-        )
+        expected = f"one of {listed(known, 20)}" if known else "no variant: this family has none"
+        raise UnknownModelError(family.source, Problem("variants", expected, f"`{variant}`", nearest(variant, known)))
     patch = family.variants[variant]
     if not isinstance(patch, Table):
-        raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", f"{patch!r}"))
+        raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", shown(patch)))
     return edits_of(patch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -84,6 +85,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
+
+
+def position(step: str, count: int) -> int | None:
+    """The position below `count` that a step names, None when it names none; one spelling only: `1`, never `01`."""
+    return int(step) if re.fullmatch(r"0|[1-9][0-9]{0,6}", step) and int(step) < count else None
 
 
 def child_origin(container: Any, step: str | int) -> Origin | None:

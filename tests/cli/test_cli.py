@@ -1,0 +1,130 @@
+"""The command line: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from PIL import Image
+
+from zoo import digits
+from zoo.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list",), ("list", "--json"), ("list", "inception"), ("info", "inceptionnext_atto"), ("info", "linear_vit_nano", "--tree"),
+        ("blocks",), ("blocks", "mlp"), ("blocks", "--kind", "norm", "--json"), ("spec", "convformer_s18"),
+        ("spec", "convformer_s18", "--filled"), ("create", "linear_vit_nano"), ("schema",), ("doctor",), ("--version",), (),
+    ],
+)  # fmt: skip
+def test_a_command_prints_and_succeeds(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out
+    if "--json" in arguments:
+        json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("lst",), "zoo: no command `lst`; nearest `list`"),
+        (("info", "convfrmer_s18"), "UnknownModelError: no model `convfrmer_s18`: expected one of"),
+        (("blocks", "mpl"), "nearest `mlp`"),
+        (
+            ("create", "convformer_s18", "--set", "dims.2=abc"),
+            'expected int from 1 to 1,000,000; found "abc", a string',
+        ),
+        (("create", "convformer_s18", "--set", "dims"), "zoo: --set dims: expected PATH=VALUE"),
+        (
+            ("create", "convformer_s18", "--swap", "token_mixer=mamba"),
+            "expected a mixer that sees the whole image; found `mamba` is causal",
+        ),
+        (("spec", "convformer_s18", "--why", "stages.9"), "--why stages.9"),
+        (("check", "missing.toml"), "expected a readable spec file; found No such file or directory"),
+        (("info", "linear_vit_nano.digts"), "nearest `digits`"),
+    ],
+)
+def test_a_users_error_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_why_says_where_a_value_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "spec", "unireplknet_a", "--why", "stages.1.layers.0.0.parts.0.kernel_size")
+    assert (
+        out == "stages.1.layers.0.0.parts.0.kernel_size = 13\n  from unireplknet.toml: spec.define.large.kernel_size\n"
+    )
+
+
+def test_a_swap_is_reported_site_by_site(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        capsys, "create", "convformer_s18", "--swap", "token_mixer=pooling", "--at", "stages.2-3", "--json"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert [row["path"] for row in report["swaps"]] == [f"stages.2.layers.{j}.0.1" for j in range(9)] + [
+        f"stages.3.layers.{j}.0.1" for j in range(3)
+    ]
+    assert all(row["after"] == "pooling" and row["params_after"] == 0 for row in report["swaps"])
+
+
+def test_predict_classifies_files_and_names_those_it_cannot_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    images, labels = digits.held_out()
+    paths = []
+    for i, size in enumerate((8, 20, 64)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(images[i]).resize((size, size)).save(paths[-1])
+    (tmp_path / "bad.png").write_text("no image")
+    code, out, _ = run(capsys, "predict", "gmlp_nano", *paths, tmp_path / "bad.png", "--json")
+    rows = json.loads(out)
+    assert code == 1
+    assert [row["classes"][0]["label"] for row in rows[:3]] == [str(label) for label in labels[:3]]
+    assert rows[3]["error"].endswith("found a file that is no image")
+
+
+def test_demo_runs_every_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "demo", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert len(report["models"]) >= 5
+    assert min(row["accuracy"] for row in report["models"]) >= 0.95
+    assert report["swap"]["params_after"] < report["swap"]["params_before"]
+
+
+def test_a_spec_file_and_a_block_file_are_checked(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    from zoo import catalog
+
+    code, out, _ = run(capsys, "check", catalog.MODELS / "gmlp.toml")
+    assert code == 0
+    assert "gmlp_nano" in out
+    block = tmp_path / "mine.py"
+    block.write_text(
+        "import blocks\nfrom torch import Tensor, nn\n\n\n"
+        '@blocks.block("cli_act", kind="act", abilities=("noncausal", "any_resolution"))\n'
+        "class CliAct(nn.Module):\n"
+        '    """y = 2 x."""\n\n'
+        "    def forward(self, x: Tensor) -> Tensor:\n        return 2 * x\n"
+    )
+    code, out, _ = run(capsys, "check", block)
+    assert code == 0, out
+    code, out, _ = run(capsys, "--with", block, "create", "gmlp_nano", "--set", "**.<gelu>=cli_act")
+    assert code == 2  # gmlp's activation is no slot of the spec

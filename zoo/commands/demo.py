@@ -1,0 +1,104 @@
+"""`zoo demo`: every embedded model on real held-out images, offline; then one mixer is swapped, to show that blocks interchange."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from typing import Any
+
+from zoo.console import count, dump, table
+
+MAIN_BLOCK = {
+    "dilated_reparam_conv": "large kernel", "linear_attention": "linear attention", "bidirectional_mamba": "bidirectional Mamba",
+    "moe": "mixture of experts", "spatial_gating_mlp": "gated MLP",
+}  # fmt: skip
+"""The kind of block that a model stands for, by the most particular block in use."""
+SWAP = ("unireplknet_nano", "pooling")
+
+
+def demo(arguments: Namespace) -> int:
+    from zoo import catalog
+
+    rows = [_row(name) for name in catalog.list_models(pretrained=True)]
+    swap = _swapped()
+    if arguments.json:
+        dump({"models": rows, "swap": swap})
+        return 0
+    print("Held-out handwritten digits, never trained on; smoke weights: they prove the path, they rank nothing.\n")
+    table(
+        ["model", "block", "parameters", "MACs", "accuracy", "95 % interval", "ms here"],
+        [
+            [
+                r["model"],
+                r["block"],
+                f"{r['params']:,}",
+                count(r["macs"]),
+                f"{r['accuracy']:.1%}",
+                "{:.1%} to {:.1%}".format(*r["ci95"]),
+                f"{r['ms']:.1f}",
+            ]
+            for r in rows
+        ],
+    )
+    print(f"\n{swap['model']} with every token mixer replaced by `{swap['mixer']}`, not trained again:")
+    print(
+        f"  {swap['sites']} sites, {swap['params_before']:,} -> {swap['params_after']:,} parameters, {count(swap['macs_before'])} -> {count(swap['macs_after'])} MACs"
+    )
+    print(
+        f"\nnext: zoo create {swap['model']} --swap token_mixer=linear_attention; zoo predict {rows[0]['model']} IMAGE"
+        if rows
+        else ""
+    )
+    return 0
+
+
+def _row(name: str) -> dict[str, Any]:
+    from zoo import catalog, front
+    from zoo.training import evaluate
+    from zoo.weights.stats import wilson_interval
+
+    entry = catalog.entry(name)
+    model = front.create(name, pretrained=True)
+    correct, n = evaluate(model)
+    used = [block.removeprefix("core/").removesuffix("@1") for block in entry.blocks]
+    kind = next((text for block, text in MAIN_BLOCK.items() if block in used), "")
+    return {
+        "model": name, "block": kind, "params": entry.params, "macs": entry.macs,
+        "accuracy": correct / n, "correct": correct, "n": n, "ci95": wilson_interval(correct, n), "ms": _milliseconds(model),
+    }  # fmt: skip
+
+
+def _milliseconds(model: Any) -> float:
+    """The median of a few single-image passes: a first impression, no measurement."""
+    import torch
+
+    from zoo import digits
+
+    x = digits.to_input(digits.held_out()[0][:1])
+    times = []
+    with torch.inference_mode():
+        for _ in range(12):
+            start = time.perf_counter()
+            model(x)
+            times.append(time.perf_counter() - start)
+    return sorted(times[2:])[5] * 1e3
+
+
+def _swapped() -> dict[str, Any]:
+    import torch
+
+    from zoo import front, naming
+    from zoo.build.builder import meta_input
+    from zoo.measure.macs import count_macs
+    from zoo.measure.swaps import swap_report
+
+    name, mixer = SWAP
+    spec = naming.spec(name)
+    before, after = front.create(name), front.create(name, swap={"token_mixer": mixer})
+    with torch.inference_mode():
+        after(torch.zeros_like(meta_input(spec), device="cpu"))
+    return {
+        "model": name, "mixer": mixer, "sites": len(swap_report(spec, {"token_mixer": mixer})),
+        "params_before": sum(p.numel() for p in before.parameters()), "params_after": sum(p.numel() for p in after.parameters()),
+        "macs_before": count_macs(before).total, "macs_after": count_macs(after).total,
+    }  # fmt: skip
