@@ -54,6 +54,8 @@ class Param(msgspec.Struct, frozen=True, omit_defaults=True):
 def signature_params(cls: type, kind: str) -> tuple[dict[str, Param], tuple[str, ...]]:
     """(parameters of the spec, names that the builder supplies) of a block class, from `__init__`."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+    if init.__qualname__ == "Module.__init__":  # a block without parameters need not write a constructor
+        return {}, ()
     hints = typing.get_type_hints(init, include_extras=True)
     supplied_names = SUPPLIED + (("bias",) if kind == "linear" else ())
     params: dict[str, Param] = {}

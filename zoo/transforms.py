@@ -63,8 +63,10 @@ class Transform:
         self.preprocess, self.train, self.generator = preprocess, train, generator
 
     def __call__(self, pictures: Any) -> Tensor:
-        many = isinstance(pictures, (list, tuple))
-        return torch.stack([self._one(picture) for picture in (pictures if many else [pictures])])
+        many = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        if not many:
+            raise InputError("transform", Problem("", "at least one picture", "an empty list"))
+        return torch.stack([self._one(picture) for picture in many])
 
     def _one(self, picture: Any) -> Tensor:
         image = to_image(picture).convert("L" if self.preprocess.channels == 1 else "RGB")
@@ -115,7 +117,8 @@ def to_image(picture: Any) -> Image.Image:
     if isinstance(picture, (str, os.PathLike)):
         return open_image(picture)
     if isinstance(picture, Tensor):
-        picture = picture.detach().cpu().numpy()
+        picture = picture.detach().cpu()
+        picture = (picture.float() if picture.is_floating_point() else picture).numpy()  # numpy has no bfloat16
         picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
     if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or 0 in picture.shape:
         form = f" of shape {picture.shape}" if isinstance(picture, np.ndarray) else ""
@@ -125,14 +128,28 @@ def to_image(picture: Any) -> Image.Image:
                 "", "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)", f"{type(picture).__name__}{form}"
             ),
         )
-    if picture.dtype.kind == "f":
-        picture = (np.clip(np.nan_to_num(picture), 0, 1) * 255).round()
-    array = picture.astype(np.uint8)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+    if picture.ndim == 3 and picture.shape[-1] not in (1, 3, 4):
         raise InputError(
-            "transform", Problem("", "1, 3 or 4 channels", f"{array.shape[-1]}, of an array {array.shape}")
+            "transform", Problem("", "1, 3 or 4 channels", f"{picture.shape[-1]}, of an array {picture.shape}")
         )
+    array = _bytes(picture)
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """uint8 of whole numbers from 0 to 255, or of floats and truth values from 0 to 1.
+
+    Refuses other values rather than wrap or clip them: the picture would be another one. Floats may overshoot by 1/255.
+    """
+    kind, found = array.dtype.kind, f"{array.dtype} values"
+    if kind in "fbui":
+        low, high = float(array.min()), float(array.max())
+        if kind in "fb" and low >= -1 / 255 and high <= 1 + 1 / 255:
+            return (np.clip(array.astype(np.float32), 0, 1) * 255).round().astype(np.uint8)
+        if kind in "ui" and low >= 0 and high <= 255:
+            return array.astype(np.uint8)
+        found = f"{array.dtype} values from {low:g} to {high:g}"
+    raise InputError("transform", Problem("", "whole numbers from 0 to 255, or floats from 0 to 1", found))
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
