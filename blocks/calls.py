@@ -10,7 +10,7 @@ from typing import Any
 
 from blocks import registry
 from blocks.errors import BlockError, listed, nearest
-from blocks.schema import Issue, Path, Told, fill, shown
+from blocks.schema import CALL, Issue, Path, Told, fill, shown
 from blocks.slots import NONE
 
 GENERIC = ("block", "name", "out_dim")
@@ -35,9 +35,12 @@ def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue
 
 def fill_chain(value: list[Any], path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A list of calls. "none" keeps its position; a list of one is that one."""
-    if not value:
-        issues.append(Issue(path, "a block, or a list of at least one", "a list of 0", next='write "none" for nothing'))
-    chain = [part if part == NONE else fill_call(part, (*path, i), schema, issues) for i, part in enumerate(value)]
+    if all(part == NONE and not isinstance(part, Told) for part in value):
+        found = f"{shown(value)}, none of them a block" if value else shown(value)
+        issues.append(Issue(path, "a block, or a list with at least one", found))
+        return value
+    part_schema = {"anyOf": [{"const": NONE}, {**schema, "$ref": CALL}]}
+    chain = [fill(part, part_schema, (*path, i), issues, fill_call) for i, part in enumerate(value)]
     return chain[0] if len(chain) == 1 else chain
 
 

@@ -165,6 +165,8 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
 
 def _fill_any(value: Any, options: list[dict[str, Any]], path: Path, issues: list[Issue], call: CallFiller) -> Any:
     """The first option that takes the value; else the complaint of the option nearest in shape."""
+    if {"const": NONE} in options and isinstance(value, list) and value and all(part == NONE for part in value):
+        return value[0] if len(value) == 1 else value
     complaints: list[list[Issue]] = []
     for option in sorted(options, key=lambda option: "const" not in option):
         trial: list[Issue] = []

@@ -143,8 +143,8 @@ def test_a_fragment_reads_as_a_phrase(annotation, phrase):
         (float("-inf"), "-inf"),
         ([1, 2], "a list of 2"),
         ({"a": 1}, "a table"),
-        (None, "NoneType"),
-        (10**50, "1" + "0" * 36 + "..."),
+        (None, "null"),
+        (10**50, "an int beyond 2**53"),
     ],
 )
 def test_a_value_is_shown_with_its_type_where_that_is_the_point(value, text):
@@ -165,7 +165,7 @@ def test_a_value_is_shown_with_its_type_where_that_is_the_point(value, text):
         (1.0, Annotated[float, Meta(lt=1)], Issue(("key",), "float < 1", "1.0, a float")),
         (float("nan"), float, Issue(("key",), "float", "nan")),
         (float("inf"), float, Issue(("key",), "float", "inf")),
-        (2**60, int, Issue(("key",), "int", str(2**60))),
+        (2**60, int, Issue(("key",), "int", "an int beyond 2**53")),
         (12, Literal[5, 7], Issue(("key",), "one of 5, 7", "12")),
         ("concta", Literal["sum", "concat"], Issue(("key",), 'one of "concat", "sum"', '"concta", a string', "concat")),
         ("4", float | None, Issue(("key",), 'float or "none"', '"4", a string')),

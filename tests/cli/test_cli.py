@@ -127,4 +127,4 @@ def test_a_spec_file_and_a_block_file_are_checked(capsys: pytest.CaptureFixture[
     code, out, _ = run(capsys, "check", block)
     assert code == 0, out
     code, out, _ = run(capsys, "--with", block, "create", "gmlp_nano", "--set", "**.<gelu>=cli_act")
-    assert code == 2  # gmlp's activation is no slot of the spec
+    assert code == 0

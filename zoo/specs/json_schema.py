@@ -1,7 +1,7 @@
 """JSON Schema 2020-12 of spec files, made from the registry: what we accept, the schema accepts. Imports no torch for core blocks.
 
 The schema knows each block with its parameters; what needs the whole spec at once (parts in use, list lengths, selectors,
-causality) is the checker's alone.
+causality) is the checker's alone. A file is held to it as its bare [spec], but that variants may add keys to it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 from blocks import registry
 from blocks.errors import BlockError
 from blocks.registry import BlockInfo
-from blocks.schema import CALL, Param
-from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA
+from blocks.schema import CALL
+from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import STAGE, TOP
 from zoo.specs.read import SCHEMA, TASKS, FamilyText
 
@@ -41,6 +41,10 @@ def export(plugins: bool = False) -> dict[str, Any]:
             },
             "keys": {"type": "object"},
         },
+        "anyOf": [
+            {"properties": {"spec": {"required": ["input", "stem", "dims", "head"]}}},
+            {"required": ["variants"], "properties": {"variants": {"minProperties": 1}}},
+        ],
         "$defs": _defs(infos),
     }
 
@@ -75,6 +79,7 @@ def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
         }
         for info in infos
     ]
+    tables.append({"required": ["block"], "properties": {"block": VALUE}})
     defs: dict[str, Any] = {
         "reference": {"type": "string", "pattern": "^@"},
         "use": {"type": "object", "required": ["use"], "properties": {"use": {"$ref": "#/$defs/reference"}}},
@@ -85,7 +90,7 @@ def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
         "value": {"anyOf": [{"$ref": "#/$defs/reference"}, {"$ref": "#/$defs/use"}, {"$ref": "#/$defs/indexed"}]},
         "name": {"enum": [spelling for info in infos for spelling in _spellings(info)]},
         "call": {"anyOf": [
-            {"$ref": "#/$defs/name"}, VALUE, {"type": "array", "items": {"$ref": "#/$defs/optional_call"}},
+            {"$ref": "#/$defs/name"}, VALUE, {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/optional_call"}},
             {"type": "object", "anyOf": tables}, {"type": "object", "anyOf": [{"required": [key], "allOf": [ref]} for key, ref in short.items()]},
         ]},
         "optional_call": {"anyOf": [{"const": "none"}, {"$ref": CALL}]},
@@ -114,25 +119,20 @@ def _spellings(info: BlockInfo) -> list[str]:
 
 def _block(info: BlockInfo, short: bool = False) -> dict[str, Any]:
     """The table of one block: its parameters, each a value of its type or one that is inlined first."""
-    properties: dict[str, Any] = {"name": {"type": "string"}, "repeat": {"type": "integer", "minimum": 1}}
+    properties: dict[str, Any] = {"name": _or_value({"type": "string"}), "repeat": _or_value({"type": "integer", "minimum": 1})}
     if not short:
         properties["block"] = True
     if "out_dim" in info.supplied:
         properties["out_dim"] = _or_value({"type": "integer", "minimum": 1})
     for name, param in info.params.items():
         for spelling in _spellings(info) if short and name == "parts" else [name]:
-            properties[spelling] = _or_value(_loosened(param))
+            properties[spelling] = _or_value(_loosen(param.schema))
     required = [name for name, param in info.params.items() if param.required and not (short and name == "parts")]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _loosened(param: Param) -> dict[str, Any]:
-    """A parameter's fragment with inlined values allowed wherever a value stands."""
-    loosened: dict[str, Any] = _loosen(param.schema)
-    return loosened
-
-
 def _loosen(schema: Any) -> Any:
+    """A fragment with inlined values allowed wherever a value stands."""
     if isinstance(schema, list):
         return [_loosen(item) for item in schema]
     if not isinstance(schema, dict):
@@ -143,6 +143,8 @@ def _loosen(schema: Any) -> Any:
             out[key] = _or_value(out[key])
         elif isinstance(out.get(key), list):
             out[key] = [_or_value(item) for item in out[key]]
+    if isinstance(out.get("additionalProperties"), dict):
+        out["additionalProperties"] = _or_value(out["additionalProperties"])
     if isinstance(out.get("properties"), dict):
         out["properties"] = {name: _or_value(item) for name, item in out["properties"].items()}
     return out
@@ -153,38 +155,25 @@ def _or_value(schema: Any) -> dict[str, Any]:
 
 
 def _spec() -> dict[str, Any]:
-    call, optional = {"$ref": CALL}, _or_value({"$ref": "#/$defs/optional_call"})
-    widths = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
-    parts: dict[str, Any] = {
-        "downsample": optional,
-        "view": optional,
-        "post": optional,
-        "layer": _or_value(call),
-        "layers": _or_value({"type": "array"}),
-    }
-    stage = {"type": "object", "properties": {key: parts[key] for key in STAGE}, "additionalProperties": False}
+    optional, widths = _or_value({"$ref": "#/$defs/optional_call"}), _or_value(_loosen(WIDTHS_SCHEMA))
+    parts: dict[str, Any] = {key: optional for key in STAGE if key != "layers"}
+    parts["layers"] = _or_value({"type": "array"})
+    stage = _or_value({"type": "object", "properties": parts, "additionalProperties": False})
+    factors = {"scale": {"type": "number", "exclusiveMinimum": 0}, "round_to": {"type": "integer", "minimum": 1}}
     properties: dict[str, Any] = {
-        "input": {"anyOf": list(INPUT_SCHEMA.values())},
-        "num_classes": CLASSES_SCHEMA,
+        "input": _or_value({"anyOf": [_loosen(schema) for schema in INPUT_SCHEMA.values()]}),
+        "num_classes": _or_value(CLASSES_SCHEMA),
         "stem": optional,
-        "head": _or_value(call),
+        "head": _or_value({"$ref": CALL}),
         "dims": widths,
         "depths": widths,
-        "width": {
-            "type": "object", "required": ["scale"], "additionalProperties": False,
-            "properties": {"scale": {"type": "number", "exclusiveMinimum": 0}, "round_to": {"type": "integer", "minimum": 1}},
-        },
+        "width": _or_value(_loosen({"type": "object", "required": ["scale"], "additionalProperties": False, "properties": factors})),
         "define": {"type": "object"},
-        "stages": {"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]},
-        "init": INIT_SCHEMA,
-        "drop_rate": RATE_SCHEMA,
-        "drop_path_rate": RATE_SCHEMA,
+        "stages": _or_value({"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]}),
+        "init": _or_value(_loosen(INIT_SCHEMA)),
+        "drop_rate": _or_value(RATE_SCHEMA),
+        "drop_path_rate": _or_value(RATE_SCHEMA),
         **parts,
-    }  # fmt: skip
-    assert set(properties) == set(TOP)
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": ["input", "stem", "dims", "head"],
-        "additionalProperties": False,
     }
+    assert set(properties) == set(TOP)
+    return {"type": "object", "properties": properties, "additionalProperties": False}

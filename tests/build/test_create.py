@@ -1,0 +1,180 @@
+"""The front door: what `zoo.create` returns, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from blocks.context import Context
+from zoo.build.builder import check
+from zoo.errors import InputError, ProblemsError, SpecError
+
+NET = {
+    "schema": "zoo.spec/1",
+    "spec": {
+        "input": {"kind": "image", "size": 32},
+        "num_classes": 5,
+        "stem": {"block": "conv_stack", "convs": [{"kernel_size": 4, "stride": 4, "norm": "batch_norm"}]},
+        "dims": [16, 32],
+        "depths": [1, 2],
+        "downsample": {"block": "conv_stack", "convs": [{"kernel_size": 2, "stride": 2}]},
+        "layer": [
+            {"residual": ["layer_norm", {"block": "depthwise_conv", "kernel_size": 3}], "scale": 0.5},
+            {"residual": ["layer_norm", {"block": "mlp", "ratio": 2}]},
+        ],
+        "head": {"block": "linear_head", "norm": "layer_norm"},
+    },
+}
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model() -> zoo.Backbone:
+    torch.manual_seed(0)
+    return zoo.create(NET)
+
+
+def test_a_model_is_in_eval_mode_and_knows_its_spec(model: zoo.Backbone) -> None:
+    assert not model.training
+    assert model(X).shape == (2, 5)
+    assert model.digest == zoo.spec(NET).digest
+    assert (model.num_classes, model.num_features, model.head_hidden_size) == (5, 32, 32)
+
+
+def test_state_dict_paths_are_a_function_of_the_spec(model: zoo.Backbone) -> None:
+    names = set(model.state_dict())
+    assert {"stem.0.conv.weight", "stages.1.downsample.0.conv.weight", "stages.1.layers.1.0.1.conv.weight"} <= names
+    assert {"stages.0.layers.0.0.scale", "stages.0.layers.0.1.1.fc1.weight", "head.classifier.bias"} <= names
+
+
+def test_features_head_and_pre_logits_compose(model: zoo.Backbone) -> None:
+    features = model.forward_features(X)
+    assert features.shape == (2, 32, 4, 4)
+    torch.testing.assert_close(model.forward_head(features), model(X))
+    pre = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(model.get_classifier()(pre), model(X))
+
+
+def test_feature_maps_have_the_widths_and_strides_that_are_told() -> None:
+    model = zoo.create(NET, features_only=True, out_indices=(0, -1))
+    maps = model(X)
+    assert [tuple(map.shape) for map in maps] == [(2, 16, 8, 8), (2, 32, 4, 4)]
+    assert (model.feature_info.channels(), model.feature_info.reduction()) == ([16, 32], [4, 8])
+    assert set(model.state_dict()) <= set(zoo.create(NET).state_dict())
+
+
+def test_without_a_classifier_features_are_pooled_or_a_map() -> None:
+    assert zoo.create(NET, num_classes=0)(X).shape == (2, 32)
+    assert zoo.create(NET, global_pool="")(X).shape == (2, 32, 4, 4)
+
+
+def test_channels_size_and_rates_are_arguments() -> None:
+    model = zoo.create(NET, in_chans=5, img_size=64, drop_rate=0.3, drop_path_rate=0.2)
+    assert model(torch.zeros(1, 5, 64, 64)).shape == (1, 5)
+    assert model.head.drop == 0.3
+    assert model.spec.drop_path_rate == 0.2
+
+
+def test_dtype_and_device_are_arguments() -> None:
+    assert zoo.create(NET, dtype=torch.bfloat16)(X.bfloat16()).dtype == torch.bfloat16
+    assert all(parameter.is_meta for parameter in zoo.create(NET, device="meta").parameters())
+
+
+def test_the_stream_is_channels_last(model: zoo.Backbone) -> None:
+    assert model.forward_features(X).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_module_is_empty(model: zoo.Backbone) -> None:
+    assert not [name for name, module in model.named_modules() if isinstance(module, (nn.Identity, nn.Sequential))]
+
+
+def test_train_and_deploy_form_agree(model: zoo.Backbone) -> None:
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(zoo.deploy(model)(X), model(X), rtol=1e-5, atol=1e-5)
+    assert "running_mean" not in str(zoo.deploy(model).state_dict().keys())
+
+
+def test_copies_and_pickles_give_the_same_output(model: zoo.Backbone) -> None:
+    with torch.no_grad():
+        expected = model(X)
+        assert torch.equal(copy.deepcopy(model)(X), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(X), expected)
+
+
+def test_weights_are_saved_and_loaded_strictly(model: zoo.Backbone, tmp_path) -> None:
+    zoo.save(model, tmp_path / "net.safetensors")
+    again = zoo.create(NET, weights=tmp_path / "net.safetensors")
+    with torch.no_grad():
+        assert torch.equal(again(X), model(X))
+    state = model.state_dict() | {"head.classifier.bias": torch.full((5,), float("nan"))}
+    with pytest.raises(ProblemsError, match=r"head\.classifier\.bias"):
+        zoo.create(NET, weights=state)
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        with torch.no_grad():
+            outputs.append(zoo.create(NET)(X))
+    assert torch.equal(*outputs)
+
+
+def changed(**values: object) -> dict:
+    spec = copy.deepcopy(NET)
+    spec["spec"].update(values)
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        (changed(layer={"residual": [{"block": "attention", "num_heads": 3}]}), "stages.0.layers.0.0.0\n    block `attention` cannot be built here: "),
+        (changed(downsample="none"), "stages.1\n    expected width 32, as `dims` says; found width 16 after its last layer"),
+        (changed(input={"kind": "image", "size": 2}), "the forward pass fails here"),
+    ],
+)
+def test_what_cannot_be_built_or_run_is_told_with_its_place(spec: dict, part: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check(zoo.spec(spec))
+    assert part in str(caught.value)
+
+
+def test_a_billion_parameters_are_not_allocated() -> None:
+    with pytest.raises(SpecError, match=r"expected at most 1,000,000,000 parameters; found [0-9,]+; next: pass max_params="):
+        zoo.create(NET, {"dims": [16, 40000]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"out_indices": (5,), "features_only": True}, "expected stages from -2 to 1; found [5]"),
+        ({"form": "deplyo"}, "expected `train` or `deploy`; found `deplyo`; nearest `deploy`"),
+        ({"at": "stages.0"}, "expected `swap` together with `at`"),
+    ],
+)
+def test_a_wrong_argument_is_a_sentence(arguments: dict, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        zoo.create(NET, **arguments)
+    assert part in str(caught.value)
+
+
+def test_an_unknown_name_has_a_nearest() -> None:
+    with pytest.raises(zoo.UnknownModelError, match="nearest `convformer_s18`"):
+        zoo.create("convfrmer_s18")
+
+
+def test_ctx_is_handed_through() -> None:
+    ctx = Context()
+    zoo.create("moe_vit_nano").train()(torch.randn(2, 1, 32, 32), ctx)
+    assert len(ctx.losses) == len(ctx.reports) == 3
+    assert float(ctx.total_loss().detach()) > 0

@@ -1,0 +1,1 @@
+"""From a Spec to modules: the builder, the one Backbone class, initialisation."""

@@ -1,0 +1,171 @@
+"""Spec -> Backbone on the meta device: every part built for the width and size that reach it, all refusals reported together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blocks.chain import Chain, StandIn, run
+from blocks.construct import build_chain, construct
+from blocks.errors import BlockError, Problem
+from blocks.slots import Place
+from zoo.build.backbone import Backbone, Stage
+from zoo.errors import SpecError
+from zoo.specs.check import ImageInput, TokenInput
+from zoo.specs.model import Spec
+
+DEFAULT_LENGTH = 128
+"""Tokens in a trial run of a model that takes any number of them."""
+
+
+def build(spec: Spec) -> Backbone:
+    """The model of a spec on the meta device, in eval mode. Raises SpecError with every block that refuses its place."""
+    problems: list[Problem] = []
+    with torch.device("meta"):
+        model = _Builder(spec, problems).build()
+    if problems:
+        raise SpecError(spec.name, problems)
+    return model.eval()
+
+
+def meta_input(spec: Spec, batch: int = 1) -> Tensor:
+    """An input of the spec's form, on meta: images, or token ids."""
+    if isinstance(spec.input, TokenInput):
+        return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
+    return torch.empty(batch, spec.input.channels, *input_size(spec.input), device="meta")
+
+
+def input_size(form: ImageInput | TokenInput) -> tuple[int, ...]:
+    """(H, W) of the images, or (L,) of the token sequences, that a model is made for."""
+    if isinstance(form, TokenInput):
+        return (form.length or DEFAULT_LENGTH,)
+    return (form.size, form.size) if isinstance(form.size, int) else (form.size[0], form.size[1])
+
+
+def check(spec: Spec) -> Backbone:
+    """Builds and runs the model on meta. Raises SpecError for refused blocks (all), or for the first forward that fails."""
+    model = build(spec)
+    at: list[nn.Module] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: at.append(module))
+    try:
+        with torch.no_grad():
+            model(meta_input(spec))
+    except (ValueError, RuntimeError, TypeError, IndexError) as failure:
+        names = {module: name for name, module in model.named_modules()}
+        where = next((names[module] for module in reversed(at) if module in names), "")
+        reason = str(failure).splitlines()[0]
+        raise SpecError(spec.name, Problem(where, found=f"the forward pass fails here: {reason}")) from failure
+    finally:
+        hook.remove()
+    return model
+
+
+class _Builder:
+    """Walks the stages in the order data flows, knowing the width, and the size when somebody asks."""
+
+    def __init__(self, spec: Spec, problems: list[Problem]):
+        self.spec, self.problems = spec, problems
+        self.total_layers = max(1, sum(len(stage.layers) for stage in spec.stages))
+        self.layer_index = 0
+        self.stream = Stream(meta_input(spec))
+        self.place = Place(
+            num_classes=spec.num_classes,
+            stage_dims=tuple(spec.dims),
+            failed=problems,
+            sizes=self.stream.sizes,
+        )
+
+    def build(self) -> Backbone:
+        spec = self.spec
+        channels = spec.input.channels if isinstance(spec.input, ImageInput) else spec.input.vocab_size
+        stem = self._part(spec.stem, "stem", channels, spec.dims[0])
+        width = _width(stem, channels)
+        stages = []
+        for i, stage in enumerate(spec.stages):
+            built, width = self._stage(stage, f"stages.{i}", width, spec.dims[i])
+            stages.append(built)
+        head = self._part(spec.head, "head", width, None)
+        return Backbone(spec, stem, stages, head, width)
+
+    def _stage(self, stage: Any, path: str, width: int, target: int) -> tuple[Stage, int]:
+        downsample = self._part(stage.downsample, f"{path}.downsample", width, target)
+        width = _width(downsample, width)
+        view = self._construct(stage.view, f"{path}.view", width, None)
+        inside = self.stream.inside(view) if view is not None and hasattr(view, "enter") else self.stream
+        layers = []
+        for j, branches in enumerate(stage.layers):
+            layer = self._layer(branches, f"{path}.layers.{j}", width, target, inside)
+            width = layer.out_dim
+            layers.append(layer)
+        if view is not None and hasattr(view, "exit"):
+            self.stream.leave(inside)
+        if width != target:
+            found = f"width {width} after its last layer"
+            self.problems.append(Problem(path, f"width {target}, as `dims` says", found, next="no block of this stage changes the width; state `out_dim` or a downsample"))
+            width = target
+        post = self._part(stage.post, f"{path}.post", width, None)
+        return Stage(downsample, view, layers, post), _width(post, width)
+
+    def _layer(self, branches: list[Any], path: str, width: int, target: int, stream: Stream) -> Chain:
+        rate = self.spec.drop_path_rate * self.layer_index / max(1, self.total_layers - 1)
+        place = replace(self.place, path=path, depth_index=self.layer_index, drop_path=rate, sizes=stream.sizes)
+        self.layer_index += 1
+        layer = build_chain(branches, place, width, target)
+        stream.pass_through(layer)
+        return layer
+
+    def _part(self, call: Any, path: str, width: int, target: int | None) -> nn.Module | None:
+        module = self._construct(call, path, width, target)
+        if module is not None:
+            self.stream.pass_through(module)
+        return module
+
+    def _construct(self, call: Any, path: str, width: int, target: int | None) -> nn.Module | None:
+        try:
+            return construct(call, replace(self.place, path=path, sizes=self.stream.sizes), width, target)
+        except BlockError as refusal:
+            self.problems += [problem._replace(where=problem.where or path) for problem in refusal.problems]
+            return StandIn(width, target or width)
+
+
+class Stream:
+    """The tensor that flows through what is built so far, run on meta only when a block asks for its input's size."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+        self.pending: list[nn.Module] = []
+        self.memo: Any = None
+        self.view: Any = None
+
+    def pass_through(self, module: nn.Module) -> None:
+        self.pending.append(module)
+
+    def sizes(self) -> tuple[int, ...]:
+        """(H, W) of images, (L,) of tokens."""
+        with torch.no_grad():
+            for step in self.pending:
+                self.x = run(step, self.x)
+        self.pending.clear()
+        return tuple(self.x.shape[2:]) if self.x.ndim == 4 else (self.x.shape[1],)
+
+    def inside(self, view: nn.Module) -> Stream:
+        """The stream that layers inside a view meet."""
+        self.sizes()
+        with torch.no_grad():
+            y, memo = view.enter(self.x)  # type: ignore[operator]
+        inner = Stream(y)
+        inner.memo, inner.view = memo, view
+        return inner
+
+    def leave(self, inner: Stream) -> None:
+        """Back to the outer stream, behind the view."""
+        inner.sizes()
+        with torch.no_grad():
+            self.x = inner.view.exit(inner.x, inner.memo)
+
+
+def _width(module: nn.Module | None, width: int) -> int:
+    return int(getattr(module, "out_dim", width)) if module is not None else width

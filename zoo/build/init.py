@@ -1,0 +1,51 @@
+"""How a model begins: each block's own initialisation, and the spec's law for convolutions and linear layers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from zoo.specs.check import Init
+
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def materialise(model: nn.Module, init: Init, device: torch.device | str | None = None) -> None:
+    """Gives a meta model memory and its initial values, in place. Draws from torch's global generator."""
+    model.to_empty(device=device or "cpu")
+    initialise(model, init)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, init: Init) -> None:
+    """Children before parents, so that a block has the last word on what it holds (a mixer on its step sizes)."""
+    for child in module.children():
+        initialise(child, init)
+    if isinstance(module, WEIGHTED) and init.weight != "torch":
+        _weights(module, init)
+    elif callable(reset := getattr(module, "reset_parameters", None)):
+        reset()
+    if callable(reset := getattr(module, "reset_buffers", None)):
+        reset()
+
+
+def _weights(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> None:
+    if init.weight == "trunc_normal":
+        nn.init.trunc_normal_(layer.weight, std=init.std)
+    elif init.weight == "normal":
+        nn.init.normal_(layer.weight, std=init.std)
+    elif init.weight == "xavier_uniform":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / _fan_out(layer)))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _fan_out(layer: nn.Linear | nn.modules.conv._ConvNd) -> int:
+    """Outputs that one input reaches: out * k * k / groups."""
+    out, *_ = layer.weight.shape
+    kernel = math.prod(layer.weight.shape[2:])
+    return out * kernel // getattr(layer, "groups", 1)
