@@ -58,7 +58,11 @@ def expand(value: Any, path: Path, issues: list[Issue]) -> tuple[dict[str, Any] 
         return value, "parts"
     wirings = [key for key in value if is_wiring(key)]
     if len(wirings) != 1:
-        found = f"a table with {listed(list(value)) or 'no keys'}" if not wirings else f"both {listed(wirings)}"
+        found = (
+            f"a table with {listed(list(value)) or 'no keys'}"
+            if not wirings
+            else " and ".join(f"`{key}`" for key in wirings)
+        )
         near = next((near for key in value if (near := nearest(key, ["block", *wiring_names()]))), "")
         issues.append(Issue(path, "a table with `block`, or with the name of one wiring", found, near))
         return None, "parts"

@@ -284,7 +284,7 @@ def _bounds(schema: dict[str, Any]) -> str:
     if low is not None and high is not None:
         text = f" from {low:,} to {high:,}"
     else:
-        signs = (("minimum", ">="), ("maximum", "<="), ("exclusiveMinimum", ">"), ("exclusiveMaximum", "<"))
+        signs = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
         text = " and".join(f" {sign} {schema[key]:,}" for key, sign in signs if key in schema)
     return text + (f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else "")
 

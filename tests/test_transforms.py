@@ -18,6 +18,8 @@ RNG = np.random.RandomState(0)
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(RNG.randint(0, 65536, (height, width)).astype(np.uint16))
     return Image.fromarray(RNG.randint(0, 256, (height, width, 3), np.uint8)).convert(mode)
 
 
@@ -38,6 +40,22 @@ def test_the_evaluation_transform_is_that_of_timm(size: tuple[int, int], interpo
     torch.testing.assert_close(ours(image)[0], theirs(image), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_is_what_timm_makes_of_the_converted_image(mode: str, channels: int) -> None:
+    from zoo._timm import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    mean, std = (0.4,) * channels, (0.3,) * channels
+    image = picture(57, 91, mode)
+    theirs = create_transform((channels, 32, 32), is_training=False, mean=mean, std=std, crop_pct=0.9)
+    ours = Transform(Preprocess(size=32, mean=mean, std=std, channels=channels, crop=0.9))
+    expected = theirs(image.convert("L" if channels == 1 else "RGB"))
+    torch.testing.assert_close(ours(image)[0], expected, rtol=0, atol=1e-6)
+
+
 def test_every_form_of_a_picture_gives_the_same_batch() -> None:
     prepare = Transform(Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
     image = picture(40, 50)
@@ -48,11 +66,38 @@ def test_every_form_of_a_picture_gives_the_same_batch() -> None:
     assert prepare(forms).shape == (4, 3, 32, 32)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_is_converted(mode: str, channels: int) -> None:
-    prepare = Transform(Preprocess(size=32, mean=(0.5,) * channels, std=(0.5,) * channels, channels=channels))
-    assert prepare(picture(40, 50, mode)).shape == (1, channels, 32, 32)
+def test_a_tensor_of_half_precision_is_a_picture_too() -> None:
+    prepare = Transform(Preprocess(size=8, mean=(0.0,), std=(1.0,), channels=1))
+    assert torch.equal(prepare(torch.ones(1, 8, 8, dtype=torch.bfloat16)), torch.ones(1, 1, 8, 8))
+
+
+def test_truth_values_are_black_and_white() -> None:
+    prepare = Transform(Preprocess(size=8, mean=(0.0,), std=(1.0,), channels=1))
+    assert torch.equal(prepare(np.ones((8, 8), bool)), torch.ones(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.full((8, 8), 300), "int64 values from 300 to 300"),
+        (np.full((8, 8), -5, np.int32), "int32 values from -5 to -5"),
+        (np.full((8, 8), 200.0), "float64 values from 200 to 200"),
+        (np.full((8, 8), np.nan), "float64 values from nan to nan"),
+        (np.full((8, 8), 1j), "complex128 values"),
+    ],
+)
+def test_values_without_a_known_white_are_refused(values: np.ndarray, found: str) -> None:
+    prepare = Transform(Preprocess(size=8, mean=(0.0,), std=(1.0,), channels=1))
+    with pytest.raises(
+        InputError, match=f"expected whole numbers from 0 to 255, or floats from 0 to 1; found {found}$"
+    ):
+        prepare(values)
+
+
+def test_an_empty_list_is_refused() -> None:
+    prepare = Transform(Preprocess(size=8, mean=(0.0,), std=(1.0,), channels=1))
+    with pytest.raises(InputError, match="expected at least one picture; found an empty list"):
+        prepare([])
 
 
 def test_training_crops_are_drawn_from_the_generator() -> None:
@@ -80,6 +125,38 @@ def test_what_is_no_image_is_named(tmp_path: pathlib.Path) -> None:
     for name, words in found.items():
         with pytest.raises(InputError, match=f"expected an image file .PNG, JPEG, ….; found {words}"):
             open_image(tmp_path / name)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: pathlib.Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match="found a file that may not be read"):
+        open_image(tmp_path / "locked.png")
+
+
+def test_an_image_of_absurd_size_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(20, 20).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="found an image of too many pixels to be meant"):
+        open_image(tmp_path / "bomb.png")
+
+
+SCANS = sorted((pathlib.Path(__file__).parent / "data" / "digits").glob("digit_*.png"))
+
+
+@pytest.mark.parametrize("path", SCANS, ids=lambda path: path.stem)
+def test_the_picture_files_are_held_out_scans(path: pathlib.Path) -> None:
+    image = np.asarray(open_image(path))
+    scan = image[:: len(image) // 8, :: len(image) // 8]
+    images, labels = digits.held_out()
+    places = np.flatnonzero((images == scan).all((1, 2)))
+    assert int(path.stem.split("_")[1]) in labels[places]
+
+
+def test_there_is_a_picture_file_of_every_digit() -> None:
+    assert {int(path.stem.split("_")[1]) for path in SCANS} == set(range(10))
 
 
 def test_the_held_out_scans_are_those_of_scikit_learn() -> None:

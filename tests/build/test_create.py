@@ -138,8 +138,14 @@ def changed(**values: object) -> dict:
 @pytest.mark.parametrize(
     ("spec", "part"),
     [
-        (changed(layer={"residual": [{"block": "attention", "num_heads": 3}]}), "stages.0.layers.0.0.0\n    block `attention` cannot be built here: "),
-        (changed(downsample="none"), "stages.1\n    expected width 32, as `dims` says; found width 16 after its last layer"),
+        (
+            changed(layer={"residual": [{"block": "attention", "num_heads": 3}]}),
+            "stages.0.layers.0.0.0\n    block `attention` cannot be built here: ",
+        ),
+        (
+            changed(downsample="none"),
+            "stages.1\n    expected width 32, as `dims` says; found width 16 after its last layer",
+        ),
         (changed(input={"kind": "image", "size": 2}), "the forward pass fails here"),
     ],
 )
@@ -150,7 +156,9 @@ def test_what_cannot_be_built_or_run_is_told_with_its_place(spec: dict, part: st
 
 
 def test_a_billion_parameters_are_not_allocated() -> None:
-    with pytest.raises(SpecError, match=r"expected at most 1,000,000,000 parameters; found [0-9,]+; next: pass max_params="):
+    with pytest.raises(
+        SpecError, match=r"expected at most 1,000,000,000 parameters; found [0-9,]+; next: pass max_params="
+    ):
         zoo.create(NET, {"dims": [16, 40000]})
 
 

@@ -16,7 +16,9 @@ from zoo.specs.model import Spec
 class Stage(nn.Module):
     """y = post(exit(layers(enter(downsample(x))))); what the spec leaves out is not there."""
 
-    def __init__(self, downsample: nn.Module | None, view: nn.Module | None, layers: Sequence[Chain], post: nn.Module | None):
+    def __init__(
+        self, downsample: nn.Module | None, view: nn.Module | None, layers: Sequence[Chain], post: nn.Module | None
+    ):
         super().__init__()
         self.downsample = downsample
         self.view = view
@@ -67,7 +69,9 @@ class Backbone(nn.Module):
 
     out_indices: tuple[int, ...] | None = None
 
-    def __init__(self, spec: Spec, stem: nn.Module | None, stages: Sequence[Stage], head: nn.Module | None, num_features: int):
+    def __init__(
+        self, spec: Spec, stem: nn.Module | None, stages: Sequence[Stage], head: nn.Module | None, num_features: int
+    ):
         super().__init__()
         self.spec = spec
         self.stem = stem

@@ -104,7 +104,14 @@ class _Builder:
             self.stream.leave(inside)
         if width != target:
             found = f"width {width} after its last layer"
-            self.problems.append(Problem(path, f"width {target}, as `dims` says", found, next="no block of this stage changes the width; state `out_dim` or a downsample"))
+            self.problems.append(
+                Problem(
+                    path,
+                    f"width {target}, as `dims` says",
+                    found,
+                    next="no block of this stage changes the width; state `out_dim` or a downsample",
+                )
+            )
             width = target
         post = self._part(stage.post, f"{path}.post", width, None)
         return Stage(downsample, view, layers, post), _width(post, width)

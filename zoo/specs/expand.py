@@ -59,7 +59,7 @@ class Inliner:
                 Problem(
                     str(origin),
                     "parts that do not contain themselves",
-                    "circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name)),
+                    "a circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name)),
                 )
             )
             return TOLD
@@ -176,7 +176,9 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
     if len(table) != 1:
         problems.append(
             Problem(
-                str(origin), f"an indexed value with one key of {listed(INDEXED)}", f"the keys {listed(list(table))}"
+                str(origin),
+                f"an indexed value with one key of {listed(INDEXED)}",
+                "the keys " + ", ".join(f"`{key}`" for key in table),
             )
         )
         return TOLD
@@ -240,7 +242,7 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
             Problem(
                 str(at),
                 f"runs that cover the {where.depth} layers of stage {where.stage}",
-                f"{' + '.join(map(str, counts))} = {start}",
+                " + ".join(map(str, counts)) + (f" = {start}" if len(counts) > 1 else ""),
             )
         )
         return TOLD
@@ -458,7 +460,7 @@ def _apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
             Problem(
                 str(origin),
                 "a table { scale, round_to }",
-                f"the keys {listed(list(law))}" if isinstance(law, Table) and law else shown(law),
+                "the keys " + ", ".join(f"`{key}`" for key in law) if isinstance(law, Table) and law else shown(law),
             )
         )
         return

@@ -119,7 +119,10 @@ def _spellings(info: BlockInfo) -> list[str]:
 
 def _block(info: BlockInfo, short: bool = False) -> dict[str, Any]:
     """The table of one block: its parameters, each a value of its type or one that is inlined first."""
-    properties: dict[str, Any] = {"name": _or_value({"type": "string"}), "repeat": _or_value({"type": "integer", "minimum": 1})}
+    properties: dict[str, Any] = {
+        "name": _or_value({"type": "string"}),
+        "repeat": _or_value({"type": "integer", "minimum": 1}),
+    }
     if not short:
         properties["block"] = True
     if "out_dim" in info.supplied:
@@ -167,9 +170,13 @@ def _spec() -> dict[str, Any]:
         "head": _or_value({"$ref": CALL}),
         "dims": widths,
         "depths": widths,
-        "width": _or_value(_loosen({"type": "object", "required": ["scale"], "additionalProperties": False, "properties": factors})),
+        "width": _or_value(
+            _loosen({"type": "object", "required": ["scale"], "additionalProperties": False, "properties": factors})
+        ),
         "define": {"type": "object"},
-        "stages": _or_value({"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]}),
+        "stages": _or_value(
+            {"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]}
+        ),
         "init": _or_value(_loosen(INIT_SCHEMA)),
         "drop_rate": _or_value(RATE_SCHEMA),
         "drop_path_rate": _or_value(RATE_SCHEMA),

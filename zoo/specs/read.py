@@ -77,11 +77,11 @@ def _toml(text: str, source: str) -> Any:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(source, Problem("", "TOML", _syntax(str(error)))) from None
+        raise SpecError(source, Problem("", "TOML", f"an error: {_syntax(str(error))}")) from None
     except RecursionError:
         raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
     except ValueError:  # what tomllib lets through of int()
-        raise SpecError(source, Problem("", "TOML", "a number of too many digits")) from None
+        raise SpecError(source, Problem("", "TOML", "an error: a number of too many digits")) from None
 
 
 def _syntax(message: str) -> str:
@@ -113,7 +113,7 @@ def _json(text: str, source: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=no_constant, parse_int=integer)
     except (ValueError, RecursionError) as error:
-        raise SpecError(source, Problem("", "JSON", _syntax(str(error)))) from None
+        raise SpecError(source, Problem("", "JSON", f"an error: {_syntax(str(error))}")) from None
 
 
 def _refuse_nesting(text: str, source: str) -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from blocks.calls import is_wiring
+
 Path = tuple[str | int, ...]
 
 
@@ -106,6 +108,8 @@ def origin_of(tree: Table, path: Path) -> Origin:
     node: Any = tree
     origin = tree.origin
     for step in path:
+        if step == "parts" and isinstance(node, Table) and step not in node:  # written as { residual = [...] }
+            step = next((key for key in node if is_wiring(key)), step)
         found = child_origin(node, step)
         if found is not None:
             origin, node = found, node[step]
