@@ -45,9 +45,9 @@ CASES = {
     "use_of_a_list_with_changes": ('"@mixer"] }', '{ use = "@mixer", kernel_size = 5 }] }', []),
     "per_stage_of_wrong_length": ("ratio = 2", "ratio = { per_stage = [2] }", ["spec.layer.1.residual.1.ratio.per_stage\n    expected a list of 2, one value for each stage; found a list of 1"]),
     "indexed_in_head": ('block = "linear_head"', 'block = "linear_head", drop = { per_stage = [0.1, 0.2] }', ["net.toml: spec.head.drop\n    expected one value: stem and head belong to no stage; found `per_stage`"]),
-    "runs_that_do_not_cover": ("ratio = 2", "ratio = { runs = [[2, 1]] }", ["expected runs that cover the 2 layers of stage 0; found 1 = 1"]),
+    "runs_that_do_not_cover": ("ratio = 2", "ratio = { runs = [[2, 1]] }", ["expected runs that cover the 2 layers of stage 0; found 1"]),
     "cycle_in_downsample": ("downsample = {", "post = { cycle = [\"batch_norm\"] }\ndownsample = {", ["expected `per_stage`: downsample, view and post belong to no layer; found `cycle`"]),
-    "two_indexed_keys": ("ratio = 2", "ratio = { cycle = [2], runs = [[2, 2]] }", ["expected an indexed value with one key of `per_stage`, `cycle` or `runs`; found the keys `cycle` or `runs`"]),
+    "two_indexed_keys": ("ratio = 2", "ratio = { cycle = [2], runs = [[2, 2]] }", ["expected an indexed value with one key of `per_stage`, `cycle` or `runs`; found the keys `cycle`, `runs`"]),
     "causal_mixer": ('"@mixer"', '"mamba"', ["expected a mixer that sees the whole image; found `mamba` is causal; next: write { within = [\"mamba\"], view = { block = \"scan_2d\" } }"]),
     "wrong_kind_in_slot": ("ratio = 2", 'act = "layer_norm"', ["spec.layer.1.residual.1.act\n    expected a block of kind act; found `layer_norm`, of kind norm"]),
     "head_that_is_no_head": ('block = "linear_head"', 'block = "mlp"', ["net.toml: spec.head\n    expected a block of kind head; found `mlp`, of kind channel_mixer"]),
@@ -69,7 +69,7 @@ CASES = {
     "no_stem": ("stem =", "stemm =", ["net.toml: spec.stem\n    expected `stem`; found nothing; next: every spec has one"]),
     "schema_of_the_future": ("zoo.spec/1", "zoo.spec/9", ["schema\n    expected \"zoo.spec/1\"; found \"zoo.spec/9\"; next: this spec needs a newer blockzoo"]),
     "task": ('name = "net"', 'name = "net"\ntask = "image-clasification"', ["family.task", "nearest `image-classification`"]),
-    "duplicate_key": ("dims = [8, 16]", "dims = [8, 16]\ndims = [8, 16]", ["expected TOML; found cannot overwrite a value"]),
+    "duplicate_key": ("dims = [8, 16]", "dims = [8, 16]\ndims = [8, 16]", ["expected TOML; found an error: cannot overwrite a value"]),
     "syntax": ("dims = [8, 16]", "dims = [8, 16", ["expected TOML; found"]),
     "nesting": ("ratio = 2", "ratio = " + "[" * 60 + "]" * 60, ["expected at most 48 levels of nesting; found"]),
     "same_name_twice": ('["layer_norm", "@mixer"]', '[{ block = "layer_norm", name = "a" }, { use = "@mixer", name = "a" }]', ["expected parts with different names; found `a` twice"]),
@@ -155,7 +155,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 def test_json_is_as_strict_as_toml(text: str, found: str) -> None:
     with pytest.raises(SpecError) as caught:
         read_bytes(text.encode(), "net.json")
-    assert f"found {found}" in str(caught.value)
+    assert f"found an error: {found}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
