@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_auxiliary_losses_are_added_to_the_loss() -> None:
-    assert float(fit(Small(), QUICK).model.aside) < 1.0
+    assert fit(Small(), QUICK).model.aside.item() < 1.0
 
 
 @pytest.mark.usefixtures("few")

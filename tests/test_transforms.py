@@ -50,7 +50,9 @@ def test_every_mode_is_what_timm_makes_of_the_converted_image(mode: str, channel
 
     mean, std = (0.4,) * channels, (0.3,) * channels
     image = picture(57, 91, mode)
-    theirs = create_transform((channels, 32, 32), is_training=False, mean=mean, std=std, crop_pct=0.9)
+    theirs = create_transform(
+        (channels, 32, 32), is_training=False, interpolation="bicubic", mean=mean, std=std, crop_pct=0.9
+    )
     ours = Transform(Preprocess(size=32, mean=mean, std=std, channels=channels, crop=0.9))
     expected = theirs(image.convert("L" if channels == 1 else "RGB"))
     torch.testing.assert_close(ours(image)[0], expected, rtol=0, atol=1e-6)
