@@ -63,7 +63,8 @@ def expand(value: Any, path: Path, issues: list[Issue]) -> tuple[dict[str, Any] 
             if not wirings
             else " and ".join(f"`{key}`" for key in wirings)
         )
-        near = next((near for key in value if (near := nearest(key, ["block", *wiring_names()]))), "")
+        known = [] if wirings else ["block", *wiring_names()]
+        near = next((near for key in value if (near := nearest(key, known))), "")
         issues.append(Issue(path, "a table with `block`, or with the name of one wiring", found, near))
         return None, "parts"
     call = {"block": wirings[0], "parts": value[wirings[0]]}

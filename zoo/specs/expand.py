@@ -83,19 +83,11 @@ class Inliner:
             self.problems.append(Problem(str(table.origins["use"]), 'a part, as in use = "@name"', shown(reference)))
             return TOLD
         part = self._part(reference, table.origins["use"], stack)
-        if (
-            isinstance(part, (Items, Table))
-            and not (isinstance(part, Table) and not set(INDEXED) & set(part))
-            and len(table) > 1
-        ):
-            self.problems.append(
-                Problem(
-                    str(origin),
-                    f"a part that is one block, to be used with changes: `{reference}`",
-                    "a list or an indexed value",
-                )
-            )
-            return part
+        indexed = isinstance(part, Table) and bool(set(INDEXED) & set(part))
+        if len(table) > 1 and (indexed or not isinstance(part, (str, Table))):
+            expected = f"a part that is one block, to be used with changes: `{reference}`"
+            self.problems.append(Problem(str(origin), expected, "an indexed value" if indexed else shown(part)))
+            return TOLD
         changes = Table(origin)
         for key, item in table.items():
             if key != "use":
