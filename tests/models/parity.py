@@ -30,9 +30,9 @@ def entries(section: str) -> dict[str, Any]:
     return {name: value for table in FAMILIES.values() for name, value in table.get(section, {}).items()}
 
 
-def smallest(section: str) -> set[str]:
+def smallest(section: str) -> list[str]:
     """The first model of each family: the tables begin with the one that is quickest to run."""
-    return {next(iter(table[section])) for table in FAMILIES.values() if table.get(section)}
+    return [next(iter(table[section])) for table in FAMILIES.values() if table.get(section)]
 
 
 @functools.cache

@@ -1,0 +1,35 @@
+"""A model begins as its paper says: each tensor of a fresh model has the spread of timm's fresh model."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+
+import zoo
+from tests.models.parity import entries, smallest
+
+TIMM = entries("timm")
+ENOUGH = 2000
+"""Values that make an estimate of the deviation good to a few per cent."""
+
+
+@pytest.mark.parametrize("name", smallest("timm"))
+def test_every_tensor_begins_with_the_spread_that_timm_gives_it(name: str, timm: types.ModuleType) -> None:
+    torch.manual_seed(0)
+    theirs = zoo.create(name, weights=timm.create_model(TIMM[name]).state_dict(), source="timm").state_dict()
+    ours = zoo.create(name).state_dict()
+    wrong = {key: problem for key in theirs if (problem := _difference(ours[key], theirs[key]))}
+    assert wrong == {}
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> str:
+    """What is wrong with the first values of one tensor: constants are equal, drawn ones spread alike."""
+    if not expected.is_floating_point() or (expected == expected.flatten()[0]).all():
+        return (
+            "" if torch.equal(found, expected) else f"{tuple(expected.shape)} begins with {found}, timm with {expected}"
+        )
+    ratio = float(found.std() / expected.std())
+    tolerance = 0.05 if expected.numel() >= ENOUGH else 0.5
+    return "" if abs(ratio - 1) <= tolerance else f"{tuple(expected.shape)} spreads {ratio:.2f} times as wide as timm's"
