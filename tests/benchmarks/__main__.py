@@ -1,0 +1,55 @@
+"""`python -m tests.benchmarks [imports|create|forward] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from typing import Any
+
+import torch
+
+from tests.benchmarks import creation, forward, imports
+from tests.benchmarks.harness import Comparison
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the benchmarks and prints one table of ratios each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=["imports", "create", "forward"], help="all without a word")
+    parser.add_argument("--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, torch {torch.__version__}")
+    results: dict[str, Any] = {}
+    what = chosen.what or ["imports", "create", "forward"]
+    if "imports" in what:
+        _show(results, "import", imports.run(chosen.rounds))
+    if "create" in what:
+        for table in (creation.random_weights, creation.from_file):
+            for name, comparison in table(max(3, chosen.rounds // 2)).items():
+                _show(results, f"create {name}", comparison)
+    if "forward" in what:
+        for name in forward.models(chosen.models):
+            _show(results, name, forward.against_timm(name, chosen.batch, chosen.rounds))
+    if chosen.json:
+        with open(chosen.json, "w") as file:
+            json.dump(results, file, indent=1)
+    return 0
+
+
+def _show(results: dict[str, Any], title: str, comparison: Comparison) -> None:
+    results[title] = comparison._asdict() | {"verdict": comparison.verdict}
+    print(f"\n{title}  ({comparison.verdict}: others took {comparison.others:.0%})", flush=True)
+    for name, seconds in comparison.seconds.items():
+        ratio = comparison.ratios[name]
+        print(f"  {name:22s} {seconds * 1e3:9.2f} ms   {ratio.median:5.2f}x  ({ratio.low:.2f} to {ratio.high:.2f})")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
