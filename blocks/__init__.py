@@ -12,13 +12,24 @@ A block of one's own: decorate an `nn.Module` with `@blocks.block("my_mixer", ki
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blocks.errors import BlockError
-from blocks.registry import BlockInfo, block, describe, get, list_blocks
-from blocks.slots import Act, Linear, Mixer, Norm, Router, Slot, View, slot
+if TYPE_CHECKING:
+    from blocks.chain import Chain, run
+    from blocks.context import Context
+    from blocks.errors import BlockError
+    from blocks.folding import fuse
+    from blocks.registry import BlockInfo, block, describe, get, list_blocks
+    from blocks.slots import Act, Linear, Mixer, Norm, Router, Slot, View, slot
 
-_WITH_TORCH = {"Context": "blocks.context", "run": "blocks.chain", "Chain": "blocks.chain", "fuse": "blocks.folding"}
+_HOME = {
+    **dict.fromkeys(["BlockInfo", "block", "describe", "get", "list_blocks"], "blocks.registry"),
+    **dict.fromkeys(["Act", "Linear", "Mixer", "Norm", "Router", "Slot", "View", "slot"], "blocks.slots"),
+    **dict.fromkeys(["Chain", "run"], "blocks.chain"),
+    "BlockError": "blocks.errors",
+    "Context": "blocks.context",
+    "fuse": "blocks.folding",
+}
 
 __all__ = [
     "Act", "BlockError", "BlockInfo", "Chain", "Context", "Linear", "Mixer", "Norm", "Router", "Slot", "View",
@@ -27,6 +38,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WITH_TORCH:
-        return getattr(importlib.import_module(_WITH_TORCH[name]), name)
-    raise AttributeError(f"module `blocks` has no attribute `{name}`")
+    if name not in _HOME:
+        raise AttributeError(f"module `blocks` has no attribute `{name}`")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

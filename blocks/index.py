@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pathlib
 import pkgutil
 import sys
 
@@ -11,8 +10,7 @@ import msgspec
 
 import blocks
 from blocks import registry
-
-INDEX = pathlib.Path(__file__).with_name("index.json")
+from blocks.registry import INDEX
 
 
 def core_classes() -> list[type]:

@@ -10,13 +10,15 @@ import functools
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from zoo.errors import Problem, UnknownModelError, nearest
-from zoo.specs.model import Spec
-from zoo.specs.read import Family, read_file
-from zoo.specs.resolve import resolve
+
+if TYPE_CHECKING:
+    from zoo.specs.model import Spec
+    from zoo.specs.read import Family
 
 MODELS = pathlib.Path(__file__).with_name("models")
 INDEX = MODELS / "index.json"
@@ -100,11 +102,15 @@ def list_models(
 @functools.lru_cache(maxsize=64)
 def family_of(file: str) -> Family:
     """The family in a file of the core collection."""
+    from zoo.specs.read import read_file
+
     return read_file(MODELS / file)
 
 
 def published_spec(name: str) -> Spec:
     """The spec of a model as published, without changes."""
+    from zoo.specs.resolve import resolve
+
     found = entry(name)
     return resolve(family_of(found.file), found.name)
 
@@ -113,6 +119,8 @@ def render() -> bytes:
     """The bytes that index.json should hold. Builds every model on meta to count its parameters and MACs."""
     from zoo.build.builder import build, input_size
     from zoo.measure.macs import count_macs
+    from zoo.specs.read import read_file
+    from zoo.specs.resolve import resolve
 
     found = []
     for path in sorted(MODELS.glob("*.toml")):
