@@ -89,9 +89,9 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_augmentation_of_nothing_changes_nothing() -> None:
+def test_what_is_left_still_is_not_changed() -> None:
     x = digits.to_input(digits.held_out()[0][:4])
-    still = Recipe(turn=0, scale=0, shift=0)
+    still = Recipe(still=1.0)
     torch.testing.assert_close(training._moved(x, still, torch.Generator()), x, rtol=0, atol=1e-5)
 
 
@@ -127,3 +127,10 @@ def test_a_progress_call_follows_each_epoch(few: Any) -> None:
     calls: list[tuple[int, int]] = []
     fit(Small(), Recipe(epochs=2), lambda epoch, epochs, loss: calls.append((epoch, epochs)))
     assert calls == [(1, 2), (2, 2)]
+
+
+def test_scans_are_enlarged_in_every_way_of_the_recipe() -> None:
+    images = digits.held_out()[0][:4]
+    smooth, _, blocky = training._enlarged(images, Recipe().upscaling)
+    torch.testing.assert_close(smooth, digits.to_input(images))
+    assert torch.equal(blocky[..., ::4, ::4], blocky[..., 3::4, 3::4])

@@ -20,7 +20,9 @@ from zoo.weights.manifest import Preprocess
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST,
+}  # fmt: skip
 TRAIN_AREA = (0.08, 1.0)
 TRAIN_RATIO = (3 / 4, 4 / 3)
 

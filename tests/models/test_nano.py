@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from torch.nn import functional as F
 
 import zoo
 from blocks.context import Context
-from zoo import catalog, front
+from zoo import catalog, digits, front
 from zoo.errors import SpecError
 from zoo.training import evaluate
 from zoo.weights.probe import check_probe
@@ -51,6 +52,16 @@ def test_the_published_accuracy_is_measured_again(name: str) -> None:
     assert n == metric.n
     assert abs(correct - metric.correct) <= 1  # rounding of another machine may turn one
     assert correct / n >= 0.95
+
+
+@pytest.mark.parametrize("way", ["bicubic", "nearest"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_scans_enlarged_in_another_way_are_read_too(name: str, way: str) -> None:
+    images, labels = digits.held_out()
+    x = digits.to_input(images, msgspec.structs.replace(digits.PREPROCESS, interpolation=way))
+    with torch.inference_mode():
+        found = zoo.create(name, pretrained=True)(x).argmax(-1)
+    assert float((found == torch.from_numpy(labels)).float().mean()) >= 0.9
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -27,7 +27,7 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int = 3
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     crop: float = 1.0
     range: tuple[float, float] = (0.0, 1.0)
 
