@@ -12,6 +12,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from zoo._shadow import refuse_shadow
+
+refuse_shadow()
+
 __version__ = "0.1.0"
 
 _HOME = {
