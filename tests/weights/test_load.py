@@ -230,6 +230,12 @@ def test_saving_twice_gives_the_same_bytes(trained, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_saved_file_may_be_read_by_whom_any_new_file_may(trained, tmp_path):
+    (tmp_path / "any").touch()
+    save_weights(trained, tmp_path / "net.safetensors")
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 FULL_DISK = """
 import resource, sys, torch
 from zoo.errors import WeightsError

@@ -140,7 +140,9 @@ def family_of(values: Any, source: str) -> Family:
     text = msgspec.convert(values.get("family", {}), FamilyText)
     spec = rooted(values["spec"], Origin(source, "spec"))
     variants = rooted(values.get("variants", {}), Origin(source, "variants"))
-    return Family(source, text, spec, variants, dict(values.get("keys", {})))
+    keys = values.get("keys", {})
+    rules = {name: keys[entry] if isinstance(entry, str) else entry for name, entry in keys.items()}
+    return Family(source, text, spec, variants, rules)
 
 
 def bounds(values: Any) -> list[Problem]:
@@ -198,6 +200,8 @@ def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem("spec", "a table [spec]", "nothing", next="every spec has one"))
     if isinstance(values.get("family"), Mapping):
         problems += _family_form(values["family"])
+    if isinstance(values.get("keys"), Mapping):
+        problems += _keys_form(values["keys"])
     if isinstance(values.get("variants"), Mapping):
         for name, patch in values["variants"].items():
             if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
@@ -205,6 +209,16 @@ def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
             if not isinstance(patch, Mapping):
                 problems.append(Problem(f"variants.{name}", "a table of changes", shown(patch)))
     return problems
+
+
+def _keys_form(keys: Mapping[str, Any]) -> list[Problem]:
+    """Each entry holds rules, or names another entry whose rules it shares: `timm = "official"`."""
+    own = [name for name, entry in keys.items() if not isinstance(entry, str)]
+    return [
+        Problem(f"keys.{name}", f"rules, or one of {listed(own)} to share its rules", f'"{entry}"', nearest(entry, own))
+        for name, entry in keys.items()
+        if isinstance(entry, str) and entry not in own
+    ]
 
 
 def _family_form(family: Mapping[str, Any]) -> list[Problem]:

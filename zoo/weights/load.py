@@ -94,7 +94,10 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode  # of any new file here; safetensors makes files that only their owner can read
         safetensors.torch.save_file(tensors, draft, metadata={"format": "pt"})
+        draft.chmod(mode)
         read_header(draft)  # a full disk may show only as a short file
         _sync(draft)
         os.replace(draft, path)
