@@ -115,7 +115,7 @@ class Transform:
 def to_image(picture: Any) -> Image.Image:
     """A PIL image of a path, an array ((H, W) or (H, W, C), uint8 or 0..1) or a tensor (C, H, W)."""
     if isinstance(picture, Image.Image):
-        return picture
+        return _of_eight_bits(picture)
     if isinstance(picture, (str, os.PathLike)):
         return open_image(picture)
     if isinstance(picture, Tensor):
@@ -154,6 +154,17 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     raise InputError("transform", Problem("", "whole numbers from 0 to 255, or floats from 0 to 1", found))
 
 
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """The image itself, or the upper half of 16 bits of grey, which PIL would clip to white."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        found = f"values from {values.min()} to {values.max()}"
+        raise InputError("transform", Problem("", "grey values of at most 16 bits", found))
+    return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in a file, wholly decoded. Raises InputError with a sentence for anything that is no readable image."""
     path = pathlib.Path(path)
@@ -161,7 +172,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return image.copy()
+            return _of_eight_bits(image.copy())
     except FileNotFoundError:
         found = "no such file"
     except IsADirectoryError:
