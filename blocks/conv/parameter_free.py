@@ -40,6 +40,23 @@ class Pooling(nn.Module):
         return F.avg_pool2d(x, self.kernel_size, 1, self.kernel_size // 2, count_include_pad=False) - x
 
 
+@block("max_pool", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class MaxPool(nn.Module):
+    """y = maximum of the k x k neighbours at every `stride`-th position; beyond the border there is nothing.
+
+    (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which
+    cuts the map up, has no border.
+    """
+
+    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2, stride: Annotated[int, Meta(ge=1)] = 2):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.padding = kernel_size // 2 if kernel_size % 2 else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
 @block("identity", kind="token_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2210.13452")
 class Identity(nn.Module):
     """y = x: a token mixer that mixes nothing; the deploy form owns no module in its place."""

@@ -27,12 +27,17 @@ def initialise(module: nn.Module, init: Init) -> None:
     """Children before parents, so that a block has the last word on what it holds (a mixer on its step sizes)."""
     for child in module.children():
         initialise(child, init)
-    if isinstance(module, WEIGHTED) and init.weight != "torch":
+    if isinstance(module, WEIGHTED) and _has_law(module, init):
         _weights(module, init)
     elif callable(reset := getattr(module, "reset_parameters", None)):
         reset()
     if callable(reset := getattr(module, "reset_buffers", None)):
         reset()
+
+
+def _has_law(layer: nn.Module, init: Init) -> bool:
+    """`fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do."""
+    return init.weight != "torch" and not (init.weight == "fan_out" and isinstance(layer, nn.Linear))
 
 
 def _weights(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> None:
