@@ -35,8 +35,13 @@ def initialise(module: nn.Module, init: Init) -> None:
         reset()
 
 
-def _has_law(layer: nn.Module, init: Init) -> bool:
-    """`fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do."""
+def _has_law(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> bool:
+    """Whether the spec decides, rather than the layer's `reset_parameters`: not where a subclass has one of its own.
+
+    `fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do.
+    """
+    if type(layer).reset_parameters not in (nn.Linear.reset_parameters, nn.modules.conv._ConvNd.reset_parameters):
+        return False
     return init.weight != "torch" and not (init.weight == "fan_out" and isinstance(layer, nn.Linear))
 
 
