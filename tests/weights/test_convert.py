@@ -94,6 +94,11 @@ def test_going_back_a_name_that_an_earlier_rule_would_take_is_refused():
     assert rule_set.origins("norm.w") == []
 
 
+def test_of_two_rules_for_a_name_the_one_whose_target_is_there_takes_it():
+    rule_set = rules(["{i}.bn.{x}", "s.{i}.norm.{x}"], ["{i}.bn.{x}", "s.{i}.exp.norm.{x}"])
+    there_and_back(rule_set, {"0.bn.w": of(2), "1.bn.w": of(3)}, {"s.0.exp.norm.w": (2,), "s.1.norm.w": (3,)})
+
+
 def test_a_name_that_stands_twice_must_agree():
     rule_set = rules(["a.{i}.b.{i}", "c.{i}"])
     assert rule_set.claim("a.1.b.1") and rule_set.claim("a.1.b.2") is None

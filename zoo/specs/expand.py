@@ -440,18 +440,21 @@ def _as_branches(layer: Any, origin: Origin) -> tuple[Items, Origin]:
 
 
 def _apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
-    """The width law: every width of stem and stages times `scale`, rounded to a multiple of `round_to` but not by more than a tenth down."""
+    """The width law: every width of stem and stages times `scale`, rounded to a multiple of `round_to` but not by more than a tenth down.
+
+    With `stem = false` the widths that the stem states stay as they are.
+    """
     if "width" not in source:
         return
     law, origin = source["width"], source.origins["width"]
-    known = ("scale", "round_to")
+    known = ("scale", "round_to", "stem")
     if isinstance(law, Told):
         return
     if not isinstance(law, Table) or any(key not in known for key in law) or "scale" not in law:
         problems.append(
             Problem(
                 str(origin),
-                "a table { scale, round_to }",
+                "a table { scale, round_to, stem }",
                 "the keys " + ", ".join(f"`{key}`" for key in law) if isinstance(law, Table) and law else shown(law),
             )
         )
@@ -467,11 +470,17 @@ def _apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= 1024:
         problems.append(Problem(str(law.origins["round_to"]), "int from 1 to 1,024", shown(step)))
         return
+    with_stem = law.get("stem", True)
+    if isinstance(with_stem, Told):
+        return
+    if not isinstance(with_stem, bool):
+        problems.append(Problem(str(law.origins["stem"]), "true or false", shown(with_stem)))
+        return
     dims = tree.get("dims")
     if isinstance(dims, Items):
         for i, dim in enumerate(dims):
             dims[i] = scaled(dim, scale, step)
-    for key in ("stem", "stages"):
+    for key in ("stem", "stages") if with_stem else ("stages",):
         _scale_widths(tree.get(key), scale, step)
 
 

@@ -162,7 +162,11 @@ def _spec() -> dict[str, Any]:
     parts: dict[str, Any] = {key: optional for key in STAGE if key != "layers"}
     parts["layers"] = _or_value({"type": "array"})
     stage = _or_value({"type": "object", "properties": parts, "additionalProperties": False})
-    factors = {"scale": {"type": "number", "exclusiveMinimum": 0}, "round_to": {"type": "integer", "minimum": 1}}
+    factors = {
+        "scale": {"type": "number", "exclusiveMinimum": 0},
+        "round_to": {"type": "integer", "minimum": 1},
+        "stem": {"type": "boolean"},
+    }
     properties: dict[str, Any] = {
         "input": _or_value({"anyOf": [_loosen(schema) for schema in INPUT_SCHEMA.values()]}),
         "num_classes": _or_value(CLASSES_SCHEMA),

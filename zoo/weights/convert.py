@@ -7,7 +7,7 @@ used once and every tensor of the model filled once, or nothing is converted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,8 +74,8 @@ class KeyRules:
 
     def to_source(self, tensors: Mapping[str, Tensor], subject: str = "export") -> dict[str, Tensor]:
         """The inverse of `to_zoo`; tied names and filled scalars are written again. Raises WeightsError."""
-        groups, unclaimed = _gather(tensors, self.origin)
-        problems = [self._no_origin(name) for name in unclaimed]
+        groups, unclaimed = _gather(tensors, lambda name: self.origin(name, tensors))
+        problems = [self._no_origin(name, tensors) for name in unclaimed]
         out: dict[str, Tensor] = {}
         for (number, group), slots in groups.items():
             rule = self._move(number)
@@ -87,33 +87,38 @@ class KeyRules:
                 problems.append(Problem(listed(names), found=str(error)))
         if problems:
             raise TensorsError(subject, problems)
-        return out | self._companions(out)
+        return out | self._companions(out, tensors)
 
-    def claim(self, name: str) -> Claim | None:
-        """The first rule that takes the source tensor `name`."""
+    def claim(self, name: str, there: Container[str] = ()) -> Claim | None:
+        """The rule that takes the source tensor `name`: the first that leads to a zoo tensor that is `there`, else the first.
+
+        So one set of rules serves variants whose layers of one name are built of other blocks."""
+        first: Claim | None = None
         for number, rule in enumerate(self.rules):
             if claim := rule.claim_source(name):
-                return number, *claim
-        return None
+                if not isinstance(rule, Move) or any(target in there for target in rule.zoo.names(claim[0]) or []):
+                    return number, *claim
+                first = first or (number, *claim)
+        return first
 
-    def origins(self, name: str) -> list[Claim]:
+    def origins(self, name: str, there: Container[str] = ()) -> list[Claim]:
         """Every rule that produces the zoo tensor `name`: its source names must be taken by that very rule."""
         found = []
         for number, rule in enumerate(self.rules):
             if isinstance(rule, Move) and (claim := rule.claim_zoo(name)):
-                taken = [self.claim(source) for source in rule.source.names(claim[0]) or []]
+                taken = [self.claim(source, there) for source in rule.source.names(claim[0]) or []]
                 if all(other and other[:2] == (number, claim[0]) for other in taken):
                     found.append((number, *claim))
         return found
 
-    def origin(self, name: str) -> Claim | None:
+    def origin(self, name: str, there: Container[str] = ()) -> Claim | None:
         """The one rule that produces `name`, or None."""
-        origins = self.origins(name)
+        origins = self.origins(name, there)
         return origins[0] if len(origins) == 1 else None
 
-    def source_names(self, name: str) -> list[str]:
+    def source_names(self, name: str, there: Container[str] = ()) -> list[str]:
         """The source tensors that the zoo tensor `name` is made of; the first one if they are counted by an index."""
-        origin = self.origin(name)
+        origin = self.origin(name, there)
         return (self._move(origin[0]).source.names(origin[1]) or []) if origin else []
 
     def _move(self, number: int) -> Move:
@@ -121,11 +126,11 @@ class KeyRules:
         assert isinstance(rule, Move)  # only moves produce zoo tensors
         return rule
 
-    def _no_origin(self, name: str) -> Problem:
-        numbers = [f"rule {number}" for number, _, _ in self.origins(name)]
+    def _no_origin(self, name: str, there: Container[str] = ()) -> Problem:
+        numbers = [f"rule {number}" for number, _, _ in self.origins(name, there)]
         return Problem(name, "one rule that produces it", " and ".join(numbers) or "none")
 
-    def _companions(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _companions(self, out: Mapping[str, Tensor], there: Container[str] = ()) -> dict[str, Tensor]:
         """Tied names and filled scalars that stand beside the tensors of `out`."""
         extra: dict[str, Tensor] = {}
         for number, rule in enumerate(self.rules):
@@ -134,7 +139,7 @@ class KeyRules:
             for name, tensor in out.items():
                 values = beside.match(name)
                 key = rule.key.render(values) if values is not None else None
-                claim = self.claim(key) if key is not None else None
+                claim = self.claim(key, there) if key is not None else None
                 if key is not None and claim and claim[0] == number:
                     extra[key] = torch.full((), rule.fill, dtype=rule.dtype) if isinstance(rule, Ignore) else tensor
         return extra
@@ -151,7 +156,7 @@ class _ToZoo:
         self.problems: list[Problem] = []
 
     def run(self, subject: str) -> dict[str, Tensor]:
-        groups, unclaimed = _gather(self.source, self.rules.claim)
+        groups, unclaimed = _gather(self.source, lambda name: self.rules.claim(name, self.expected))
         for (number, group), slots in groups.items():
             rule = self.rules.rules[number]
             if isinstance(rule, Move):
@@ -194,7 +199,7 @@ class _ToZoo:
         missing = [name for name in self.expected if name not in self.produced and name not in self.blamed]
         extra = [name for name in self.produced if name not in self.expected]
         homeless = unclaimed + [maker for name in extra for maker in self.makers[name]]
-        wanted = {name: self.rules.source_names(name) for name in missing}
+        wanted = {name: self.rules.source_names(name, self.expected) for name in missing}
         wanted_names = [name for names in wanted.values() for name in names][:1000]
         for place, name in enumerate(missing):
             names = wanted[name]
@@ -213,7 +218,7 @@ class _ToZoo:
     def _compare_produced(self) -> None:
         for name, tensor in self.produced.items():
             makers = self.makers[name]
-            if len(origins := self.rules.origins(name)) > 1:
+            if len(origins := self.rules.origins(name, self.expected)) > 1:
                 numbers = " and ".join(f"rule {number}" for number, _, _ in origins)
                 found = f"{numbers}, for source tensor {listed(makers)}"
                 self.problems.append(Problem(name, "one rule that produces it", found))

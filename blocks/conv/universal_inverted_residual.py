@@ -1,0 +1,80 @@
+"""The universal inverted bottleneck of MobileNetV4: an expansion with up to two depthwise convolutions around it.
+
+Paper: arXiv:2404.10518 (figure 4). Upstream: tensorflow/models (Apache-2.0); names of the state are timm's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+from torch import Tensor
+
+from blocks.chain import Chain
+from blocks.context import Context
+from blocks.conv.conv import ConvNormAct
+from blocks.registry import block
+from blocks.slots import Act, Norm, slot
+from blocks.wiring.drop_path import drop_path as dropped
+
+Kernel = Annotated[int, Meta(ge=0, le=63)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+@block(
+    "universal_inverted_residual",
+    kind="whole",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:2404.10518",
+)
+class UniversalInvertedResidual(Chain):
+    """y = [x +] P act(D_mid act(E D_start x)), a norm behind each map; D depthwise, E and P pointwise.
+
+    (B, C, H, W) -> (B, out_dim, H', W'); x is added where neither width nor size change. A kernel of 0 leaves its
+    convolution out: both out is an MLP, `start` alone ConvNeXt's order, `mid` alone MobileNetV2's. `stride` is that of `mid`, or of
+    `start` without it. The hidden width is ratio * C to the nearest multiple of `round_to`, not more than a tenth
+    down. Raises ValueError for a stride without a convolution to take it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        start: Kernel = 0,
+        mid: Kernel = 3,
+        stride: Count = 1,
+        ratio: Annotated[float, Meta(gt=0)] = 4.0,
+        round_to: Count = 8,
+        norm: Norm | None = slot("batch_norm"),
+        act: Act | None = slot("relu"),
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if stride > 1 and not (start or mid):
+            raise ValueError(f"a stride of {stride} needs a depthwise convolution: give `mid` or `start` a kernel")
+        self.out_dim, self.drop_path = out_dim or dim, drop_path
+        self.has_skip = stride == 1 and self.out_dim == dim
+        hidden = rounded(dim * ratio, round_to)
+        bias = norm is None
+        if start:
+            self.dw_start = ConvNormAct(
+                dim, kernel_size=start, stride=1 if mid else stride, groups=dim, bias=bias, norm=norm
+            )
+        self.pw_exp = ConvNormAct(dim, hidden, kernel_size=1, bias=bias, norm=norm, act=act)
+        if mid:
+            self.dw_mid = ConvNormAct(
+                hidden, kernel_size=mid, stride=stride, groups=hidden, bias=bias, norm=norm, act=act
+            )
+        self.pw_proj = ConvNormAct(hidden, self.out_dim, kernel_size=1, bias=bias, norm=norm)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        y = super().forward(x, ctx)
+        return x + dropped(y, self.drop_path, self.training) if self.has_skip else y
+
+
+def rounded(width: float, step: int) -> int:
+    """`width` to the nearest multiple of `step`, at least `step`, and never below nine tenths of it."""
+    nearest = max(step, int(width + step / 2) // step * step)
+    return nearest + step if nearest < 0.9 * width else nearest
