@@ -21,7 +21,7 @@ SCHEMA = jsonschema.Draft202012Validator(export())
 # What an example needs and no block gives yet: block -> where it is named first.
 MISSING_BLOCKS = {
     "deepseek_v3": {"token_embedding": "spec.stem.block", "latent_attention": "spec.define.mla.block", "lm_head": "spec.head.block"},
-    "efficientvim": {"hsm_ssd": "spec.layer.1.gated.1.block", "state_fusion_head": "spec.head.block"},
+    "efficientvim": {},
     "efficientvit_m": {},
     "hybrid_lm": {"token_embedding": "spec.stem.block", "mamba2": "spec.define.mamba2.block", "lm_head": "spec.head.block"},
     "mambavision": {"mambavision_mixer": "spec.define.mamba.block"},
