@@ -37,7 +37,7 @@ class Mlp(Chain):
         bias: bool = True,
         out_bias: bool | None = None,
         norm: Norm | None = None,
-        out_norm: Annotated[Norm | None, Meta(extra_json_schema={"added": "1.2"})] = None,
+        out_norm: Annotated[Norm | None, Meta(extra_json_schema={"added": "0.1"})] = None,
         pre: Slot | None = None,
         mid: Slot | None = None,
         post: Slot | None = None,

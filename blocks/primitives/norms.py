@@ -109,7 +109,7 @@ class BatchNorm(Affine):
         *,
         eps: Eps = 1e-5,
         momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1,
-        weight: Annotated[float, Meta(extra_json_schema={"added": "1.2"})] = 1.0,
+        weight: Annotated[float, Meta(extra_json_schema={"added": "0.1"})] = 1.0,
     ):
         super().__init__(dim, eps, bias=True)
         self.momentum = momentum
