@@ -40,6 +40,43 @@ class Pooling(nn.Module):
         return F.avg_pool2d(x, self.kernel_size, 1, self.kernel_size // 2, count_include_pad=False) - x
 
 
+@block("max_pool", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class MaxPool(nn.Module):
+    """y = maximum of the k x k neighbours at every `stride`-th position; beyond the border there is nothing.
+
+    (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which
+    cuts the map up, has no border.
+    """
+
+    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2, stride: Annotated[int, Meta(ge=1)] = 2):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.padding = kernel_size // 2 if kernel_size % 2 else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+
+@block("space_to_depth", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class SpaceToDepth(nn.Module):
+    """The k x k neighbours of every cell one behind the other along the channels, column by column.
+
+    (B, C, H, W) -> (B, k^2 C, ceil(H / k), ceil(W / k)); below and to the right zeros fill up the last cells.
+    """
+
+    def __init__(self, dim: int, *, size: Annotated[int, Meta(ge=2)] = 2):
+        super().__init__()
+        self.size, self.out_dim = size, size * size * dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, (_, _, H, W) = self.size, x.shape
+        y = x.permute(0, 2, 3, 1)
+        if H % k or W % k:
+            y = F.pad(y, (0, 0, 0, -W % k, 0, -H % k))
+        y = y.unflatten(2, (-1, k)).unflatten(1, (-1, k))  # rows, row in cell, columns, column in cell
+        return y.permute(0, 1, 3, 4, 2, 5).flatten(3).permute(0, 3, 1, 2)
+
+
 @block("identity", kind="token_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2210.13452")
 class Identity(nn.Module):
     """y = x: a token mixer that mixes nothing; the deploy form owns no module in its place."""

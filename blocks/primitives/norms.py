@@ -33,6 +33,16 @@ class Affine(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        """A map per channel behind the norm is a change of its own; a shift needs a bias to go to."""
+        if self.bias is None and shift.any():
+            return False
+        self.weight = nn.Parameter(self.weight * scale.to(self.weight), requires_grad=False)
+        if self.bias is not None:
+            self.bias = nn.Parameter(self.bias * scale.to(self.bias) + shift.to(self.bias), requires_grad=False)
+        return True
+
 
 @block("layer_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1607.06450")
 class LayerNorm(Affine):

@@ -10,14 +10,16 @@ from blocks.slots import NONE, Place, Slot
 Parts = list[Slot | None]
 
 
-def add_parts(host: nn.Module, parts: Parts, dim: int) -> int:
-    """Builds the parts as a chain from `dim` channels and adds each to `host`; returns the width of the last.
+def add_parts(host: nn.Module, parts: Parts, dim: int, out_dim: int | None = None) -> int:
+    """Builds the parts as a chain from `dim` channels to `out_dim` (or back to `dim`) and adds each to `host`.
+
+    Returns the width of the last.
 
     Raises ValueError when two parts share a name, or when a name is one that the host itself needs.
     """
     calls = [NONE if part is None else part.call for part in parts]
     check_names(host, calls)
-    chain = build_chain(calls, place_of(parts), dim, dim)
+    chain = build_chain(calls, place_of(parts), dim, out_dim or dim)
     for name, part in chain.named_children():
         host.add_module(name, part)
     return chain.out_dim

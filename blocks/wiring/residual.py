@@ -12,18 +12,20 @@ from blocks.chain import per_channel, run
 from blocks.context import Context
 from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
+from blocks.slots import Slot
 from blocks.wiring.drop_path import drop_path as dropped
 from blocks.wiring.parts import Parts, add_parts
 
 
 @block("residual", kind="wiring", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1512.03385")
 class Residual(nn.Module):
-    """y = skip_scale * x + scale * f(x), where f runs the parts one after the other.
+    """y = skip_scale * s(x) + scale * f(x), where f runs the parts one after the other and s is the `shortcut`, or x itself.
 
-    (B, C, H, W) or (B, L, C) -> the same shape. `scale` (C,) and `skip_scale` (C,) are learned where the spec gives the
-    value that they start from (LayerScale, arXiv:2103.17239; ResScale, arXiv:2110.09456), and are 1 where it does not.
-    In training f(x) is left out of a sample with probability `drop_path`. `fuse()` folds the parts into each other, the
-    scale into the last, and x itself into a part that can take it (a depthwise convolution). Raises ValueError when the parts change the width.
+    (B, C, H, W) or (B, L, C) -> the same shape, or what shortcut and parts both lead to. `scale` (C,) and `skip_scale`
+    (C,) are learned where the spec gives the value that they start from (LayerScale, arXiv:2103.17239; ResScale,
+    arXiv:2110.09456), and are 1 where it does not. In training f(x) is left out of a sample with probability `drop_path`.
+    `fuse()` folds the parts into each other, the scale into the last, and x itself into a part that can take it (a
+    depthwise convolution). Raises ValueError when the parts change the width and no shortcut does the same.
     """
 
     scale: nn.Parameter | None
@@ -32,22 +34,26 @@ class Residual(nn.Module):
     def __init__(
         self,
         dim: int,
+        out_dim: int | None = None,
         *,
         parts: Annotated[Parts, Meta(min_length=1)],
+        shortcut: Annotated[Slot | None, Meta(extra_json_schema={"added": "0.1"})] = None,
         scale: float | None = None,
         skip_scale: float | None = None,
         drop_path: float = 0.0,
     ):
         super().__init__()
+        self.shortcut = shortcut(dim, out_dim) if shortcut else None
+        self.out_dim = getattr(self.shortcut, "out_dim", dim)
         self.initial = {"scale": scale, "skip_scale": skip_scale}
         self.drop_path = drop_path
         for name, value in self.initial.items():
-            self.register_parameter(name, None if value is None else nn.Parameter(torch.empty(dim)))
-        width = add_parts(self, parts, dim)
-        if width != dim:
+            self.register_parameter(name, None if value is None else nn.Parameter(torch.empty(self.out_dim)))
+        width = add_parts(self, parts, dim, self.out_dim)
+        if width != self.out_dim:
+            needs = "x + f(x) needs the same" if self.shortcut is None else f"the shortcut to {self.out_dim}"
             raise ValueError(
-                f"the parts lead from {dim} to {width} channels, and x + f(x) needs the same; "
-                f"give the last one out_dim = {dim}"
+                f"the parts lead from {dim} to {width} channels, and {needs}; give the last one out_dim = {self.out_dim}"
             )
         self.reset_parameters()
 
@@ -58,17 +64,26 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         y = x
-        for part in self._modules.values():
-            y = run(part, y, ctx)  # type: ignore[arg-type]
+        for name in self._parts():
+            y = run(self._modules[name], y, ctx)  # type: ignore[arg-type]
+        if self.shortcut is not None:
+            x = run(self.shortcut, x, ctx)
         if self.scale is not None:
             y = y * per_channel(self.scale, y)
         y = dropped(y, self.drop_path, self.training)
         return (x if self.skip_scale is None else x * per_channel(self.skip_scale, x)) + y
 
     def fuse(self) -> nn.Module:
-        fold_neighbours(self, list(self._modules))
-        absorb = getattr(next(reversed(self._modules.values()), None), "absorb_output", None)
+        parts = self._parts()
+        fold_neighbours(self, parts)
+        last = next((self._modules[name] for name in reversed(parts) if name in self._modules), None)
+        absorb = getattr(last, "absorb_output", None)
         if self.scale is not None and absorb is not None and absorb(self.scale, torch.zeros_like(self.scale)):
             self.scale = None
+        if self.shortcut is not None:
+            return self
         scale, skip = (1.0 if value is None else value for value in (self.scale, self.skip_scale))
         return absorb_skip(self, scale, skip)
+
+    def _parts(self) -> list[str]:
+        return [name for name in self._modules if name != "shortcut"]

@@ -131,6 +131,27 @@ def test_the_last_part_returns_to_the_width() -> None:
     assert layer(torch.zeros(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 
 
+def test_a_shortcut_stands_where_the_skip_would() -> None:
+    shortcut = {"block": "conv", "kernel_size": 1, "stride": 2}
+    layer = blocks.get("residual")(8, out_dim=12, parts=[{"block": "conv", "stride": 2}], shortcut=shortcut)
+    x = torch.randn(2, 8, 6, 6)
+    assert layer(x).shape == (2, 12, 3, 3)
+    torch.testing.assert_close(layer(x), layer.shortcut(x) + layer.get_submodule("0")(x))
+
+
+def test_a_shortcut_of_another_width_than_the_parts_is_refused() -> None:
+    with refused("the parts lead from 8 to 16 channels, and the shortcut to 12; give the last one out_dim = 12"):
+        blocks.get("residual")(8, out_dim=12, parts=[{"block": "conv", "out_dim": 16}], shortcut="conv")
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(2, 3), (3, 4)])
+def test_max_pool_halves_the_map(kernel: int, size: int) -> None:
+    x = torch.randn(1, 2, 7, 7)
+    y = blocks.get("max_pool")(kernel_size=kernel)(x)
+    assert y.shape == (1, 2, size, size)
+    assert y[0, 0, 0, 0] == (x[0, 0, :2, :2]).max()
+
+
 def test_gated_interpolates_between_skip_and_branch() -> None:
     layer, x = blocks.get("gated")(8, parts=["mlp"], alpha=1.0), torch.randn(2, 5, 8)
     share = torch.sigmoid(torch.tensor(1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import types
 
 import pytest
@@ -11,6 +12,7 @@ import zoo
 from tests.models.parity import entries, smallest
 
 TIMM = entries("timm")
+ON_PURPOSE = entries("first_values")
 ENOUGH = 2000
 """Values that make an estimate of the deviation good to a few per cent."""
 FEW = 20
@@ -23,7 +25,9 @@ def test_every_tensor_begins_with_the_spread_that_timm_gives_it(name: str, timm:
     theirs = zoo.create(name, weights=timm.create_model(TIMM[name]).state_dict(), source="timm").state_dict()
     ours = zoo.create(name).state_dict()
     wrong = {key: problem for key in theirs if (problem := _difference(ours[key], theirs[key]))}
-    assert wrong == {}
+    family = zoo.info(name).family
+    meant = [key for key in wrong if any(fnmatch.fnmatchcase(f"{family} {key}", pattern) for pattern in ON_PURPOSE)]
+    assert {key: problem for key, problem in wrong.items() if key not in meant} == {}
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> str:

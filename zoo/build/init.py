@@ -29,12 +29,22 @@ def initialise(module: nn.Module, init: Init) -> None:
     for name, child in module.named_children():
         head = name == "head" and init.head_std > 0
         initialise(child, Init("trunc_normal", init.head_std) if head else rest)
-    if isinstance(module, WEIGHTED) and init.weight != "torch":
+    if isinstance(module, WEIGHTED) and _has_law(module, init):
         _weights(module, init)
     elif callable(reset := getattr(module, "reset_parameters", None)):
         reset()
     if callable(reset := getattr(module, "reset_buffers", None)):
         reset()
+
+
+def _has_law(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> bool:
+    """Whether the spec decides, rather than the layer's `reset_parameters`: not where a subclass has one of its own.
+
+    `fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do.
+    """
+    if type(layer).reset_parameters not in (nn.Linear.reset_parameters, nn.modules.conv._ConvNd.reset_parameters):
+        return False
+    return init.weight != "torch" and not (init.weight == "fan_out" and isinstance(layer, nn.Linear))
 
 
 def _weights(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> None:

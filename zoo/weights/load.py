@@ -169,16 +169,32 @@ def _as_parameters(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) 
 
 
 def _make_buffers(model: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-    """Call `reset_buffers()` of every module that has it, then convert what it made as `model.to(dtype)` would."""
+    """Call `reset_buffers()` of every module that has it, then convert what it made as `model.to(dtype)` would.
+
+    A buffer on meta gets memory first, so that a module may fill what it has, or put new tensors in its place."""
     with torch.device(device or "cpu"):
         for module in model.modules():
             if callable(reset := getattr(module, "reset_buffers", None)):
+                empty = _given_memory(module, device)
                 reset()
+                for name, memory in empty.items():
+                    if module._buffers.get(name) is memory and memory._version == 0:  # nobody wrote to it
+                        module._buffers[name] = memory.to("meta")
     for module in model.modules():
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers.get(name)
             if buffer is not None and not buffer.is_meta:
                 module._buffers[name] = _moved(buffer, dtype, device)
+
+
+def _given_memory(module: nn.Module, device: torch.device | str | None) -> dict[str, Tensor]:
+    """Memory without values for the module's own non-persistent buffers on meta; returns what it made."""
+    names = [
+        name for name in module._non_persistent_buffers_set if getattr(module._buffers.get(name), "is_meta", False)
+    ]
+    made = {name: torch.empty_like(module._buffers[name], device=device or "cpu") for name in names}  # type: ignore[arg-type]
+    module._buffers.update(made)
+    return made
 
 
 def _left_on_meta(model: nn.Module) -> list[Problem]:

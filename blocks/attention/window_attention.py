@@ -1,0 +1,146 @@
+"""Attention inside windows of the image, every second time of shifted ones, with a learned bias per distance.
+
+Paper: arXiv:2103.14030 (Swin). Upstream: microsoft/Swin-Transformer (MIT).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.attention.heads import split_heads
+from blocks.chain import run
+from blocks.context import Context
+from blocks.registry import block
+from blocks.slots import Linear, slot
+
+Count = Annotated[int, Meta(ge=1)]
+HIDDEN = float("-inf")
+"""What is added to the score of a pair that does not see each other."""
+
+
+@block(
+    "window_attention",
+    kind="token_mixer",
+    layout="BCHW",
+    abilities=("noncausal", "2d"),
+    paper="arXiv:2103.14030",
+)
+class WindowAttention(nn.Module):
+    """y = W_o softmax(q k^T / sqrt(head_dim) + B) v inside each window, with [q | k | v] = W_qkv x.
+
+    (B, C, H, W) -> (B, C, H, W). B holds one learned number per head and distance. With `shift` the windows are moved by so
+    many rows and columns, round the border, and positions that only meet there do not see each other. Where the
+    image is no larger than a window there is one window, of its size, and no shift. Images that windows do not divide are
+    filled up with zeros, which are attended to. Of `num_heads` and `head_dim` one decides; with neither, heads are 32 wide.
+    Raises ValueError when heads do not divide, and for a shift as large as the window.
+    """
+
+    hidden: Tensor | None
+    distance: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window: Count = 7,
+        shift: Annotated[int, Meta(ge=0)] = 0,
+        num_heads: Count | None = None,
+        head_dim: Count | None = None,
+        bias: bool = True,
+        linear: Linear = slot("dense"),
+        input_size: tuple[int, ...] = (14, 14),
+    ):
+        super().__init__()
+        if shift >= window:
+            raise ValueError(
+                f"a shift of {shift} moves windows of {window} past each other; the largest is {window - 1}"
+            )
+        self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
+        self.input_size = tuple(input_size)
+        whole = min(input_size) <= window
+        self.window, self.shift = (min(input_size), 0) if whole else (window, shift)
+        self.qkv = linear(dim, 3 * self.num_heads * self.head_dim, bias=bias)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, self.num_heads))
+        self.proj = linear(self.num_heads * self.head_dim, dim, bias=bias)
+        count = self.window**2
+        self.register_buffer("distance", torch.empty(count, count, dtype=torch.long), persistent=False)
+        windows = len(range(0, input_size[0], self.window)) * len(range(0, input_size[-1], self.window))
+        hidden = torch.empty(windows, 1, count, count) if self.shift else None
+        self.register_buffer("hidden", hidden, persistent=False)
+        self.reset_parameters()
+        self.reset_buffers()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def reset_buffers(self) -> None:
+        device = self.distance.device
+        rows, columns = (axis.flatten() for axis in self._grid((self.window, self.window), device))
+        steps = 2 * self.window - 1
+        down = rows[:, None] - rows + self.window - 1
+        right = columns[:, None] - columns + self.window - 1
+        self.distance.copy_(down * steps + right)
+        if self.hidden is not None:
+            self.hidden.copy_(self._border(device))
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        B, _, H, W = x.shape
+        if self.input_size != (H, W) and (self.shift or min(H, W) <= self.window):
+            raise ValueError(
+                f"these windows are for images of size {self.input_size} and meet {(H, W)}; build the model with that size"
+            )
+        bottom, right = -H % self.window, -W % self.window
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        y = run(self.qkv, x, ctx).permute(0, 2, 3, 1)
+        if self.shift:
+            y = y.roll((-self.shift, -self.shift), (1, 2))
+        q, k, v = self._windows(y).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(B).to(q))
+        y = self._image(y.transpose(1, 2).flatten(2), H + bottom, W + right)
+        if self.shift:
+            y = y.roll((self.shift, self.shift), (1, 2))
+        return run(self.proj, y[:, :H, :W].permute(0, 3, 1, 2), ctx)
+
+    def _bias(self, batch: int) -> Tensor:
+        """(1 or B * windows, heads, L, L): what is added to the scores."""
+        bias = self.relative_position_bias_table[self.distance].permute(2, 0, 1).unsqueeze(0)
+        return bias if self.hidden is None else (bias + self.hidden).repeat(batch, 1, 1, 1)
+
+    def _windows(self, y: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B * windows, window^2, C)."""
+        B, H, W, C = y.shape
+        size = self.window
+        return y.view(B, H // size, size, W // size, size, C).transpose(2, 3).reshape(-1, size * size, C)
+
+    def _image(self, y: Tensor, H: int, W: int) -> Tensor:
+        """The inverse of `_windows`."""
+        size = self.window
+        return y.view(-1, H // size, W // size, size, size, y.shape[-1]).transpose(2, 3).reshape(-1, H, W, y.shape[-1])
+
+    def _border(self, device: torch.device) -> Tensor:
+        """(windows, 1, L, L): 0 for pairs of one region of the shifted image, HIDDEN for pairs that met round the border."""
+        H, W = (side + -side % self.window for side in self.input_size)
+        rows, columns = self._grid((H, W), device)
+        region = 3 * self._part(rows, H) + self._part(columns, W)
+        regions = self._windows(region[None, :, :, None]).squeeze(-1)
+        apart = regions[:, None, :] != regions[:, :, None]
+        return torch.where(apart, HIDDEN, 0.0).unsqueeze(1)
+
+    def _part(self, position: Tensor, length: int) -> Tensor:
+        """0 before the last window, 1 in its part of its own, 2 in the part that came round the border."""
+        return (position >= length - self.window).long() + (position >= length - self.shift).long()
+
+    @staticmethod
+    def _grid(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and column of every position."""
+        rows, columns = (torch.arange(length, device=device) for length in size)
+        return rows[:, None].expand(size), columns.expand(size)
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return bool(self.proj.absorb_output(scale, shift))  # type: ignore[operator]
