@@ -11,7 +11,7 @@ from torch import nn
 
 import zoo
 from blocks.folding import fuse
-from tests.models.parity import GOLDEN, KEYED, answer, count, entries, error, golden, loaded, smallest, timm_macs
+from tests.models.parity import GOLDEN, KEYED, answer, count, entries, error, gain, golden, loaded, smallest, timm_macs
 from zoo.measure.macs import count_macs
 
 GOLDENS = entries("golden")
@@ -101,7 +101,7 @@ def check_against_timm(name: str, timm: types.ModuleType) -> None:
     theirs = timm.create_model(TIMM[name]).eval()
     weights = {}
     for key, tensor in theirs.state_dict().items():
-        drawn = KEYED["keyed_tensor"](key, list(tensor.shape))
+        drawn = KEYED["keyed_tensor"](key, list(tensor.shape), gain(name))
         weights[key] = tensor if drawn is None else drawn
     theirs.load_state_dict(weights, strict=True)
     ours = zoo.create(name, weights=weights, source="timm")
