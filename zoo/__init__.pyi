@@ -1,13 +1,19 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
 from zoo.build.backbone import Backbone as Backbone
+from zoo.build.groups import param_groups as param_groups
+from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models
+from zoo.catalog import list_modules as list_modules
+from zoo.catalog import list_pretrained as list_pretrained
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
 from zoo.front import create as create
 from zoo.front import deploy as deploy
+from zoo.front import labels as labels
+from zoo.front import load as load
 from zoo.front import save as save
 from zoo.naming import spec as spec
 from zoo.specs.model import Spec as Spec

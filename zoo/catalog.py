@@ -73,19 +73,29 @@ def entry(name: str) -> Entry:
     return found
 
 
+Patterns = str | Sequence[str]
+
+
 def list_models(
-    pattern: str | Sequence[str] = "",
+    pattern: Patterns = "",
+    module: str = "",
+    pretrained: bool = False,
+    exclude_filters: Patterns = "",
+    include_tags: bool = False,
     *,
     family: str = "",
     task: str = "",
     block: str = "",
-    pretrained: bool = False,
-    exclude: str | Sequence[str] = "",
 ) -> list[str]:
-    """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand."""
+    """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand.
+
+    `module` is timm's word for the family. A pattern without wildcard is a name. With `include_tags` each name of weights
+    stands for itself, `vim_nano.digits`.
+    """
     wanted = [pattern] if isinstance(pattern, str) else list(pattern)
-    unwanted = [exclude] if isinstance(exclude, str) else list(exclude)
-    names = []
+    unwanted = [exclude_filters] if isinstance(exclude_filters, str) else list(exclude_filters)
+    family = family or module
+    names: list[str] = []
     for name, found in entries().items():
         if any(wanted) and not any(fnmatch.fnmatchcase(name, glob) for glob in wanted if glob):
             continue
@@ -95,8 +105,23 @@ def list_models(
             continue
         if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
             continue
-        names.append(name)
+        names += [f"{name}.{tag}" for tag in found.tags] if include_tags and found.tags else [name]
     return names
+
+
+def list_pretrained(pattern: Patterns = "") -> list[str]:
+    """Names of all weights at hand, `name.tag`."""
+    return list_models(pattern, pretrained=True, include_tags=True)
+
+
+def list_modules() -> list[str]:
+    """The families."""
+    return sorted({found.family for found in entries().values()})
+
+
+def is_model(name: str) -> bool:
+    """Whether there is a model of this name; a tag is allowed, whether or not its weights exist."""
+    return split_tag(name)[0] in entries()
 
 
 @functools.lru_cache(maxsize=64)

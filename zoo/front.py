@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocks.registry import describe, list_blocks
 from zoo import catalog
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
@@ -18,8 +19,9 @@ from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nea
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
-from zoo.specs.patch import swap_edits
+from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
+from zoo.specs.tree import Origin
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import expected_header, load_state, read_tensors
@@ -39,6 +41,7 @@ def create(
     pretrained: bool = False,
     weights: Weights | None = None,
     source: str = "zoo",
+    checkpoint_path: Weights | None = None,
     form: str = "train",
     swap: Mapping[str, Any] | None = None,
     at: str = "",
@@ -48,30 +51,40 @@ def create(
     global_pool: str | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,
+    attn_drop_rate: float | None = None,
+    proj_drop_rate: float | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     max_params: int = MAX_PARAMS,
     settings: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """A ready model, **in eval mode** (call `.train()` to train it).
+    """A ready model, **in eval mode** (call `.train()` to train it), its convolutions in channels_last memory.
+
+    (FSDP2 shards contiguous parameters only: call `.to(memory_format=torch.contiguous_format)` before `fully_shard`.)
 
     model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of the name's tag, or the best at hand; adapted when the request changes the model, with a
         report in `.adapt_report`. A name with a tag implies it.
-    weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`.
+    weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`. `checkpoint_path` is
+        the same under timm's name.
     form: `train`, or `deploy` (re-parameterised, norms folded).
     num_classes: 0 gives pooled features; global_pool: `avg`, `max`, `avgmax`, or `""` for the map itself.
-    features_only: a list of maps, of the stages `out_indices` (negative counts from the last), instead of logits.
+    drop_rate, drop_path_rate, attn_drop_rate, proj_drop_rate: in training, shares left out before the classifier, of
+        branches, of attention weights, and behind the projections of attention and MLP.
+    features_only: a list of maps instead of logits, of the levels `out_indices`: those of the stages (or of the layers of a
+        net of one stage), negative ones from the last; an int n means the last n.
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
     published = find_spec(model)
     wanted = _changed_spec(model, published, overrides, settings, swap, at)
     wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
+    wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
+    weights = weights if weights is not None else checkpoint_path
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not is_file(model) else ""
     built = build(wanted)
     if global_pool == "":
@@ -143,16 +156,28 @@ def _with_arguments(
     return with_values(spec, **values) if values else spec
 
 
-def _keep_features(model: Backbone, out_indices: Sequence[int] | None) -> None:
-    """Turns a model into one that returns maps: no head, and no stages behind the last one asked for."""
-    count = len(model.stages)
-    chosen = list(range(count)) if out_indices is None else list(out_indices)
-    wrong = [index for index in chosen if not -count <= index < count]
-    if wrong or not chosen:
-        raise InputError("create", Problem("out_indices", f"stages from {-count} to {count - 1}", f"{list(chosen)}"))
-    model.out_indices = tuple(index % count for index in chosen)
-    model.head = None
-    model.stages = model.stages[: max(model.out_indices) + 1]
+def _with_drops(spec: Spec, rates: Mapping[str, float | None]) -> Spec:
+    """The rates in every block that has such a parameter. Raises InputError when no block of the model has."""
+    edits = []
+    for name, rate in rates.items():
+        if rate is None:
+            continue
+        owners = [block for block in spec.blocks() if name in describe(block).params]
+        if not owners:
+            blocks = listed([block for block in list_blocks() if name in describe(block).params])
+            problem = Problem(
+                f"{name}_rate", f"a model with a block that drops there ({blocks})", f"none in {spec.name}"
+            )
+            raise InputError("create", problem)
+        edits += [Edit(f"**.<{block}>.{name}", rate, Origin("argument", f"{name}_rate")) for block in owners]
+    return respec(spec, edits) if edits else spec
+
+
+def _keep_features(model: Backbone, out_indices: int | Sequence[int] | None) -> None:
+    """Turns a model into one that returns maps: no head, and nothing behind the last level asked for."""
+    if out_indices is None and len(model.stages) == 1:
+        out_indices = min(3, model.num_levels)  # of the many layers of a plain transformer the last three, as timm does
+    model.out_indices = tuple(model.prune_intermediate_layers(out_indices))
 
 
 def _guard(model: Backbone, max_params: int) -> None:
@@ -177,15 +202,15 @@ def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: tor
             )
         rules = KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
         content = rules.to_zoo(rules.open(content, spec.name), expected_header(build(spec)), spec.name)
-    tensors = {name: tensor for name, tensor in content.items() if not _left_out(name, model)}
+    absent = _left_out(model, spec)
+    tensors = {name: tensor for name, tensor in content.items() if name not in absent}
     load_state(model, tensors, spec.name, dtype, device)
 
 
-def _left_out(name: str, model: Backbone) -> bool:
-    """What a model without head or last stages has no place for, on purpose."""
-    if name.startswith("head."):
-        return model.head is None
-    return name.startswith("stages.") and int(name.split(".")[1]) >= len(model.stages)
+def _left_out(model: Backbone, spec: Spec) -> set[str]:
+    """Names that the spec's model has and this one has not on purpose: it lost its head or its last stages."""
+    whole = model.head is not None and model.out_indices is None
+    return set() if whole else build(spec).state_dict().keys() - model.state_dict().keys()
 
 
 def manifests(name: str) -> list[Manifest]:
@@ -222,7 +247,8 @@ def _load_published(
         )
     tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
     model.pretrained = manifest  # type: ignore[assignment]
-    tensors = {key: tensor for key, tensor in tensors.items() if not _left_out(key, model)}
+    absent = _left_out(model, published)
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in absent}
     expected = expected_header(model)
     if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
         load_state(model, tensors, name, dtype, device)
@@ -272,3 +298,35 @@ def save(model: nn.Module, path: str | Path) -> None:
     from zoo.weights.load import save_weights
 
     save_weights(model, path)
+
+
+def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
+    """Gives a model the tensors of a checkpoint (path or mapping), strictly, and returns it. Raises WeightsError.
+
+    source: in whose names the checkpoint is, as in `create`.
+    """
+    like = next(model.parameters())
+    _load(model, model.spec, weights, source, like.dtype, None if like.is_meta else like.device)
+    return model
+
+
+def labels(model: Backbone | str) -> list[str]:
+    """The names of the classes, in the order of the logits.
+
+    They come with the weights; for a model of 1,000 classes without weights they are ImageNet's, as timm tells them.
+    Raises InputError when nobody knows them.
+    """
+    if isinstance(model, str):
+        known, spec = manifests(model), find_spec(model)
+    else:
+        known, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
+    named = next((manifest.labels for manifest in known if len(manifest.labels) == spec.num_classes), ())
+    if named:
+        return list(named)
+    if spec.num_classes == 1000:
+        from zoo._timm import import_timm
+
+        info = import_timm().data.ImageNetInfo()
+        return [info.index_to_description(index) for index in range(1000)]
+    found = f"a model of {spec.num_classes} classes without weights that name them"
+    raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found))

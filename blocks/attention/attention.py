@@ -17,6 +17,7 @@ from blocks.registry import block
 from blocks.slots import Linear, Norm, slot
 
 Count = Annotated[int, Meta(ge=1)]
+Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -32,7 +33,8 @@ class Attention(nn.Module):
     (B, L, C) -> (B, L, C). Of `num_heads` and `head_dim` one decides, both may; with neither, heads are 32 wide.
     `num_kv_heads` keys and values are each shared by num_heads / num_kv_heads neighbouring heads. `causal`: position t
     sees those up to t. `cross`: keys and values come from `ctx.memory` (B, M, C). `qk_norm` norms each query and key.
-    `bias` holds for the first maps, and for W_o unless `out_bias` says otherwise. `ctx.mask` hides padding.
+    `bias` holds for the first maps, and for W_o unless `out_bias` says otherwise. `ctx.mask` hides padding. In training
+    `attn_drop` of the weights and `proj_drop` of the outputs are dropped.
     Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for packed
     sequences, and for a state to continue.
     """
@@ -50,8 +52,11 @@ class Attention(nn.Module):
         out_bias: bool | None = None,
         qk_norm: Norm | None = None,
         linear: Linear = slot("dense"),
+        attn_drop: Drop = 0.0,
+        proj_drop: Drop = 0.0,
     ):
         super().__init__()
+        self.attn_drop, self.proj_drop = attn_drop, proj_drop
         if causal and cross:
             raise ValueError("a causal attention looks at its own past and a cross attention at the memory; choose one")
         self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
@@ -77,10 +82,11 @@ class Attention(nn.Module):
             self._normed(self.k_norm, k, ctx).transpose(1, 2),
             v.transpose(1, 2),
             attn_mask=mask,
+            dropout_p=self.attn_drop if self.training else 0.0,
             is_causal=self.causal and mask is None,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
-        return run(self.proj, y.transpose(1, 2).flatten(2), ctx)
+        return F.dropout(run(self.proj, y.transpose(1, 2).flatten(2), ctx), self.proj_drop, self.training)
 
     def _queries_keys_values(self, x: Tensor, ctx: Context | None) -> tuple[Tensor, ...]:
         """q (B, L, num_heads, head_dim), k and v (B, L or M, num_kv_heads, head_dim)."""

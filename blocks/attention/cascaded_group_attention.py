@@ -43,6 +43,8 @@ class CascadedGroupAttention(nn.Module):
     Raises ValueError when heads do not divide C, or when there is not one kernel, of an odd size, for each of them.
     """
 
+    no_decay = ("relative_bias",)
+
     index: Tensor
     table: Tensor | None
 

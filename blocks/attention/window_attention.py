@@ -19,6 +19,7 @@ from blocks.registry import block
 from blocks.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
+Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
 HIDDEN = float("-inf")
 """What is added to the score of a pair that does not see each other."""
 
@@ -37,8 +38,11 @@ class WindowAttention(nn.Module):
     many rows and columns, round the border, and positions that only meet there do not see each other. Where the
     image is no larger than a window there is one window, of its size, and no shift. Images that windows do not divide are
     filled up with zeros, which are attended to. Of `num_heads` and `head_dim` one decides; with neither, heads are 32 wide.
-    Raises ValueError when heads do not divide, and for a shift as large as the window.
+    In training `attn_drop` of the weights and `proj_drop` of the outputs are dropped. Raises ValueError when heads do not
+    divide, and for a shift as large as the window.
     """
+
+    no_decay = ("relative_position_bias_table",)
 
     hidden: Tensor | None
     distance: Tensor
@@ -53,9 +57,12 @@ class WindowAttention(nn.Module):
         head_dim: Count | None = None,
         bias: bool = True,
         linear: Linear = slot("dense"),
+        attn_drop: Drop = 0.0,
+        proj_drop: Drop = 0.0,
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
+        self.attn_drop, self.proj_drop = attn_drop, proj_drop
         if shift >= window:
             raise ValueError(
                 f"a shift of {shift} moves windows of {window} past each other; the largest is {window - 1}"
@@ -101,11 +108,14 @@ class WindowAttention(nn.Module):
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (1, 2))
         q, k, v = self._windows(y).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(B).to(q))
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self._bias(B).to(q), dropout_p=self.attn_drop if self.training else 0.0
+        )
         y = self._image(y.transpose(1, 2).flatten(2), H + bottom, W + right)
         if self.shift:
             y = y.roll((self.shift, self.shift), (1, 2))
-        return run(self.proj, y[:, :H, :W].permute(0, 3, 1, 2), ctx)
+        y = run(self.proj, y[:, :H, :W].permute(0, 3, 1, 2), ctx)
+        return F.dropout(y, self.proj_drop, self.training)
 
     def _bias(self, batch: int) -> Tensor:
         """(1 or B * windows, heads, L, L): what is added to the scores."""

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from blocks.chain import Chain, run
 from blocks.context import Context
@@ -24,6 +25,7 @@ class Mlp(Chain):
     (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one. The
     slots are empty at first; `norm` stands behind both linears, as in nets whose 1 x 1 convolutions each have one.
     `bias` and `norm` hold for both linears, unless `out_bias` and `out_norm` say otherwise of the second.
+    In training `proj_drop` of the outputs are dropped.
     `fuse()` folds batch norms, and the shift of a `mid` that can release it (`grn`), into the linears.
     """
 
@@ -42,8 +44,10 @@ class Mlp(Chain):
         mid: Slot | None = None,
         post: Slot | None = None,
         linear: Linear = slot("dense"),
+        proj_drop: Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})] = 0.0,
     ):
         super().__init__()
+        self.proj_drop = proj_drop
         hidden_dim, out_norm = hidden_dim or int(dim * ratio), out_norm or norm
         steps: dict[str, nn.Module | None] = {
             "pre": pre(dim) if pre else None,
@@ -58,6 +62,9 @@ class Mlp(Chain):
         for name, module in steps.items():
             if module is not None:
                 self.add_module(name, module)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return F.dropout(super().forward(x, ctx), self.proj_drop, self.training)
 
     def fuse(self) -> nn.Module:
         super().fuse()

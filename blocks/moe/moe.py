@@ -34,7 +34,9 @@ class Moe(nn.Module):
     (B, L, C) -> (B, L, C). `expert` is built for each expert of the router, into `experts.0`, `experts.1`, …; if its
     signature names `num_experts` it is built once, holds the parameters of all, and is run as `experts(rows, counts)`:
     rows (R, C) sorted by expert, counts (E,) rows for each. No token is dropped; outputs are summed in float32.
-    On meta, where nothing is known of the routes, all T * k rows go through the first expert, which costs the same.
+    On meta, where nothing is known of the routes, all T * k rows go through the first expert, which costs the same. While
+    torch.export traces, every token goes through every expert and the weights of the others are 0: the exported program
+    gives the same outputs at num_experts / k times the cost, since a graph cannot hold slices whose sizes come from data.
     """
 
     def __init__(self, dim: int, *, router: Router, expert: Expert = slot("gated_mlp"), shared: Expert | None = None):
@@ -55,7 +57,8 @@ class Moe(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         routing = self.router(x, ctx) if getattr(self.router, "takes_ctx", False) else self.router(x)
-        y = self._routed(x.reshape(-1, x.shape[-1]), routing, ctx).view(x.shape)
+        route = self._masked_dense if torch.compiler.is_exporting() and not self.packed else self._routed
+        y = route(x.reshape(-1, x.shape[-1]), routing, ctx).view(x.shape)
         return y if self.shared is None else y + run(self.shared, x, ctx)
 
     def _routed(self, tokens: Tensor, routing: Routing, ctx: Context | None) -> Tensor:
@@ -67,6 +70,17 @@ class Moe(nn.Module):
         wide = torch.promote_types(rows.dtype, torch.float32)
         weighted = rows.to(wide) * routing.weights.flatten()[order].unsqueeze(-1).to(wide)
         return torch.zeros_like(tokens, dtype=wide).index_add(0, token, weighted).to(tokens.dtype)
+
+    def _masked_dense(self, tokens: Tensor, routing: Routing, ctx: Context | None) -> Tensor:
+        """The same sum over all experts, those that were not chosen with weight 0."""
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        weights = tokens.new_zeros(tokens.shape[0], self.num_experts, dtype=wide)
+        weights = weights.scatter_add(1, routing.indices, routing.weights.to(wide))
+        y = torch.zeros_like(tokens, dtype=wide)
+        experts: Any = self.experts
+        for index, expert in enumerate(experts):
+            y = y + run(expert, tokens.unsqueeze(0), ctx).squeeze(0).to(wide) * weights[:, index, None]
+        return y.to(tokens.dtype)
 
     def _run_experts(self, rows: Tensor, choices: Tensor, ctx: Context | None) -> Tensor:
         """Rows (T * k, C), sorted by expert, each through its own."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import torch
+
 from blocks.errors import BlockError, Problem, listed, nearest
 
 DEFAULT = "eager"
@@ -28,8 +30,11 @@ def implements(op: str, backend: str) -> Callable[[Implementation], Implementati
 
 
 def implementation(op: str) -> Callable[..., Any]:
-    """What runs for `op` here and now. Raises BlockError when the forced backend does not have it."""
-    name = _forced.get() or DEFAULT
+    """What runs for `op` here and now. Raises BlockError when the forced backend does not have it.
+
+    While torch.compile traces, that is the default: a compiled graph is no place for a choice that ends with a `with`.
+    """
+    name = DEFAULT if torch.compiler.is_dynamo_compiling() else _forced.get() or DEFAULT
     if name not in _known[op]:
         raise BlockError(f"op `{op}`", Problem("", listed(sorted(_known[op])), f"the forced backend `{name}`"))
     return _known[op][name]

@@ -20,6 +20,8 @@ class PositionEmbedding(nn.Module):
     `resize_table` fits the table of another image size.
     """
 
+    no_decay = ("pos_embed",)
+
     def __init__(self, dim: int, *, input_size: tuple[int, ...] = (14, 14)):
         super().__init__()
         self.input_size = tuple(input_size)

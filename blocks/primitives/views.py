@@ -34,6 +34,8 @@ class Tokens(nn.Module):
     another size than it was built for.
     """
 
+    no_decay = ("cls_token", "pos_embed")
+
     cls_token: nn.Parameter | None
     pos_embed: nn.Parameter | None
 
@@ -81,10 +83,15 @@ class Tokens(nn.Module):
     def exit(self, y: Tensor, memo: Size) -> Tensor:
         if self.keep == "tokens":
             return y
+        if self.keep == "cls":
+            at = self._cls_index(y.shape[1] - 1)
+            return y[:, at : at + 1]
+        return self.grid(y, memo)
+
+    def grid(self, y: Tensor, memo: Size) -> Tensor:
+        """The tokens as an image, without the class token."""
         if self.place is not None:
             at = self._cls_index(y.shape[1] - 1)
-            if self.keep == "cls":
-                return y[:, at : at + 1]
             y = y[:, 1:] if at == 0 else torch.cat([y[:, :at], y[:, at + 1 :]], 1)
         return _image(y, memo)
 

@@ -36,6 +36,8 @@ class BidirectionalMamba(nn.Module):
     `ctx.mask` keeps padding out. Raises ValueError for packed sequences and for a state to continue.
     """
 
+    no_decay = ("A_log", "A_b_log", "D", "D_b")
+
     def __init__(
         self,
         dim: int,

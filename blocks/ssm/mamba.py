@@ -55,6 +55,8 @@ class Mamba(nn.Module):
     of the scan (B, E, N). Raises ValueError for a mask together with a state, and for packed sequences.
     """
 
+    no_decay = ("A_log", "D")
+
     path = ""
 
     def __init__(

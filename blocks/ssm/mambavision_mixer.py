@@ -33,6 +33,8 @@ class MambaVisionMixer(nn.Module):
     width, and for an even kernel, which has no centre.
     """
 
+    no_decay = ("A_log", "D")
+
     def __init__(
         self,
         dim: int,

@@ -175,7 +175,10 @@ def test_a_billion_parameters_are_not_allocated() -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ({"out_indices": (5,), "features_only": True}, "expected stages from -2 to 1; found [5]"),
+        (
+            {"out_indices": (5,), "features_only": True},
+            "expected the number of last levels, 1 to 2, or levels from -2 to 1; found [5]",
+        ),
         ({"form": "deplyo"}, "expected `train` or `deploy`; found `deplyo`; nearest `deploy`"),
         ({"at": "stages.0"}, "expected `swap` together with `at`"),
     ],

@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from blocks.chain import Chain, run
+from blocks.chain import Chain, channels, run
 from blocks.context import Context
+from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
 from zoo.specs.model import Spec
 
 
 class Stage(nn.Module):
     """y = post(exit(layers(enter(downsample(x))))); what the spec leaves out is not there."""
+
+    grad_checkpointing = False
 
     def __init__(
         self, downsample: nn.Module | None, view: nn.Module | None, layers: Sequence[Chain], post: nn.Module | None
@@ -25,50 +29,35 @@ class Stage(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.post = post
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context | None = None, show: dict[int, Tensor] | None = None) -> Tensor:
+        """`show` holds the layers whose outputs are wanted, and takes them as maps."""
         if self.downsample is not None:
             x = run(self.downsample, x, ctx)
         memo: Any = None
         if self.view is not None:
             x, memo = self.view.enter(x)  # type: ignore[operator]
-        for layer in self.layers:
-            x = layer(x, ctx)
+        for i, layer in enumerate(self.layers):
+            x = checkpoint(layer, x, ctx, use_reentrant=False) if self._is_checkpointed(x) else layer(x, ctx)
+            if show is not None and i in show:
+                show[i] = shown(self.view, x, memo)
         if self.view is not None:
             x = self.view.exit(x, memo)  # type: ignore[operator]
         return x if self.post is None else run(self.post, x, ctx)
 
-
-class FeatureInfo:
-    """Width, stride and module of each feature level, as timm tells them."""
-
-    def __init__(self, rows: Sequence[dict[str, Any]], out_indices: Sequence[int]):
-        self.rows, self.out_indices = list(rows), tuple(out_indices)
-
-    def channels(self) -> list[int]:
-        return [self.rows[i]["num_chs"] for i in self.out_indices]
-
-    def reduction(self) -> list[int]:
-        return [self.rows[i]["reduction"] for i in self.out_indices]
-
-    def module_name(self) -> list[str]:
-        return [self.rows[i]["module"] for i in self.out_indices]
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _is_checkpointed(self, x: Tensor) -> bool:
+        return self.grad_checkpointing and torch.is_grad_enabled() and (x.requires_grad or self.training)
 
 
 class Backbone(nn.Module):
     """A model built from a spec.
 
-    Images (B, C, H, W) -> logits (B, num_classes), or with `out_indices` a list of feature maps, one per chosen stage.
+    Images (B, C, H, W) -> logits (B, num_classes), or with `out_indices` a list of feature maps, one per chosen level.
     `.spec` is the filled spec, `.digest` its identity. The stream between blocks is channels_last in memory. Where a block
     reads a slot and the caller brings no ctx, one is made for the pass.
     """
 
     out_indices: tuple[int, ...] | None = None
+    pretrained: Any = None
 
     def __init__(
         self, spec: Spec, stem: nn.Module | None, stages: Sequence[Stage], head: nn.Module | None, num_features: int
@@ -80,6 +69,8 @@ class Backbone(nn.Module):
         self.head = head
         self.num_features = num_features
         self.reads_slots = any(getattr(module, "reads", None) is not None for module in self.modules())
+
+    # what it is
 
     @property
     def digest(self) -> str:
@@ -99,6 +90,24 @@ class Backbone(nn.Module):
         """The last linear layer, None when there is none."""
         return getattr(self.head, "classifier", None)
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Input, normalisation and the names of first and last layer, under timm's keys."""
+        from zoo.build.config import pretrained_cfg
+
+        return pretrained_cfg(self)
+
+    default_cfg = pretrained_cfg
+
+    # the passes
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Any:
+        if self.out_indices is not None:
+            return self._levels(x, self.out_indices, ctx)[1]
+        if ctx is None and self.reads_slots:
+            ctx = Context()
+        return self.forward_head(self.forward_features(x, ctx), ctx=ctx)
+
     def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         """The map or tokens before the head."""
         x = self._enter(x, ctx)
@@ -110,45 +119,118 @@ class Backbone(nn.Module):
         """From features to logits; with `pre_logits` to what the classifier reads, (B, head_hidden_size)."""
         return x if self.head is None else self.head(x, ctx, pre_logits=pre_logits)
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Any:
-        if self.out_indices is not None:
-            return self._levels(x, ctx)
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Indices = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """(features, levels), or the levels alone with `intermediates_only`; features are those of `forward_features`.
+
+        indices: levels from 0, negative ones from the last; an int n means the last n; None all. `norm` applies the
+        head's norm to levels of the head's width. `stop_early` runs nothing behind the last level wanted. `output_fmt`:
+        NCHW gives maps, NLC (B, H*W, C). Raises InputError for a level that is not there.
+        """
+        chosen = chosen_levels(indices, self.num_levels)
+        features, levels = self._levels(x, chosen, Context() if self.reads_slots else None, stop_early)
+        own = getattr(self.head, "norm", None) if norm else None
+        levels = [run(own, y) if own is not None and channels(y) == self.num_features else y for y in levels]
+        levels = [as_format(y, output_fmt) for y in levels]
+        return levels if intermediates_only else (features, levels)
+
+    def _levels(
+        self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The features, or the last of the levels with `stop_early`, and the levels wanted."""
         if ctx is None and self.reads_slots:
             ctx = Context()
-        return self.forward_head(self.forward_features(x, ctx), ctx=ctx)
-
-    def _levels(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
-        assert self.out_indices is not None
         x = self._enter(x, ctx)
-        levels = []
-        for stage in self.stages:
-            x = stage(x, ctx)
-            levels.append(x)
-        return [levels[i] for i in self.out_indices]
+        found: dict[int, Tensor] = {}
+        if len(self.stages) == 1:
+            found = dict.fromkeys(wanted, x)
+            x = self.stages[0](x, ctx, found)
+        else:
+            for i, stage in enumerate(self.stages[: max(wanted) + 1] if stop_early else self.stages):
+                found[i] = x = stage(x, ctx)
+        return x, [found[i] for i in wanted]
 
     def _enter(self, x: Tensor, ctx: Context | None) -> Tensor:
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         return x if self.stem is None else run(self.stem, x, ctx)
 
+    # levels
+
+    @property
+    def num_levels(self) -> int:
+        """Feature levels: one per stage, or per layer of the only stage."""
+        return len(self.stages) if len(self.stages) != 1 else len(self.stages[0].layers)  # type: ignore[arg-type]
+
+    @torch.no_grad()
     def feature_rows(self) -> list[dict[str, Any]]:
-        """One row per stage: `num_chs`, `reduction` (input size over feature size), `module`. Runs a copy on meta."""
+        """One row per level: `num_chs`, `reduction` (input size over feature size), `module`. Runs a copy on meta."""
         from zoo.build.builder import build, meta_input
 
-        probe = meta_input(self.spec)
-        twin = build(self.spec)
-        side = probe.shape[-1]
-        with torch.no_grad():
-            x = twin._enter(probe, None)
-            rows = []
-            for i, stage in enumerate(twin.stages):
-                x = stage(x)
-                width, reduction = (x.shape[1], side // x.shape[-1]) if x.ndim == 4 else (x.shape[-1], 1)
-                rows.append({"num_chs": width, "reduction": reduction, "module": f"stages.{i}"})
-        return rows
+        probe, twin = meta_input(self.spec), build(self.spec)
+        side, count = probe.shape[-1], twin.num_levels
+        name = "stages.{}" if len(twin.stages) > 1 else "stages.0.layers.{}"
+        levels = twin._levels(probe, range(count), None)[1]
+        return [
+            {
+                "num_chs": channels(y),
+                "reduction": side // y.shape[-1] if y.ndim == 4 else 1,
+                "module": name.format(i),
+                "index": i,
+            }
+            for i, y in enumerate(levels)
+        ]
 
     @property
     def feature_info(self) -> FeatureInfo:
         """Channels, reduction and module names of the feature levels."""
-        indices = self.out_indices if self.out_indices is not None else range(len(self.stages))
-        return FeatureInfo(self.feature_rows(), indices)
+        rows = self.feature_rows()
+        return FeatureInfo(rows, self.out_indices if self.out_indices is not None else range(len(rows)))
+
+    # changes of a model that is there
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Another number of classes (0 for none), drawn anew; `global_pool` as in `create`. The rest of the head stays."""
+        from zoo.build.surgery import reset_classifier
+
+        reset_classifier(self, num_classes, global_pool)
+
+    def set_input_size(self, img_size: int | Sequence[int]) -> None:
+        """Images of another size: position tables and the like are resampled, everything else stays."""
+        from zoo.build.surgery import set_input_size
+
+        set_input_size(self, img_size)
+
+    def prune_intermediate_layers(
+        self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Removes what lies behind the last of these levels, in place; returns the levels. See `forward_intermediates`."""
+        from zoo.build.surgery import prune
+
+        return prune(self, indices, prune_norm, prune_head)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keeps no activations inside layers for the backward pass; they are computed again there."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    # training
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are never decayed: tables of positions, decays of recurrences and the like."""
+        from zoo.build.groups import no_weight_decay
+
+        return no_weight_decay(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth, in timm's form; `coarse` by stage instead of by layer."""
+        from zoo.build.groups import group_matcher
+
+        return group_matcher(coarse)

@@ -1,0 +1,265 @@
+"""What timm's users expect of a model object, on ours."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pathlib
+import pickle
+import types
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.errors import InputError
+
+NET = "convnext_tiny"
+SMALL: dict[str, Any] = {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}
+VIT: dict[str, Any] = {"depths": [4], "dims": [64], "input.size": 64}
+SWIN: dict[str, Any] = {"dims": [32, 64, 96, 128], "depths": [2, 2, 2, 2], "input.size": 224}
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def net() -> Any:
+    torch.manual_seed(0)
+    return zoo.create(NET, SMALL)
+
+
+@pytest.fixture
+def vit() -> Any:
+    torch.manual_seed(0)
+    return zoo.create("vit_tiny_patch16_224", VIT)
+
+
+def test_intermediates_are_the_stages_and_the_features(net: Any) -> None:
+    features, levels = net.forward_intermediates(X)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 16, 16), (16, 8, 8), (24, 4, 4), (32, 2, 2)]
+    torch.testing.assert_close(features, net.forward_features(X))
+    torch.testing.assert_close(net.forward_head(features), net(X))
+
+
+def test_an_int_means_the_last_levels_and_a_list_picks(net: Any) -> None:
+    every = net.forward_intermediates(X, intermediates_only=True)
+    for indices, expected in ((2, every[2:]), ([0, -1], [every[0], every[3]]), ((1,), [every[1]])):
+        found = net.forward_intermediates(X, indices=indices, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_positions_in_a_row_on_request(net: Any) -> None:
+    maps, rows = (net.forward_intermediates(X, output_fmt=fmt, intermediates_only=True) for fmt in ("NCHW", "NLC"))
+    assert torch.equal(rows[0], maps[0].flatten(2).transpose(1, 2))
+    with pytest.raises(InputError, match="expected `NCHW` or `NLC`; found `NHWC`"):
+        net.forward_intermediates(X, output_fmt="NHWC")
+
+
+def test_stopping_early_runs_nothing_behind(net: Any) -> None:
+    ran: list[int] = []
+    for i, stage in enumerate(net.stages):
+        stage.register_forward_hook(lambda *_, i=i: ran.append(i))
+    net.forward_intermediates(X, indices=[1], stop_early=True, intermediates_only=True)
+    assert ran == [0, 1]
+
+
+def test_the_norm_of_the_head_is_taken_where_the_width_is_its_own(net: Any) -> None:
+    nn.init.constant_(net.head.norm.bias, 3.0)
+    plain, normed = (net.forward_intermediates(X, norm=norm, intermediates_only=True) for norm in (False, True))
+    assert torch.equal(plain[0], normed[0])
+    torch.testing.assert_close(normed[3], net.head.norm(plain[3]))
+
+
+def test_layers_of_a_plain_transformer_are_its_levels_as_in_timm(timm: types.ModuleType) -> None:
+    theirs = timm.create_model("vit_tiny_patch16_224", depth=4).eval()
+    ours = zoo.create("vit_tiny_patch16_224", {"depths": [4]}, weights=theirs.state_dict(), source="timm")
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(x, indices=[1, -1], intermediates_only=True)
+        found = ours.forward_intermediates(x, indices=[1, -1], intermediates_only=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_pruning_leaves_what_the_levels_need(net: Any) -> None:
+    expected = net.forward_intermediates(X, indices=[1], intermediates_only=True)[0]
+    assert net.prune_intermediate_layers([0, 1]) == [0, 1]
+    assert len(net.stages) == 2 and net.head is None
+    torch.testing.assert_close(net(X), expected)
+
+
+def test_pruning_a_transformer_cuts_layers(vit: Any) -> None:
+    assert vit.prune_intermediate_layers(1) == [3]
+    assert vit.prune_intermediate_layers([1]) == [1]
+    assert len(vit.stages[0].layers) == 2
+
+
+def test_features_only_of_a_transformer_gives_maps_of_its_last_layers() -> None:
+    model = zoo.create("vit_tiny_patch16_224", VIT, features_only=True)
+    assert [tuple(level.shape) for level in model(X)] == [(2, 64, 4, 4)] * 3
+    assert model.feature_info.channels() == [64] * 3
+    assert model.feature_info.reduction() == [16] * 3
+    assert model.feature_info.module_name() == [f"stages.0.layers.{i}" for i in (1, 2, 3)]
+
+
+def test_feature_info_speaks_as_timm_does(net: Any) -> None:
+    info = net.feature_info
+    assert info.channels() == [8, 16, 24, 32]
+    assert info.reduction(-1) == 32
+    assert info.module_name([0, 2]) == ["stages.0", "stages.2"]
+    assert info[1]["num_chs"] == 16
+    assert info.get_dicts(["reduction"], 0) == [{"reduction": 4}]
+    assert len(info) == 4
+
+
+def test_features_only_keeps_the_names_of_the_state() -> None:
+    whole, part = zoo.create(NET, SMALL), zoo.create(NET, SMALL, features_only=True, out_indices=[0, 2])
+    assert part.state_dict().keys() < whole.state_dict().keys()
+    again = zoo.create(NET, SMALL, features_only=True, out_indices=[0, 2], weights=whole.state_dict())
+    torch.testing.assert_close(again(X)[1], whole.forward_intermediates(X, [2], intermediates_only=True)[0])
+
+
+def test_a_new_classifier_leaves_the_rest(net: Any) -> None:
+    before = net.forward_features(X)
+    kept = copy.deepcopy(net.head.norm.state_dict())
+    net.reset_classifier(7, "max")
+    assert (net.num_classes, net.spec.num_classes, net.head.pool) == (7, 7, "max")
+    assert net(X).shape == (2, 7)
+    assert torch.equal(net.forward_features(X), before)
+    assert all(torch.equal(kept[name], value) for name, value in net.head.norm.state_dict().items())
+    net.reset_classifier(0)
+    assert (net(X).shape, net.get_classifier()) == ((2, 32), None)
+    net.reset_classifier(3, "avg")
+    assert net(X).shape == (2, 3)
+
+
+def test_a_new_classifier_has_the_dtype_and_mode_of_the_model(net: Any) -> None:
+    net.train().double().reset_classifier(3)
+    assert net.get_classifier().weight.dtype == torch.float64 and net.head.training
+
+
+def test_the_digest_follows_the_classifier(net: Any) -> None:
+    before = net.digest
+    net.reset_classifier(7)
+    assert net.digest == zoo.create(NET, SMALL, num_classes=7, device="meta").digest != before
+
+
+@pytest.mark.parametrize(("name", "changes"), [("vit_tiny_patch16_224", VIT), (NET, SMALL)])
+def test_another_input_size_resamples_the_tables(name: str, changes: dict[str, Any]) -> None:
+    model = zoo.create(name, changes)
+    model.set_input_size(96)
+    assert model.spec.input.size == 96
+    assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
+    assert (
+        model.state_dict().keys() == zoo.create(name, changes | {"input.size": 96}, device="meta").state_dict().keys()
+    )
+
+
+def test_another_input_size_of_shifted_windows() -> None:
+    model = zoo.create("swin_tiny_patch4_window7_224", SWIN)
+    model.set_input_size(256)
+    assert model(torch.zeros(1, 3, 256, 256)).shape == (1, 1000)
+
+
+def test_a_deployed_model_cannot_take_another_size(net: Any) -> None:
+    net.prune_intermediate_layers(2, prune_head=False)
+    net.stages = net.stages[:3]
+    with pytest.raises(InputError, match="expected the layers of its spec; found a model that was deployed, pruned"):
+        net.set_input_size(96)
+
+
+def test_checkpointing_gives_the_same_gradients(net: Any) -> None:
+    def gradients() -> list[torch.Tensor]:
+        net.zero_grad()
+        net(X).sum().backward()
+        return [parameter.grad.clone() for parameter in net.parameters()]
+
+    net.train()
+    expected = gradients()
+    net.set_grad_checkpointing()
+    assert all(stage.grad_checkpointing for stage in net.stages)
+    for found, wanted in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_drop_rates_reach_the_blocks_that_drop() -> None:
+    model = zoo.create("vit_tiny_patch16_224", VIT, attn_drop_rate=0.1, proj_drop_rate=0.2)
+    attention, mlp = (model.get_submodule(f"stages.0.layers.0.{branch}.1") for branch in (0, 1))
+    assert (attention.attn_drop, attention.proj_drop, mlp.proj_drop) == (0.1, 0.2, 0.2)
+    model.train()
+    assert not torch.equal(model(X), model(X))
+    assert torch.equal(model.eval()(X), model(X))
+
+
+def test_a_model_without_attention_drops_no_attention_weights() -> None:
+    with pytest.raises(InputError, match="expected a model with a block that drops there"):
+        zoo.create(NET, SMALL, attn_drop_rate=0.1)
+
+
+def test_tables_of_positions_do_not_decay(vit: Any) -> None:
+    assert vit.no_weight_decay() == {"stages.0.view.cls_token", "stages.0.view.pos_embed"}
+    assert zoo.create("vim_nano", device="meta").no_weight_decay() > {"stages.0.layers.0.0.1.A_log"}
+
+
+def test_timm_groups_our_parameters_by_depth(net: Any, timm: types.ModuleType) -> None:
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+
+    groups = param_groups_layer_decay(net, weight_decay=0.05, layer_decay=0.5)
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+    scales = sorted({group["lr_scale"] for group in groups})
+    assert scales[-1] == 1.0 and scales[0] == 0.5 ** (len(scales) - 1)
+    assert len(param_groups_weight_decay(net, 0.05, no_weight_decay_list=net.no_weight_decay())) == 2
+
+
+def test_our_groups_hold_every_parameter_once_and_slow_down_with_depth(net: Any) -> None:
+    groups = zoo.param_groups(net, weight_decay=0.1, layer_decay=0.5, lr=1.0)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, net.parameters()))
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    names = [f"stages.{i}.layers.{j}.0.2.fc1.weight" for i, j in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0))]
+    layers = [rate[id(net.get_parameter(name))] for name in names]
+    assert layers == [0.5**5, 0.5**4, 0.5**3, 0.5**2, 0.5]
+    assert rate[id(net.get_parameter("stem.0.conv.weight"))] == 0.5**6
+    assert rate[id(net.head.classifier.weight)] == 1.0
+    torch.optim.AdamW(groups)
+
+
+def test_timm_reads_our_data_configuration(net: Any, timm: types.ModuleType) -> None:
+    from timm.data import create_transform, resolve_model_data_config
+
+    config = resolve_model_data_config(net)
+    assert config["input_size"] == (3, 224, 224)
+    assert config["mean"] == (0.485, 0.456, 0.406)
+    assert create_transform(**config, is_training=False) is not None
+    assert net.pretrained_cfg["classifier"] == "head.classifier"
+    assert net.default_cfg["first_conv"] == "stem.0.conv"
+    assert net.default_cfg["pool_size"] == (7, 7)
+
+
+def test_a_model_survives_copying_and_pickling(net: Any) -> None:
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(twin(X), net(X))
+        assert twin.digest == net.digest
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(X), net(X))
+
+
+def test_saving_and_loading_goes_there_and_back(net: Any, tmp_path: pathlib.Path) -> None:
+    zoo.save(net, tmp_path / "net.safetensors")
+    other = zoo.load(zoo.create(NET, SMALL), tmp_path / "net.safetensors")
+    assert torch.equal(other(X), net(X))
+    third = zoo.create(NET, SMALL, checkpoint_path=tmp_path / "net.safetensors")
+    assert torch.equal(third(X), net(X))
+
+
+def test_labels_come_with_the_weights() -> None:
+    assert zoo.labels("vim_nano") == [str(digit) for digit in range(10)]
+    assert zoo.labels(zoo.create("vim_nano", pretrained=True))[3] == "3"
+    assert len(zoo.labels(NET)) == 1000
+    with pytest.raises(
+        InputError, match="expected weights with the names of their classes; found a model of 5 classes"
+    ):
+        zoo.labels(zoo.create(NET, SMALL, num_classes=5))

@@ -1,0 +1,70 @@
+"""torch.compile and torch.export take every model: the smallest of each family by default, all of them when there is time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from zoo import catalog
+
+NANO = [name for name in catalog.list_models("*_nano")]
+FIRST = [
+    next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
+]
+SMALL = sorted({*NANO, *(name for name in FIRST if catalog.entry(name).params < 8_000_000)})
+REST = [name for name in catalog.list_models() if name not in SMALL and catalog.entry(name).params < 60_000_000]
+ROUTED = {name for name in catalog.list_models() if "core/moe@1" in catalog.entry(name).blocks}
+"""Expert dispatch depends on the data: it breaks a compiled graph; an exported one holds the masked dense sum."""
+
+
+def example(name: str, batch: int) -> torch.Tensor:
+    model = zoo.create(name, device="meta")
+    size = model.spec.input.size
+    return torch.randn(batch, model.spec.input.channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def compiles(name: str) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, x = zoo.create(name), example(name, 2)
+    with torch.no_grad():
+        expected = model(x)
+        found = torch.compile(model, backend="eager", fullgraph=name not in ROUTED)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def exports(name: str) -> None:
+    torch.manual_seed(0)
+    model: Any = zoo.create(name)
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (example(name, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+        )
+        for batch in (1, 3):
+            x = example(name, batch)
+            torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_compiles_in_one_graph(name: str) -> None:
+    compiles(name)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_exports_with_any_batch(name: str) -> None:
+    exports(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REST)
+def test_every_model_compiles_in_one_graph(name: str) -> None:
+    compiles(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REST)
+def test_every_model_exports_with_any_batch(name: str) -> None:
+    exports(name)

@@ -1,0 +1,43 @@
+"""What a model wants of its input, under the keys of timm's `pretrained_cfg`, so that timm's data functions work on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def pretrained_cfg(model: Any) -> dict[str, Any]:
+    """Input size, interpolation, crop, mean, deviation, number of classes, names of the first convolution and the classifier."""
+    from zoo.transforms import preprocess_of
+
+    preprocess = preprocess_of(model)
+    manifest = model.pretrained
+    return {
+        "architecture": model.spec.name,
+        "tag": manifest.tag if manifest is not None else "",
+        "num_classes": model.num_classes,
+        "input_size": (preprocess.channels, preprocess.size, preprocess.size),
+        "pool_size": _pool_size(model),
+        "crop_pct": preprocess.crop,
+        "interpolation": preprocess.interpolation,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "first_conv": _first_conv(model),
+        "classifier": "head.classifier" if model.get_classifier() is not None else None,
+        "license": manifest.licence if manifest is not None else model.spec.family.licence,
+        "paper_ids": model.spec.family.paper,
+        "fixed_input_size": any(hasattr(module, "input_size") for module in model.modules()),
+    }
+
+
+def _first_conv(model: nn.Module) -> str | None:
+    return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def _pool_size(model: Any) -> tuple[int, int] | None:
+    """Rows and columns before the head; None when tokens stand there."""
+    size = model.spec.input.size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    reduction = model.feature_rows()[-1]["reduction"]
+    return (rows // reduction, columns // reduction) if reduction > 1 else None

@@ -1,0 +1,88 @@
+"""Feature levels: the maps that a model shows between stem and head, and what is known of them.
+
+A net of several stages has a level behind each stage; a net of one stage, a plain transformer, has one behind each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import InputError, Problem
+
+Indices = int | Sequence[int] | None
+FORMATS = ("NCHW", "NLC")
+
+
+class FeatureInfo:
+    """Width, stride and module of each feature level, as timm tells them. `index` picks levels; without it, the chosen ones."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], out_indices: Sequence[int]):
+        self.rows, self.out_indices = list(rows), tuple(out_indices)
+
+    def get(self, key: str, index: int | Sequence[int] | None = None) -> Any:
+        """The value of `key` at one level, or a list of them."""
+        if isinstance(index, int):
+            return self.rows[index][key]
+        return [self.rows[i][key] for i in (self.out_indices if index is None else index)]
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, index: int | Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows, or some of their keys."""
+        chosen = [index] if isinstance(index, int) else self.out_indices if index is None else index
+        return [{key: self.rows[i][key] for key in keys or self.rows[i]} for i in chosen]
+
+    def channels(self, index: int | Sequence[int] | None = None) -> Any:
+        return self.get("num_chs", index)
+
+    def reduction(self, index: int | Sequence[int] | None = None) -> Any:
+        return self.get("reduction", index)
+
+    def module_name(self, index: int | Sequence[int] | None = None) -> Any:
+        return self.get("module", index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def chosen_levels(indices: Indices, count: int) -> list[int]:
+    """Levels from 0: all for None, the last n for an int n, else those named, negative ones from the end.
+
+    Raises InputError for a level that is not there.
+    """
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, int):
+        wrong = not 1 <= indices <= count
+        chosen = list(range(count - indices, count))
+    else:
+        wrong = not indices or any(not -count <= index < count for index in indices)
+        chosen = [index % count for index in indices]
+    if wrong:
+        found = indices if isinstance(indices, int) else list(indices)
+        expected = f"the number of last levels, 1 to {count}, or levels from {-count} to {count - 1}"
+        raise InputError("feature levels", Problem("indices", expected, f"{found}"))
+    return chosen
+
+
+def as_format(level: Tensor, output_fmt: str) -> Tensor:
+    """A level as a map (B, C, H, W), or with its positions in a row, (B, H*W, C). Raises InputError for another format."""
+    if output_fmt not in FORMATS:
+        raise InputError("feature levels", Problem("output_fmt", "`NCHW` or `NLC`", f"`{output_fmt}`"))
+    if output_fmt == "NLC" and level.ndim == 4:
+        return level.flatten(2).transpose(1, 2)
+    return level
+
+
+def shown(view: nn.Module | None, x: Tensor, memo: Any) -> Tensor:
+    """What a layer inside a view left, as a map: tokens beside the image's own (a class token) are left out."""
+    if view is None:
+        return x
+    leave = getattr(view, "grid", view.exit)
+    return leave(x, memo)  # type: ignore[no-any-return, operator]
