@@ -4,7 +4,8 @@ A module takes part by any of these methods, all optional:
 - `fuse() -> Module | None`: its own simplification; returns what replaces it, None for nothing at all;
 - `as_affine() -> (scale, shift) | None`: it is y = scale * x + shift per channel, with both of shape (C,);
 - `absorb_output(scale, shift) -> bool`: takes such a map that follows it into its own weights;
-- `absorb_input(scale, shift) -> bool`: takes such a map that precedes it (exact only without zero padding).
+- `absorb_input(scale, shift) -> bool`: takes such a map that precedes it (exact only without zero padding);
+- `absorb_skip(scale, skip) -> bool`: becomes skip * x + scale * f(x) per channel, taking in the connection around it.
 `absorb_*` answers False, and changes nothing, when it cannot.
 """
 
@@ -87,6 +88,13 @@ def scale_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> None:
     bias = weight @ shift.to(weight).expand(weight.shape[1])
     layer.weight = nn.Parameter(weight * scale.to(weight), requires_grad=False)
     layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias + bias, requires_grad=False)
+
+
+def absorb_skip(wiring: nn.Module, scale: Tensor | float, skip: Tensor | float) -> nn.Module:
+    """What replaces y = skip * x + scale * f(x): the only part of `wiring`, where it takes in the connection; else `wiring`."""
+    parts = list(wiring._modules.values())
+    absorb = getattr(parts[0], "absorb_skip", None) if len(parts) == 1 else None
+    return parts[0] if absorb is not None and absorb(scale, skip) and parts[0] is not None else wiring
 
 
 def norm_affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:

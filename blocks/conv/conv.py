@@ -66,6 +66,18 @@ class Conv(nn.Conv2d):
         self.bias = nn.Parameter(moved if self.bias is None else self.bias + moved, requires_grad=False)
         return True
 
+    @torch.no_grad()
+    def absorb_skip(self, scale: Tensor | float, skip: Tensor | float) -> bool:
+        """Only where each channel has its own kernel, which keeps the size: x itself is a kernel with one tap."""
+        size, (dilation, *_) = self.kernel_size[0], self.dilation
+        same = self.stride == (1, 1) and self.padding == (dilation * (size - 1) // 2,) * 2
+        if not (self.groups == self.in_channels == self.out_channels and same and size % 2):
+            return False
+        scale, skip = (torch.as_tensor(value).to(self.weight) for value in (scale, skip))
+        scale_output(self, scale, torch.zeros_like(scale))
+        self.weight[:, 0, size // 2, size // 2] += skip
+        return True
+
 
 @block("conv_norm_act", kind="whole", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class ConvNormAct(Chain):
@@ -107,6 +119,9 @@ class ConvNormAct(Chain):
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return list(self._modules) == ["conv"] and self.conv.absorb_output(scale, shift)
+
+    def absorb_skip(self, scale: Tensor | float, skip: Tensor | float) -> bool:
+        return list(self._modules) == ["conv"] and self.conv.absorb_skip(scale, skip)
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         return self.conv.absorb_input(scale, shift)

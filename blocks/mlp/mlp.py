@@ -23,7 +23,7 @@ class Mlp(Chain):
 
     (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one. The
     slots are empty at first; `norm` stands behind both linears, as in nets whose 1 x 1 convolutions each have one.
-    `bias` holds for both linears, unless `out_bias` says otherwise of the second.
+    `bias` and `norm` hold for both linears, unless `out_bias` and `out_norm` say otherwise of the second.
     `fuse()` folds batch norms, and the shift of a `mid` that can release it (`grn`), into the linears.
     """
 
@@ -37,13 +37,14 @@ class Mlp(Chain):
         bias: bool = True,
         out_bias: bool | None = None,
         norm: Norm | None = None,
+        out_norm: Annotated[Norm | None, Meta(extra_json_schema={"added": "0.1"})] = None,
         pre: Slot | None = None,
         mid: Slot | None = None,
         post: Slot | None = None,
         linear: Linear = slot("dense"),
     ):
         super().__init__()
-        hidden_dim = hidden_dim or int(dim * ratio)
+        hidden_dim, out_norm = hidden_dim or int(dim * ratio), out_norm or norm
         steps: dict[str, nn.Module | None] = {
             "pre": pre(dim) if pre else None,
             "fc1": linear(dim, hidden_dim, bias=bias),
@@ -51,7 +52,7 @@ class Mlp(Chain):
             "act": act(hidden_dim) if act else None,
             "mid": mid(hidden_dim) if mid else None,
             "fc2": linear(hidden_dim, dim, bias=bias if out_bias is None else out_bias),
-            "norm2": norm(dim) if norm else None,
+            "norm2": out_norm(dim) if out_norm else None,
             "post": post(dim) if post else None,
         }
         for name, module in steps.items():

@@ -105,22 +105,32 @@ class BatchNorm(Affine):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, with the moments of each channel over batch and positions.
 
     (B, C, H, W), (B, L, C) or (B, C) -> the same shape. Evaluation uses running moments, where
-    running <- (1 - momentum) * running + momentum * batch at each training step. Differs from torch's: the number of
+    running <- (1 - momentum) * running + momentum * batch at each training step. `weight` is the value that the scales
+    start from: 0 for the last norm of a branch that is to begin as nothing. Differs from torch's: the number of
     batches is not counted, so the state holds tensors of the network only.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, dim: int, *, eps: Eps = 1e-5, momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: Eps = 1e-5,
+        momentum: Annotated[float, Meta(gt=0, le=1)] = 0.1,
+        weight: Annotated[float, Meta(extra_json_schema={"added": "0.1"})] = 1.0,
+    ):
         super().__init__(dim, eps, bias=True)
         self.momentum = momentum
+        self.initial = weight
         self.register_buffer("running_mean", torch.empty(dim))
         self.register_buffer("running_var", torch.empty(dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
+        nn.init.constant_(self.weight, self.initial)
         self.running_mean.zero_()
         self.running_var.fill_(1)
 

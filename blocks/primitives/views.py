@@ -118,18 +118,11 @@ class Window(nn.Module):
         return (self.size, self.size)
 
     def enter(self, x: Tensor) -> tuple[Tensor, Size]:
-        B, C, H, W = x.shape
-        y = x.permute(0, 2, 3, 1)
-        if H % self.size or W % self.size:
-            y = F.pad(y, (0, 0, 0, -W % self.size, 0, -H % self.size))
-        y = y.unflatten(2, (-1, self.size)).unflatten(1, (-1, self.size)).transpose(2, 3)
-        return y.reshape(-1, self.size, self.size, C).permute(0, 3, 1, 2), (B, H, W)
+        B, _, H, W = x.shape
+        return cut_windows(x, self.size).permute(0, 3, 1, 2), (B, H, W)
 
     def exit(self, y: Tensor, memo: Size) -> Tensor:
-        B, H, W = memo
-        rows, columns = -(-H // self.size), -(-W // self.size)
-        y = y.permute(0, 2, 3, 1).reshape(B, rows, columns, self.size, self.size, y.shape[1]).transpose(2, 3)
-        return y.flatten(3, 4).flatten(1, 2)[:, :H, :W].permute(0, 3, 1, 2)
+        return join_windows(y.permute(0, 2, 3, 1), memo)
 
 
 @block("scan_2d", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2401.10166")
@@ -182,3 +175,26 @@ def _back(tokens: Tensor, route: str, size: Size) -> Tensor:
 def _image(tokens: Tensor, size: Size) -> Tensor:
     """(B, H*W, C) -> (B, C, H, W), a view where the tokens are one piece of memory."""
     return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def cut_windows(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B * windows, side, side, C), filled up with zeros to whole windows; a view where one is enough."""
+    _, C, H, W = x.shape
+    y = x.permute(0, 2, 3, 1)
+    if (side, side) == (H, W):
+        return y
+    if H % side or W % side:
+        y = F.pad(y, (0, 0, 0, -W % side, 0, -H % side))
+    y = y.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+    return y.reshape(-1, side, side, C)
+
+
+def join_windows(y: Tensor, size: Size) -> Tensor:
+    """(B * windows, side, side, C) -> (B, C, H, W) for the `size` (B, H, W) that was cut."""
+    B, H, W = size
+    side = y.shape[1]
+    if (side, side) != (H, W):
+        rows, columns = -(-H // side), -(-W // side)
+        y = y.reshape(B, rows, columns, side, side, y.shape[-1]).transpose(2, 3)
+        y = y.flatten(3, 4).flatten(1, 2)[:, :H, :W]
+    return y.permute(0, 3, 1, 2)

@@ -141,10 +141,22 @@ def scan_inputs(
     state: Tensor | None = None,
 ) -> ScanInputs:
     """One branch from the inner stream u (B, E, L) up to the scan. A step of 0 at padding leaves the state alone."""
-    u = F.silu(causal_conv1d(u, conv1d.weight, conv1d.bias, state))
+    return convolved_inputs(F.silu(causal_conv1d(u, conv1d.weight, conv1d.bias, state)), x_proj, dt_proj, A_log, mask)
+
+
+def convolved_inputs(
+    u: Tensor,
+    x_proj: nn.Linear,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    mask: Tensor | None = None,
+    more_bias: Tensor | None = None,
+) -> ScanInputs:
+    """The same from behind the convolution and its activation; `more_bias` is added to the step before the softplus."""
     state_dim, dt_rank = A_log.shape[1], dt_proj.in_features
     step, B, C = x_proj(u.transpose(1, 2)).split([dt_rank, state_dim, state_dim], -1)
-    delta = F.softplus(dt_proj(step).to(_at_least_single(u))).transpose(1, 2)
+    step = dt_proj(step) if more_bias is None else dt_proj(step) + more_bias
+    delta = F.softplus(step.to(_at_least_single(u))).transpose(1, 2)
     A = -torch.exp(A_log.to(delta.dtype))
     return ScanInputs(u, without_padding(delta, mask), A, B.transpose(1, 2), C.transpose(1, 2))
 

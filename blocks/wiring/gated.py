@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from blocks.chain import per_channel, run
 from blocks.context import Context
-from blocks.folding import fold_neighbours
+from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
 from blocks.wiring.drop_path import drop_path as dropped
 from blocks.wiring.parts import Parts, add_parts
@@ -24,7 +24,8 @@ class Gated(nn.Module):
     """y = (1 - sigmoid(alpha)) * x + sigmoid(alpha) * f(x), where f runs the parts one after the other.
 
     (B, C, H, W) or (B, L, C) -> the same shape. `alpha` (C,) starts from the value given. In training f(x) is left out
-    of a sample with probability `drop_path`. Raises ValueError when the parts change the width.
+    of a sample with probability `drop_path`. `fuse()` folds the parts into each other, and x with the gate into a part
+    that can take them (a depthwise convolution). Raises ValueError when the parts change the width.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Gated(nn.Module):
         y = x
         for part in self._modules.values():
             y = run(part, y, ctx)  # type: ignore[arg-type]
-        gate = per_channel(self.alpha.sigmoid(), x)
-        return (1 - gate) * x + gate * dropped(y, self.drop_path, self.training)
+        gate = per_channel(self.alpha.sigmoid(), x).to(x.dtype)
+        # one pass over memory; autocast may have left y in another dtype, which lerp does not take
+        return torch.lerp(x, dropped(y, self.drop_path, self.training).to(x.dtype), gate)
 
     def fuse(self) -> nn.Module:
         fold_neighbours(self, list(self._modules))
-        return self
+        gate = self.alpha.detach().sigmoid()
+        return absorb_skip(self, gate, 1 - gate)

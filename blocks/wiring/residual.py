@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blocks.chain import per_channel, run
 from blocks.context import Context
-from blocks.folding import fold_neighbours
+from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
 from blocks.slots import Slot
 from blocks.wiring.drop_path import drop_path as dropped
@@ -21,10 +21,11 @@ from blocks.wiring.parts import Parts, add_parts
 class Residual(nn.Module):
     """y = skip_scale * s(x) + scale * f(x), where f runs the parts one after the other and s is the `shortcut`, or x itself.
 
-    (B, C, H, W) or (B, L, C) -> the same shape, or what shortcut and parts both lead to. `scale` (C,) and `skip_scale` (C,) are learned where the spec gives the
-    value that they start from (LayerScale, arXiv:2103.17239; ResScale, arXiv:2110.09456), and are 1 where it does not.
-    In training f(x) is left out of a sample with probability `drop_path`. `fuse()` folds the parts into each other and
-    the scale into the last. Raises ValueError when the parts change the width and no shortcut does the same.
+    (B, C, H, W) or (B, L, C) -> the same shape, or what shortcut and parts both lead to. `scale` (C,) and `skip_scale`
+    (C,) are learned where the spec gives the value that they start from (LayerScale, arXiv:2103.17239; ResScale,
+    arXiv:2110.09456), and are 1 where it does not. In training f(x) is left out of a sample with probability `drop_path`.
+    `fuse()` folds the parts into each other, the scale into the last, and x itself into a part that can take it (a
+    depthwise convolution). Raises ValueError when the parts change the width and no shortcut does the same.
     """
 
     scale: nn.Parameter | None
@@ -79,7 +80,10 @@ class Residual(nn.Module):
         absorb = getattr(last, "absorb_output", None)
         if self.scale is not None and absorb is not None and absorb(self.scale, torch.zeros_like(self.scale)):
             self.scale = None
-        return self
+        if self.shortcut is not None:
+            return self
+        scale, skip = (1.0 if value is None else value for value in (self.scale, self.skip_scale))
+        return absorb_skip(self, scale, skip)
 
     def _parts(self) -> list[str]:
         return [name for name in self._modules if name != "shortcut"]

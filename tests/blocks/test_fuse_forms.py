@@ -17,6 +17,8 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if not tensor.is_floating_point():
+                continue
             low, high = (0.5, 1.5) if name.endswith("running_var") else (-0.6, 0.8)
             tensor.uniform_(low, high, generator=generator)
     return module.eval()
@@ -50,6 +52,11 @@ CASES = {
         ],
         scale=1e-6,
     ),
+    "skip_into_kernel": lambda: Residual(8, parts=[{"block": "depthwise_conv", "norm": "batch_norm"}], skip_scale=1.0),
+    "skip_around_a_wide_kernel": lambda: Residual(8, parts=[{"block": "depthwise_conv", "kernel_size": 5, "dilation": 2}]),
+    "skip_around_a_dense_kernel": lambda: Residual(8, parts=["conv"]),
+    "patch_merging": lambda: blocks.get("patch_merging")(8, 16),
+    "cascaded": lambda: blocks.get("cascaded_group_attention")(8, num_heads=2, window=4, kernel_sizes=[3, 5]),
     "gated": lambda: blocks.get("gated")(8, parts=[{"block": "depthwise_conv", "norm": "batch_norm"}]),
     "parallel": lambda: blocks.get("parallel")(8, parts=["identity", ["conv", "batch_norm"], "none"], merge="concat"),
     "identity": lambda: Residual(8, parts=["identity"], scale=0.3),

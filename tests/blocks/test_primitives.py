@@ -42,6 +42,16 @@ def test_batch_norm_follows_torch_through_training_steps() -> None:
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
 
 
+def test_a_batch_norm_may_begin_as_nothing() -> None:
+    norm = blocks.get("batch_norm")(8, weight=0)
+    assert not norm(torch.randn(2, 8, 3, 3)).any()
+
+
+def test_the_second_norm_of_an_mlp_may_differ() -> None:
+    mlp = blocks.get("mlp")(8, norm="batch_norm", out_norm={"block": "batch_norm", "weight": 0})
+    assert (mlp.norm1.weight.sum(), mlp.norm2.weight.sum()) == (32, 0)
+
+
 def test_grn_follows_its_formula() -> None:
     norm, x = blocks.get("grn")(6), image()
     torch.nn.init.constant_(norm.weight, 0.7)

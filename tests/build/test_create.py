@@ -120,6 +120,16 @@ def test_weights_are_saved_and_loaded_strictly(model: zoo.Backbone, tmp_path) ->
         zoo.create(NET, weights=state)
 
 
+def test_the_head_may_begin_with_a_spread_of_its_own() -> None:
+    torch.manual_seed(0)
+    table = zoo.spec("unireplknet_nano").plain()
+    table["spec"]["init"] = {"weight": "torch", "head_std": 0.5}
+    model = zoo.create(table)
+    assert abs(model.head.classifier.weight.std() - 0.5) < 0.05
+    assert not model.head.classifier.bias.any()
+    assert model.stages[1].downsample.get_submodule("0.conv").weight.std() > 0.02
+
+
 def test_the_same_seed_gives_the_same_model() -> None:
     outputs = []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 [golden]            our model = stem of a file in tests/golden/vision
 [timm]              our model = timm's name
+gain                the spread of drawn kernels in the comparison with timm, where 1 would make a net that amplifies rounding
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def entries(section: str) -> dict[str, Any]:
 def smallest(section: str) -> list[str]:
     """The first model of each family: the tables begin with the one that is quickest to run."""
     return [next(iter(table[section])) for table in FAMILIES.values() if table.get(section)]
+
+
+def gain(name: str) -> float:
+    """How widely the kernels of a model are drawn."""
+    return next(float(table.get("gain", 1)) for table in FAMILIES.values() if name in table.get("timm", {}))
 
 
 @functools.cache

@@ -64,7 +64,8 @@ class Backbone(nn.Module):
     """A model built from a spec.
 
     Images (B, C, H, W) -> logits (B, num_classes), or with `out_indices` a list of feature maps, one per chosen stage.
-    `.spec` is the filled spec, `.digest` its identity. The stream between blocks is channels_last in memory.
+    `.spec` is the filled spec, `.digest` its identity. The stream between blocks is channels_last in memory. Where a block
+    reads a slot and the caller brings no ctx, one is made for the pass.
     """
 
     out_indices: tuple[int, ...] | None = None
@@ -78,6 +79,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.num_features = num_features
+        self.reads_slots = any(getattr(module, "reads", None) is not None for module in self.modules())
 
     @property
     def digest(self) -> str:
@@ -111,6 +113,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Any:
         if self.out_indices is not None:
             return self._levels(x, ctx)
+        if ctx is None and self.reads_slots:
+            ctx = Context()
         return self.forward_head(self.forward_features(x, ctx), ctx=ctx)
 
     def _levels(self, x: Tensor, ctx: Context | None) -> list[Tensor]:

@@ -25,8 +25,10 @@ def materialise(model: nn.Module, init: Init, device: torch.device | str | None 
 @torch.no_grad()
 def initialise(module: nn.Module, init: Init) -> None:
     """Children before parents, so that a block has the last word on what it holds (a mixer on its step sizes)."""
-    for child in module.children():
-        initialise(child, init)
+    rest = Init(init.weight, init.std)
+    for name, child in module.named_children():
+        head = name == "head" and init.head_std > 0
+        initialise(child, Init("trunc_normal", init.head_std) if head else rest)
     if isinstance(module, WEIGHTED) and _has_law(module, init):
         _weights(module, init)
     elif callable(reset := getattr(module, "reset_parameters", None)):
