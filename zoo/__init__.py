@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "create": "zoo.front",
+    "create_model": "zoo.front:create",
     "deploy": "zoo.front",
     "save": "zoo.front",
     "load": "zoo.front",
