@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,12 @@ class Chain(nn.Module):
     out_dim: int
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        ours = False
         for part in self._modules.values():
-            x = run(part, x, ctx)  # type: ignore[arg-type]
+            kind: Any = type(part)
+            # an activation may write over what nobody else holds and no gradient needs: a `fresh` output of the part before
+            x = part.over(x) if ours and hasattr(kind, "over") else run(part, x, ctx)  # type: ignore[arg-type, union-attr, operator]
+            ours = getattr(kind, "fresh", False)
         return x
 
     def fuse(self) -> nn.Module:
@@ -48,6 +54,13 @@ class Chain(nn.Module):
 
         fold_neighbours(self, list(self._modules))
         return self
+
+
+def is_fresh(part: nn.Module) -> bool:
+    """Whether the outputs of a part are its own: new memory that nothing else holds and no gradient needs."""
+    while isinstance(part, Chain) and part._modules:
+        part = next(reversed(part._modules.values()))  # type: ignore[assignment]
+    return getattr(type(part), "fresh", False)
 
 
 class StandIn(nn.Module):

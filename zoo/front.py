@@ -112,13 +112,20 @@ def create(
 
 
 def deploy(model: nn.Module) -> Any:
-    """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding."""
+    """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
+
+    On a CPU its layers keep their weights in the layout of the kernels and compute activations inside them, which takes memory
+    for a second copy of the weights at the first call.
+    """
     from blocks.folding import fuse
+    from blocks.packing import pack
 
     fused = fuse(model)
-    if next(fused.parameters()).ndim and not next(fused.parameters()).is_meta:
-        fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return fused
+    like = next(fused.parameters(), None)
+    if like is None or like.is_meta:
+        return fused
+    fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pack(fused) if like.device.type == "cpu" and like.dtype == torch.float32 else fused
 
 
 def _changed_spec(

@@ -26,6 +26,8 @@ class Conv(nn.Conv2d):
     without a border. Raises ValueError when `groups` does not divide both widths.
     """
 
+    fresh = True
+
     def __init__(
         self,
         dim: int,

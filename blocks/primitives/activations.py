@@ -27,6 +27,10 @@ class Relu(Pointwise):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
+    def over(self, x: Tensor) -> Tensor:
+        """The same, written over x."""
+        return F.relu_(x)
+
 
 @block("relu6", kind="act", abilities=EVERYWHERE)
 class Relu6(Pointwise):
@@ -34,6 +38,10 @@ class Relu6(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu6(x)
+
+    def over(self, x: Tensor) -> Tensor:
+        """The same, written over x."""
+        return F.relu6(x, inplace=True)
 
 
 @block("squared_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2109.08668")

@@ -21,6 +21,8 @@ class Dense(nn.Linear):
     (B, C, H, W), (B, L, C) or (B, C) -> the same with `out_dim` channels.
     """
 
+    fresh = True
+
     def __init__(self, dim: int, out_dim: int | None = None, *, bias: bool = True):
         super().__init__(dim, out_dim or dim, bias=bias)
         self.out_dim = self.out_features

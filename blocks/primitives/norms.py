@@ -110,6 +110,8 @@ class BatchNorm(Affine):
     batches is not counted, so the state holds tensors of the network only.
     """
 
+    fresh = True
+
     running_mean: Tensor
     running_var: Tensor
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from blocks.chain import per_channel, run
+from blocks.chain import is_fresh, per_channel, run
 from blocks.context import Context
 from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
@@ -27,6 +27,8 @@ class Residual(nn.Module):
     `fuse()` folds the parts into each other, the scale into the last, and x itself into a part that can take it (a
     depthwise convolution). Raises ValueError when the parts change the width and no shortcut does the same.
     """
+
+    fresh = True
 
     scale: nn.Parameter | None
     skip_scale: nn.Parameter | None
@@ -63,15 +65,21 @@ class Residual(nn.Module):
                 nn.init.constant_(getattr(self, name), value)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        y = x
+        y, ours = x, False
         for name in self._parts():
-            y = run(self._modules[name], y, ctx)  # type: ignore[arg-type]
+            part: Any = self._modules[name]
+            y, ours = run(part, y, ctx), is_fresh(part)
         if self.shortcut is not None:
             x = run(self.shortcut, x, ctx)
         if self.scale is not None:
             y = y * per_channel(self.scale, y)
         y = dropped(y, self.drop_path, self.training)
-        return (x if self.skip_scale is None else x * per_channel(self.skip_scale, x)) + y
+        if self.skip_scale is not None:
+            x = x * per_channel(self.skip_scale, x)
+        ours = ours or self.scale is not None
+        if torch.is_grad_enabled() or not ours or y.dtype != x.dtype:
+            return x + y
+        return y.add_(x)  # saves the memory, and the time to fill it, of one more map
 
     def fuse(self) -> nn.Module:
         parts = self._parts()

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|create|forward] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""`python -m tests.benchmarks [imports|create|forward|kernels] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import creation, forward, imports
+from tests.benchmarks import creation, forward, imports, kernels
 from tests.benchmarks.harness import Comparison
+
+WHAT = ["imports", "create", "forward", "kernels"]
 
 
 def main(arguments: list[str]) -> int:
     """Runs the benchmarks and prints one table of ratios each."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["imports", "create", "forward"], help="all without a word")
+    parser.add_argument("what", nargs="*", choices=WHAT, help="all without a word")
     parser.add_argument("--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -27,7 +29,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(chosen.threads)
     print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, torch {torch.__version__}")
     results: dict[str, Any] = {}
-    what = chosen.what or ["imports", "create", "forward"]
+    what = chosen.what or WHAT
     if "imports" in what:
         _show(results, "import", imports.run(chosen.rounds))
     if "create" in what:
@@ -37,6 +39,9 @@ def main(arguments: list[str]) -> int:
     if "forward" in what:
         for name in forward.models(chosen.models):
             _show(results, name, forward.against_timm(name, chosen.batch, chosen.rounds))
+    if "kernels" in what:
+        for name, comparison in kernels.run(chosen.rounds).items():
+            _show(results, name, comparison)
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)
