@@ -8,7 +8,8 @@ exporting) a packed layer computes as any other; names and values of the state s
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ from blocks.wiring.residual import Residual
 STEEP, LEVEL = 13, 15
 """oneDNN's depthwise kernel for AVX-512 unrolls up to 13 x 13, which is then larger than the instruction cache; from 14 x 14 on
 it loops. 13 x 13 with a border of zeros, as 15 x 15, takes less than half the time (`tests/benchmarks`, kernels)."""
+
+MUCH_WORK = 2**24
+"""Multiplications from which on packed weights save more than the 10 to 15 us that the call of a packed kernel costs more."""
+MANY_OUTPUTS = 2**16
+"""Outputs from which on a pass of its own for the activation costs more than that."""
 
 Post = tuple[str, list[float], str]
 """What oneDNN does to the outputs before it writes them: name, numbers, and which formula of it."""
@@ -39,76 +45,104 @@ POSTS: dict[str, Post] = {
 """By activation block; gelu has two formulas and is told apart in `post_of`."""
 
 
+Kernel = Callable[[Tensor], Tensor]
+
+
+class Ready(NamedTuple):
+    """What was made of a layer's weights, and of which: `kernel` is None where packing does not pay."""
+
+    weight: Tensor
+    version: int | None
+    bias: Tensor | None
+    kernel: Kernel | None
+
+
 class Packed(nn.Module):
     """Part of a packed layer: when the packed weights may be used, and keeping them up to date."""
 
-    weight: Any
     act: nn.Module | None
     post: Post
-    packed: Tensor | None
-    packed_from: tuple[int, int] | None
+    ready: Ready | None
 
     def start(self) -> None:
-        self.act, self.post, self.packed, self.packed_from = None, NOTHING, None, None
+        self.act, self.post, self.ready = None, NOTHING, None
 
     def take(self, act: nn.Module, post: Post) -> None:
         """Computes the activation that follows, too."""
         self.act, self.post = act, post
 
-    def applies(self, x: Tensor) -> bool:
-        weight = self.weight
-        return (
-            type(x) is Tensor
-            and x.device.type == weight.device.type == "cpu"
-            and x.dtype == weight.dtype == torch.float32
-            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not torch.is_autocast_enabled("cpu")
-        )
+    def kernel_for(self, x: Tensor) -> Kernel | None:
+        """The packed computation, or None where the ordinary one is to be taken. Runs at every call, so it asks little."""
+        if (
+            type(x) is not Tensor
+            or x.dtype is not torch.float32
+            or not x.is_cpu
+            or (torch.is_grad_enabled() and x.requires_grad)
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled("cpu")
+            or torch.jit.is_tracing()
+        ):
+            return None
+        ready, own = self.ready, self._parameters
+        if (
+            ready is None
+            or ready.weight is not own["weight"]
+            or ready.bias is not own["bias"]
+            or (ready.version is not None and ready.version != ready.weight._version)
+        ):
+            ready = self.ready = self._prepare(x)
+        return None if torch.is_grad_enabled() and ready.weight.requires_grad else ready.kernel
 
-    def weights_for(self, x: Tensor) -> Tensor:
-        """The packed weights, made anew when the parameter is another or has been written to."""
-        version = 0 if self.weight.is_inference() else self.weight._version
-        source = (self.weight.data_ptr(), version)
-        if self.packed is None or self.packed_from != source:
-            self.packed, self.packed_from = self.pack(x), source
-        return self.packed
+    def _prepare(self, x: Tensor) -> Ready:
+        weight: Any = self._parameters["weight"]
+        pays = weight.is_cpu and weight.dtype is torch.float32 and self._pays(x, weight)
+        version = None if weight.is_inference() else weight._version
+        return Ready(weight, version, self._parameters["bias"], self.pack(x, weight.detach()) if pays else None)
 
-    def pack(self, x: Tensor) -> Tensor:
+    def _pays(self, x: Tensor, weight: Tensor) -> bool:
+        outputs = self.outputs(x)
+        work = outputs * weight[0].numel()
+        return work >= MUCH_WORK or (self.act is not None and outputs >= MANY_OUTPUTS)
+
+    def outputs(self, x: Tensor) -> int:
+        """Numbers in the output for the input x."""
+        raise NotImplementedError
+
+    def pack(self, x: Tensor, weight: Tensor) -> Kernel:
+        """The computation with weights in the layout for inputs like x."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"packed": None, "packed_from": None}  # packed tensors are opaque: nothing can copy them
+        return self.__dict__ | {"ready": None}  # packed tensors are opaque: nothing can copy them
 
 
 class PackedConv(Packed, Conv):
     """A convolution with packed weights; (B, C, H, W) in channels_last, as `Conv`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.applies(x):
-            shape = self._padding(), self.stride, self.dilation, self.groups
-            y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weights_for(x), self.bias, *shape, *self.post)
-            return y
+        kernel = self.kernel_for(x)
+        if kernel is not None:
+            return kernel(x)
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return y if self.act is None else self.act(y)
 
-    def pack(self, x: Tensor) -> Tensor:
-        border = self._border()
-        weight = F.pad(self.weight.detach(), [border] * 4)
-        shape = self._padding(), self.stride, self.dilation, self.groups
-        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *shape, list(x.shape))
-        return packed
+    def outputs(self, x: Tensor) -> int:
+        return x.shape[0] * self.out_channels * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
 
-    def _border(self) -> int:
-        """Zeros round the kernel, where a larger one is faster."""
-        steep = self.kernel_size == (STEEP, STEEP) and self.groups == self.in_channels == self.out_channels
-        plain = self.dilation == (1, 1) and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        return (LEVEL - STEEP) // 2 if steep and plain else 0
+    def pack(self, x: Tensor, weight: Tensor) -> Kernel:
+        border = (LEVEL - STEEP) // 2 if self._is_steep() else 0
+        shape = [int(side) + border for side in self.padding], self.stride, self.dilation, self.groups
+        packed = torch.ops.mkldnn._reorder_convolution_weight(F.pad(weight, [border] * 4), *shape, list(x.shape))
+        compute, bias, post = torch.ops.mkldnn._convolution_pointwise.default, self.bias, self.post
+        return lambda x: compute(x, packed, bias, *shape, *post)
 
-    def _padding(self) -> list[int]:
-        border = self._border()
-        return [int(side) + border for side in self.padding]
+    def _pays(self, x: Tensor, weight: Tensor) -> bool:
+        return self._is_steep() or super()._pays(x, weight)
+
+    def _is_steep(self) -> bool:
+        depthwise = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
+        steep = depthwise and self.kernel_size == (STEEP, STEEP)
+        return steep and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class PackedDense(Packed, Dense):
@@ -120,16 +154,19 @@ class PackedDense(Packed, Dense):
         return self._rows(x)
 
     def _rows(self, x: Tensor) -> Tensor:
-        if x.ndim > 1 and x.is_contiguous() and self.applies(x):
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weights_for(x), self.bias, *self.post)
-            return y
+        kernel = self.kernel_for(x) if x.ndim > 1 and x.is_contiguous() else None
+        if kernel is not None:
+            return kernel(x)
         y = F.linear(x, self.weight, self.bias)
         return y if self.act is None else self.act(y)
 
-    def pack(self, x: Tensor) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)
-        return packed
+    def outputs(self, x: Tensor) -> int:
+        return x.numel() // self.in_features * self.out_features
+
+    def pack(self, x: Tensor, weight: Tensor) -> Kernel:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // self.in_features)
+        compute, bias, post = torch.ops.mkldnn._linear_pointwise.default, self.bias, self.post
+        return lambda x: compute(x, packed, bias, *post)
 
 
 def available() -> bool:

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import blocks
+from blocks import packing
 from blocks.packing import PackedConv, PackedDense, available, pack
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are packed too, though it does not pay."""
+    monkeypatch.setattr(packing, "MUCH_WORK", 0)
+
 
 pytestmark = pytest.mark.skipif(
     not available(), reason="this torch is built without oneDNN, so there is nothing to pack"
@@ -63,10 +71,10 @@ def test_other_dtypes_and_gradients_take_the_ordinary_way() -> None:
     packed = pack(frozen(blocks.get("conv_norm_act")(8, act="relu")))
     x = X.clone().requires_grad_()
     packed(x).sum().backward()
-    assert x.grad is not None and packed.conv.packed is None
+    assert x.grad is not None and packed.conv.ready is None
     double = copy.deepcopy(packed).double()
     close(double(X.double()).float(), packed(X))
-    assert double.conv.packed is None
+    assert double.conv.ready is None
 
 
 def test_new_weights_are_packed_anew() -> None:
@@ -84,7 +92,7 @@ def test_packed_layers_are_copied_and_pickled_without_their_packing() -> None:
     packed = pack(frozen(blocks.get("mlp")(8)))
     expected = packed(X)
     for twin in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
-        assert twin.fc1.packed is None
+        assert twin.fc1.ready is None
         close(twin(X), expected)
 
 
