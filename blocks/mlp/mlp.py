@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from blocks.chain import Chain, run
 from blocks.context import Context
+from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.slots import Act, Linear, Norm, Slot, slot
 
@@ -121,3 +122,38 @@ class GatedMlp(nn.Module):
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.gate.absorb_input(scale, shift) and self.up.absorb_input(scale, shift))  # type: ignore[operator]
+
+
+@block(
+    "conv_glu",
+    kind="channel_mixer",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:2311.17132",
+)
+class ConvGlu(nn.Module):
+    """[u | v] = W_1 x; y = W_2(act(conv u) * v), conv depthwise 3 x 3: a gate that sees its neighbours.
+
+    (B, C, H, W) -> (B, C, H, W). The hidden width is int(2/3 int(ratio * C)), which costs as much as a plain MLP of `ratio`.
+    """
+
+    def __init__(self, dim: int, *, ratio: Ratio = 4.0, act: Act | None = slot("gelu")):
+        super().__init__()
+        hidden_dim = int(2 * int(dim * ratio) / 3)
+        self.fc1 = Dense(dim, 2 * hidden_dim)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.act = act(hidden_dim) if act else None
+        self.fc2 = Dense(hidden_dim, dim)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, 1)
+        gate = self.dwconv(gate)
+        if self.act is not None:
+            gate = run(self.act, gate, ctx)
+        return self.fc2(gate * value)
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return self.fc2.absorb_output(scale, shift)
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return self.fc1.absorb_input(scale, shift)

@@ -24,7 +24,6 @@ MISSING_BLOCKS = {
     "efficientvim": {},
     "efficientvit_m": {},
     "hybrid_lm": {"token_embedding": "spec.stem.block", "mamba2": "spec.define.mamba2.block", "lm_head": "spec.head.block"},
-    "transnext": {"aggregated_attention": "spec.define.aggregated.block", "conv_glu": "spec.layer.1.residual.1.block", "cosine_attention": "spec.define.cosine.block"},
 }  # fmt: skip
 # Parameters that are yet to come to a block that is there: (block, parameter).
 MISSING_PARAMETERS = {

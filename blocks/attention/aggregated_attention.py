@@ -1,0 +1,228 @@
+"""TransNeXt's attentions: to near positions one by one and to far ones pooled, under one softmax; and to all, by cosine.
+
+Paper: arXiv:2311.17132 (sections 3.1 to 3.3). Upstream: DaiShiResearch/TransNeXt (Apache-2.0), whose names the state keeps.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.attention.heads import split_heads
+from blocks.primitives.linears import Dense
+from blocks.registry import block
+
+Count = Annotated[int, Meta(ge=1)]
+Size = tuple[int, ...]
+TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
+"""softplus of this is 1 / 0.24, what scores are multiplied with at first."""
+BIAS_WIDTH = 512
+REACH = 8
+"""Distances are brought to [-REACH, REACH] over the whole image, then to logarithms of that base."""
+
+
+class CosineBase(nn.Module):
+    """What both attentions share: heads, a learned temperature, an embedding added to each query, and a bias of distances."""
+
+    no_decay = ("temperature", "query_embedding")
+    scale: Tensor
+
+    def __init__(self, dim: int, num_heads: int | None, head_dim: int | None, size: Size, pooled: Size):
+        super().__init__()
+        self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
+        self.input_size, self.pooled = _rows_columns(size), _rows_columns(pooled)
+        self.temperature = nn.Parameter(torch.empty(self.num_heads, 1, 1))
+        self.query_embedding = nn.Parameter(torch.empty(self.num_heads, 1, self.head_dim))
+        self.position = DistanceBias(self.num_heads, self.input_size, self.pooled)
+        self.register_buffer("scale", torch.empty(math.prod(self.input_size), 1), persistent=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.temperature, TEMPERATURE)
+        nn.init.trunc_normal_(self.query_embedding, std=0.02)
+
+    def scaled(self, q: Tensor) -> Tensor:
+        """Unit queries (B, heads, L, head_dim), with their embedding, times temperature and the logarithm of the number of keys."""
+        return (q + self.query_embedding) * F.softplus(self.temperature) * self.scale
+
+    def heads(self, x: Tensor, count: int) -> Tensor:
+        """(B, L, count * C) -> (B, count * heads, L, head_dim)."""
+        return x.unflatten(-1, (count * self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def check_size(self, size: Size) -> None:
+        if math.prod(size) != math.prod(self.input_size):
+            raise ValueError(
+                f"these distances are for inputs of size {self.input_size} and meet {tuple(size)}; build the model with that size"
+            )
+
+
+@block("cosine_attention", kind="token_mixer", layout="BLC", abilities=("noncausal", "2d"), paper="arXiv:2311.17132")
+class CosineAttention(CosineBase):
+    """y = W_o softmax(tau log(L) (q / |q| + e) (k / |k|)^T + B) v, with [q | k | v] = W_qkv x and B an MLP of the distances.
+
+    (B, L, C) -> (B, L, C) for the one size it was built for. Raises ValueError when heads do not divide, and for another length.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: Count | None = None,
+        head_dim: Count | None = None,
+        input_size: tuple[int, ...] = (14, 14),
+    ):
+        super().__init__(dim, num_heads, head_dim, input_size, input_size)
+        self.qkv = Dense(dim, 3 * self.num_heads * self.head_dim)
+        self.proj = Dense(self.num_heads * self.head_dim, dim)
+        self.reset_parameters()
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        self.scale.fill_(math.log(math.prod(self.input_size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_size(x.shape[1:2])
+        q, k, v = self.heads(self.qkv(x), 3).chunk(3, 1)
+        scores = self.scaled(F.normalize(q, dim=-1)) @ F.normalize(k, dim=-1).transpose(-2, -1) + self.position()
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@block(
+    "aggregated_attention",
+    kind="token_mixer",
+    layout="BCHW",
+    abilities=("noncausal", "2d"),
+    paper="arXiv:2311.17132",
+)
+class AggregatedAttention(CosineBase):
+    """y = W_o (P_far V_far + (P_near + T q / |q| + b) V_near), [P_near | P_far] one softmax of cosine scores.
+
+    Near: the `window` x `window` neighbours; far: the whole map averaged to 1 / `pool` of its rows and columns, after a pointwise
+    map and a norm. T holds learned tokens for the neighbours, b a bias. Scores grow with the logarithm of the number of keys
+    that a position has. (B, C, H, W) -> (B, C, H, W) for the one size it was built for. Raises ValueError when heads do not
+    divide, for an even window, which has no centre, and for another size.
+    """
+
+    outside: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window: Annotated[int, Meta(ge=1, le=31)] = 3,
+        pool: Count = 2,
+        num_heads: Count | None = None,
+        head_dim: Count | None = None,
+        input_size: tuple[int, ...] = (14, 14),
+    ):
+        if window % 2 == 0:
+            raise ValueError(f"a window of {window} has no centre; the nearest that has is {window + 1}")
+        super().__init__(dim, num_heads, head_dim, input_size, tuple(max(1, side // pool) for side in input_size))
+        self.window, count, width = window, window**2, self.num_heads * self.head_dim
+        self.q = Dense(dim, width)
+        self.kv = Dense(dim, 2 * width)
+        self.proj = Dense(width, dim)
+        self.sr = Dense(dim)
+        self.norm = nn.LayerNorm(dim)
+        self.relative_pos_bias_local = nn.Parameter(torch.empty(self.num_heads, count))
+        self.learnable_tokens = nn.Parameter(torch.empty(self.num_heads, self.head_dim, count))
+        self.learnable_bias = nn.Parameter(torch.empty(self.num_heads, 1, count))
+        self.register_buffer("outside", torch.empty(self.scale.shape[0], count, dtype=torch.bool), persistent=False)
+        self.reset_parameters()
+        self.reset_buffers()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.trunc_normal_(self.relative_pos_bias_local, std=0.0004)
+        nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
+        nn.init.zeros_(self.learnable_bias)
+
+    def reset_buffers(self) -> None:
+        inside = F.unfold(self.scale.new_ones(1, 1, *self.input_size), self.window, padding=self.window // 2)[0].T
+        self.outside.copy_(inside == 0)
+        self.scale.copy_((inside.sum(1, keepdim=True) + math.prod(self.pooled)).log())
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:]
+        self.check_size((H, W))
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+        q = F.normalize(self.heads(self.q(tokens), 1), dim=-1)
+        scaled = self.scaled(q)
+        near_k, near_v = self._neighbours(self.kv(tokens), H, W)
+        near = (scaled.unsqueeze(-2) @ near_k).squeeze(-2) + self.relative_pos_bias_local.unsqueeze(1)
+        far_k, far_v = self.heads(self.kv(self._pooled(x)), 2).chunk(2, 1)
+        far = scaled @ F.normalize(far_k, dim=-1).transpose(-2, -1) + self.position()
+        near = near.masked_fill(self.outside, float("-inf"))
+        near, far = torch.cat([near, far], -1).softmax(-1).split([self.window**2, far.shape[-1]], -1)
+        near = q @ self.learnable_tokens + self.learnable_bias + near
+        y = (near.unsqueeze(-2) @ near_v.transpose(-2, -1)).squeeze(-2) + far @ far_v
+        y = self.proj(y.transpose(1, 2).flatten(2))
+        return y.unflatten(1, (H, W)).permute(0, 3, 1, 2)
+
+    def _neighbours(self, kv: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+        """Unit keys, and values, of each position's neighbours: (B, heads, L, head_dim, window^2) each."""
+        k, v = kv.chunk(2, -1)
+        k = F.normalize(k.unflatten(-1, (self.num_heads, self.head_dim)), dim=-1).flatten(2)
+        image = torch.cat([k, v], -1).unflatten(1, (H, W)).permute(0, 3, 1, 2)
+        found = F.unfold(image, self.window, padding=self.window // 2)
+        found = found.view(kv.shape[0], 2 * self.num_heads, self.head_dim, self.window**2, H * W)
+        near_k, near_v = found.permute(0, 1, 4, 2, 3).chunk(2, 1)
+        return near_k, near_v
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, pooled positions, C)."""
+        y = F.adaptive_avg_pool2d(F.gelu(self.sr(x)), self.pooled)
+        return self.norm(y.permute(0, 2, 3, 1).flatten(1, 2))
+
+
+class DistanceBias(nn.Module):
+    """(heads, queries, keys): an MLP of the logarithmic distance from each query to each (pooled) key."""
+
+    coordinates: Tensor
+    index: Tensor
+
+    def __init__(self, num_heads: int, size: tuple[int, int], pooled: tuple[int, int]):
+        super().__init__()
+        self.size, self.pooled = size, pooled
+        self.cpb_fc1 = Dense(2, BIAS_WIDTH)
+        self.cpb_fc2 = Dense(BIAS_WIDTH, num_heads)
+        coordinates, index = distances(size, pooled)
+        self.register_buffer("coordinates", torch.empty(coordinates.shape), persistent=False)
+        self.register_buffer("index", torch.empty(index.shape, dtype=torch.long), persistent=False)
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        coordinates, index = distances(self.size, self.pooled)
+        self.coordinates.copy_(coordinates)
+        self.index.copy_(index)
+
+    def forward(self) -> Tensor:
+        table = self.cpb_fc2(F.relu(self.cpb_fc1(self.coordinates)))
+        return table.T[:, self.index].unflatten(1, (math.prod(self.size), -1))
+
+
+@functools.lru_cache(maxsize=32)
+def distances(size: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The different distances (U, 2) on a logarithmic scale, and for each pair of query and key which of them it is."""
+    (rows, row), (columns, column) = (_along(length, keys) for length, keys in zip(size, pooled, strict=True))
+    far = torch.cartesian_prod(rows, columns)
+    coordinates = far.sign() * torch.log2(far.abs() + 1.0) / math.log2(REACH)
+    index = row[:, None, :, None] * len(columns) + column[None, :, None, :]
+    return coordinates, index.flatten()
+
+
+def _along(length: int, keys: int) -> tuple[Tensor, Tensor]:
+    """The different distances on one axis, and (length, keys) which of them each pair has. Keys stand at the mean of their part."""
+    at = torch.arange(length, dtype=torch.float32, device="cpu")
+    centres = F.adaptive_avg_pool1d(at[None], keys)[0]
+    values, which = torch.unique((at[:, None] - centres) / max(1, length - 1) * REACH, return_inverse=True)
+    return values, which
+
+
+def _rows_columns(size: Size) -> tuple[int, int]:
+    return (size[0], size[1]) if len(size) == 2 else (1, size[0])
