@@ -22,6 +22,7 @@ _HOME = {
     "create": "zoo.front",
     "create_model": "zoo.front:create",
     "deploy": "zoo.front",
+    "export": "zoo.front",
     "save": "zoo.front",
     "load": "zoo.front",
     "labels": "zoo.front",

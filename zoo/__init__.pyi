@@ -12,6 +12,7 @@ from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
 from zoo.front import create as create
 from zoo.front import deploy as deploy
+from zoo.front import export as export
 from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import save as save

@@ -79,6 +79,14 @@ def parser() -> Parser:
     create.add_argument("--out", default="", help="write the weights to this .safetensors file")
     _changes(create)
 
+    export = _command(commands, "export", "models:export", "write a model as a file that stands alone")
+    export.add_argument("name")
+    export.add_argument("path", help="the file to write")
+    export.add_argument("--to", default="python", choices=["python"], help="one readable file that needs torch alone")
+    export.add_argument("--form", default="train", choices=["train", "deploy"])
+    export.add_argument("--force", action="store_true", help="write over a file that is there")
+    _changes(export)
+
     predict = _command(commands, "predict", "models:predict", "classify image files")
     predict.add_argument("name")
     predict.add_argument("images", nargs="+", metavar="IMAGE")

@@ -337,3 +337,18 @@ def labels(model: Backbone | str) -> list[str]:
         return [info.index_to_description(index) for index in range(1000)]
     found = f"a model of {spec.num_classes} classes without weights that name them"
     raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found))
+
+
+def export(
+    model: Backbone | str, path: str | os.PathLike[str], to: str = "python", form: str = "train", force: bool = False
+) -> Path:
+    """Writes a model as a file that stands alone: `python`, one readable source file that needs torch alone.
+
+    A name is created first, in the `form` asked for. Returns the path. Raises InputError for a file that is there already,
+    unless `force`, and for another format.
+    """
+    from zoo.exporting.python import export_python
+
+    if to != "python":
+        raise InputError("export", Problem("to", "`python`", f"`{to}`", nearest(to, ["python"])))
+    return export_python(create(model, device="meta", form=form) if isinstance(model, str) else model, path, force)

@@ -64,6 +64,28 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
     return swap_report(spec, swap, arguments.at)
 
 
+def export(arguments: Namespace) -> int:
+    """Writes the file and says how long it is."""
+    from zoo import front
+    from zoo.cli import settings
+
+    model = front.create(
+        arguments.name,
+        settings=settings(arguments.settings, "--set"),
+        swap=settings(arguments.swap, "--swap") or None,
+        at=arguments.at,
+        device="meta",
+        form=arguments.form,
+    )
+    path = front.export(model, arguments.path, arguments.to, force=arguments.force)
+    lines = len(path.read_text().splitlines())
+    if arguments.json:
+        dump({"path": str(path), "lines": lines, "digest": model.spec.digest})
+    else:
+        print(f"{path}: {lines} lines; needs torch alone; `{model.spec.name}()` makes the net")
+    return 0
+
+
 def predict(arguments: Namespace) -> int:
     """Classifies each file; files that are no images are named, the others still done. Exit code 1 when one failed."""
     import torch

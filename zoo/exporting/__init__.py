@@ -1,0 +1,1 @@
+"""`zoo.export`: a model as a file that stands alone."""

@@ -1,0 +1,278 @@
+"""A module tree as constructor expressions; expressions that differ in numbers alone become one function."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from zoo.exporting.sources import Sources
+
+WIDTH = 118
+NUMBER = re.compile(r"(?<![\w.\"'-])\d+(?![\w.\"'])")
+PLAIN = (int, float, str, bool, type(None))
+
+
+class Call(NamedTuple):
+    """name(*arguments), each an expression or text."""
+
+    name: str
+    arguments: list[Any]  # of text, Call, or (keyword, text or Call)
+
+    def flat(self) -> str:
+        return f"{self.name}({', '.join(_flat(argument) for argument in self.arguments)})"
+
+    def lines(self, indent: int = 0, lead: str = "", tail: str = "") -> list[str]:
+        """The expression within WIDTH columns."""
+        whole = " " * indent + lead + self.flat() + tail
+        if len(whole) <= WIDTH or not self.arguments:
+            return [whole]
+        out = [" " * indent + lead + self.name + "("]
+        for argument in self.arguments:
+            key, value = argument if _is_keyword(argument) else ("", argument)
+            prefix = f"{key}=" if key else ""
+            if isinstance(value, Call):
+                out += value.lines(indent + 4, prefix, ",")
+            else:
+                out.append(" " * (indent + 4) + f"{prefix}{value},")
+        return [*out, " " * indent + ")" + tail]
+
+
+def _is_keyword(argument: Any) -> bool:
+    return isinstance(argument, tuple) and not isinstance(argument, Call)
+
+
+def _flat(argument: Any) -> str:
+    if _is_keyword(argument):
+        return f"{argument[0]}={_flat(argument[1])}"
+    return argument.flat() if isinstance(argument, Call) else str(argument)
+
+
+def expression(module: nn.Module, sources: Sources) -> Call:
+    """The call that makes a module like this one, with values of its own."""
+    kind = type(module)
+    if isinstance(module, (nn.ModuleList, nn.Sequential)):
+        return Call("modules", [expression(child, sources) for child in module])
+    native = _native(module, kind)
+    if native is not None:
+        name = f"nn.{native.__name__}" if _is_plain(kind) else sources.class_name(kind)
+        return Call(name, _native_arguments(module, native))
+    name = sources.class_name(kind)
+    used = sources.attributes_used(kind)
+    children = {key: child for key, child in module._modules.items() if child is not None}
+    arguments: list[Any] = []
+    if all(key.isdigit() for key in children):
+        at = {int(key): child for key, child in children.items()}
+        arguments += [expression(at[i], sources) if i in at else "None" for i in range(max(at, default=-1) + 1)]
+        children = {}
+    if any(key.isdigit() for key in children):  # the order of the parts is the order in which they run
+        pairs = [Call("part", [f'"{key}"', expression(child, sources)]) for key, child in children.items()]
+        arguments += pairs
+        children = {}
+    arguments += [(key, expression(child, sources)) for key, child in children.items()]
+    for key, parameter in module._parameters.items():
+        arguments.append((key, _shape("Shape", parameter)))
+    for key, buffer in module._buffers.items():
+        kept = key not in module._non_persistent_buffers_set
+        arguments.append((key, _shape("Kept" if kept else "Made", buffer)))
+    for key, value in module.__dict__.items():
+        if key in used and not key.startswith("_") and key != "training" and _is_simple(value):
+            arguments.append((key, literal(value)))
+    given = {argument[0] for argument in arguments if _is_keyword(argument)}
+    for key in sorted(used - given):
+        if key in module._modules and module._modules[key] is None:
+            arguments.append((key, "None"))
+    return Call(name, arguments)
+
+
+def _shape(kind: str, tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return "None"
+    if kind == "Made":
+        suffix = "" if tensor.dtype.is_floating_point else f", dtype={tensor.dtype}"
+        return f"Made({', '.join(map(str, tensor.shape))}{suffix})" if tensor.ndim else f"Made({suffix.lstrip(', ')})"
+    return f"{kind}({', '.join(map(str, tensor.shape))})"
+
+
+def literal(value: Any) -> str:
+    """A value as text, strings in double quotes."""
+    return re.sub(r"'([^'\"\\]*)'", r'"\1"', repr(value))
+
+
+def _is_simple(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_simple(item) for item in value)
+    if isinstance(value, dict):
+        return all(_is_simple(item) for item in value.values())
+    return isinstance(value, PLAIN)
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether a subclass of a torch layer adds nothing to its forward pass."""
+    return next(base for base in kind.__mro__ if "forward" in base.__dict__).__module__.startswith("torch.nn")
+
+
+def _native(module: nn.Module, kind: type) -> type | None:
+    return next((base for base in (nn.Conv2d, nn.Conv1d, nn.Linear, nn.LayerNorm) if issubclass(kind, base)), None)
+
+
+def _native_arguments(module: Any, native: type) -> list[Any]:
+    if native is nn.Linear:
+        return [
+            str(module.in_features),
+            str(module.out_features),
+            *([("bias", "False")] if module.bias is None else []),
+        ]
+    if native is nn.LayerNorm:
+        shape = module.normalized_shape
+        return [
+            str(shape[0] if len(shape) == 1 else shape),
+            *([("eps", repr(module.eps))] if module.eps != 1e-5 else []),
+        ]
+    arguments: list[Any] = [str(module.in_channels), str(module.out_channels), _one(module.kernel_size)]
+    for key, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = getattr(module, key)
+        if any(side != usual for side in value):
+            arguments.append((key, _one(value)))
+    if module.groups != 1:
+        arguments.append(("groups", str(module.groups)))
+    if module.bias is None:
+        arguments.append(("bias", "False"))
+    return arguments
+
+
+def _one(sides: tuple[int, ...]) -> str:
+    return str(sides[0]) if len(set(sides)) == 1 else str(sides)
+
+
+def constants(calls: list[Call]) -> dict[str, dict[str, str]]:
+    """Class -> plain values that every call of it is given alike: they can stand in the class."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for call in walk(calls):
+        values = {key: value for key, value in filter(_is_keyword, call.arguments) if _is_literal(value)}
+        found.setdefault(call.name, []).append(values)
+    return {
+        name: {key: text for key, text in rows[0].items() if all(row.get(key) == text for row in rows)}
+        for name, rows in found.items()
+        if not name.startswith("nn.")
+    }
+
+
+def without(call: Call, known: dict[str, dict[str, str]]) -> Call:
+    """The expression with the values left out that stand in the classes."""
+    kept = []
+    for argument in call.arguments:
+        key, value = argument if _is_keyword(argument) else ("", argument)
+        if key and known.get(call.name, {}).get(key) == value:
+            continue
+        value = without(value, known) if isinstance(value, Call) else value
+        kept.append((key, value) if key else value)
+    return Call(call.name, kept)
+
+
+def walk(calls: list[Call]) -> list[Call]:
+    """All calls in some expressions, outermost first."""
+    found = []
+    for call in calls:
+        found.append(call)
+        values = [argument[1] if _is_keyword(argument) else argument for argument in call.arguments]
+        found += walk([value for value in values if isinstance(value, Call)])
+    return found
+
+
+def replaced(call: Call, by: dict[str, str]) -> Any:
+    """The expression with the calls of some functions in place of what they make."""
+    text = call.flat()
+    if text in by:
+        return by[text]
+    parts = []
+    for argument in call.arguments:
+        key, value = argument if _is_keyword(argument) else ("", argument)
+        value = replaced(value, by) if isinstance(value, Call) else value
+        parts.append((key, value) if key else value)
+    return Call(call.name, parts)
+
+
+def leaves(calls: list[Call]) -> list[Call]:
+    """Calls long enough to be worth a function that hold no other call but of torch's layers."""
+    return [
+        call
+        for call in walk(calls)
+        if not call.name.startswith("nn.") and call.name not in ("part", "modules", "Stage")
+        and len(call.flat()) > 40 and not walk([call])[1:]
+    ]  # fmt: skip
+
+
+def _is_literal(text: Any) -> bool:
+    return isinstance(text, str) and not text.startswith(("Shape(", "Kept(", "Made("))
+
+
+class Functions:
+    """Expressions of one form as functions of the numbers in which they differ."""
+
+    def __init__(self, calls: list[Call], stem: str = ""):
+        forms: dict[str, dict[str, Call]] = {}
+        for call in calls:
+            forms.setdefault(NUMBER.sub("#", call.flat()), {})[call.flat()] = call
+        self.calls: dict[str, str] = {}
+        self.definitions: list[str] = []
+        taken: dict[str, int] = {}
+        for members in forms.values():
+            name = stem or _snake(next(iter(members.values())).name)
+            taken[name] = taken.get(name, 0) + 1
+            self._define(name if taken[name] == 1 else f"{name}_{taken[name]}", list(members.values()))
+
+    def _define(self, name: str, members: list[Call]) -> None:
+        rows = [[int(number) for number in NUMBER.findall(member.flat())] for member in members]
+        columns = list(zip(*rows, strict=True))
+        words, vectors = _words(columns)
+        numbers = iter(words)
+        body = _substituted(members[0], numbers)
+        parameters = ", ".join(f"{word}: int" for word in vectors)
+        lines = [f"def {name}({parameters}) -> nn.Module:", *body.lines(4, "return ")]
+        self.definitions.append("\n".join(lines))
+        for i, member in enumerate(members):
+            self.calls[member.flat()] = f"{name}({', '.join(str(vector[i]) for vector in vectors.values())})"
+
+
+def _words(columns: list[tuple[int, ...]]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """A word for each number position: itself where all agree, else a parameter or a multiple of one."""
+    vectors: dict[str, tuple[int, ...]] = {}
+    words = []
+    for column in columns:
+        words.append(_word(column, vectors))
+    return words, vectors
+
+
+def _word(column: tuple[int, ...], vectors: dict[str, tuple[int, ...]]) -> str:
+    if len(set(column)) == 1:
+        return str(column[0])
+    for name, vector in vectors.items():
+        if column == vector:
+            return name
+        if all(v and c % v == 0 for c, v in zip(column, vector, strict=True)):
+            factors = {c // v for c, v in zip(column, vector, strict=True)}
+            if len(factors) == 1:
+                return f"{factors.pop()} * {name}"
+        if all(c and v % c == 0 for c, v in zip(column, vector, strict=True)):
+            factors = {v // c for c, v in zip(column, vector, strict=True)}
+            if len(factors) == 1:
+                return f"{name} // {factors.pop()}"
+    name = "dim" if not vectors else "hidden_dim" if len(vectors) == 1 else f"n{len(vectors)}"
+    vectors[name] = column
+    return name
+
+
+def _substituted(node: Any, words: Any) -> Any:
+    """The expression with its numbers replaced, in the order of its text."""
+    if isinstance(node, Call):
+        return Call(node.name, [_substituted(argument, words) for argument in node.arguments])
+    if isinstance(node, tuple):
+        return (node[0], _substituted(node[1], words))
+    return NUMBER.sub(lambda _: next(words), node)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

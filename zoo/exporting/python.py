@@ -1,0 +1,230 @@
+"""One readable Python file that needs torch alone, with the state's names of the model it came from."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from itertools import groupby
+from typing import Any
+
+from torch import nn
+
+from blocks.chain import run
+from blocks.context import Context
+from zoo.errors import InputError, Problem
+from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, replaced, without
+from zoo.exporting.sources import Sources
+
+BLOCK = '''class Shape(tuple):
+    """The shape of a parameter."""
+
+    def __new__(cls, *sides: int):
+        return super().__new__(cls, sides)
+
+
+class Kept(Shape):
+    """The shape of a buffer that is part of the state."""
+
+
+class Made:
+    """A buffer that is computed, and no part of the state."""
+
+    def __init__(self, *sides: int, dtype: torch.dtype = torch.float32):
+        self.sides, self.dtype = sides, dtype
+
+
+def part(name: str, module: nn.Module) -> tuple[str, nn.Module]:
+    return name, module
+
+
+def modules(*members: nn.Module) -> nn.ModuleList:
+    return nn.ModuleList(members)
+
+
+class Block(nn.Module):
+    """Holds what it is given: parts by position or name, parameters and buffers by shape, and plain values."""
+
+    def __init__(self, *parts, **members):
+        super().__init__()
+        for i, given in enumerate(parts):
+            name, module = given if isinstance(given, tuple) else (str(i), given)
+            if module is not None:
+                self.add_module(name, module)
+        for name, value in members.items():
+            if isinstance(value, Kept):
+                self.register_buffer(name, torch.zeros(*value))
+            elif isinstance(value, Made):
+                self.register_buffer(name, torch.empty(*value.sides, dtype=value.dtype), persistent=False)
+            elif isinstance(value, Shape):
+                self.register_parameter(name, nn.Parameter(torch.zeros(*value)))
+            else:
+                setattr(self, name, value)
+        if hasattr(self, "reset_buffers"):
+            self.reset_buffers()'''
+
+STAGE = '''class Stage(nn.Module):
+    """y = post(exit(layers(enter(downsample(x))))); what is not given is not there."""
+
+    def __init__(self, layers, downsample=None, view=None, post=None):
+        super().__init__()
+        self.layers, self.downsample, self.view, self.post = layers, downsample, view, post
+
+    def forward(self, x: Tensor, ctx=None) -> Tensor:
+        if self.downsample is not None:
+            x = run(self.downsample, x, ctx)
+        if self.view is not None:
+            x, memo = self.view.enter(x)
+        for layer in self.layers:
+            x = layer(x, ctx)
+        if self.view is not None:
+            x = self.view.exit(x, memo)
+        return x if self.post is None else run(self.post, x, ctx)'''
+
+
+def export_python(model: Any, path: str | os.PathLike[str], force: bool = False) -> pathlib.Path:
+    """Writes the file, whole or not at all, and returns its path.
+
+    Raises InputError for a file that is there already, unless `force`.
+    """
+    target = pathlib.Path(path)
+    if target.exists() and not force:
+        raise InputError(str(target), Problem("", "a new file", "one that exists", next="pass force=True, or --force"))
+    text = python_text(model)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text)
+        os.replace(draft, target)
+    except OSError as error:
+        raise InputError(str(target), Problem("", "a folder to write to", error.strerror or str(error))) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def python_text(model: Any) -> str:
+    """The file for a Backbone, in train or deploy form, as text."""
+    sources = Sources(with_context=model.reads_slots)
+    sources.refer(run, "run")
+    if model.reads_slots:
+        sources.refer(Context, "Context")
+    trees = _trees(model, sources)
+    known = constants(list(trees.values()))
+    trees = {name: without(tree, known) for name, tree in trees.items()}
+    small = Functions(leaves(list(trees.values())))
+    trees = {name: replaced(tree, small.calls) for name, tree in trees.items()}
+    functions = Functions(
+        [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer"
+    )
+    net = _net(model, trees, functions)
+    classes = [_with_values(text, known.get(name, {})) for name, text in sources.finished().items()]
+    parts = [_header(model) + "\n\n" + "from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
+    return "\n\n\n".join([*parts, *classes, STAGE, *small.definitions, *functions.definitions, net]) + "\n"
+
+
+def _imports(lines: set[str]) -> str:
+    """Python's own first, then torch; several names of one module on one line."""
+    names: dict[str, set[str]] = {"torch": {"Tensor", "nn"}}
+    plain = {"import torch"}
+    for line in lines:
+        if line.startswith("import "):
+            plain.add(line)
+        else:
+            module, name = line.removeprefix("from ").split(" import ", 1)
+            names.setdefault(module, set()).update(name.split(", "))
+    froms = {
+        f"from {module} import {', '.join(sorted(own, key=lambda name: (name[0].islower(), name)))}"
+        for module, own in names.items()
+    }
+    groups = [
+        sorted(line for line in source if ("torch" in line.split()[1]) == ours)
+        for ours in (False, True)
+        for source in (plain, froms)
+    ]
+    first, second = "\n".join([*groups[0], *groups[1]]), "\n".join([*groups[2], *groups[3]])
+    return f"{first}\n\n{second}" if first else second
+
+
+def _header(model: Any) -> str:
+    spec = model.spec
+    lines = [f'"""{spec.name}: {spec.family.title or "a model of its own"}.', ""]
+    lines += [
+        f"{key}: {value}"
+        for key, value in (("Paper", spec.family.paper), ("Code of the authors", spec.family.code))
+        if value
+    ]
+    lines += [f"Licence: {spec.family.licence}", f"Spec: {spec.digest}", ""]
+    lines += ["Made by blockzoo; needs torch alone. The state has the names of the model it came from:", ""]
+    lines += [f"    net = {spec.name}()", "    net.load_state_dict(safetensors.torch.load_file(path))", '"""']
+    return "\n".join(lines)
+
+
+def _trees(model: Any, sources: Sources) -> dict[str, Call]:
+    """The expressions of all parts, by their path."""
+    parts: dict[str, nn.Module | None] = {"stem": model.stem, "head": model.head}
+    for i, stage in enumerate(model.stages):
+        parts |= {f"stages.{i}.{key}": getattr(stage, key) for key in ("downsample", "view", "post")}
+        parts |= {f"stages.{i}.layers.{j}": layer for j, layer in enumerate(stage.layers)}
+    return {path: expression(part, sources) for path, part in parts.items() if part is not None}
+
+
+def _with_values(text: str, values: dict[str, str]) -> str:
+    """A class with plain values put before its methods."""
+    if not values:
+        return text
+    lines = "".join(f"\n    {key} = {value}" for key, value in values.items())
+    at = min((i for i in (text.find("\n\n    def "), text.find("\n\n    @")) if i >= 0), default=len(text))
+    gap = "" if re.search(r"\n    \w+ = [^\n]*$", text[:at]) else "\n"
+    return text[:at] + gap + lines + text[at:]
+
+
+def _stage(model: Any, index: int, trees: dict[str, Any], functions: Functions) -> Call:
+    texts = []
+    for j in range(len(model.stages[index].layers)):
+        tree = trees[f"stages.{index}.layers.{j}"]
+        texts.append(functions.calls[tree.flat()] if isinstance(tree, Call) else tree)
+    runs = [(text, len(list(group))) for text, group in groupby(texts)]
+    layers = [text if count == 1 else f"*({text} for _ in range({count}))" for text, count in runs]
+    given = [(key, trees[path]) for key in ("downsample", "view", "post") if (path := f"stages.{index}.{key}") in trees]
+    return Call("Stage", [Call("modules", layers), *given])
+
+
+def _net(model: Any, trees: dict[str, Any], functions: Functions) -> str:
+    ctx = "Context()" if model.reads_slots else "None"
+    stages = [_stage(model, i, trees, functions) for i in range(len(model.stages))]
+    lines = [
+        f"class {_camel(model.spec.name)}(nn.Module):",
+        f'    """{model.spec.name}."""',
+        "",
+        "    def __init__(self) -> None:",
+        "        super().__init__()",
+    ]
+    head = trees.get("head")
+    lines += _lines(trees.get("stem", Call("nn.Identity", [])), "self.stem = ")
+    lines += Call("modules", list(stages)).lines(8, "self.stages = ")
+    if head is not None:
+        lines += _lines(head, "self.head = ")
+    lines += [
+        "        self.to(memory_format=torch.channels_last)",
+        "",
+        "    def forward(self, x: Tensor) -> Tensor:",
+        f"        ctx = {ctx}",
+        "        x = run(self.stem, x.contiguous(memory_format=torch.channels_last), ctx)",
+        "        for stage in self.stages:",
+        "            x = stage(x, ctx)",
+        "        return self.head(x, ctx)" if head is not None else "        return x",
+        "",
+        "",
+        f"def {model.spec.name}() -> {_camel(model.spec.name)}:",
+        '    """The net in eval mode, without its weights."""',
+        f"    return {_camel(model.spec.name)}().eval()",
+    ]
+    return "\n".join(lines)
+
+
+def _lines(tree: Any, lead: str) -> list[str]:
+    return tree.lines(8, lead) if isinstance(tree, Call) else [" " * 8 + lead + str(tree)]
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
