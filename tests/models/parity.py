@@ -65,7 +65,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 def answer(model: nn.Module, size: int = 224, batch: int | None = None) -> Tensor:
     """The model's output for the golden input."""
     with torch.no_grad():
-        x = KEYED["golden_input"](size)
+        x = KEYED["golden_input"](size).to(next(model.parameters()).dtype)
         output: Tensor = model(x if batch is None else x[:batch])
     return output
 

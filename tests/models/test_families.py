@@ -107,8 +107,11 @@ def check_against_timm(name: str, timm: types.ModuleType) -> None:
     ours = zoo.create(name, weights=weights, source="timm")
     size = theirs.default_cfg["input_size"][-1]
     expected = answer(theirs, size, batch=1)
-    assert error(answer(ours, size, batch=1), expected) <= 1e-5
+    difference = error(answer(ours, size, batch=1), expected)
+    assert difference <= 1e-4
     assert error(answer(fuse(ours), size, batch=1), expected) <= 1e-4
+    if difference > 1e-5:  # rounding, amplified by depth, or another function: float64 tells
+        assert error(answer(ours.double(), size, batch=1), answer(theirs.double(), size, batch=1)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name in TIMM if name in SMALLEST])
