@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--markdown", metavar="FILE", help="write a table of the ratios here")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, torch {torch.__version__}")
@@ -45,7 +46,32 @@ def main(arguments: list[str]) -> int:
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)
+    if chosen.markdown:
+        with open(chosen.markdown, "w") as file:
+            file.write(markdown(results, f"{chosen.threads} threads, torch {torch.__version__}"))
     return 0
+
+
+def markdown(results: dict[str, Any], machine: str) -> str:
+    """The figures as one table: each candidate's ratio to the first, with its 95 % interval."""
+    lines = [
+        "# Speeds, compared within one run",
+        "",
+        f"Made by `python -m tests.benchmarks --markdown tests/benchmarks/RESULTS.md` ({machine}). A ratio above 1 is faster than",
+        "the first candidate of its row; in brackets a 95 % interval. Milliseconds are those of one shared machine and mean little.",
+        "",
+        "| what | machine | first candidate | the others |",
+        "|---|---|---|---|",
+    ]
+    for title, row in results.items():
+        names = list(row["seconds"])
+        others = [
+            f"{name} **{row['ratios'][name][0]:.2f}x** ({row['ratios'][name][1]:.2f} to {row['ratios'][name][2]:.2f})"
+            for name in names[1:]
+        ]
+        first = f"{names[0]}, {row['seconds'][names[0]] * 1e3:.1f} ms"
+        lines.append(f"| {title} | {row['verdict']} | {first} | {'; '.join(others)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _show(results: dict[str, Any], title: str, comparison: Comparison) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -143,18 +145,18 @@ class Stream:
 
     def __init__(self, x: Tensor):
         self.x = x
-        self.pending: list[nn.Module] = []
+        self.pending: list[Callable[[Tensor], Tensor]] = []
         self.memo: Any = None
         self.view: Any = None
 
     def pass_through(self, module: nn.Module) -> None:
-        self.pending.append(module)
+        self.pending.append(functools.partial(run, module))
 
     def sizes(self) -> tuple[int, ...]:
         """(H, W) of images, (L,) of tokens."""
         with torch.no_grad():
             for step in self.pending:
-                self.x = run(step, self.x)
+                self.x = step(self.x)
         self.pending.clear()
         return tuple(self.x.shape[2:]) if self.x.ndim == 4 else (self.x.shape[1],)
 
@@ -169,9 +171,13 @@ class Stream:
 
     def leave(self, inner: Stream) -> None:
         """Back to the outer stream, behind the view."""
-        inner.sizes()
-        with torch.no_grad():
-            self.x = inner.view.exit(inner.x, inner.memo)
+
+        def exit(_: Tensor) -> Tensor:
+            inner.sizes()
+            left: Tensor = inner.view.exit(inner.x, inner.memo)
+            return left
+
+        self.pending.append(exit)
 
 
 def _width(module: nn.Module | None, width: int) -> int:
