@@ -182,7 +182,7 @@ def _with_drops(spec: Spec, rates: Mapping[str, float | None]) -> Spec:
 
 def _keep_features(model: Backbone, out_indices: int | Sequence[int] | None) -> None:
     """Turns a model into one that returns maps: no head, and nothing behind the last level asked for."""
-    if out_indices is None and len(model.stages) == 1:
+    if out_indices is None and model.levels_are_layers:
         out_indices = min(3, model.num_levels)  # of the many layers of a plain transformer the last three, as timm does
     model.out_indices = tuple(model.prune_intermediate_layers(out_indices))
 

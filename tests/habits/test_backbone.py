@@ -64,6 +64,16 @@ def test_stopping_early_runs_nothing_behind(net: Any) -> None:
     assert ran == [0, 1]
 
 
+def test_stopping_early_runs_no_layer_behind_of_a_transformer(vit: Any) -> None:
+    ran: list[int] = []
+    expected = vit.forward_intermediates(X, indices=[1], intermediates_only=True)
+    for i, layer in enumerate(vit.stages[0].layers):
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+    last, levels = vit.forward_intermediates(X, indices=[0, 1], stop_early=True)
+    assert ran == [0, 1]
+    assert torch.equal(levels[1], expected[0]) and torch.equal(last, expected[0])
+
+
 def test_the_norm_of_the_head_is_taken_where_the_width_is_its_own(net: Any) -> None:
     nn.init.constant_(net.head.norm.bias, 3.0)
     plain, normed = (net.forward_intermediates(X, norm=norm, intermediates_only=True) for norm in (False, True))
@@ -87,6 +97,21 @@ def test_pruning_leaves_what_the_levels_need(net: Any) -> None:
     assert net.prune_intermediate_layers([0, 1]) == [0, 1]
     assert len(net.stages) == 2 and net.head is None
     torch.testing.assert_close(net(X), expected)
+
+
+def test_the_only_stage_that_pruning_leaves_is_still_one_level() -> None:
+    net: Any = zoo.create(NET, {"depths": [3, 1, 1, 1], "dims": [8, 16, 24, 32]})
+    nn.init.ones_(net.stages[0].layers[2].get_parameter("0.scale"))
+    expected = net.forward_intermediates(X, indices=[0], intermediates_only=True)[0]
+    part: Any = zoo.create(net.spec, features_only=True, out_indices=[0], weights=net.state_dict())
+    assert torch.equal(part(X)[0], expected)
+    assert part.num_levels == 1 and part.feature_info.module_name() == ["stages.0"]
+
+
+def test_reductions_are_those_of_the_strides_where_sizes_are_rounded() -> None:
+    model = zoo.create("efficientvit_m0", device="meta")
+    assert model.feature_info.reduction() == [16, 32, 64]
+    assert model.pretrained_cfg["pool_size"] == (4, 4)
 
 
 def test_pruning_a_transformer_cuts_layers(vit: Any) -> None:

@@ -29,8 +29,10 @@ class Stage(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.post = post
 
-    def forward(self, x: Tensor, ctx: Context | None = None, show: dict[int, Tensor] | None = None) -> Tensor:
-        """`show` holds the layers whose outputs are wanted, and takes them as maps."""
+    def forward(
+        self, x: Tensor, ctx: Context | None = None, show: dict[int, Tensor] | None = None, stop_early: bool = False
+    ) -> Tensor:
+        """`show` holds the layers whose outputs are wanted, and takes them as maps; with `stop_early` the last is all."""
         if self.downsample is not None:
             x = run(self.downsample, x, ctx)
         memo: Any = None
@@ -40,6 +42,8 @@ class Stage(nn.Module):
             x = checkpoint(layer, x, ctx, use_reentrant=False) if self._is_checkpointed(x) else layer(x, ctx)
             if show is not None and i in show:
                 show[i] = shown(self.view, x, memo)
+                if stop_early and i == max(show):
+                    return show[i]
         if self.view is not None:
             x = self.view.exit(x, memo)  # type: ignore[operator]
         return x if self.post is None else run(self.post, x, ctx)
@@ -68,6 +72,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.num_features = num_features
+        self.levels_are_layers = len(stages) == 1  # and stay so: pruning may leave one stage of many
         self.reads_slots = any(getattr(module, "reads", None) is not None for module in self.modules())
 
     # what it is
@@ -149,9 +154,9 @@ class Backbone(nn.Module):
             ctx = Context()
         x = self._enter(x, ctx)
         found: dict[int, Tensor] = {}
-        if len(self.stages) == 1:
+        if self.levels_are_layers:
             found = dict.fromkeys(wanted, x)
-            x = self.stages[0](x, ctx, found)
+            x = self.stages[0](x, ctx, found, stop_early)
         else:
             for i, stage in enumerate(self.stages[: max(wanted) + 1] if stop_early else self.stages):
                 found[i] = x = stage(x, ctx)
@@ -167,7 +172,7 @@ class Backbone(nn.Module):
     @property
     def num_levels(self) -> int:
         """Feature levels: one per stage, or per layer of the only stage."""
-        return len(self.stages) if len(self.stages) != 1 else len(self.stages[0].layers)  # type: ignore[arg-type]
+        return len(self.stages[0].layers) if self.levels_are_layers else len(self.stages)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def feature_rows(self) -> list[dict[str, Any]]:
@@ -175,18 +180,14 @@ class Backbone(nn.Module):
         from zoo.build.builder import build, meta_input
 
         probe, twin = meta_input(self.spec), build(self.spec)
-        side, count = probe.shape[-1], twin.num_levels
-        name = "stages.{}" if len(twin.stages) > 1 else "stages.0.layers.{}"
-        levels = twin._levels(probe, range(count), None)[1]
-        return [
-            {
-                "num_chs": channels(y),
-                "reduction": side // y.shape[-1] if y.ndim == 4 else 1,
-                "module": name.format(i),
-                "index": i,
-            }
-            for i, y in enumerate(levels)
-        ]
+        side, reduction = probe.shape[-1], 1
+        name = "stages.0.layers.{}" if twin.levels_are_layers else "stages.{}"
+        rows = []
+        for i, y in enumerate(twin._levels(probe, range(twin.num_levels), None)[1]):
+            if y.ndim == 4:  # step by step, since odd sizes are rounded at each: 224 / 64 shows as 4 pixels
+                side, reduction = y.shape[-1], reduction * round(side / y.shape[-1])
+            rows.append({"num_chs": channels(y), "reduction": reduction, "module": name.format(i), "index": i})
+        return rows
 
     @property
     def feature_info(self) -> FeatureInfo:

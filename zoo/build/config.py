@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
+
+from zoo.build.builder import build, meta_input
 
 
 def pretrained_cfg(model: Any) -> dict[str, Any]:
@@ -35,9 +38,8 @@ def _first_conv(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
 
 
-def _pool_size(model: Any) -> tuple[int, int] | None:
+@torch.no_grad()
+def _pool_size(model: Any) -> tuple[int, ...] | None:
     """Rows and columns before the head; None when tokens stand there."""
-    size = model.spec.input.size
-    rows, columns = (size, size) if isinstance(size, int) else size
-    reduction = model.feature_rows()[-1]["reduction"]
-    return (rows // reduction, columns // reduction) if reduction > 1 else None
+    features = build(model.spec).forward_features(meta_input(model.spec))
+    return tuple(features.shape[2:]) if features.ndim == 4 else None

@@ -60,10 +60,10 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
 def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
     """Cuts off the stages (or layers of the only stage) behind the last level wanted, and the head."""
     levels = chosen_levels(indices, model.num_levels)
-    if len(model.stages) > 1:
-        model.stages = model.stages[: max(levels) + 1]
-    else:
+    if model.levels_are_layers:
         model.stages[0].layers = model.stages[0].layers[: max(levels) + 1]
+    else:
+        model.stages = model.stages[: max(levels) + 1]
     if prune_head:
         model.head = None
     elif prune_norm and getattr(model.head, "norm", None) is not None:
