@@ -196,13 +196,23 @@ def replaced(call: Call, by: dict[str, str]) -> Any:
 
 
 def leaves(calls: list[Call]) -> list[Call]:
-    """Calls long enough to be worth a function that hold no other call but of torch's layers."""
-    return [
+    """Calls long enough to be worth a function that hold no other call."""
+    return [call for call in walk(calls) if _is_block(call) and len(call.flat()) > 40 and not walk([call])[1:]]
+
+
+def repeated(calls: list[Call]) -> list[Call]:
+    """Longer calls that hold torch's layers alone and stand, but for numbers, in several places."""
+    long = [
         call
         for call in walk(calls)
-        if not call.name.startswith("nn.") and call.name not in ("part", "modules", "Stage")
-        and len(call.flat()) > 40 and not walk([call])[1:]
-    ]  # fmt: skip
+        if _is_block(call) and len(call.flat()) > 80 and all(inner.name.startswith("nn.") for inner in walk([call])[1:])
+    ]
+    forms = [NUMBER.sub("#", call.flat()) for call in long]
+    return [call for call, form in zip(long, forms, strict=True) if forms.count(form) >= 3]
+
+
+def _is_block(call: Call) -> bool:
+    return not call.name.startswith("nn.") and call.name not in ("part", "modules", "Stage")
 
 
 def _is_literal(text: Any) -> bool:
@@ -226,8 +236,7 @@ class Functions:
 
     def _define(self, name: str, members: list[Call]) -> None:
         rows = [[int(number) for number in NUMBER.findall(member.flat())] for member in members]
-        columns = list(zip(*rows, strict=True))
-        words, vectors = _words(columns)
+        words, vectors = _words(list(zip(*rows, strict=True)), _roles(members[0].flat()))
         numbers = iter(words)
         body = _substituted(members[0], numbers)
         parameters = ", ".join(f"{word}: int" for word in vectors)
@@ -237,30 +246,40 @@ class Functions:
             self.calls[member.flat()] = f"{name}({', '.join(str(vector[i]) for vector in vectors.values())})"
 
 
-def _words(columns: list[tuple[int, ...]]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+def _roles(text: str) -> list[str]:
+    """What each number of an expression is: the keyword before it, or its place among a convolution's arguments."""
+    roles = []
+    for found in NUMBER.finditer(text):
+        before = text[: found.start()]
+        keyword = re.search(r"(\w+)=$", before)
+        place = re.search(r"nn\.Conv[12]d\(([^()]*)$", before)
+        roles.append(
+            keyword[1] if keyword else ("dim", "out_dim", "kernel_size")[min(2, place[1].count(","))] if place else ""
+        )
+    return roles
+
+
+def _words(columns: list[tuple[int, ...]], roles: list[str]) -> tuple[list[str], dict[str, tuple[int, ...]]]:
     """A word for each number position: itself where all agree, else a parameter or a multiple of one."""
     vectors: dict[str, tuple[int, ...]] = {}
-    words = []
-    for column in columns:
-        words.append(_word(column, vectors))
-    return words, vectors
+    return [_word(column, role, vectors) for column, role in zip(columns, roles, strict=True)], vectors
 
 
-def _word(column: tuple[int, ...], vectors: dict[str, tuple[int, ...]]) -> str:
+def _word(column: tuple[int, ...], role: str, vectors: dict[str, tuple[int, ...]]) -> str:
     if len(set(column)) == 1:
         return str(column[0])
     for name, vector in vectors.items():
         if column == vector:
             return name
-        if all(v and c % v == 0 for c, v in zip(column, vector, strict=True)):
-            factors = {c // v for c, v in zip(column, vector, strict=True)}
-            if len(factors) == 1:
-                return f"{factors.pop()} * {name}"
-        if all(c and v % c == 0 for c, v in zip(column, vector, strict=True)):
-            factors = {v // c for c, v in zip(column, vector, strict=True)}
-            if len(factors) == 1:
-                return f"{name} // {factors.pop()}"
-    name = "dim" if not vectors else "hidden_dim" if len(vectors) == 1 else f"n{len(vectors)}"
+        if role in ("kernel_size", "padding", "stride", "dilation"):
+            continue  # a multiple of a width by chance
+        for text, over, under in ((f"{{}} * {name}", column, vector), (f"{name} // {{}}", vector, column)):
+            if all(v and c % v == 0 for c, v in zip(over, under, strict=True)):
+                factors = {c // v for c, v in zip(over, under, strict=True)}
+                if len(factors) == 1:
+                    return text.format(factors.pop())
+    usual = "dim" if not vectors else "hidden_dim" if len(vectors) == 1 else f"n{len(vectors)}"
+    name = role if role and role not in vectors else usual if usual not in vectors else f"n{len(vectors)}"
     vectors[name] = column
     return name
 
@@ -275,4 +294,4 @@ def _substituted(node: Any, words: Any) -> Any:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")

@@ -13,7 +13,7 @@ from torch import nn
 from blocks.chain import run
 from blocks.context import Context
 from zoo.errors import InputError, Problem
-from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, replaced, without
+from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
 from zoo.exporting.sources import Sources
 
 BLOCK = '''class Shape(tuple):
@@ -113,13 +113,18 @@ def python_text(model: Any) -> str:
     trees = {name: without(tree, known) for name, tree in trees.items()}
     small = Functions(leaves(list(trees.values())))
     trees = {name: replaced(tree, small.calls) for name, tree in trees.items()}
+    middle = Functions(repeated([tree for tree in trees.values() if isinstance(tree, Call)]))
+    trees = {name: replaced(tree, middle.calls) if isinstance(tree, Call) else tree for name, tree in trees.items()}
     functions = Functions(
         [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer"
     )
     net = _net(model, trees, functions)
     classes = [_with_values(text, known.get(name, {})) for name, text in sources.finished().items()]
     parts = [_header(model) + "\n\n" + "from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
-    return "\n\n\n".join([*parts, *classes, STAGE, *small.definitions, *functions.definitions, net]) + "\n"
+    return (
+        "\n\n\n".join([*parts, *classes, STAGE, *small.definitions, *middle.definitions, *functions.definitions, net])
+        + "\n"
+    )
 
 
 def _imports(lines: set[str]) -> str:
@@ -159,7 +164,7 @@ def _header(model: Any) -> str:
     return "\n".join(lines)
 
 
-def _trees(model: Any, sources: Sources) -> dict[str, Call]:
+def _trees(model: Any, sources: Sources) -> dict[str, Any]:
     """The expressions of all parts, by their path."""
     parts: dict[str, nn.Module | None] = {"stem": model.stem, "head": model.head}
     for i, stage in enumerate(model.stages):
