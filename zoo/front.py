@@ -24,7 +24,7 @@ from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
-from zoo.weights.load import expected_header, load_state, read_tensors
+from zoo.weights.load import expected_header, load_state, put_tensors, read_tensors
 from zoo.weights.manifest import Manifest, read_manifest
 from zoo.weights.source import open_checkpoint
 from zoo.weights.source import resolve as fetch
@@ -290,14 +290,8 @@ def _fill_new(model: Backbone, spec: Spec, fitted: dict[str, Tensor], report: Ad
         twin.head = None
     twin.to_empty(device="cpu")
     initialise(twin, spec.init)
-    values = twin.state_dict()
-    for name in new:
-        owner = model.get_submodule(name.rpartition(".")[0])
-        leaf = name.rpartition(".")[2]
-        if leaf in owner._parameters:
-            owner._parameters[leaf] = nn.Parameter(values[name])
-        else:
-            owner._buffers[leaf] = values[name]
+    values = twin.state_dict(keep_vars=True)
+    put_tensors(model, {name: values[name] for name in new})
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -308,12 +302,20 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
-    """Gives a model the tensors of a checkpoint (path or mapping), strictly, and returns it. Raises WeightsError.
+    """Copies a checkpoint (path or mapping) into a model, strictly, and returns it. Raises WeightsError.
 
-    source: in whose names the checkpoint is, as in `create`.
+    source: in whose names the checkpoint is, as in `create`. Parameters stay the objects that an optimiser knows, of their
+    dtype, device and memory format; a model on meta gets those of the checkpoint.
     """
-    like = next(model.parameters())
-    _load(model, model.spec, weights, source, like.dtype, None if like.is_meta else like.device)
+    like, own = next(model.parameters()), model.state_dict(keep_vars=True)
+    if like.is_meta:
+        _load(model, model.spec, weights, source, None, None)
+        return model
+    _load(model, model.spec, weights, source, like.dtype, like.device)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            own[name].copy_(tensor)
+    put_tensors(model, own)
     return model
 
 

@@ -159,6 +159,49 @@ def test_a_new_classifier_leaves_the_rest(net: Any) -> None:
     assert net(X).shape == (2, 3)
 
 
+def test_a_new_classifier_leaves_parameters_the_objects_that_they_are(net: Any) -> None:
+    norm = net.head.norm.weight.requires_grad_(False)
+    net.reset_classifier(7)
+    assert net.head.norm.weight is norm and not norm.requires_grad
+    assert net.get_classifier().weight.requires_grad
+
+
+@pytest.mark.parametrize("name", ["efficientvim_m1_dist", "starnet_s050"])
+def test_every_last_layer_is_drawn_anew(name: str) -> None:
+    model: Any = zoo.create(name)
+    before = {key: value.clone() for key, value in model.head.state_dict().items() if key.endswith("weight")}
+    model.reset_classifier(1000)
+    for key, value in model.head.state_dict().items():
+        if key.startswith("classifier") and key.endswith("weight"):
+            assert not torch.equal(value, before[key]), key
+
+
+CHANGED = (
+    "expected the layers of its spec; found a model that was deployed, pruned or changed by hand; next: do it before"
+)
+
+
+def test_a_deployed_head_cannot_change_its_classes() -> None:
+    deployed = zoo.deploy(zoo.create("starnet_s050"))
+    with pytest.raises(InputError, match=CHANGED):
+        deployed.reset_classifier(7)
+    deployed.reset_classifier(0, "")
+    assert deployed(X).ndim == 4
+
+
+def test_a_pruned_model_gets_no_classifier(net: Any) -> None:
+    net.prune_intermediate_layers([1])
+    with pytest.raises(InputError, match=CHANGED):
+        net.reset_classifier(7)
+
+
+def test_new_classes_have_no_names_of_old_ones() -> None:
+    model = zoo.create("vim_nano", pretrained=True)
+    model.reset_classifier(10)
+    with pytest.raises(InputError, match="found a model of 10 classes without weights that name them"):
+        zoo.labels(model)
+
+
 def test_a_new_classifier_has_the_dtype_and_mode_of_the_model(net: Any) -> None:
     net.train().double().reset_classifier(3)
     assert net.get_classifier().weight.dtype == torch.float64 and net.head.training
@@ -185,6 +228,30 @@ def test_another_input_size_of_shifted_windows() -> None:
     model = zoo.create("swin_tiny_patch4_window7_224", SWIN)
     model.set_input_size(256)
     assert model(torch.zeros(1, 3, 256, 256)).shape == (1, 1000)
+
+
+def test_another_size_leaves_parameters_the_objects_that_they_are(vit: Any) -> None:
+    vit.head.norm.weight.requires_grad_(False)
+    vit.get_parameter("stages.0.view.pos_embed").requires_grad_(False)
+    before = dict(vit.named_parameters())
+    vit.set_input_size((96, 64))
+    changed = [name for name, parameter in vit.named_parameters() if parameter is not before[name]]
+    assert changed == ["stages.0.view.pos_embed"]
+    assert [parameter.requires_grad for parameter in vit.parameters()] == [p.requires_grad for p in before.values()]
+    assert vit(torch.zeros(1, 3, 96, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_size_keeps_the_dtype(vit: Any, dtype: torch.dtype) -> None:
+    vit.to(dtype).set_input_size(96)
+    assert {parameter.dtype for parameter in vit.parameters()} == {dtype}
+    assert vit(torch.zeros(1, 3, 96, 96, dtype=dtype)).shape == (1, 1000)
+
+
+def test_a_model_without_memory_takes_another_size() -> None:
+    model: Any = zoo.create("vit_tiny_patch16_224", VIT, device="meta")
+    model.set_input_size(96)
+    assert model(torch.zeros(1, 3, 96, 96, device="meta")).shape == (1, 1000)
 
 
 def test_a_deployed_model_cannot_take_another_size(net: Any) -> None:
@@ -278,6 +345,15 @@ def test_saving_and_loading_goes_there_and_back(net: Any, tmp_path: pathlib.Path
     assert torch.equal(other(X), net(X))
     third = zoo.create(NET, SMALL, checkpoint_path=tmp_path / "net.safetensors")
     assert torch.equal(third(X), net(X))
+
+
+def test_loading_keeps_parameters_and_their_memory(net: Any) -> None:
+    weights, before = zoo.create(NET, SMALL).state_dict(), dict(net.named_parameters())
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    zoo.load(net, weights)
+    assert all(parameter is before[name] for name, parameter in net.named_parameters())
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in net.named_parameters())
+    assert net.get_parameter("stem.0.conv.weight").is_contiguous(memory_format=torch.channels_last)
 
 
 def test_labels_come_with_the_weights() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import msgspec
 from torch import Tensor, nn
 
 from zoo.build.builder import build
@@ -13,20 +13,31 @@ from zoo.build.init import initialise
 from zoo.build.levels import Indices, chosen_levels
 from zoo.errors import InputError, Problem
 from zoo.specs.resolve import with_values
+from zoo.weights.adapt import adapt
+from zoo.weights.load import expected_header, load_state, put_tensors
 
 
 def reset_classifier(model: Any, num_classes: int, global_pool: str | None = None) -> None:
-    """Builds the head for `num_classes`; what it shares with the old one keeps its values, the rest is drawn."""
+    """Builds the head for `num_classes`; what it shares with the old one stays, its last layers are drawn.
+
+    Raises InputError for a model that is no longer what its spec says, unless the head is to go altogether.
+    """
     values: dict[str, Any] = {"num_classes": num_classes}
     if global_pool:
         values["head"] = {"pool": global_pool}
     spec = with_values(model.spec, **values)
-    head = None if global_pool == "" else build(spec).head
+    head = None
+    if global_pool != "":
+        before, twin = build(model.spec), build(spec)
+        _refuse_changed("reset_classifier", model, _depths(model) == _depths(before))
+        _refuse_changed("reset_classifier", model, model.head is None or _names(model.head) == _names(before.head))
+        head = twin.head
     if head is not None:
         _take_over(head, model.head, _like(model), spec.init)
         head.train(model.training)
-    model.spec, model.head = spec, head
-    model.out_indices = None
+    if model.pretrained is not None:
+        model.pretrained = msgspec.structs.replace(model.pretrained, labels="")
+    model.spec, model.head, model.out_indices = spec, head, None
 
 
 def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
@@ -35,26 +46,30 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     Raises InputError for a model that is no longer what its spec says (deployed or pruned), WeightsError for a tensor
     that cannot follow to another size; nothing is changed then.
     """
-    from zoo.weights.adapt import adapt
-    from zoo.weights.load import expected_header, load_state
-
     size = img_size if isinstance(img_size, int) else list(img_size)
     spec = with_values(model.spec, input={"size": size})
     twin = build(spec)
     twin.head = twin.head if model.head is not None else None
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if tensors.keys() != twin.state_dict().keys():
-        found = "a model that was deployed, pruned or changed by hand"
-        raise InputError("set_input_size", Problem(model.spec.name, "the layers of its spec", found))
-    fitted, _ = adapt(tensors, expected_header(twin), subject=model.spec.name, model=twin)
-    like, trained = _like(model), {name: p.requires_grad for name, p in model.named_parameters()}
-    load_state(twin, fitted, model.spec.name, device=like.device)
-    for name, parameter in twin.named_parameters():
-        parameter.requires_grad_(trained[name])
+    _refuse_changed("set_input_size", model, _names(model) == _names(twin))
+    _fit(twin, model)
     twin.train(model.training)
     for stage, old in zip(twin.stages, model.stages, strict=True):
         stage.grad_checkpointing = old.grad_checkpointing
     model.spec, model.stem, model.stages, model.head = spec, twin.stem, twin.stages, twin.head
+
+
+def _fit(twin: nn.Module, model: Any) -> None:
+    """Gives the twin the model's tensors: the same objects where the shape is the same, resampled ones elsewhere."""
+    own, like = model.state_dict(keep_vars=True), _like(model)
+    tensors = {name: tensor.detach() for name, tensor in own.items()}
+    fitted, report = adapt(tensors, expected_header(twin), subject=model.spec.name, model=twin)
+    if like.is_meta:
+        twin.to(like.dtype)
+    else:
+        load_state(twin, fitted, model.spec.name, like.dtype, like.device)
+    for name, tensor in twin.state_dict(keep_vars=True).items():
+        tensor.requires_grad_(own[name].requires_grad)
+    put_tensors(twin, {name: own[name] for name in report.names("kept")})
 
 
 def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
@@ -76,13 +91,26 @@ def _like(model: nn.Module) -> Tensor:
     return next(model.parameters())
 
 
+def _names(model: nn.Module | None) -> set[str]:
+    return set(model.state_dict()) if model is not None else set()
+
+
+def _depths(model: Any) -> list[int]:
+    return [len(stage.layers) for stage in model.stages]
+
+
+def _refuse_changed(what: str, model: Any, same: bool) -> None:
+    if not same:
+        found = "a model that was deployed, pruned or changed by hand"
+        raise InputError(what, Problem(model.spec.name, "the layers of its spec", found, next="do it before that"))
+
+
 def _take_over(head: nn.Module, old: nn.Module | None, like: Tensor, init: Any) -> None:
+    """Values for the new head, and the old one's tensors below its last layers."""
     head.to_empty(device=like.device)
     if not like.is_meta:
         initialise(head, init)
     head.to(like.dtype)
-    before = old.state_dict() if old is not None else {}
-    with torch.no_grad():
-        for name, tensor in head.state_dict().items():
-            if name in before and before[name].shape == tensor.shape and not name.startswith("classifier."):
-                tensor.copy_(before[name])
+    own = old.state_dict(keep_vars=True) if old is not None else {}
+    fits = {name for name, tensor in head.state_dict().items() if name in own and own[name].shape == tensor.shape}
+    put_tensors(head, {name: own[name] for name in fits if not name.startswith("classifier")})

@@ -82,6 +82,15 @@ def load_state(
         raise
 
 
+def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """These very tensors under their names, unchecked: a parameter stays the object that an optimiser knows."""
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        place = owner._parameters if leaf in owner._parameters else owner._buffers
+        place[leaf] = tensor  # type: ignore[assignment]
+
+
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write the model's state dict as safetensors: whole or not at all, tied tensors once, under their first name.
 
