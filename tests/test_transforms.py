@@ -38,6 +38,25 @@ def test_the_evaluation_transform_is_that_of_timm(size: tuple[int, int], interpo
     torch.testing.assert_close(ours(image)[0], theirs(image), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(31, 57), (97, 65), (300, 200), (225, 513)])
+@pytest.mark.parametrize("shape", [(96, 64), (33, 80)])
+@pytest.mark.parametrize("crop", [0.875, 1.0])
+def test_inputs_that_are_not_square_are_prepared_as_by_timm(
+    size: tuple[int, int], shape: tuple[int, int], crop: float
+) -> None:
+    from zoo._timm import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    stats = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    theirs = create_transform((3, *shape), is_training=False, interpolation="bicubic", crop_pct=crop, **stats)
+    ours = Transform(Preprocess(size=shape, crop=crop, **stats))
+    image = picture(*size)
+    torch.testing.assert_close(ours(image)[0], theirs(image), rtol=0, atol=1e-6)
+    assert Transform(Preprocess(size=shape, crop=crop, **stats), train=True)(image).shape == (1, 3, *shape)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_is_what_timm_makes_of_the_converted_image(mode: str, channels: int) -> None:

@@ -253,7 +253,9 @@ def _load_published(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
     tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
-    model.pretrained = manifest  # type: ignore[assignment]
+    model.pretrained = manifest
+    if wanted.input != published.input:
+        model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
     absent = _left_out(model, published)
     tensors = {key: tensor for key, tensor in tensors.items() if key not in absent}
     expected = expected_header(model)

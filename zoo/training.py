@@ -164,7 +164,7 @@ def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
     catalog.WEIGHTS.mkdir(parents=True, exist_ok=True)
     path = catalog.WEIGHTS / f"{name}.digits.safetensors"
     save_weights(result.model, path)
-    shape = (1, digits.PREPROCESS.channels, digits.PREPROCESS.size, digits.PREPROCESS.size)
+    shape = (1, digits.PREPROCESS.channels, *digits.PREPROCESS.rows_and_columns)
     probe: Probe = make_probe(result.model, 0, shape)
     command = f"zoo train digits {name}"
     manifest = Manifest(

@@ -1,6 +1,7 @@
 """From pictures to a batch: resize, crop and normalise as the weights were trained, without torchvision.
 
-The evaluation transform is timm's: the short side to floor(size / crop) by PIL, a centre crop, [0, 1], (x - mean) / std.
+The evaluation transform is timm's: the short side to floor(size / crop) by PIL, or for an input that is not square, the side
+that is the first to be filled; a centre crop, [0, 1], (x - mean) / std.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def preprocess_of(model: Any) -> Preprocess:
 
 def _by_size(spec: Any) -> Preprocess:
     channels = spec.input.channels
-    size = spec.input.size if isinstance(spec.input.size, int) else min(spec.input.size)
+    size = spec.input.size if isinstance(spec.input.size, int) else tuple(spec.input.size)
     mean = IMAGENET_MEAN if channels == 3 else (0.5,) * channels
     std = IMAGENET_STD if channels == 3 else (0.5,) * channels
     return Preprocess(size=size, mean=mean, std=std, channels=channels, crop=0.875)
 
 
 class Transform:
-    """A callable: pictures (PIL image, path, array, tensor, or a list of these) -> float32 batch (B, C, size, size)."""
+    """A callable: pictures (PIL image, path, array, tensor, or a list of these) -> float32 batch (B, C, H, W)."""
 
     def __init__(self, preprocess: Preprocess, train: bool = False, generator: torch.Generator | None = None):
         if preprocess.channels not in (1, 3):
@@ -81,17 +82,22 @@ class Transform:
         return (x - mean) / std
 
     def _centre_crop(self, image: Image.Image) -> Image.Image:
-        size = self.preprocess.size
-        short = math.floor(size / self.preprocess.crop)
-        width, height = image.size
-        if min(width, height) != short:
-            if width <= height:
-                width, height = short, int(short * height / width)
-            else:
-                width, height = int(short * width / height), short
+        rows, columns = self.preprocess.rows_and_columns
+        width, height = self._scaled(*image.size)
+        if (width, height) != image.size:
             image = image.resize((width, height), RESAMPLING[self.preprocess.interpolation])
-        left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-        return image.crop((left, top, left + size, top + size))  # beyond the border PIL crops black
+        left, top = round((width - columns) / 2.0), round((height - rows) / 2.0)
+        return image.crop((left, top, left + columns, top + rows))  # beyond the border PIL crops black
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height before the crop. The two roundings are timm's."""
+        rows, columns = (math.floor(side / self.preprocess.crop) for side in self.preprocess.rows_and_columns)
+        if rows != columns:
+            ratio = min(height / rows, width / columns)
+            return round(width / ratio), round(height / ratio)
+        if width <= height:
+            return rows, int(rows * height / width)
+        return int(rows * width / height), rows
 
     def _random_crop(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -104,8 +110,8 @@ class Transform:
                 left, top = round(self._uniform(0, width - w)), round(self._uniform(0, height - h))
                 box = (left, top, left + w, top + h)
                 break
-        size = (self.preprocess.size, self.preprocess.size)
-        image = image.resize(size, RESAMPLING[self.preprocess.interpolation], box)
+        rows, columns = self.preprocess.rows_and_columns
+        image = image.resize((columns, rows), RESAMPLING[self.preprocess.interpolation], box)
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._uniform(0, 1) < 0.5 else image
 
     def _uniform(self, low: float, high: float) -> float:

@@ -329,6 +329,17 @@ def test_timm_reads_our_data_configuration(net: Any, timm: types.ModuleType) -> 
     assert net.default_cfg["pool_size"] == (7, 7)
 
 
+def test_pictures_are_prepared_for_the_model_that_was_asked_for() -> None:
+    picture = torch.rand(3, 50, 70)
+    for asked in ({"img_size": 48}, {"in_chans": 3}, {"img_size": (48, 32)}, {}):
+        model: Any = zoo.create("vim_nano", pretrained=True, **asked)
+        assert model(zoo.transform(model)(picture)).shape == (1, 10)
+        assert model.pretrained_cfg["input_size"] == tuple(zoo.transform(model)(picture).shape[1:])
+    model.set_input_size(64)
+    assert model(zoo.transform(model)(picture)).shape == (1, 10)
+    assert zoo.transform(model).preprocess.mean == (0.3,)
+
+
 def test_a_model_survives_copying_and_pickling(net: Any) -> None:
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(twin(X), net(X))

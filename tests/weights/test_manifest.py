@@ -71,13 +71,17 @@ def test_all_problems_are_named_at_once():
         "licence: expected a value; found none",
         'size_bytes: expected int | null; found "12", a string',
         "preprocess.maen: an unknown key; nearest `mean`",
-        'preprocess.size: expected int; found "x", a string',
+        'preprocess.size: expected int | array; found "x", a string',
     ]
 
+
+PREPARED = {"size": 8, "channels": 1, "mean": [0.5], "std": [0.5]}
 
 CASES = [
     (dict(stat="x"), ["stat: an unknown key; nearest `state`"]),
     (dict(licence=None), ["licence: expected a value; found none"]),
+    (dict(preprocess=PREPARED | {"size": 0}), ["preprocess.size: expected a number >= 1, or two of them; found 0"]),
+    (dict(preprocess=PREPARED | {"size": [8]}), ["preprocess.size: expected a number >= 1, or two of them; found [8]"]),
     (dict(preprocess={"maen": 1}), ["preprocess.maen: an unknown key; nearest `mean`"]),
     (dict(sha256="b" * 63), [f'sha256: expected 64 hexadecimal digits; found "{"b" * 63}"']),
     (dict(sha256="B" * 64), [f'sha256: expected 64 hexadecimal digits; found "{"B" * 64}"']),

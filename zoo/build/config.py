@@ -20,7 +20,7 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "architecture": model.spec.name,
         "tag": manifest.tag if manifest is not None else "",
         "num_classes": model.num_classes,
-        "input_size": (preprocess.channels, preprocess.size, preprocess.size),
+        "input_size": (preprocess.channels, *preprocess.rows_and_columns),
         "pool_size": _pool_size(model),
         "crop_pct": preprocess.crop,
         "interpolation": preprocess.interpolation,

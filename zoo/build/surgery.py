@@ -56,6 +56,8 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     for stage, old in zip(twin.stages, model.stages, strict=True):
         stage.grad_checkpointing = old.grad_checkpointing
     model.spec, model.stem, model.stages, model.head = spec, twin.stem, twin.stages, twin.head
+    if model.pretrained is not None:
+        model.pretrained = model.pretrained.for_input(spec.input.channels, spec.input.size)
 
 
 def _fit(twin: nn.Module, model: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -21,15 +22,26 @@ MAX_MANIFEST_BYTES = 2**20
 
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """From an image to the input: the crop of `size` is `crop` of the short side; scale to `range`; normalise."""
+    """From an image to the input: the crop of `size` (H = W, or H and W) is `crop` of the side that is the first to be
+    filled; scale to `range`; normalise."""
 
-    size: int
+    size: int | tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int = 3
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     crop: float = 1.0
     range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def rows_and_columns(self) -> tuple[int, int]:
+        return (self.size, self.size) if isinstance(self.size, int) else (self.size[0], self.size[1])
+
+    def fitted(self, channels: int, size: int | Sequence[int]) -> Preprocess:
+        """The same for inputs of another form; mean and deviation go round the channels, as adapted stems do."""
+        mean, std = (tuple(stats[i % len(stats)] for i in range(channels)) for stats in (self.mean, self.std))
+        whole = size if isinstance(size, int) else tuple(size)
+        return msgspec.structs.replace(self, size=whole, channels=channels, mean=mean, std=std)
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,6 +100,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def name(self) -> str:
         return f"{self.model}.{self.tag}"
+
+    def for_input(self, channels: int, size: int | Sequence[int]) -> Manifest:
+        """What holds of these weights in a model that was made for inputs of another form."""
+        prepared = self.preprocess and self.preprocess.fitted(channels, size)
+        return msgspec.structs.replace(self, preprocess=prepared)
 
 
 def counted_metric(correct: int, n: int, **facts: Any) -> Metric:

@@ -109,9 +109,12 @@ def _preprocess(values: dict[str, Any]) -> Iterator[Problem]:
     step = values.get("preprocess")
     if step is None:
         return
-    for name in ("size", "channels"):
-        if getattr(step, name) < 1:
-            yield Problem(f"preprocess.{name}", "a number >= 1", str(getattr(step, name)))
+    sizes = [step.size] if isinstance(step.size, int) else list(step.size)
+    if (len(sizes) != 2 and not isinstance(step.size, int)) or min(sizes, default=0) < 1:
+        found = str(step.size if isinstance(step.size, int) else sizes)
+        yield Problem("preprocess.size", "a number >= 1, or two of them", found)
+    if step.channels < 1:
+        yield Problem("preprocess.channels", "a number >= 1", str(step.channels))
     for name in ("mean", "std"):
         if (count := len(getattr(step, name))) != step.channels:
             yield Problem(f"preprocess.{name}", f"{step.channels} numbers, one per channel", str(count))
