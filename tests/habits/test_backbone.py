@@ -284,6 +284,13 @@ def test_drop_rates_reach_the_blocks_that_drop() -> None:
     assert torch.equal(model.eval()(X), model(X))
 
 
+@pytest.mark.parametrize("rate", ["drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate"])
+def test_a_rate_of_dropping_changes_no_digest(rate: str) -> None:
+    plain, dropping = (zoo.create("vit_tiny_patch16_224", device="meta", **{rate: share}) for share in (0.0, 0.3))
+    assert dropping.digest == plain.digest == zoo.info("vit_tiny_patch16_224").digest
+    assert dropping.spec != plain.spec
+
+
 def test_a_model_without_attention_drops_no_attention_weights() -> None:
     with pytest.raises(InputError, match="expected a model with a block that drops there"):
         zoo.create(NET, SMALL, attn_drop_rate=0.1)
