@@ -2,6 +2,7 @@
 
 from zoo.build.backbone import Backbone as Backbone
 from zoo.build.groups import param_groups as param_groups
+from zoo.catalog import entry
 from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models
 from zoo.catalog import list_modules as list_modules
@@ -21,3 +22,5 @@ from zoo.specs.model import Spec as Spec
 from zoo.transforms import transform as transform
 
 __version__: str
+create_model = create
+info = entry

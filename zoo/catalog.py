@@ -77,7 +77,7 @@ Patterns = str | Sequence[str]
 
 
 def list_models(
-    pattern: Patterns = "",
+    filter: Patterns = "",
     module: str = "",
     pretrained: bool = False,
     exclude_filters: Patterns = "",
@@ -89,29 +89,37 @@ def list_models(
 ) -> list[str]:
     """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand.
 
-    `module` is timm's word for the family. A pattern without wildcard is a name. With `include_tags` each name of weights
-    stands for itself, `vim_nano.digits`.
+    `module` is timm's word for the family. A pattern without wildcard is a name. Patterns see a model under its name and
+    under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list.
     """
-    wanted = [pattern] if isinstance(pattern, str) else list(pattern)
-    unwanted = [exclude_filters] if isinstance(exclude_filters, str) else list(exclude_filters)
     family = family or module
     names: list[str] = []
     for name, found in entries().items():
-        if any(wanted) and not any(fnmatch.fnmatchcase(name, glob) for glob in wanted if glob):
-            continue
-        if any(fnmatch.fnmatchcase(name, glob) for glob in unwanted if glob):
-            continue
         if (family and found.family != family) or (task and found.task != task) or (pretrained and not found.tags):
             continue
         if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
             continue
-        names += [f"{name}.{tag}" for tag in found.tags] if include_tags and found.tags else [name]
+        tagged = [f"{name}.{tag}" for tag in found.tags]
+        if include_tags and tagged:
+            names += [one for one in tagged if _wanted([name, one], filter, exclude_filters)]
+        elif _wanted([name, *tagged], filter, exclude_filters):
+            names.append(name)
     return names
 
 
-def list_pretrained(pattern: Patterns = "") -> list[str]:
+def _wanted(spellings: list[str], filters: Patterns, exclude_filters: Patterns) -> bool:
+    """Whether some pattern, or none was given, fits one of the spellings, and no unwanted one does."""
+    keep, drop = ([one] if isinstance(one, str) else list(one) for one in (filters, exclude_filters))
+    return (not any(keep) or _fits(spellings, keep)) and not _fits(spellings, drop)
+
+
+def _fits(spellings: list[str], patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in spellings for pattern in patterns)
+
+
+def list_pretrained(filter: Patterns = "", exclude_filters: Patterns = "") -> list[str]:
     """Names of all weights at hand, `name.tag`."""
-    return list_models(pattern, pretrained=True, include_tags=True)
+    return list_models(filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True)
 
 
 def list_modules() -> list[str]:

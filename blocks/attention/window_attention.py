@@ -36,8 +36,8 @@ class WindowAttention(nn.Module):
 
     (B, C, H, W) -> (B, C, H, W). B holds one learned number per head and distance. With `shift` the windows are moved by so
     many rows and columns, round the border, and positions that only meet there do not see each other. Where the
-    image is no larger than a window there is one window, of its size, and no shift. Images that windows do not divide are
-    filled up with zeros, which are attended to. Of `num_heads` and `head_dim` one decides; with neither, heads are 32 wide.
+    image is no larger than a window there is one window, of its size, and no shift. Images that windows do not divide are,
+    once moved, filled up with zeros, which are attended to. Of `num_heads` and `head_dim` one decides; with neither, heads are 32 wide.
     In training `attn_drop` of the weights and `proj_drop` of the outputs are dropped. Raises ValueError when heads do not
     divide, and for a shift as large as the window.
     """
@@ -102,19 +102,20 @@ class WindowAttention(nn.Module):
                 f"these windows are for images of size {self.input_size} and meet {(H, W)}; build the model with that size"
             )
         bottom, right = -H % self.window, -W % self.window
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
-        y = run(self.qkv, x, ctx).permute(0, 2, 3, 1)
+        y = x.permute(0, 2, 3, 1)
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (1, 2))
+        if bottom or right:
+            y = F.pad(y, (0, 0, 0, right, 0, bottom))
+        y = run(self.qkv, y.permute(0, 3, 1, 2), ctx).permute(0, 2, 3, 1)
         q, k, v = self._windows(y).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=self._bias(B).to(q), dropout_p=self.attn_drop if self.training else 0.0
         )
-        y = self._image(y.transpose(1, 2).flatten(2), H + bottom, W + right)
+        y = self._image(y.transpose(1, 2).flatten(2), H + bottom, W + right)[:, :H, :W]
         if self.shift:
             y = y.roll((self.shift, self.shift), (1, 2))
-        y = run(self.proj, y[:, :H, :W].permute(0, 3, 1, 2), ctx)
+        y = run(self.proj, y.permute(0, 3, 1, 2), ctx)
         return F.dropout(y, self.proj_drop, self.training)
 
     def _bias(self, batch: int) -> Tensor:

@@ -39,6 +39,7 @@ class HsmSsd(nn.Module):
     """
 
     path = ""
+    no_decay = ("D",)
     A: nn.Parameter | None
 
     def __init__(

@@ -284,6 +284,13 @@ def test_drop_rates_reach_the_blocks_that_drop() -> None:
     assert torch.equal(model.eval()(X), model(X))
 
 
+@pytest.mark.parametrize("rate", ["drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate"])
+def test_a_rate_of_dropping_changes_no_digest(rate: str) -> None:
+    plain, dropping = (zoo.create("vit_tiny_patch16_224", device="meta", **{rate: share}) for share in (0.0, 0.3))
+    assert dropping.digest == plain.digest == zoo.info("vit_tiny_patch16_224").digest
+    assert dropping.spec != plain.spec
+
+
 def test_a_model_without_attention_drops_no_attention_weights() -> None:
     with pytest.raises(InputError, match="expected a model with a block that drops there"):
         zoo.create(NET, SMALL, attn_drop_rate=0.1)
@@ -291,6 +298,7 @@ def test_a_model_without_attention_drops_no_attention_weights() -> None:
 
 def test_tables_of_positions_do_not_decay(vit: Any) -> None:
     assert vit.no_weight_decay() == {"stages.0.view.cls_token", "stages.0.view.pos_embed"}
+    assert "stages.0.layers.0.1.1.D" in zoo.create("efficientvim_m1", device="meta").no_weight_decay()
     assert zoo.create("vim_nano", device="meta").no_weight_decay() > {"stages.0.layers.0.0.1.A_log"}
 
 
@@ -302,6 +310,33 @@ def test_timm_groups_our_parameters_by_depth(net: Any, timm: types.ModuleType) -
     scales = sorted({group["lr_scale"] for group in groups})
     assert scales[-1] == 1.0 and scales[0] == 0.5 ** (len(scales) - 1)
     assert len(param_groups_weight_decay(net, 0.05, no_weight_decay_list=net.no_weight_decay())) == 2
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_tiny", "swin_tiny_patch4_window7_224"])
+def test_depths_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
+    """By the number of weights in matrices at each learning rate, from stem to head, which is what names share."""
+    from timm.optim import param_groups_layer_decay
+
+    def decaying(groups: list[dict[str, Any]]) -> dict[float, int]:
+        chosen = [group for group in groups if group["weight_decay"]]
+        return {round(group["lr_scale"], 6): sum(p.numel() for p in group["params"] if p.ndim > 1) for group in chosen}
+
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    ours = zoo.create(name, device="meta")
+    never = theirs.no_weight_decay() if hasattr(theirs, "no_weight_decay") else ()
+    expected = decaying(param_groups_layer_decay(theirs, 0.05, never, layer_decay=0.7))
+    assert decaying(zoo.param_groups(ours, 0.05, 0.7)) == expected
+    assert decaying(param_groups_layer_decay(ours, 0.05, ours.no_weight_decay(), layer_decay=0.7)) == expected
+
+
+def test_tokens_and_positions_of_a_transformer_learn_as_slowly_as_its_stem(vit: Any, timm: types.ModuleType) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    for groups in (zoo.param_groups(vit, layer_decay=0.5), param_groups_layer_decay(vit, layer_decay=0.5)):
+        scale = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+        names = ("stem.0.conv.weight", "stages.0.view.cls_token", "stages.0.view.pos_embed")
+        assert {scale[id(vit.get_parameter(name))] for name in names} == {min(scale.values())}
 
 
 def test_our_groups_hold_every_parameter_once_and_slow_down_with_depth(net: Any) -> None:

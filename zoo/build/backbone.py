@@ -136,15 +136,20 @@ class Backbone(nn.Module):
         """(features, levels), or the levels alone with `intermediates_only`; features are those of `forward_features`.
 
         indices: levels from 0, negative ones from the last; an int n means the last n; None all. `norm` applies the
-        head's norm to levels of the head's width. `stop_early` runs nothing behind the last level wanted. `output_fmt`:
+        head's norm, if that stands before the pooling, to levels of the head's width. `stop_early` runs nothing behind the last level wanted. `output_fmt`:
         NCHW gives maps, NLC (B, H*W, C). Raises InputError for a level that is not there.
         """
         chosen = chosen_levels(indices, self.num_levels)
         features, levels = self._levels(x, chosen, Context() if self.reads_slots else None, stop_early)
-        own = getattr(self.head, "norm", None) if norm else None
+        own = getattr(self.head, "norm", None) if norm and self._norms_features else None
         levels = [run(own, y) if own is not None and channels(y) == self.num_features else y for y in levels]
         levels = [as_format(y, output_fmt) for y in levels]
         return levels if intermediates_only else (features, levels)
+
+    @property
+    def _norms_features(self) -> bool:
+        """Whether the head's norm is one of every position; in a transformer that gives its class token it is, too."""
+        return self.levels_are_layers or bool(getattr(self.head, "norm_first", False))
 
     def _levels(
         self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool = True

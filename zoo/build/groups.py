@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-STEM = r"^stem"
+STEM = r"^stem|^stages\.0\.(?:downsample|view)\."
+"""What stands before the first layer; the tokens and positions of a plain transformer are in its view."""
 COARSE = r"^stages\.(\d+)"
 LAYER = r"^stages\.(\d+)\.layers\.(\d+)"
 DOWNSAMPLE = r"^stages\.(\d+)\.(?:downsample|view)"
@@ -66,7 +67,7 @@ def _depths(names: Iterable[str]) -> dict[str, int]:
 
 def _place(name: str) -> tuple[int, int]:
     """(stage, layer); what leads into a stage counts to its first layer, what closes it to the head of the next."""
-    if name.startswith("stem"):
+    if re.match(STEM, name):
         return (-1, 0)
     if found := re.match(LAYER, name):
         return (int(found[1]), int(found[2]))

@@ -14,6 +14,9 @@ from zoo.specs.check import ImageInput, Init, TokenInput, calls
 from zoo.specs.read import SCHEMA, FamilyText
 from zoo.specs.tree import Table, plain
 
+DROP_RATES = ("drop", "attn_drop", "proj_drop")
+"""What blocks call the shares that they leave out in training."""
+
 
 class Stage(msgspec.Struct, frozen=True):
     """One stage: an optional downsample, an optional view around the layers, the layers (each a list of branches), an optional post."""
@@ -111,21 +114,29 @@ def essence(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_neutral(node: Any) -> Any:
-    """Leaves out parameters that were added after their block was published, while they are at their default."""
+    """Leaves out parameters that were added after their block was published, while they are at their default.
+
+    A block's drop rates count as if at their default: they are no part of what the trained model computes.
+    """
     if isinstance(node, list):
         return [_without_neutral(item) for item in node]
     if not isinstance(node, dict):
         return node
     params = registry.describe(node["block"]).params if "block" in node else {}
+    node = {key: _default(params[key], key) if _is_rate(key, params) else value for key, value in node.items()}
     return {
         key: _without_neutral(value)
         for key, value in node.items()
-        if not (key in params and params[key].added and _is_default(value, params[key], key))
+        if not (key in params and params[key].added and value == _default(params[key], key))
     }
 
 
-def _is_default(value: Any, param: Any, key: str) -> bool:
+def _is_rate(key: str, params: dict[str, Any]) -> bool:
+    return key in DROP_RATES and key in params and params[key].schema.get("type") == "number"
+
+
+def _default(param: Any, key: str) -> Any:
     from blocks.calls import fill_call
     from blocks.schema import fill
 
-    return bool(fill(param.default, param.schema, (key,), [], fill_call) == value)
+    return fill(param.default, param.schema, (key,), [], fill_call)
