@@ -74,11 +74,18 @@ def test_stopping_early_runs_no_layer_behind_of_a_transformer(vit: Any) -> None:
     assert torch.equal(levels[1], expected[0]) and torch.equal(last, expected[0])
 
 
-def test_the_norm_of_the_head_is_taken_where_the_width_is_its_own(net: Any) -> None:
+def test_the_norm_of_the_head_is_taken_where_the_width_is_its_own() -> None:
+    net: Any = zoo.create(NET, {"head.norm_first": True})
     nn.init.constant_(net.head.norm.bias, 3.0)
     plain, normed = (net.forward_intermediates(X, norm=norm, intermediates_only=True) for norm in (False, True))
     assert torch.equal(plain[0], normed[0])
     torch.testing.assert_close(normed[3], net.head.norm(plain[3]))
+
+
+def test_a_norm_behind_the_pooling_is_no_norm_of_levels(net: Any) -> None:
+    nn.init.constant_(net.head.norm.bias, 3.0)
+    plain, normed = (net.forward_intermediates(X, norm=norm, intermediates_only=True) for norm in (False, True))
+    assert torch.equal(plain[3], normed[3])
 
 
 def test_layers_of_a_plain_transformer_are_its_levels_as_in_timm(timm: types.ModuleType) -> None:
