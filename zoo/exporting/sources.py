@@ -181,13 +181,15 @@ class Sources:
         from blocks.ops.dispatch import _known
 
         name = self.names.get(id(thing)) or self._claim(thing, "implementation")
+        called = {value for value in vars(sys.modules[caller]).values() if isinstance(value, str)}
         for op, backends in _known.items():
-            if backends["eager"].__module__ == caller and op not in self.ops:
+            if op in called and op not in self.ops:
                 self.ops[op] = ""  # claims its place before what it needs
-                forms = [self.refer(backends[kind], backends[kind].__name__, caller) for kind in ("eager", "reference")]
+                kinds = [backends["eager"], backends["reference"]]
+                forms = [self.refer(form, form.__name__, form.__module__) for form in kinds]
                 self.ops[op] = f"({', '.join(forms)})"
         self.definitions[name] = (
-            f"def {name}(op: str):\n"
+            f"def {name}(op: str, *tensors):\n"
             '    """The fast form of an op, or the one that autograd can follow."""\n'
             "    return OPS[op][torch.is_grad_enabled()]"
         )
