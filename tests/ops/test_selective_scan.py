@@ -60,7 +60,7 @@ def gradients(inputs: dict[str, Tensor], backend: str, **options: Any) -> dict[s
     """Of a loss that weighs every output and the last state."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     y, state = scan(leaves, backend, **options)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)
     loss = (y.double() * weights).sum() + state.double().square().sum()
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 

@@ -13,11 +13,10 @@ def addresses(tensors: Mapping[str, Tensor | None]) -> dict[str, int]:
 
 
 def rows(x: Tensor) -> Tensor:
-    """(B, L, ..., D) in float32 with neighbours of the last axis side by side and one stride from row to row of all B * L.
+    """(B, L, ..., D) with neighbours of the last axis side by side and one stride from row to row of all B * L.
 
     A copy only where it has to be: half of what a linear layer gave, split along its last axis, is taken as it lies.
     """
-    x = x.float()
     regular = x.stride(-1) == 1 and x.shape[1] > 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
     return x if regular else x.contiguous()
 

@@ -9,7 +9,7 @@ share B and C, K = D / G, S the number of sequences: the samples, or what is pac
 
 from __future__ import annotations
 
-from blocks.ops.selective_scan import native  # noqa: F401  (it registers itself)
+from blocks.ops.selective_scan import native, triton  # noqa: F401  (they register themselves)
 from blocks.ops.selective_scan.scan import selective_scan
 
 __all__ = ["selective_scan"]

@@ -85,28 +85,28 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """As `backward` of eager."""
     groups, lengths = B.shape[2], lengths_of(u, borders)
-    inputs = _inputs(u, delta, A, B, C, D, z, bias) | {"grad_y": rows(grad_y), "starts": starts}
+    inputs = _inputs(u, delta, A, B, C, D, z, bias) | {"grad_y": rows(grad_y.float()), "starts": starts}
     parts, sequences = _parts(len(lengths) * groups, u.shape[2] // groups), len(lengths)
     grad_state = grad_last.float().unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if grad_state.data_ptr() == grad_last.data_ptr():
         grad_state = grad_state.clone()
-    outputs = {
+    grads: dict[str, Tensor | None] = {
         "grad_u": torch.empty(u.shape),
         "grad_delta": torch.empty(u.shape),
-        "grad_z": None if z is None else torch.empty(u.shape),
-        "grad_A": torch.zeros_like(grad_state),
+        "grad_A": (grad_A := torch.zeros_like(grad_state)),
         "grad_B": torch.empty(parts, *B.shape),
         "grad_C": torch.empty(parts, *C.shape),
         "grad_D": None if D is None else torch.zeros(sequences, len(D)),
+        "grad_z": None if z is None else torch.empty(u.shape),
         "grad_bias": None if bias is None else torch.zeros(sequences, len(bias)),
         "grad_state": grad_state,
     }
-    _run("selective_scan_backward", inputs | outputs, lengths, borders is not None, softplus)
-    grad_A = outputs["grad_A"].sum(0).transpose(-1, -2).reshape(A.shape)
-    total = {name: None if outputs[name] is None else outputs[name].sum(0) for name in ("grad_D", "grad_bias")}
-    of_matrices = grad_A, outputs["grad_B"].sum(0), outputs["grad_C"].sum(0), total["grad_D"]
-    of_state = grad_state.transpose(-1, -2).reshape(grad_last.shape)
-    return outputs["grad_u"], outputs["grad_delta"], *of_matrices, outputs["grad_z"], total["grad_bias"], of_state
+    _run("selective_scan_backward", inputs | grads, lengths, borders is not None, softplus)
+    for name in ("grad_B", "grad_C", "grad_D", "grad_bias"):
+        grads[name] = None if (total := grads[name]) is None else total.sum(0)
+    grads["grad_A"] = grad_A.sum(0).transpose(-1, -2).reshape(A.shape)
+    grads["grad_state"] = grad_state.transpose(-1, -2).reshape(grad_last.shape)
+    return tuple(grads.values())
 
 
 def _inputs(
@@ -122,12 +122,12 @@ def _inputs(
     groups = B.shape[2]
     rates = A.float().unflatten(0, (groups, -1)).transpose(-1, -2) * (1 / math.log(2))
     return {
-        "u": rows(u),
-        "delta": rows(delta),
-        "z": None if z is None else rows(z),
+        "u": rows(u.float()),
+        "delta": rows(delta.float()),
+        "z": None if z is None else rows(z.float()),
         "A": rates.contiguous(),
-        "B": rows(B),
-        "C": rows(C),
+        "B": rows(B.float()),
+        "C": rows(C.float()),
         "D": None if D is None else D.float().contiguous(),
         "bias": None if bias is None else bias.float().contiguous(),
     }
