@@ -183,7 +183,7 @@ class Sources:
         name = self.names.get(id(thing)) or self._claim(thing, "implementation")
         called = {value for value in vars(sys.modules[caller]).values() if isinstance(value, str)}
         for op, backends in _known.items():
-            if op in called and op not in self.ops:
+            if op in called and "reference" in backends and op not in self.ops:
                 self.ops[op] = ""  # claims its place before what it needs
                 kinds = [backends["eager"], backends["reference"]]
                 forms = [self.refer(form, form.__name__, form.__module__) for form in kinds]
@@ -226,9 +226,10 @@ def _self_names(node: ast.AST) -> set[str]:
     }
 
 
-def _global_names(node: ast.AST) -> set[str]:
-    """Names that a function reads; the annotations are text, and name types only."""
-    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+def _global_names(node: ast.FunctionDef) -> set[str]:
+    """Names that a function reads, but not its decorators; the annotations are text, and name types only."""
+    parts = [part for part in ast.iter_child_nodes(node) if part not in node.decorator_list]
+    return {item.id for part in parts for item in ast.walk(part) if isinstance(item, ast.Name)}
 
 
 def _attributes(cls: Any, node: Any) -> list[str]:
