@@ -13,12 +13,12 @@ second delta rule back through time gives, its gradient: the backward pass is th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 from blocks.ops import recurrence_native
 from blocks.ops.chunks import (
@@ -33,10 +33,13 @@ from blocks.ops.chunks import (
     pair_decays,
 )
 from blocks.ops.dispatch import implementation, implements, kernel
+from blocks.ops.flops import flop_formula
 from blocks.ops.linear_recurrence import decay_gradient, over_group, recurrence_op
-from blocks.ops.shapes import at_least_single, check_shapes, each_sequence, promoted, shared_by
+from blocks.ops.selective_scan.steps import common_dtype, fast_dtype
+from blocks.ops.shapes import check_heads, check_shapes, check_states, each_sequence, shared_by
 
 OP = "delta_rule"
+Core = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def delta_rule(
@@ -59,10 +62,11 @@ def delta_rule(
     (N, H, K, V). Computed in float32 at least; `reference` in the dtype of its arguments. Raises ValueError when shapes do
     not fit.
     """
-    _check(q, k, v, {"beta": beta}, log_decay)
-    dtype = _dtype(q, k, v, beta, log_decay, initial_state)
-    q, k, wide, beta, decay, state = (_cast(x, dtype) for x in (q, k, v, beta, log_decay, initial_state))
-    o, last = _run(q, k, k, wide, beta, -beta, decay, state, READ_FIRST, cu_seqlens)
+    check_heads(q, k, v, log_decay)
+    check_states(initial_state, k, v, cu_seqlens)
+    check_shapes({"beta": (beta, tuple(v.shape[:3]))}, "v", v)
+    core, (q, k, wide, beta, decay, state) = _chosen(q, k, v, beta, log_decay, initial_state)
+    o, last = _run(core, q, k, k, wide, beta, -beta, decay, state, READ_FIRST, cu_seqlens)
     o = (o if scale == 1.0 else o * scale).to(v.dtype)
     return (o, last) if return_final_state else o
 
@@ -85,13 +89,15 @@ def diagonal_plus_low_rank(
     q, k, a, b (B, L, H, K), v (B, L, H, V); else as `delta_rule`. A step is two of the delta rule: one that decays, reads
     with `a` and writes with `b`, and one that writes `v` with `k` and is read with `q`.
     """
-    _check(q, k, v, {}, log_decay, {"a": a, "b": b})
-    dtype = _dtype(q, k, v, a, b, log_decay, initial_state)
-    q, k, wide, a, b, decay, state = (_cast(x, dtype) for x in (q, k, v, a, b, log_decay, initial_state))
+    check_heads(q, k, v, log_decay)
+    check_states(initial_state, k, v, cu_seqlens)
+    check_shapes({"a": (a, tuple(k.shape)), "b": (b, tuple(k.shape))}, "k", k)
+    core, (q, k, wide, a, b, decay, state) = _chosen(q, k, v, a, b, log_decay, initial_state)
     none, beta = torch.zeros_like(q), torch.ones_like(wide[..., 0])
     decay = None if decay is None else _alternate(decay, torch.zeros_like(decay))
     borders = None if cu_seqlens is None else 2 * cu_seqlens
     o, last = _run(
+        core,
         _alternate(none, q),
         _alternate(a, none),
         _alternate(b, k),
@@ -113,39 +119,15 @@ def _alternate(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([first, second], 2).flatten(1, 2)
 
 
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    per_head: dict[str, Tensor],
-    log_decay: Tensor | None,
-    like_keys: dict[str, Tensor] | None = None,
-) -> None:
-    (batch, length, heads, _), width = v.shape, q.shape[-1]
-    scalar = log_decay is not None and log_decay.ndim == 3
-    expected = {
-        "q": (q, (batch, length, q.shape[2], width)),
-        "k": (k, (batch, length, k.shape[2], width)),
-        "log_decay": (log_decay, (batch, length, heads) if scalar else (batch, length, heads, width)),
-    }
-    expected |= {name: (x, (batch, length, heads)) for name, x in per_head.items()}
-    expected |= {name: (x, tuple(k.shape)) for name, x in (like_keys or {}).items()}
-    check_shapes(expected, "v", v)
-    for name, groups in (("q", q.shape[2]), ("k", k.shape[2])):
-        if heads % groups:
-            raise ValueError(f"the {groups} heads of `{name}` do not divide the {heads} heads of `v`")
-
-
-def _dtype(*tensors: Tensor | None) -> torch.dtype:
-    dtype = promoted(*tensors)
-    return dtype if implementation(OP, *tensors) is reference else at_least_single(dtype)
-
-
-def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if x is None else x.to(dtype)
+def _chosen(*tensors: Tensor | None) -> tuple[Core, list[Any]]:
+    """What runs for these tensors, and the tensors in float32 at least or, for the reference, in the dtype that holds them."""
+    core = implementation(OP, *tensors)
+    dtype = (common_dtype if core is reference else fast_dtype)(*tensors)
+    return core, [None if x is None else x.to(dtype) for x in tensors]
 
 
 def _run(
+    core: Core,
     q: Tensor,
     r: Tensor,
     k: Tensor,
@@ -157,15 +139,12 @@ def _run(
     order: str,
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    tensors = (q, r, k, v, gain, beta) if decay is None else (q, r, k, v, gain, beta, decay)
-    rows = len(v) if cu_seqlens is None else len(cu_seqlens) - 1
-    check_shapes({"initial_state": (state, (rows, v.shape[2], k.shape[3], v.shape[3]))}, "v", v)
-    core = implementation(OP, *tensors, state)
-
-    def sequence(state: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(*arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+        *tensors, state = arguments
         o, _, last = core(*tensors, *([] if len(tensors) == 7 else [None]), state, order, False)
         return o, last
 
+    tensors = (q, r, k, v, gain, beta) if decay is None else (q, r, k, v, gain, beta, decay)
     return each_sequence(sequence, cu_seqlens, state, *tensors)
 
 
@@ -185,6 +164,8 @@ def reference(
     """(o, w, the last state), step by step. `unbind`, since the gradient of an index is a full-size tensor at every step."""
     q, r, k = (shared_by(x, v.shape[2]) for x in (q, r, k))
     S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    if not v.shape[1]:
+        return v, v, S
     a = torch.exp(torch.zeros_like(beta) if log_decay is None else log_decay)
     a = a.unsqueeze(-1) if a.ndim == 3 else a
     v, beta = gain.unsqueeze(-1) * v, beta.unsqueeze(-1)
@@ -215,8 +196,10 @@ def eager(
 
     (I - diag(beta) F) w = gain v + diag(beta) R S, with F the scores of r and k, R the decayed r, S the state before the chunk.
     """
-    (batch, length, heads, values), size = v.shape, chunk_size(v.shape[1])
-    S = v.new_zeros(batch, heads, k.shape[-1], values) if state is None else state
+    S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    if not v.shape[1]:
+        return v, v, S
+    length, heads, size = v.shape[1], v.shape[2], chunk_size(v.shape[1])
     q, r, k = (in_chunks(shared_by(x, heads), size) for x in (q, r, k))
     v, gain, beta = in_chunks(v, size), in_chunks(gain, size), in_chunks(beta, size).unsqueeze(-1)
     a = None if log_decay is None else in_chunks(torch.exp(log_decay), size, 1.0)
@@ -301,7 +284,7 @@ def _backward(ctx, grad_o, grad_w, grad_last):  # type: ignore[no-untyped-def]
 
     grad_q, grad_asked = of_keys(grad_o, w, k, state, INCLUSIVE), of_keys(answer, w, k, state, ctx.order)
     grad_k = of_keys(w, grad_o, q, grad_last, BACKWARD[INCLUSIVE], True)
-    grad_k += of_keys(w, answer, asked, None, BACKWARD[ctx.order], True)
+    grad_k = grad_k + of_keys(w, answer, asked, None, BACKWARD[ctx.order], True)
     grad_decay = None
     if decay is not None:
         reads = asked * grad_asked
@@ -359,7 +342,7 @@ def _back_through_time(
     return y[:, 1::2].flip(1), grad_first
 
 
-@register_flop_formula(torch.ops.zoo.delta_rule)
+@flop_formula(torch.ops.zoo.delta_rule, "scan")
 def delta_flops(q, r, k, v, gain, beta, log_decay, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
     """6 B L H K V for reading, writing and reading the state, and B L H K V for its decay."""
     batch, length, heads, values = v

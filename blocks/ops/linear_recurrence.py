@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 from blocks.ops import recurrence_native
 from blocks.ops.chunks import (
@@ -32,7 +30,9 @@ from blocks.ops.chunks import (
     pair_decays,
 )
 from blocks.ops.dispatch import implementation, implements, kernel
-from blocks.ops.shapes import at_least_single, check_shapes, each_sequence, promoted, shared_by
+from blocks.ops.flops import flop_formula
+from blocks.ops.selective_scan.steps import common_dtype, fast_dtype
+from blocks.ops.shapes import check_heads, check_shapes, check_states, each_sequence, shared_by
 
 OP = "linear_recurrence"
 
@@ -57,47 +57,25 @@ def linear_recurrence(
     sequences packed into one row, each with a state of its own (N, H, K, V). Computed in float32 at least; `reference`
     in the dtype of its arguments. Raises ValueError when shapes do not fit.
     """
-    _check(q, k, v, log_decay, bonus)
-    tensors = (q, k, v) if log_decay is None else (q, k, v, log_decay)
-    core = implementation(OP, *tensors, initial_state)
-    dtype = promoted(*tensors, initial_state)
-    if core is not reference:
-        dtype = at_least_single(dtype)
+    check_heads(q, k, v, log_decay)
+    check_states(initial_state, k, v, cu_seqlens)
+    check_shapes({"bonus": (bonus, (v.shape[2], k.shape[3]))}, "v", v)
+    core = implementation(OP, q, k, v, log_decay, initial_state)
+    judge = common_dtype if core is reference else fast_dtype
+    dtype = judge(q, k, v, log_decay, initial_state)
 
-    def sequence(state: Tensor | None, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return core(q, k, v, decay, state, INCLUSIVE if bonus is None else EXCLUSIVE, False, False)
+    def sequence(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+        decay, state = rest if len(rest) == 2 else (None, *rest)
+        return core(q, k, v, decay, state, INCLUSIVE if bonus is None else EXCLUSIVE, False, False)  # type: ignore[no-any-return]
 
-    wide = [tensor.to(dtype) for tensor in tensors]
+    wide = [x.to(dtype) for x in (q, k, v, log_decay) if x is not None]
     state = None if initial_state is None else initial_state.to(dtype)
-    check_shapes({"initial_state": (state, _state_shape(k, v, cu_seqlens))}, "v", v)
     o, last = each_sequence(sequence, cu_seqlens, state, *wide)
     if bonus is not None:
         weights = shared_by(wide[0] * wide[1], v.shape[2]) * bonus.to(dtype)
         o = torch.addcmul(o, weights.sum(-1, keepdim=True), wide[2])
     o = (o if scale == 1.0 else o * scale).to(v.dtype)
     return (o, last) if return_final_state else o
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, bonus: Tensor | None) -> None:
-    (batch, length, heads, _), width = v.shape, q.shape[-1]
-    scalar = log_decay is not None and log_decay.ndim == 3
-    check_shapes(
-        {
-            "q": (q, (batch, length, q.shape[2], width)),
-            "k": (k, (batch, length, k.shape[2], width)),
-            "log_decay": (log_decay, (batch, length, heads) if scalar else (batch, length, heads, width)),
-            "bonus": (bonus, (heads, width)),
-        },
-        "v",
-        v,
-    )
-    for name, groups in (("q", q.shape[2]), ("k", k.shape[2])):
-        if heads % groups:
-            raise ValueError(f"the {groups} heads of `{name}` do not divide the {heads} heads of `v`")
-
-
-def _state_shape(k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> tuple[int, ...]:
-    return (len(v) if cu_seqlens is None else len(cu_seqlens) - 1, v.shape[2], k.shape[3], v.shape[3])
 
 
 @implements(OP, "reference")
@@ -111,9 +89,11 @@ def reference(
     reverse: bool,
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence, step by step. `unbind`, since the gradient of an index is a full-size tensor at every step."""
+    """(o, the last state), step by step. `unbind`, since the gradient of an index is a full-size tensor at every step."""
     q, k = shared_by(q, v.shape[2]), shared_by(k, v.shape[2])
     S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    if not v.shape[1]:
+        return v, S
     a = torch.exp(torch.zeros_like(v[..., 0]) if log_decay is None else log_decay)
     a = a[..., None, None] if a.ndim == 3 else a.unsqueeze(-2 if on_values else -1)
     steps = list(zip(q.unbind(1), k.unbind(1), v.unbind(1), a.unbind(1), strict=True))
@@ -141,12 +121,14 @@ def eager(
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence in chunks: matrices of scores within a chunk, the state carried from one to the next."""
+    first = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    if not v.shape[1]:
+        return v, first
     a = None if log_decay is None else torch.exp(log_decay)
     if reverse:
         q, k, v = q.flip(1), k.flip(1), v.flip(1)
         a = None if a is None else a.flip(1)
-    (batch, length, heads, width), size = v.shape, chunk_size(v.shape[1])
-    first = v.new_zeros(batch, heads, k.shape[-1], width) if state is None else state
+    length, heads, size = v.shape[1], v.shape[2], chunk_size(v.shape[1])
     qs, ks, vs = in_chunks(q, size), in_chunks(k, size), in_chunks(v, size)
     if a is None or a.ndim == 3:
         o, last = _one_decay(qs, ks, vs, None if a is None else in_chunks(a, size, 1.0), first, order)
@@ -157,9 +139,7 @@ def eager(
     return o.flip(1) if reverse else o, last
 
 
-def _one_decay(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor | None, state: Tensor, order: str
-) -> tuple[Tensor, Tensor]:
+def _one_decay(q: Tensor, k: Tensor, v: Tensor, a: Tensor | None, state: Tensor, order: str) -> tuple[Tensor, Tensor]:
     """A factor per head and step, or none. Heads of a group are side by side: one product serves them all."""
     groups = max(q.shape[2], k.shape[2])
     q, k = shared_by(q, groups), shared_by(k, groups)
@@ -173,7 +153,7 @@ def _one_decay(
         pairs, decays = pair_decays(a, order)
         scores = pairs.unflatten(2, (groups, -1)).mul_(scores.unsqueeze(3)).flatten(2, 3)
         written, total = v * decays.end, decays.total
-    keys, values = k.shape[-1], v.shape[-1]
+    values = v.shape[-1]
     written = k.transpose(-1, -2) @ _side_by_side(written, groups)
     before, last = carried(_apart(written, values), total, state)
     o = _apart(q @ _side_by_side(before, groups), values)
@@ -181,9 +161,7 @@ def _one_decay(
     return o.add_(scores @ v), last
 
 
-def _decayed_keys(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor, order: str
-) -> tuple[Tensor, Tensor]:
+def _decayed_keys(q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor, order: str) -> tuple[Tensor, Tensor]:
     """A factor per channel of the keys."""
     scores, decays = damped_scores(q, k, a, order)
     written = (k * decays.end).transpose(-1, -2) @ v
@@ -191,9 +169,7 @@ def _decayed_keys(
     return ((q * decays.start) @ before).add_(scores @ v), last
 
 
-def _decayed_values(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor, order: str
-) -> tuple[Tensor, Tensor]:
+def _decayed_values(q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor, order: str) -> tuple[Tensor, Tensor]:
     """A factor per channel of the values: the transposed recurrence, as some gradients are."""
     o, decays = damped_values(q @ k.transpose(-1, -2), v, a, order)
     before, last = carried(k.transpose(-1, -2) @ (v * decays.end), decays.total, state)
@@ -257,9 +233,7 @@ def _backward(ctx, grad_o, grad_last):  # type: ignore[no-untyped-def]
     tail = BACKWARD[ctx.order], not ctx.reverse, ctx.on_values, ctx.backend
     across = not ctx.on_values, ctx.backend
     wide_k, flipped = shared_by(k, v.shape[2]), grad_last.transpose(-1, -2)
-    grad_q, _ = recurrence_op(
-        grad_o, v, wide_k, log_decay, _transposed(state), ctx.order, ctx.reverse, *across
-    )
+    grad_q, _ = recurrence_op(grad_o, v, wide_k, log_decay, _transposed(state), ctx.order, ctx.reverse, *across)
     grad_k, _ = recurrence_op(v, grad_o, shared_by(q, v.shape[2]), log_decay, flipped, *tail[:2], *across)
     grad_v, grad_state = recurrence_op(k, q, grad_o, log_decay, grad_last, *tail)
     grad_decay = None
@@ -314,7 +288,7 @@ def _transposed(state: Tensor | None) -> Tensor | None:
     return None if state is None else state.transpose(-1, -2)
 
 
-@register_flop_formula(torch.ops.zoo.linear_recurrence)
+@flop_formula(torch.ops.zoo.linear_recurrence, "scan")
 def recurrence_flops(q, k, v, log_decay, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
     """4 B L H K V for writing and reading the state, and B L H K V for its decay."""
     batch, length, heads, values = v

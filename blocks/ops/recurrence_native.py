@@ -41,9 +41,9 @@ def refusal(*tensors: Tensor | None) -> str:
     """Why the kernels cannot take the tensors q, k or q, r, k, and so on; "" when they can."""
     for tensor in tensors:
         if tensor is not None and tensor.device.type != "cpu":
-            return f"the tensors are on {tensor.device.type}"
+            return f"the tensors are on {tensor.device}"
         if tensor is not None and tensor.dtype == torch.float64:
-            return "it computes in float32, not torch.float64"
+            return "it computes in float32, not float64"
     first = tensors[0]
     if first is not None and first.shape[-1] > MOST_KEYS:
         return f"its keys are at most {MOST_KEYS} wide, not {first.shape[-1]}"
