@@ -146,9 +146,10 @@ class Sources:
             self.definitions.setdefault(name, f"{name} = {thing!r}".replace("typing.", "").replace("'", '"'))
             return name
         if isinstance(thing, (int, float, str, tuple, list, dict)) and not home:
-            self.definitions.setdefault(
-                name, f"{name} = {thing!r}".replace("= inf", '= float("inf")').replace("= -inf", '= float("-inf")')
-            )
+            value = repr(thing).replace("inf", 'float("inf")') if isinstance(thing, float) else repr(thing)
+            if self.definitions.get(name, f"{name} = {value}") != f"{name} = {value}":
+                name = f"{name}_{caller.rpartition('.')[2]}"  # another module's constant of that name
+            self.definitions[name] = f"{name} = {value}"
             return name
         if home.startswith("torch") and name in ("Tensor", "nn"):
             self.imports.add(f"from torch import {name}")

@@ -21,8 +21,8 @@ from blocks.ops.selective_scan.steps import (
     fast_dtype,
     first_blocks,
     kept_blocks,
-    lengths_of,
 )
+from blocks.ops.sequences import lengths_of
 
 BLOCK_NUMBERS = 2**18
 """Numbers in one block of states: with its decays, what a level-2 cache holds."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from blocks.ops import native
 from blocks.ops.dispatch import implements
 from blocks.ops.native.call import addresses, row_stride, rows
-from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, first_blocks, kept_blocks, lengths_of
+from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, first_blocks, kept_blocks
+from blocks.ops.sequences import lengths_of
 
 POINTERS = (
     *("u", "delta", "z", "A", "B", "C", "D", "bias", "borders", "blocks", "y", "state", "starts", "grad_y"),
@@ -142,10 +143,7 @@ def _parts(sequences: int, channels: int) -> int:
 def _run(function: str, tensors: dict[str, Tensor | None], lengths: list[int], packed: bool, softplus: bool) -> None:
     u, A, B, C = (tensors[name] for name in "uABC")
     assert u is not None and A is not None and B is not None and C is not None
-    borders = [0]
-    for length in lengths:
-        borders.append(borders[-1] + length)
-    index = {"borders": torch.tensor(borders), "blocks": torch.tensor(first_blocks(lengths, packed))}
+    index = {"borders": torch.tensor([0, *lengths]).cumsum(0), "blocks": torch.tensor(first_blocks(lengths, packed))}
     groups, state_dim, channels = A.shape
     strides = {f"{name}_row": row_stride(tensors.get(name)) for name in ("u", "delta", "z", "B", "C", "grad_y")}
     call = Call(

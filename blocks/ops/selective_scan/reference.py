@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks.ops.dispatch import implements
-from blocks.ops.selective_scan.steps import OP, common_dtype, lengths_of
+from blocks.ops.selective_scan.steps import OP, common_dtype
+from blocks.ops.sequences import lengths_of
 
 
 @implements(OP, "reference")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -25,17 +23,6 @@ def common_dtype(*tensors: Tensor | None) -> torch.dtype:
 def fast_dtype(*tensors: Tensor | None) -> torch.dtype:
     """What all backends but the reference compute in, and keep states in: float32 at least."""
     return torch.promote_types(common_dtype(*tensors), torch.float32)
-
-
-def lengths_of(u: Tensor, borders: Tensor | None) -> list[int]:
-    """Steps of each sequence of u (B, L, D). Raises ValueError for borders that do not rise from 0 to L."""
-    if borders is None:
-        return [u.shape[1]] * u.shape[0]
-    at = borders.tolist()
-    lengths = [end - begin for begin, end in itertools.pairwise(at)]
-    if at[0] != 0 or at[-1] != u.shape[1] or min(lengths) < 0:
-        raise ValueError(f"`cu_seqlens` should rise from 0 to {u.shape[1]}, the length; it is {at}")
-    return lengths
 
 
 def kept_blocks(samples: int, length: int, borders: Tensor | None) -> int:
