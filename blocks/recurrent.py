@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from blocks.context import Context
-from blocks.ops.causal_conv1d import causal_conv1d
+from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.masks import token_mask
-from blocks.ops.selective_scan.steps import lengths_of
+from blocks.ops.sequences import lengths_of
 
 State = tuple[Tensor, ...]
 """What a mixer keeps of the past, each tensor (B, …)."""
@@ -22,8 +22,8 @@ class Recurrent(nn.Module):
     """Base of causal mixers with a state.
 
     (B, L, C) -> (B, L, C). `ctx.mask` may lie anywhere and keeps padding out of outputs and state; `ctx.state` continues
-    sequences; `ctx.cu_seqlens` are the borders of sequences packed into one sample. Raises ValueError for packed sequences
-    with a state or a mask.
+    sequences; `ctx.cu_seqlens` are the borders of sequences packed into one sample, each with a state of its own. Raises
+    ValueError for packed sequences with a mask or in more than one sample.
     """
 
     path = ""
@@ -46,8 +46,9 @@ class Recurrent(nn.Module):
         if mask is None:
             y, state = self.mix(x, state, None, ctx)
         else:
-            order = mask.logical_not().to(torch.uint8).argsort(1, stable=True)  # tokens first, in their order
-            y, state = self.mix(_at(x, order), state, mask.gather(1, order), ctx)
+            order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # tokens first, in their order
+            mask = mask.gather(1, order)
+            y, state = self.mix(zero_padding(_at(x, order), mask), state, mask, ctx)
             y = _at(y, order.argsort(1))
         if ctx.state is not None:
             ctx.state[self.path] = state
@@ -55,22 +56,25 @@ class Recurrent(nn.Module):
 
     def _mix_packed(self, x: Tensor, ctx: Context, borders: Tensor) -> Tensor:
         """Each sequence by itself, with its own part of what other blocks have left in `ctx.slots`."""
-        if ctx.state is not None or ctx.mask is not None:
-            raise ValueError("packed sequences (ctx.cu_seqlens) have neither ctx.state nor ctx.mask: unpack them to continue")
-        if len(x) != 1:
-            raise ValueError(f"packed sequences (ctx.cu_seqlens) are one sample; found {len(x)}")
+        if ctx.mask is not None or len(x) != 1:
+            raise ValueError(
+                f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
+            )
         lengths = lengths_of(x, borders)
-        written = {(slot, path): value for slot, values in ctx.slots.items() for path, value in values.items()}
-        parts = {key: value.split(lengths, 1) for key, value in written.items()}
-        outputs, inner = [], []
-        for index, part in enumerate(x.split(lengths, 1)):
-            inner.append(Context())
-            for (slot, path), values in parts.items():
-                inner[-1].write(slot, path, values[index])
-            outputs.append(self.mix(part, None, None, inner[-1])[0])
+        before = ctx.state.get(self.path) if ctx.state is not None else None
+        states = [None if before is None else tuple(part[i : i + 1] for part in before) for i in range(len(lengths))]
+        inner = [Context() for _ in lengths]
+        for slot, values in ctx.slots.items():
+            for path, value in values.items():
+                for one, part in zip(inner, value.split(lengths, 1), strict=True):
+                    one.write(slot, path, part)
+        parts = zip(x.split(lengths, 1), states, inner, strict=True)
+        outputs, after = zip(*(self.mix(part, state, None, one) for part, state, one in parts), strict=True)
         for slot, values in inner[0].slots.items():
             for path in values:
                 ctx.write(slot, path, torch.cat([one.slots[slot][path] for one in inner], 1))
+        if ctx.state is not None:
+            ctx.state[self.path] = tuple(map(torch.cat, zip(*after, strict=True)))
         return torch.cat(outputs, 1)
 
 
@@ -81,24 +85,32 @@ def _at(x: Tensor, order: Tensor) -> Tensor:
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """x (B, L, …) with zeros where `mask` (B, L) is False: keys that write nothing, logarithms of decays that are none."""
-    return x if mask is None else x * mask.view(*mask.shape, *[1] * (x.ndim - 2))
+    return x if mask is None else x.masked_fill(~mask.view(*mask.shape, *[1] * (x.ndim - 2)), 0)
 
 
-def last_steps(x: Tensor, count: int, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(x (B, L, C) with `count` steps before it: those of `state` or zeros; the last `count` tokens of each sample)."""
-    before = x.new_zeros(len(x), count, x.shape[-1]) if state is None else state.to(x.dtype)
-    joined = torch.cat([before, x], 1)
-    if mask is None:
-        return joined, joined[:, joined.shape[1] - count :].clone()
-    ends = mask.sum(1, keepdim=True) + torch.arange(count, device=x.device)
-    return joined, joined.gather(1, ends.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def shifted(x: Tensor, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(of each token of x (B, L, C) the one before it, `state` or zeros before the first; the last token (B, C))."""
+    before = torch.zeros_like(x[:, 0]) if state is None else state.to(x.dtype)
+    joined = torch.cat([before.unsqueeze(1), x], 1)
+    return joined[:, :-1], _last(joined.transpose(1, 2), 1, mask).squeeze(-1)
 
 
 def short_conv(x: Tensor, conv: nn.Conv1d, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(silu of the causal depthwise convolution of x (B, L, C), its last inputs (B, k - 1, C)), padding behind the tokens."""
-    joined, after = last_steps(x, conv.kernel_size[0] - 1, state, mask)
-    y = causal_conv1d(joined.transpose(1, 2), conv.weight, conv.bias)[..., joined.shape[1] - x.shape[1] :]
-    return nn.functional.silu(y.transpose(1, 2)), after
+    """(silu of the causal depthwise convolution of x (B, L, C); its last inputs (B, C, k - 1)), padding behind the tokens."""
+    by_channel = x.transpose(1, 2)
+    y = causal_conv1d(by_channel, conv.weight, conv.bias, state, "silu").transpose(1, 2)
+    if mask is None:
+        return y, conv_state(by_channel, conv.kernel_size[0], state)
+    before = x.new_zeros(len(x), x.shape[2], conv.kernel_size[0] - 1) if state is None else state.to(x.dtype)
+    return y, _last(torch.cat([before, by_channel], -1), conv.kernel_size[0] - 1, mask)
+
+
+def _last(x: Tensor, count: int, mask: Tensor | None) -> Tensor:
+    """The last `count` tokens of x (B, C, count + L), of which `mask` (B, L) tells how many each sample has."""
+    if mask is None:
+        return x[..., x.shape[-1] - count :].clone()
+    ends = mask.sum(1, keepdim=True) + torch.arange(count, device=x.device)
+    return x.gather(2, ends.unsqueeze(1).expand(-1, x.shape[1], -1))
 
 
 def depthwise(channels: int, kernel_size: int, bias: bool = False) -> nn.Conv1d:

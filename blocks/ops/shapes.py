@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from blocks.ops.selective_scan.steps import lengths_of
+from blocks.ops.sequences import lengths_of
 
 Run = Callable[..., tuple[Tensor, Tensor]]
 """(tensors (B, L, …), state or None) -> (output (B, L, …), the state after the last step)."""
