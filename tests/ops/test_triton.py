@@ -86,10 +86,10 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from blocks.ops.selective_scan import triton_kernels
+from blocks.ops.selective_scan import _triton_kernels
 
 KINDS = {"borders": "*i64", "blocks": "*i64", "groups": "i32", "channels": "i32", "size": "i32"}
-for kernel in (triton_kernels.forward_kernel, triton_kernels.backward_kernel):
+for kernel in (_triton_kernels.forward_kernel, _triton_kernels.backward_kernel):
     values = {"SOFTPLUS": True, "T": 16, "W": 4, "P": 16}
     kind = lambda name: "constexpr" if name in values else "i32" if "_row" in name or "_group" in name else "*bf16"
     signature = {name: KINDS.get(name, kind(name)) for name in kernel.arg_names}

@@ -49,7 +49,7 @@ def forward(
     keep: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `forward` of eager."""
-    from blocks.ops.selective_scan.triton_kernels import forward_kernel
+    from blocks.ops.selective_scan._triton_kernels import forward_kernel
 
     given = _inputs(u, delta, A, B, C, D, z, bias)
     at, blocks = _segments(u, borders)
@@ -80,7 +80,7 @@ def backward(
     starts: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """As `backward` of eager; the gradients of B and C are added up in no fixed order."""
-    from blocks.ops.selective_scan.triton_kernels import backward_kernel
+    from blocks.ops.selective_scan._triton_kernels import backward_kernel
 
     given = _inputs(u, delta, A, B, C, D, z, bias)
     at, blocks = _segments(u, borders)

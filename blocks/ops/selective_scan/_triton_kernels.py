@@ -1,4 +1,4 @@
-"""The scan on a GPU, in Triton. Imported only where Triton is installed.
+"""The scan on a GPU, in Triton. Imported only where Triton is installed, hence the underscore: the index leaves it out.
 
 One program follows one tile of channels of one sequence through time, a block of T steps at once: the steps of a block
 are composed by an associative scan, and the state goes on in registers. Tiles are (T, W, P): steps, channels, states
