@@ -82,6 +82,8 @@ class Favor(nn.Module):
     subtracted, which cancels against the normaliser.
     """
 
+    omega: Tensor
+
     def __init__(self, keys: int):
         super().__init__()
         self.keys = keys

@@ -103,7 +103,7 @@ class LinearAttention(Recurrent):
         keys = self.num_heads * self.key_dim
         parts = wide.split([keys, keys, self.num_heads * self.head_dim], -1)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        S, z, *seen = state or (None, None)
+        sums, seen = (None, ()) if state is None else (state[:2], state[2:])
         rest: State = ()
         if self.feature_map == "cosformer":
             where, after = positions_after(qkv, seen[0] if seen else None, mask)
@@ -114,10 +114,11 @@ class LinearAttention(Recurrent):
         if mask is not None:
             k = k * mask[:, None, :, None]
         if self.causal:
-            y, sums = causal_linear_attention(q, k, v, self.eps, None if S is None else (S, z))
+            y, sums = causal_linear_attention(q, k, v, self.eps, sums)  # type: ignore[arg-type]
+            rest = *sums, *rest
         else:
-            y, sums = linear_attention(q, k, v, self.eps), ()
-        return y.transpose(1, 2).flatten(2).to(qkv.dtype), (*sums, *rest)
+            y = linear_attention(q, k, v, self.eps)
+        return y.transpose(1, 2).flatten(2).to(qkv.dtype), rest
 
     def _mapped(self, x: Tensor, query: bool) -> Tensor:
         return PLAIN[self.feature_map](x) if self.features is None else self.features(x, query)
