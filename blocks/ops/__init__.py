@@ -7,7 +7,12 @@ blocks.ops.explain(model, x)  # on which backend each op runs, and why
 
 from __future__ import annotations
 
-from blocks.ops import linear_attention, selective_scan  # noqa: F401  (an op is known once its module is imported)
+from blocks.ops import (  # noqa: F401  (an op is known once its module is imported)
+    causal_conv1d,
+    linear_attention,
+    long_conv,
+    selective_scan,
+)
 from blocks.ops.dispatch import backend, explain
 
 __all__ = ["backend", "explain"]
