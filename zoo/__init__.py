@@ -26,6 +26,8 @@ _HOME = {
     "save": "zoo.front",
     "load": "zoo.front",
     "labels": "zoo.front",
+    "bench": "zoo.measure.bench",
+    "latency": "zoo.measure.bench",
     "param_groups": "zoo.build.groups",
     "list_models": "zoo.catalog",
     "list_modules": "zoo.catalog",
