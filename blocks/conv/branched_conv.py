@@ -5,7 +5,7 @@ Paper: arXiv:2206.04040. Upstream: apple/ml-mobileone (Apple's sample code licen
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
@@ -61,13 +61,13 @@ class BranchedConv(nn.Module):
         self.act = act(self.out_dim) if act else None
 
     def _branch(self, kernel_size: int) -> Chain:
-        norm = Chain()
-        norm.conv = Conv(
+        branch = Chain()
+        branch.conv = Conv(
             self.dim, self.out_dim, kernel_size=kernel_size, stride=self.stride, padding=kernel_size // 2,
             groups=self.groups, bias=False,
         )  # fmt: skip
-        norm.norm = BatchNorm(self.out_dim)
-        return norm
+        branch.norm = BatchNorm(self.out_dim)
+        return branch
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         first, *others = self.branches
@@ -89,7 +89,7 @@ class BranchedConv(nn.Module):
         weight = torch.stack([conv.weight for conv in convs]).sum(0)
         bias = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
         if self.scale is not None:
-            small: Conv = self.scale.conv  # type: ignore[assignment]
+            small: Any = self.scale.conv
             weight += F.pad(small.weight, [self.kernel_size // 2] * 4)
             bias += small.bias
         if self.identity is not None:
