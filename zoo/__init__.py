@@ -28,6 +28,7 @@ _HOME = {
     "labels": "zoo.front",
     "bench": "zoo.measure.bench",
     "latency": "zoo.measure.bench",
+    "profile": "zoo.measure.profile",
     "param_groups": "zoo.build.groups",
     "list_models": "zoo.catalog",
     "list_modules": "zoo.catalog",

@@ -92,6 +92,16 @@ def parser() -> Parser:
     predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
 
+    profile = _command(commands, "profile", "profiling:profile", "MACs, parameters and bytes of a model, exactly")
+    profile.add_argument("name")
+    profile.add_argument("--form", default="train", choices=["train", "deploy"])
+    profile.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")
+    profile.add_argument("--batch", type=int, default=1)
+    profile.add_argument(
+        "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
+    )
+    _changes(profile)
+
     bench = _command(commands, "bench", "measuring:bench", "measure latency on this machine, in fresh processes")
     bench.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
     bench.add_argument("--all", action="store_true", help="every model of the catalogue")

@@ -73,6 +73,12 @@ class Attention(nn.Module):
         self.k_norm = qk_norm(self.head_dim) if qk_norm else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
 
+    def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
+        """Scores and sums: 2 L M num_heads head_dim, M the positions looked at."""
+        B, L, _ = shape
+        seen = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
+        return {"attention": 2 * B * L * seen * self.num_heads * self.head_dim}
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "attention keeps no keys and values of earlier calls")
         q, k, v = self._queries_keys_values(x, ctx)

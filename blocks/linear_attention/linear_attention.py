@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -60,6 +61,13 @@ class LinearAttention(nn.Module):
         self.qkv = linear(dim, 3 * width, bias=bias)
         self.local = local(width) if local else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """k^T v, q (k^T v) and q sum(k): L num_heads (2 head_dim^2 + head_dim), where every position sees all."""
+        if self.causal:
+            return {}  # its recurrence is an op, and counted there
+        B, L = shape[0], math.prod(shape[2:]) if len(shape) == 4 else shape[1]
+        return {"matmul": B * L * self.num_heads * (2 * self.head_dim**2 + self.head_dim)}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         size = x.shape[2:] if x.ndim == 4 else None

@@ -85,6 +85,9 @@ class Mamba(nn.Module):
     def reset_parameters(self) -> None:
         reset_decay(self.A_log, self.D)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return conv_and_scan(shape, self.conv1d, self.A_log)
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         states = ctx.state if ctx is not None else None
         mask = token_mask(x, ctx)
@@ -126,6 +129,18 @@ def reset_decay(A_log: Tensor, D: Tensor) -> None:
     """A = -(1, 2, …, N) in every channel, D = 1."""
     A_log.copy_(torch.arange(1, A_log.shape[1] + 1, device=A_log.device).log().expand_as(A_log))
     D.fill_(1)
+
+
+def conv_and_scan(shape: tuple[int, ...], conv1d: nn.Conv1d, A_log: Tensor) -> dict[str, int]:
+    """What one branch computes besides its layers: the convolution, with the k - 1 positions it is run beyond, and the scan."""
+    B, L, _ = shape
+    taps = conv1d.weight.numel()
+    return {"convolution": B * (L + conv1d.kernel_size[0] - 1) * taps, "scan": scan_work(B, L, A_log)}
+
+
+def scan_work(batch: int, length: int, A_log: Tensor) -> int:
+    """9 B L D N floating-point operations, the count that is accepted for S6."""
+    return 9 * batch * length * A_log.numel()
 
 
 def without_padding(u: Tensor, mask: Tensor | None) -> Tensor:
