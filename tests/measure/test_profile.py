@@ -21,6 +21,8 @@ from zoo.measure.profile import Profile, profile
 from zoo.measure.profiles import cost_of, costs
 from zoo.measure.published import agrees, published
 from zoo.measure.work import EXACT, FLOP_CLASSES
+from zoo.testing.counting import counts
+from zoo.testing.subjects import Subject
 
 ENTRIES = catalog.entries().values()
 FIRST = [min((e for e in ENTRIES if e.family == family), key=lambda e: e.params).name for family in zoo.list_modules()]
@@ -116,6 +118,14 @@ def test_reasons_are_given_only_where_figures_differ() -> None:
     assert differing == {one.source for one in published().values() if one.differs}
 
 
+@pytest.mark.parametrize("name", [name for name in blocks.list_blocks() if "/" not in name])
+def test_every_block_says_what_it_computes(name: str) -> None:
+    subject = Subject(name)
+    for form in subject.forms:
+        said, counted, uncounted = counts(subject, form)
+        assert said == counted and not uncounted
+
+
 @pytest.fixture(scope="module")
 def vit() -> Profile:
     return profile("vit_tiny_patch16_224")
@@ -136,11 +146,8 @@ def test_rows_of_operations_and_of_outer_blocks_add_up(vit: Profile) -> None:
 
 def test_work_grows_with_the_batch_and_weights_do_not() -> None:
     one, four = profile("starnet_s050"), profile("starnet_s050", (4, 3, 224, 224))
-    assert (four.macs, four.activation_bytes, four.weight_bytes) == (
-        4 * one.macs,
-        4 * one.activation_bytes,
-        one.weight_bytes,
-    )
+    assert (four.macs, four.weight_bytes) == (4 * one.macs, one.weight_bytes)
+    assert four.activation_bytes >= 4 * one.activation_bytes
 
 
 def test_a_built_model_is_profiled_as_it_is_and_left_alone() -> None:
