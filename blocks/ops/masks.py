@@ -7,14 +7,15 @@ from torch import Tensor
 from blocks.context import Context
 
 
-def token_mask(x: Tensor, ctx: Context | None) -> Tensor | None:
+def token_mask(x: Tensor, ctx: Context | None, packed: bool = False) -> Tensor | None:
     """`ctx.mask` (B, L) for tokens `x` (B, L, C), True at real tokens; None when all are real.
 
-    Raises ValueError when the mask has another shape than the tokens, and for packed sequences.
+    Raises ValueError when the mask has another shape than the tokens, and for packed sequences unless the caller knows
+    `packed` ones.
     """
     if ctx is None:
         return None
-    if ctx.cu_seqlens is not None:
+    if ctx.cu_seqlens is not None and not packed:
         raise ValueError("packed sequences (ctx.cu_seqlens) are not supported here; pad them and give ctx.mask")
     if ctx.mask is not None and ctx.mask.shape != x.shape[:2]:
         raise ValueError(

@@ -88,19 +88,20 @@ class BidirectionalMamba(nn.Module):
         mask = token_mask(x, ctx)
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
         u = without_padding(u, mask)
-        mask_b = mask if mask is None else mask.flip(-1)
         there = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask)
-        back = scan_inputs(u.flip(-1), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, mask_b)
+        mask_b = None if mask is None else mask.flip(-1)
+        back = scan_inputs(backwards(u), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, mask_b)
         y = selective_scan(
-            torch.cat([there.u, back.u], 1),
-            torch.cat([there.delta.transpose(1, 2), back.delta.transpose(1, 2)], -1).transpose(1, 2),
+            side_by_side(there.u, back.u),
+            side_by_side(there.delta, back.delta),
             torch.cat([there.A, back.A]),
             torch.stack([there.B, back.B], 1),
             torch.stack([there.C, back.C], 1),
             D=torch.cat([self.D, self.D_b]),
+            delta_softplus=True,
         )
         y_there, y_back = y.chunk(2, 1)  # type: ignore[union-attr]
-        y = (y_there + y_back.flip(-1)) * (F.silu(z) / 2)
+        y = (y_there + backwards(y_back)) * (F.silu(z) / 2)
         return run(self.out_proj, y.transpose(1, 2), ctx)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
@@ -108,3 +109,13 @@ class BidirectionalMamba(nn.Module):
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.in_proj.absorb_input(scale, shift))  # type: ignore[operator]
+
+
+def backwards(x: Tensor) -> Tensor:
+    """x (B, E, L) from its last step to its first, with channels side by side in memory."""
+    return x.transpose(1, 2).flip(1).transpose(1, 2)
+
+
+def side_by_side(x: Tensor, y: Tensor) -> Tensor:
+    """(B, E, L) twice -> (B, 2E, L), with channels side by side in memory."""
+    return torch.cat([x.transpose(1, 2), y.transpose(1, 2)], -1).transpose(1, 2)

@@ -12,13 +12,13 @@ from typing import Annotated, NamedTuple
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.masks import token_mask
 from blocks.ops.selective_scan import selective_scan
+from blocks.recurrent import short_conv_macs
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -30,7 +30,7 @@ STEP_RANGE = (1e-3, 1e-1)
 
 
 class ScanInputs(NamedTuple):
-    """u, delta (B, E, L), A (E, N), B, C (B, N, L): what a branch feeds to the scan."""
+    """u, delta (B, E, L), A (E, N), B, C (B, N, L): what a branch feeds to the scan, delta before its softplus."""
 
     u: Tensor
     delta: Tensor
@@ -51,8 +51,9 @@ class Mamba(nn.Module):
 
     [u | z] = W_in x; u <- silu(conv u); [r | B | C] = W_x u; delta = softplus(W_dt r + b); A = -exp(A_log).
     (B, L, C) -> (B, L, C). `dt_rank`, the length of r, is ceil(C / 16) without a value. `ctx.mask` keeps padding out of
-    the outputs; `ctx.state` continues a sequence, holding the last inputs of the convolution (B, E, k-1) and the state
-    of the scan (B, E, N). Raises ValueError for a mask together with a state, and for packed sequences.
+    the outputs; `ctx.state` continues sequences, holding the last inputs of the convolution (S, E, k-1) and the state of
+    the scan (S, E, N), S = B or, for packed sequences, as many as `ctx.cu_seqlens` borders. Raises ValueError for a mask
+    together with a state.
     """
 
     no_decay = ("A_log", "D")
@@ -89,17 +90,25 @@ class Mamba(nn.Module):
         return conv_and_scan(shape, self.conv1d, self.A_log)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        states = ctx.state if ctx is not None else None
-        mask = token_mask(x, ctx)
+        states, borders = (None, None) if ctx is None else (ctx.state, ctx.cu_seqlens)
+        mask = token_mask(x, ctx, packed=True)
         if mask is not None and states is not None:
             raise ValueError("mamba takes ctx.mask or ctx.state, not both: continue each sequence without padding")
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
         u = without_padding(u, mask)
         conv, h = states.get(self.path, (None, None)) if states is not None else (None, None)
-        inputs = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask, conv)
-        y, h = selective_scan(*inputs, D=self.D, z=z, initial_state=h, return_final_state=True)
+        inputs = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask, conv, borders)
+        y, h = selective_scan(
+            *inputs,
+            D=self.D,
+            z=z,
+            delta_softplus=True,
+            initial_state=h,
+            return_final_state=True,
+            cu_seqlens=borders,
+        )
         if states is not None:
-            states[self.path] = conv_state(u, self.conv1d.kernel_size[0], conv), h
+            states[self.path] = conv_state(u, self.conv1d.kernel_size[0], conv, borders), h
         return run(self.out_proj, y.transpose(1, 2), ctx)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
@@ -132,10 +141,9 @@ def reset_decay(A_log: Tensor, D: Tensor) -> None:
 
 
 def conv_and_scan(shape: tuple[int, ...], conv1d: nn.Conv1d, A_log: Tensor) -> dict[str, int]:
-    """What one branch computes besides its layers: the convolution, with the k - 1 positions it is run beyond, and the scan."""
+    """What one branch computes besides its layers: the convolution and the scan."""
     B, L, _ = shape
-    taps = conv1d.weight.numel()
-    return {"convolution": B * (L + conv1d.kernel_size[0] - 1) * taps, "scan": scan_work(B, L, A_log)}
+    return {"convolution": short_conv_macs(B, L, conv1d), "scan": scan_work(B, L, A_log)}
 
 
 def scan_work(batch: int, length: int, A_log: Tensor) -> int:
@@ -156,28 +164,21 @@ def scan_inputs(
     A_log: Tensor,
     mask: Tensor | None = None,
     state: Tensor | None = None,
+    borders: Tensor | None = None,
 ) -> ScanInputs:
     """One branch from the inner stream u (B, E, L) up to the scan. A step of 0 at padding leaves the state alone."""
-    return convolved_inputs(F.silu(causal_conv1d(u, conv1d.weight, conv1d.bias, state)), x_proj, dt_proj, A_log, mask)
+    u = causal_conv1d(u, conv1d.weight, conv1d.bias, state, "silu", borders)
+    return convolved_inputs(u, x_proj, dt_proj, A_log, mask)
 
 
 def convolved_inputs(
-    u: Tensor,
-    x_proj: nn.Linear,
-    dt_proj: nn.Linear,
-    A_log: Tensor,
-    mask: Tensor | None = None,
-    more_bias: Tensor | None = None,
+    u: Tensor, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, mask: Tensor | None = None
 ) -> ScanInputs:
-    """The same from behind the convolution and its activation; `more_bias` is added to the step before the softplus."""
+    """The same from behind the convolution and its activation."""
     state_dim, dt_rank = A_log.shape[1], dt_proj.in_features
     step, B, C = x_proj(u.transpose(1, 2)).split([dt_rank, state_dim, state_dim], -1)
-    step = dt_proj(step) if more_bias is None else dt_proj(step) + more_bias
-    delta = F.softplus(step.to(_at_least_single(u))).transpose(1, 2)
-    A = -torch.exp(A_log.to(delta.dtype))
-    return ScanInputs(u, without_padding(delta, mask), A, B.transpose(1, 2), C.transpose(1, 2))
-
-
-def _at_least_single(x: Tensor) -> torch.dtype:
-    """The dtype of steps and decays: float32, or float64 where the stream is."""
-    return torch.promote_types(x.dtype, torch.float32)
+    delta = dt_proj(step)
+    if mask is not None:
+        delta = delta.masked_fill(~mask.unsqueeze(-1), -torch.inf)  # of which the softplus is 0
+    A = -torch.exp(A_log.to(torch.promote_types(u.dtype, torch.float32)))
+    return ScanInputs(u, delta.transpose(1, 2), A, B.transpose(1, 2), C.transpose(1, 2))

@@ -72,8 +72,8 @@ class MambaVisionMixer(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
         u, z = self._convolved(u, self.conv1d_x), self._convolved(z, self.conv1d_z)
-        inputs = convolved_inputs(u, self.x_proj, self.dt_proj, self.A_log, more_bias=self.dt_proj.bias)
-        y = selective_scan(*inputs, D=self.D)
+        inputs = convolved_inputs(u, self.x_proj, self.dt_proj, self.A_log)
+        y = selective_scan(*inputs, D=self.D, delta_bias=self.dt_proj.bias, delta_softplus=True)
         return run(self.out_proj, torch.cat([y.to(z.dtype), z], 1).transpose(1, 2), ctx)
 
     @staticmethod

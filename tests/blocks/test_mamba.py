@@ -77,9 +77,23 @@ def test_mask_of_another_shape_is_refused(refused):
         Mamba(32)(x(), Context(mask=torch.ones(2, 20, dtype=torch.bool)))
 
 
-def test_packed_sequences_are_refused(refused):
+def test_packed_sequences_equal_separate_ones_whole_and_continued():
+    mixer, tokens = Mamba(32), x(21)[:1]
+    lengths, border = [4, 1, 16], torch.tensor([0, 4, 5, 21])
+    with torch.no_grad():
+        alone = torch.cat([mixer(part) for part in tokens.split(lengths, 1)], 1)
+        torch.testing.assert_close(mixer(tokens, Context(cu_seqlens=border)), alone, rtol=1e-4, atol=1e-6)
+        ctx = Context(cu_seqlens=torch.tensor([0, 3, 3, 13]), state={})
+        first = mixer(torch.cat([tokens[:, :3], tokens[:, 5:15]], 1), ctx)
+        ctx.cu_seqlens = torch.tensor([0, 1, 2, 8])
+        rest = mixer(torch.cat([tokens[:, 3:5], tokens[:, 15:]], 1), ctx)
+        parts = [first[:, :3], rest[:, :2], first[:, 3:], rest[:, 2:]]
+        torch.testing.assert_close(torch.cat(parts, 1), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_packed_sequences_are_refused_by_the_bidirectional_mixer(refused):
     with refused("packed sequences (ctx.cu_seqlens) are not supported here; pad them and give ctx.mask"):
-        Mamba(32)(x(), Context(cu_seqlens=torch.tensor([0, 21])))
+        BidirectionalMamba(32)(x(), Context(cu_seqlens=torch.tensor([0, 21])))
 
 
 def test_bidirectional_mixer_cannot_continue_a_sequence(refused):

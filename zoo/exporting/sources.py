@@ -146,9 +146,10 @@ class Sources:
             self.definitions.setdefault(name, f"{name} = {thing!r}".replace("typing.", "").replace("'", '"'))
             return name
         if isinstance(thing, (int, float, str, tuple, list, dict)) and not home:
-            self.definitions.setdefault(
-                name, f"{name} = {thing!r}".replace("= inf", '= float("inf")').replace("= -inf", '= float("-inf")')
-            )
+            value = repr(thing).replace("inf", 'float("inf")') if isinstance(thing, float) else repr(thing)
+            if self.definitions.get(name, f"{name} = {value}") != f"{name} = {value}":
+                name = f"{name}_{caller.rpartition('.')[2]}"  # another module's constant of that name
+            self.definitions[name] = f"{name} = {value}"
             return name
         if home.startswith("torch") and name in ("Tensor", "nn"):
             self.imports.add(f"from torch import {name}")
@@ -181,13 +182,15 @@ class Sources:
         from blocks.ops.dispatch import _known
 
         name = self.names.get(id(thing)) or self._claim(thing, "implementation")
+        called = {value for value in vars(sys.modules[caller]).values() if isinstance(value, str)}
         for op, backends in _known.items():
-            if backends["eager"].__module__ == caller and op not in self.ops:
+            if op in called and "reference" in backends and op not in self.ops:
                 self.ops[op] = ""  # claims its place before what it needs
-                forms = [self.refer(backends[kind], backends[kind].__name__, caller) for kind in ("eager", "reference")]
+                kinds = [backends["eager"], backends["reference"]]
+                forms = [self.refer(form, form.__name__, form.__module__) for form in kinds]
                 self.ops[op] = f"({', '.join(forms)})"
         self.definitions[name] = (
-            f"def {name}(op: str):\n"
+            f"def {name}(op: str, *tensors):\n"
             '    """The fast form of an op, or the one that autograd can follow."""\n'
             "    return OPS[op][torch.is_grad_enabled()]"
         )
@@ -224,9 +227,10 @@ def _self_names(node: ast.AST) -> set[str]:
     }
 
 
-def _global_names(node: ast.AST) -> set[str]:
-    """Names that a function reads; the annotations are text, and name types only."""
-    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+def _global_names(node: ast.FunctionDef) -> set[str]:
+    """Names that a function reads, but not its decorators; the annotations are text, and name types only."""
+    parts = [part for part in ast.iter_child_nodes(node) if part not in node.decorator_list]
+    return {item.id for part in parts for item in ast.walk(part) if isinstance(item, ast.Name)}
 
 
 def _attributes(cls: Any, node: Any) -> list[str]:

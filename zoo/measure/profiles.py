@@ -12,7 +12,7 @@ import msgspec
 
 from zoo import catalog
 
-PROFILES = catalog.MODELS / "profiles.json"
+PROFILES = catalog.MODELS / "data" / "profiles.json"
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from zoo import catalog
 
-PUBLISHED = catalog.MODELS / "published.toml"
+PUBLISHED = catalog.MODELS / "data" / "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 METRIC = "imagenet-1k/top1"
 

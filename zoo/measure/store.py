@@ -24,7 +24,7 @@ from zoo.measure.latency import Latency, Sample
 
 log = logging.getLogger("zoo")
 
-SHIPPED = Path(__file__).parent.parent / "models" / "latency.jsonl"
+SHIPPED = Path(__file__).parent.parent / "models" / "data" / "latency.jsonl"
 APPLICATION = 0x7A6F6F31
 """SQLite's own field for whose file it is: "zoo1"."""
 MIGRATIONS = (

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from blocks.ops.flops import kind_of
+
 aten = torch.ops.aten
 
 EXACT = ("matmul", "convolution", "attention")
@@ -43,7 +45,7 @@ REDUCTIONS = {
     "native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm",
     "_native_batch_norm_legit", "_safe_softmax", "_fused_rms_norm", "cudnn_batch_norm", "avg_pool2d", "max_pool2d_with_indices",
     "_adaptive_avg_pool2d", "adaptive_max_pool2d", "linalg_vector_norm", "topk", "sort", "argsort", "upsample_nearest2d",
-    "upsample_bilinear2d", "upsample_bicubic2d", "index_add", "scatter_add", "bincount", "prod", "argmax", "floor_divide", "hardswish",
+    "upsample_bilinear2d", "upsample_bicubic2d", "index_add", "scatter_add", "bincount", "prod", "argmax", "floor_divide", "hardswish", "log_sigmoid_forward",
 }  # fmt: skip
 """Work of a few operations an element: listed with element-wise work, and never called nothing."""
 
@@ -96,7 +98,7 @@ class Work(TorchDispatchMode):
             return result
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         elements = sum(output.numel() for output in outputs)
-        kind = KIND.get(packet) or ("scan" if counted else _kind(func))
+        kind = KIND.get(packet) or (kind_of(packet) or "scan" if counted else _kind(func))
         if self.in_attention and kind == "matmul":
             kind = "attention"  # on meta it is taken apart
         if self.watch_memory:

@@ -1,0 +1,182 @@
+"""From a C++ file to a loaded library: a private folder, a stamp in the name, a hash beside the file, one builder at a time.
+
+The folder is `native` in `$ZOO_CACHE`, `$XDG_CACHE_HOME/zoo` or `~/.cache/zoo`. A file's name holds a digest of the
+sources, the flags and the processor, so a home that two machines share has a file for each. Nothing is loaded that
+somebody else could have written, or whose bytes are not those that were built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+SOURCES = pathlib.Path(__file__).parent
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+SECONDS = 120
+"""What a compiler gets for one file; it takes about one."""
+
+
+class Unavailable(Exception):
+    """Why a library cannot be had, as a part of a sentence."""
+
+
+def built(name: str) -> ctypes.CDLL:
+    """The library of `<name>.cpp`, compiled unless it is there. Raises Unavailable."""
+    path = path_of(name)
+    with contextlib.suppress(Unavailable):
+        return open_checked(path)
+    _make_private(path.parent)
+    with _alone(path.parent):
+        with contextlib.suppress(Unavailable):  # another process may have built it while this one waited
+            return open_checked(path)
+        try:
+            _compile(SOURCES / f"{name}.cpp", path)
+        except OSError as error:
+            raise Unavailable(f"{path.parent} cannot be written: {error.strerror}") from error
+        return open_checked(path)
+
+
+def path_of(name: str) -> pathlib.Path:
+    """Where the library of `<name>.cpp` for this machine is, or would be."""
+    digest = hashlib.sha256()
+    for file in [SOURCES / f"{name}.cpp", *sorted(SOURCES.glob("*.h"))]:
+        digest.update(file.read_bytes())
+    for text in (*_flags(), sys.platform, platform.machine(), processor()):
+        digest.update(text.encode() + b"\0")
+    return folder() / f"{name}-{digest.hexdigest()[:20]}.so"
+
+
+def folder() -> pathlib.Path:
+    if chosen := os.environ.get("ZOO_CACHE"):
+        return pathlib.Path(chosen).expanduser() / "native"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "zoo" / "native"
+
+
+@functools.cache
+def processor() -> str:
+    """What this processor can do: its flags where the kernel tells them, else its name."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.partition(":")[0].strip().lower() in ("flags", "features"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def open_checked(path: pathlib.Path) -> ctypes.CDLL:
+    """Loads a library that only its owner can have written and whose bytes are those that were built.
+
+    Raises Unavailable, with the reason, for any other file.
+    """
+    if sys.platform == "win32":
+        raise Unavailable("there are no native kernels for Windows")
+    _refuse_foreign(path.parent)
+    _refuse_foreign(path)
+    try:
+        expected = path.with_suffix(".sha256").read_text().strip()
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+    if found != expected:
+        raise Unavailable(f"{path} is not the file that was built: its sha256 is {found[:12]}…, not {expected[:12]}…")
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be loaded: {error}") from error
+
+
+def _refuse_foreign(path: pathlib.Path) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError as error:
+        raise Unavailable(f"{path} has not been built; next: python -m blocks.ops.native") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise Unavailable(f"{path} is a link")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise Unavailable(f"{path} belongs to another user (uid {status.st_uid})")
+    if status.st_mode & 0o022:
+        raise Unavailable(f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}); next: chmod go-w")
+
+
+def _make_private(path: pathlib.Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be made: {error.strerror}") from error
+    _refuse_foreign(path)
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """One builder per folder; the kernel lets go of the lock of a process that dies."""
+    import fcntl  # not on Windows
+
+    try:
+        file = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _compile(source: pathlib.Path, path: pathlib.Path) -> None:
+    """Compiles with threads, or without where the compiler has no OpenMP, and moves the result into place.
+
+    Linked without an OpenMP library: torch has brought its own, and the threads of two would fight for the processor.
+    """
+    compiler = _compiler()
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        compiled, linked = os.path.join(scratch, "kernel.o"), pathlib.Path(scratch, "kernel.so")
+        command = [*compiler, *_flags(), "-c", str(source), "-o", compiled]
+        if _run([*command, "-fopenmp"]) and (problem := _run(command)):
+            raise Unavailable(f"{compiler[0]} could not compile {source.name}: {problem}")
+        lazily = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+        if problem := _run([*compiler, "-shared", *lazily, compiled, "-o", str(linked)]):
+            raise Unavailable(f"{compiler[0]} could not link {source.name}: {problem}")
+        linked.chmod(0o700)
+        digest = linked.with_suffix(".sha256")
+        digest.write_text(hashlib.sha256(linked.read_bytes()).hexdigest() + "\n")
+        digest.replace(path.with_suffix(".sha256"))
+        linked.replace(path)
+
+
+def _compiler() -> list[str]:
+    if chosen := os.environ.get("CXX"):
+        return shlex.split(chosen)
+    for name in COMPILERS:
+        if found := shutil.which(name):
+            return [found]
+    raise Unavailable(f"no C++ compiler on the path ({', '.join(COMPILERS)}), and none in CXX")
+
+
+def _flags() -> list[str]:
+    tune = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    return [*FLAGS, tune]
+
+
+def _run(command: list[str]) -> str:
+    """The last words of a command that fails; "" when it does not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip()[-500:] or f"exit status {done.returncode}"

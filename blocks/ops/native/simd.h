@@ -1,0 +1,111 @@
+// Vectors of floats as wide as the processor's, and the functions of them that the kernels need.
+// Plain C++ with the vector extensions of GCC and Clang; no intrinsics but one, which turns denormal numbers off.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+// A state that fades out ends in denormal numbers, which cost a hundred times as much as zeros.
+class NoDenormals {
+#if defined(__SSE__)
+    unsigned before = _mm_getcsr();
+
+  public:
+    NoDenormals() { _mm_setcsr(before | 0x8040); }
+    ~NoDenormals() { _mm_setcsr(before); }
+#else
+  public:
+    NoDenormals() {}
+#endif
+};
+
+INLINE Vec all(float value) { return Vec{} + value; }
+
+// The first `count` lanes; the others are 0.
+INLINE Vec load(const float* from, int64_t count = LANES) {
+    if (count >= LANES) {
+        Vec x;  // a variable of its own: one of which a part is copied lives in memory
+        memcpy(&x, from, sizeof(Vec));
+        return x;
+    }
+    Vec part = {};
+    memcpy(&part, from, count * sizeof(float));
+    return part;
+}
+
+INLINE void store(float* to, Vec x, int64_t count = LANES) {
+    if (count >= LANES)
+        memcpy(to, &x, sizeof(Vec));
+    else
+        memcpy(to, &x, count * sizeof(float));
+}
+
+// In fours: sixteen additions one after the other would each wait for the one before.
+INLINE float sum(Vec x) {
+    typedef float Four __attribute__((vector_size(4 * sizeof(float))));
+    Four fours[LANES / 4], total = {};
+    memcpy(fours, &x, sizeof(Vec));
+    for (Four four : fours) total += four;
+    return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+INLINE Vec pick(Ints where, Vec yes, Vec no) { return (Vec)((where & (Ints)yes) | (~where & (Ints)no)); }
+INLINE Vec larger(Vec x, Vec y) { return pick(x < y, y, x); }    // NaN in x stays
+INLINE Vec smaller(Vec x, Vec y) { return pick(x > y, y, x); }
+
+// 2^x to 1e-7 of itself: 2^n 2^r with n the nearest integer. Exactly 0 below 2^-126.5, 2^127 from there on; NaN stays.
+INLINE Vec exp2_of(Vec x) {
+    const float shift = 12582912.f + 127.f;  // 1.5 * 2^23: what is added to it is rounded to an integer in its low bits
+    x = smaller(larger(x, all(-127.f)), all(127.f));
+    Vec shifted = x + shift;
+    Vec r = x - (shifted - shift);
+    Vec p = all(1.54531634e-4f);  // fitted to (2^r - 1) / r from -1/2 to 1/2
+    p = p * r + 1.33908633e-3f;
+    p = p * r + 9.61808302e-3f;
+    p = p * r + 5.55035695e-2f;
+    p = p * r + 2.40226507e-1f;
+    p = p * r + 6.93147182e-1f;
+    p = p * r + 1.f;
+    return p * (Vec)((Ints)shifted << 23);
+}
+
+// e^x to 1e-7 (1 + |x|) of itself.
+INLINE Vec exp_of(Vec x) { return exp2_of(x * 1.4426950408889634f); }
+
+INLINE Vec sigmoid(Vec x) { return 1.f / (1.f + exp_of(-x)); }
+
+// log(1 + e) for e from 0 to 1, to 1e-7 of itself: 2 atanh(s) with s = e / (2 + e).
+INLINE Vec log1p_of(Vec e) {
+    Vec s = e / (2.f + e), q = s * s;
+    Vec p = all(1.f / 15);
+    p = p * q + 1.f / 13;
+    p = p * q + 1.f / 11;
+    p = p * q + 1.f / 9;
+    p = p * q + 1.f / 7;
+    p = p * q + 1.f / 5;
+    p = p * q + 1.f / 3;
+    return 2.f * (s + s * q * p);
+}
+
+INLINE Vec softplus(Vec x) {
+    Vec magnitude = (Vec)((Ints)x & 0x7fffffff);
+    return larger(x, Vec{}) + log1p_of(exp_of(-magnitude));
+}

@@ -1,0 +1,163 @@
+"""The scan in C++, for CPUs: native/selective_scan.cpp. One pass over the inputs, the state in vector registers."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from blocks.ops import native
+from blocks.ops.dispatch import implements
+from blocks.ops.native.call import addresses, row_stride, rows
+from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, first_blocks, kept_blocks
+from blocks.ops.sequences import lengths_of
+
+POINTERS = (
+    *("u", "delta", "z", "A", "B", "C", "D", "bias", "borders", "blocks", "y", "state", "starts", "grad_y"),
+    *(f"grad_{name}" for name in ("u", "delta", "z", "A", "B", "C", "D", "bias", "state")),
+)
+NUMBERS = (
+    *("segments", "groups", "state_dim", "channels", "parts", "rows"),
+    *("u_row", "delta_row", "z_row", "B_row", "B_group", "C_row", "C_group", "grad_y_row", "softplus", "threads"),
+)
+
+
+class Call(ctypes.Structure):
+    """`struct Scan` of the C++ file."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in POINTERS] + [(name, ctypes.c_int64) for name in NUMBERS]
+
+
+def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Tensor | None) -> str:
+    """Why this cannot run here, "" when it can; the library is looked for, and built, last."""
+    if u.device.type != "cpu":
+        return f"the tensors are on {u.device}"
+    if (dtype := fast_dtype(u, delta, A, B, C, *others)) != torch.float32:
+        return f"it computes in float32, not {str(dtype).removeprefix('torch.')}"
+    return native.missing("selective_scan")
+
+
+@implements(OP, "native", unless=refusal)
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
+    softplus: bool,
+    state: Tensor | None,
+    borders: Tensor | None,
+    keep: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward` of eager."""
+    groups, lengths = B.shape[2], lengths_of(u, borders)
+    inputs = _inputs(u, delta, A, B, C, D, z, bias)
+    given = torch.zeros(len(lengths), *A.shape) if state is None else state.float()
+    last = given.unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
+    if state is not None and last.data_ptr() == state.data_ptr():
+        last = last.clone()
+    y = torch.empty(u.shape)
+    starts = torch.empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *last.shape[1:])
+    outputs = {"y": y, "state": last, "starts": starts if keep else None}
+    _run("selective_scan", inputs | outputs, lengths, borders is not None, softplus)
+    return y.to(u.dtype), last.transpose(-1, -2).reshape(len(lengths), *A.shape), starts
+
+
+@implements(BACKWARD, "native", unless=refusal)
+def backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
+    softplus: bool,
+    borders: Tensor | None,
+    starts: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """As `backward` of eager."""
+    groups, lengths = B.shape[2], lengths_of(u, borders)
+    inputs = _inputs(u, delta, A, B, C, D, z, bias) | {"grad_y": rows(grad_y.float()), "starts": starts}
+    parts, sequences = _parts(len(lengths) * groups, u.shape[2] // groups), len(lengths)
+    grad_state = grad_last.float().unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
+    if grad_state.data_ptr() == grad_last.data_ptr():
+        grad_state = grad_state.clone()
+    grads: dict[str, Tensor | None] = {
+        "grad_u": torch.empty(u.shape),
+        "grad_delta": torch.empty(u.shape),
+        "grad_A": (grad_A := torch.zeros_like(grad_state)),
+        "grad_B": torch.empty(parts, *B.shape),
+        "grad_C": torch.empty(parts, *C.shape),
+        "grad_D": None if D is None else torch.zeros(sequences, len(D)),
+        "grad_z": None if z is None else torch.empty(u.shape),
+        "grad_bias": None if bias is None else torch.zeros(sequences, len(bias)),
+        "grad_state": grad_state,
+    }
+    _run("selective_scan_backward", inputs | grads, lengths, borders is not None, softplus)
+    for name in ("grad_B", "grad_C", "grad_D", "grad_bias"):
+        grads[name] = None if (total := grads[name]) is None else total.sum(0)
+    grads["grad_A"] = grad_A.sum(0).transpose(-1, -2).reshape(A.shape)
+    grads["grad_state"] = grad_state.transpose(-1, -2).reshape(grad_last.shape)
+    return tuple(grads.values())
+
+
+def _inputs(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    bias: Tensor | None,
+) -> dict[str, Tensor | None]:
+    groups = B.shape[2]
+    rates = A.float().unflatten(0, (groups, -1)).transpose(-1, -2) * (1 / math.log(2))
+    return {
+        "u": rows(u.float()),
+        "delta": rows(delta.float()),
+        "z": None if z is None else rows(z.float()),
+        "A": rates.contiguous(),
+        "B": rows(B.float()),
+        "C": rows(C.float()),
+        "D": None if D is None else D.float().contiguous(),
+        "bias": None if bias is None else bias.float().contiguous(),
+    }
+
+
+def _parts(sequences: int, channels: int) -> int:
+    """Parts of a group's channels, so that every thread has one; a part is no narrower than a vector."""
+    wanted = -(-torch.get_num_threads() // max(1, sequences))
+    return max(1, min(wanted, channels // 16))
+
+
+def _run(function: str, tensors: dict[str, Tensor | None], lengths: list[int], packed: bool, softplus: bool) -> None:
+    u, A, B, C = (tensors[name] for name in "uABC")
+    assert u is not None and A is not None and B is not None and C is not None
+    index = {"borders": torch.tensor([0, *lengths]).cumsum(0), "blocks": torch.tensor(first_blocks(lengths, packed))}
+    groups, state_dim, channels = A.shape
+    strides = {f"{name}_row": row_stride(tensors.get(name)) for name in ("u", "delta", "z", "B", "C", "grad_y")}
+    call = Call(
+        **addresses(tensors | index),
+        **strides,
+        segments=len(lengths),
+        groups=groups,
+        state_dim=state_dim,
+        channels=channels,
+        parts=_parts(len(lengths) * groups, channels),
+        rows=u.shape[0] * u.shape[1],
+        B_group=B.stride(2),
+        C_group=C.stride(2),
+        softplus=softplus,
+        threads=torch.get_num_threads(),
+    )
+    getattr(native.library("selective_scan"), function)(ctypes.byref(call))

@@ -1,0 +1,3 @@
+"""Goldens, as in tests/blocks."""
+
+from tests.blocks.conftest import golden, refused  # noqa: F401
