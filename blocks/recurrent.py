@@ -39,9 +39,14 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if ctx is None:
             return self.mix(x, None, None, None)[0]
-        if ctx.cu_seqlens is not None:
-            return self._mix_packed(x, ctx, ctx.cu_seqlens)
         state = ctx.state.get(self.path) if ctx.state is not None else None
+        if ctx.cu_seqlens is not None:
+            if ctx.mask is not None or len(x) != 1:
+                raise ValueError(
+                    f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
+                )
+            y, state = self.mix_packed(x, state, ctx.cu_seqlens, ctx)
+            return self._leaving(y, state, ctx)
         mask = token_mask(x, ctx)
         if mask is None:
             y, state = self.mix(x, state, None, ctx)
@@ -50,32 +55,28 @@ class Recurrent(nn.Module):
             mask = mask.gather(1, order)
             y, state = self.mix(zero_padding(_at(x, order), mask), state, mask, ctx)
             y = _at(y, order.argsort(1))
+        return self._leaving(y, state, ctx)
+
+    def _leaving(self, y: Tensor, state: State, ctx: Context) -> Tensor:
         if ctx.state is not None:
             ctx.state[self.path] = state
         return y
 
-    def _mix_packed(self, x: Tensor, ctx: Context, borders: Tensor) -> Tensor:
+    def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
         """Each sequence by itself, with its own part of what other blocks have left in `ctx.slots`."""
-        if ctx.mask is not None or len(x) != 1:
-            raise ValueError(
-                f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
-            )
         lengths = lengths_of(x, borders)
-        before = ctx.state.get(self.path) if ctx.state is not None else None
-        states = [None if before is None else tuple(part[i : i + 1] for part in before) for i in range(len(lengths))]
+        states = [None if state is None else tuple(part[i : i + 1] for part in state) for i in range(len(lengths))]
         inner = [Context() for _ in lengths]
         for slot, values in ctx.slots.items():
             for path, value in values.items():
                 for one, part in zip(inner, value.split(lengths, 1), strict=True):
                     one.write(slot, path, part)
         parts = zip(x.split(lengths, 1), states, inner, strict=True)
-        outputs, after = zip(*(self.mix(part, state, None, one) for part, state, one in parts), strict=True)
+        outputs, after = zip(*(self.mix(part, before, None, one) for part, before, one in parts), strict=True)
         for slot, values in inner[0].slots.items():
             for path in values:
                 ctx.write(slot, path, torch.cat([one.slots[slot][path] for one in inner], 1))
-        if ctx.state is not None:
-            ctx.state[self.path] = tuple(map(torch.cat, zip(*after, strict=True)))
-        return torch.cat(outputs, 1)
+        return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
 
 
 def _at(x: Tensor, order: Tensor) -> Tensor:
@@ -122,8 +123,8 @@ def short_conv_macs(batch: int, length: int, *convs: nn.Conv1d) -> int:
     return sum(batch * (length + conv.kernel_size[0] - 1) * conv.weight.numel() for conv in convs)
 
 
-def gated_norm(y: Tensor, gate: Tensor | None, weight: Tensor, eps: float | None) -> Tensor:
-    """weight y / sqrt(mean y^2 + eps) silu(gate), over the last axis, in the dtype of y or float32 at least."""
+def gated_norm(y: Tensor, gate: Tensor | None, norm: nn.RMSNorm) -> Tensor:
+    """norm(y) silu(gate), over the last axis, in the dtype of y or float32 at least."""
     wide = torch.promote_types(y.dtype, torch.float32)
-    y = nn.functional.rms_norm(y.to(wide), weight.shape, weight.to(wide), eps)
+    y = nn.functional.rms_norm(y.to(wide), norm.normalized_shape, norm.weight.to(wide), norm.eps)
     return y if gate is None else y * nn.functional.silu(gate.to(wide))

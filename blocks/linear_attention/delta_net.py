@@ -103,7 +103,7 @@ class DeltaNet(Recurrent):
             return_final_state=True,
         )
         gate = None if self.g_proj is None else run(self.g_proj, x).unflatten(-1, (self.num_heads, -1))
-        y = gated_norm(y, gate, self.o_norm.weight, self.o_norm.eps)
+        y = gated_norm(y, gate, self.o_norm)
         return run(self.o_proj, y.flatten(2).to(x.dtype)), (q_conv, k_conv, v_conv, S)
 
 

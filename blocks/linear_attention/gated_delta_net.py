@@ -114,5 +114,5 @@ class GatedDeltaNet(Recurrent):
             return_final_state=True,
         )
         gate = run(self.g_proj, x).unflatten(-1, (-1, self.value_dim))
-        y = gated_norm(y, gate, self.o_norm.weight, self.o_norm.eps)
+        y = gated_norm(y, gate, self.o_norm)
         return run(self.o_proj, y.flatten(2).to(x.dtype)), (q_conv, k_conv, v_conv, S)

@@ -90,5 +90,5 @@ class GatedLinearAttention(Recurrent):
             return_final_state=True,
         )
         shown = run(self.g_proj, x).unflatten(-1, (self.num_heads, -1))
-        y = gated_norm(y, shown, self.g_norm_swish_gate.weight, self.g_norm_swish_gate.eps)
+        y = gated_norm(y, shown, self.g_norm_swish_gate)
         return run(self.o_proj, y.flatten(2).to(x.dtype)), (S,)

@@ -113,7 +113,7 @@ class LinearAttention(Recurrent):
         keys = self.num_heads * self.key_dim
         parts = wide.split([keys, keys, self.num_heads * self.head_dim], -1)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        S, z, *seen = state or (None, None)
+        sums, seen = (None, ()) if state is None else (state[:2], state[2:])
         rest: State = ()
         if self.feature_map == "cosformer":
             where, after = positions_after(qkv, seen[0] if seen else None, mask)
@@ -124,9 +124,8 @@ class LinearAttention(Recurrent):
         if mask is not None:
             k = k * mask[:, None, :, None]
         if self.causal:
-            before = None if S is None or z is None else (S, z)
-            y, sums = causal_linear_attention(q, k, v, self.eps, before)
-            rest = (*sums, *rest)
+            y, sums = causal_linear_attention(q, k, v, self.eps, sums)  # type: ignore[arg-type]
+            rest = *sums, *rest
         else:
             y = linear_attention(q, k, v, self.eps)
         return y.transpose(1, 2).flatten(2).to(qkv.dtype), rest

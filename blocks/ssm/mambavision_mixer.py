@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.selective_scan import selective_scan
+from blocks.recurrent import depthwise
 from blocks.registry import block
 from blocks.slots import Linear, slot
-from blocks.ssm.mamba import StepProjection, convolved_inputs, depthwise, reset_decay, scan_work
+from blocks.ssm.mamba import StepProjection, convolved_inputs, reset_decay, scan_work
 
 Count = Annotated[int, Meta(ge=1)]
 

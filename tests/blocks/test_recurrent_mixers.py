@@ -15,7 +15,9 @@ from blocks.context import Context
 from blocks.linear_attention.delta_net import DeltaNet
 from blocks.linear_attention.gated_delta_net import GatedDeltaNet
 from blocks.linear_attention.gla import GatedLinearAttention
+from blocks.linear_attention.hgrn2 import Hgrn2
 from blocks.linear_attention.retention import Retention
+from blocks.linear_attention.rwkv7 import FIRST_VALUES, Rwkv7
 from blocks.ssm.mamba2 import Mamba2
 
 State = dict[str, Tensor]
@@ -33,6 +35,19 @@ def qwen(state: State) -> State:
     return own | {"o_norm.weight": state["norm.weight"], "A_log": state["A_log"], "dt_bias": state["dt_bias"]}
 
 
+def rwkv7(state: State) -> State:
+    """BlinkDL's keys of RWKV-7, whose low-rank maps lie transposed."""
+    own = {key: value for key, value in state.items() if key.startswith("x_") or key == "r_k"}
+    own |= {key: state[key].flatten() for key in ("k_k", "k_a")}
+    for ours, theirs in {"r": "receptance", "k": "key", "v": "value", "o": "output"}.items():
+        own[f"{ours}_proj.weight"] = state[f"{theirs}.weight"]
+    for name in "wavg":
+        if f"{name}1" in state:
+            own |= {f"{name}_lora.lora.{2 * i}.weight": state[f"{name}{i + 1}"].T for i in (0, 1)}
+            own |= {f"{name}_lora.lora.2.bias": state[f"{name}0"].flatten()} if name != "g" else {}
+    return own | {"g_norm.weight": state["ln_x.weight"], "g_norm.bias": state["ln_x.bias"]}
+
+
 UPSTREAM: dict[str, tuple[Callable[..., nn.Module], dict[str, Any], Callable[[State], State]]] = {
     "layer_mamba2_mixer": (Mamba2, {"head_dim": 8, "state_dim": 8, "groups": 2}, dict),
     "layer_retention": (Retention, {"num_heads": 4}, dict),
@@ -43,6 +58,7 @@ UPSTREAM: dict[str, tuple[Callable[..., nn.Module], dict[str, Any], Callable[[St
         {"num_heads": 2, "head_dim": 8, "num_v_heads": 4, "expand_v": 1.5, "eps": 1e-6},
         qwen,
     ),
+    "layer_hgrn2": (Hgrn2, {"expand_ratio": 8}, dict),
 }
 
 
@@ -71,6 +87,72 @@ def check_states(case: Any, name: str, state: tuple[Tensor, ...]) -> None:
     case.check(S, "final_state")
     for part, conv in zip("qkv", convs, strict=False):
         case.check(conv, f"final_conv_state_{part}")
+
+
+RANKS = {"decay_rank": 4, "a_rank": 4, "v_rank": 4, "gate_rank": 8}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rwkv7_equals_upstream_whole_and_continued(golden, first):
+    case = golden("layer_rwkv7_time_mix_first" if first else "layer_rwkv7_time_mix")
+    mixer = Rwkv7(32, head_dim=8, first=first, **RANKS).to(case.dtype)
+    mixer.g_norm.eps = 64e-5
+    names = rwkv7(case.state)
+    mixer.load_state_dict({key: value for key, value in names.items() if not first or not key.startswith("v_lora")})
+    ctx, parts = Context(state={}), []
+    with torch.no_grad():
+        for begin, end in ((0, 33), *((t, t + 1) for t in range(33))):
+            if begin == 0 and end == 33:
+                whole = Context()
+                given = whole
+            else:
+                given = ctx
+            if not first:
+                given.write(FIRST_VALUES, "first", case.inputs["v_first"][:, begin:end])
+            y = mixer(case.inputs["x"][:, begin:end], given)
+            parts.append(y)
+    case.check(parts[0])
+    case.check(torch.cat(parts[1:], 1))
+    if first:
+        case.check(whole.slots[FIRST_VALUES][""], "v_first_out")
+
+
+def test_later_rwkv7_without_a_first_one_says_so(refused):
+    with refused("a later rwkv7 mixes its values with those of a first one, and ctx carries none; set `first`"):
+        Rwkv7(64, first=False)(torch.zeros(1, 3, 64), Context())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+def test_later_rwkv7_finds_each_sequence_s_first_values(packed):
+    torch.manual_seed(0)
+    layers, x = [Rwkv7(64, first=index == 0) for index in range(2)], torch.randn(1, 12, 64)
+    layers[1].path = "second"
+
+    def run(x: Tensor, **given: Tensor) -> Tensor:
+        ctx = Context(**given)  # type: ignore[arg-type]
+        return layers[1](layers[0](x, ctx), ctx)
+
+    apart = torch.cat([run(x[:, :5]), run(x[:, 5:])], 1)
+    if packed:
+        found = run(x, cu_seqlens=torch.tensor([0, 5, 12]))
+    else:
+        rows, mask = torch.zeros(2, 9, 64), torch.zeros(2, 9, dtype=torch.bool)
+        mask[0, 4:], mask[1, :7] = True, True
+        rows[mask] = x[0]
+        found = run(rows, mask=mask)[mask].unsqueeze(0)
+    torch.testing.assert_close(found, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_decays_of_hgrn2_are_above_their_lower_bound():
+    plain, bounded, x = Hgrn2(32), Hgrn2(32, lower_bound=0.999), torch.randn(1, 200, 32)
+    bounded.load_state_dict(plain.state_dict())
+    states = [Context(state={}), Context(state={})]
+    with torch.no_grad():
+        for mixer, ctx in zip((plain, bounded), states, strict=True):
+            mixer(x, ctx)
+    small, large = (ctx.state[""][0].norm() for ctx in states)
+    assert large < 0.2 * small  # what is kept longer is written more weakly
 
 
 @pytest.mark.parametrize("backend", ["reference", "eager"])

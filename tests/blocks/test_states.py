@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from blocks.construct import construct
 from blocks.context import Context
-from blocks.registry import list_blocks
+from blocks.registry import describe, list_blocks
 from blocks.slots import Place
 
 LENGTH, DIM = 21, 64
 MORE: dict[str, dict[str, Any]] = {
     "delta_net with gate": {"block": "delta_net", "gate": True, "neg_eigval": True},
+    "hgrn2 with a lower bound": {"block": "hgrn2", "lower_bound": 0.4},
     "mamba2 with groups": {"block": "mamba2", "groups": 2, "head_dim": 16, "state_dim": 8, "dt_limit": [0.01, 0.2]},
     **{
         f"linear_attention, {name}": {"block": "linear_attention", "feature_map": name, "head_dim": 8}
@@ -30,8 +31,6 @@ MORE: dict[str, dict[str, Any]] = {
 def made(name: str) -> nn.Module:
     """The block with default parameters, causal where it may be either, no parameter at 0 or 1."""
     call = MORE.get(name, {"block": name})
-    from blocks.registry import describe
-
     if "causal" in describe(call["block"]).params:
         call = call | {"causal": True}
     torch.manual_seed(3)
@@ -69,7 +68,7 @@ def test_whole_equals_any_split(name, lengths):
 
 
 @torch.no_grad()
-@but_mamba
+@every_block
 @pytest.mark.parametrize("lengths", [[1] * LENGTH, [3, 5, 13]], ids=str)
 def test_state_is_the_same_after_any_split(name, lengths):
     block, ctx, whole = made(name), Context(state={}), Context(state={})
@@ -107,7 +106,7 @@ def test_padding_changes_no_output(name, side):
 
 
 @torch.no_grad()
-@but_mamba
+@every_block
 @pytest.mark.parametrize("side", SPOTS)
 def test_padding_changes_nothing_of_what_follows(name, side):
     block, (x, mask), rest = made(name), padded(tokens(), SPOTS[side]), tokens(4).flip(2)
@@ -118,7 +117,7 @@ def test_padding_changes_nothing_of_what_follows(name, side):
 
 
 @torch.no_grad()
-@but_mamba
+@every_block
 def test_samples_of_different_lengths_continue_each_where_it_ended(name):
     block, x, rest = made(name), tokens(), tokens(5).flip(2)
     mask = torch.ones(2, LENGTH, dtype=torch.bool)
@@ -164,7 +163,7 @@ def test_state_saves_and_loads(name, tmp_path):
 
 
 @torch.no_grad()
-@but_mamba
+@every_block
 @pytest.mark.parametrize("length", [1, 5, 300])
 def test_size_of_the_state_is_as_told(name, length):
     block, ctx = made(name), Context(state={})
