@@ -86,8 +86,8 @@ class Rwkv6(Recurrent):
         """The second map of the token shift, L rank C for each of five, and 5 L num_heads K V operations of the recurrence."""
         B, L, _ = shape
         keys, values = self.head_dims
-        mixed = B * L * self.x_proj[2].weight.numel()
-        return {"matmul": mixed, "scan": 5 * B * L * self.num_heads * keys * values}
+        second: Any = self.x_proj[2]
+        return {"matmul": B * L * int(second.weight.numel()), "scan": 5 * B * L * self.num_heads * keys * values}
 
     def state_size(self, length: int = 0) -> int:
         keys, values = self.head_dims

@@ -99,9 +99,9 @@ class Rwkv7(Recurrent):
         nn.init.normal_(self.r_k, std=0.1)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """7 L num_heads K^2 operations of the rule."""
+        """14 L num_heads K^2 operations: a step is two of the delta rule."""
         B, L, _ = shape
-        return {"scan": 7 * B * L * self.num_heads * self.head_dim**2}
+        return {"scan": 14 * B * L * self.num_heads * self.head_dim**2}
 
     def state_size(self, length: int = 0) -> int:
         return self.dim + self.num_heads * self.head_dim**2

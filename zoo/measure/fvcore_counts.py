@@ -22,8 +22,10 @@ Handle = Callable[[list[Any], list[Any]], Counter[str]]
 def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
     """MACs by class (matmul, convolution, attention) of a forward pass in eval mode, traced. Needs memory for the model."""
     from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import einsum_flop_jit
 
     handles = {f"aten::{name}": _handle(kind, formula) for name, (kind, formula) in FORMULAS.items()}
+    handles["aten::einsum"] = einsum_flop_jit  # the only one of theirs: it reads the equation
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         analysis = FlopCountAnalysis(model.eval(), x)
@@ -76,4 +78,4 @@ FORMULAS: dict[str, tuple[str, Callable[..., int]]] = {
     "_convolution": ("convolution", _convolved), "conv1d": ("convolution", _convolved), "conv2d": ("convolution", _convolved),
     "scaled_dot_product_attention": ("attention", _attended),
 }  # fmt: skip
-KINDS = {name: kind for name, (kind, _) in FORMULAS.items()}
+KINDS = {name: kind for name, (kind, _) in FORMULAS.items()} | {"einsum": "matmul"}
