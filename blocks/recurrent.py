@@ -79,6 +79,13 @@ class Recurrent(nn.Module):
         return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
 
 
+def unpacked(x: Tensor, borders: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed sequences (1, L, C) as samples, padding behind their tokens (N, longest, C), and the mask of their tokens."""
+    parts = x[0].split(lengths_of(x, borders))
+    mask = nn.utils.rnn.pad_sequence([part.new_ones(len(part), dtype=torch.bool) for part in parts], True)
+    return nn.utils.rnn.pad_sequence(parts, True), mask
+
+
 def _at(x: Tensor, order: Tensor) -> Tensor:
     """x (B, L, C) with its tokens in the given order (B, L)."""
     return x.gather(1, order.unsqueeze(-1).expand_as(x))

@@ -64,6 +64,12 @@ def test_the_wheel_beside_a_cpu_torch_changes_no_torch_and_brings_no_cuda(
     assert [name for name in plan if CUDA.match(name)] == []
 
 
+def test_the_wheel_holds_the_sources_of_native_kernels_and_nothing_built(wheel: pathlib.Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("blocks/ops/native/")}
+    sources = {f"blocks/ops/native/{path.name}" for path in (ROOT / "blocks/ops/native").iterdir() if path.is_file()}
+    assert "blocks/ops/native/simd.h" in names and names == sources
+
+
 def test_the_wheel_holds_the_models_and_the_types(wheel: pathlib.Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {

@@ -15,7 +15,6 @@ B is here the batch, H the number of heads, K the width of a query or key.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -25,12 +24,18 @@ from torch.nn import functional as F
 FeatureMap = Literal["elu", "relu", "relu2", "taylor", "rebased", "favor", "hedgehog", "cosformer"]
 
 
-def elu(x: Tensor) -> Tensor:
-    return F.elu(x) + 1
-
-
-def relu2(x: Tensor) -> Tensor:
-    return F.relu(x).square()
+def plain(x: Tensor, feature_map: str) -> Tensor:
+    """The features (…, F) of x (…, K), by a map that has neither parameters nor positions."""
+    if feature_map == "elu":
+        return F.elu(x) + 1
+    if feature_map == "relu":
+        return F.relu(x)
+    if feature_map == "relu2":
+        return F.relu(x).square()
+    x = x * x.shape[-1] ** -0.25
+    if feature_map == "rebased":
+        return products(x)
+    return torch.cat([torch.ones_like(x[..., :1]), x, products(x) / math.sqrt(2)], -1)
 
 
 def products(x: Tensor) -> Tensor:
@@ -38,36 +43,10 @@ def products(x: Tensor) -> Tensor:
     return (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
 
 
-def taylor(x: Tensor) -> Tensor:
-    x = x * x.shape[-1] ** -0.25
-    return torch.cat([torch.ones_like(x[..., :1]), x, products(x) / math.sqrt(2)], -1)
-
-
-def rebased(x: Tensor) -> Tensor:
-    return products(x * x.shape[-1] ** -0.25)
-
-
-PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": elu,
-    "relu": F.relu,
-    "relu2": relu2,
-    "taylor": taylor,
-    "rebased": rebased,
-}
-"""Those that are functions of one query or key alone."""
-
-WIDTHS: dict[str, Callable[[int], int]] = {
-    "taylor": lambda keys: 1 + keys + keys**2,
-    "rebased": lambda keys: keys**2,
-    "favor": lambda keys: favor_features(keys),
-    "hedgehog": lambda keys: 2 * keys,
-    "cosformer": lambda keys: 2 * keys,
-}
-"""Features that come of keys of a width; as many as they are wide where nothing is said."""
-
-
 def width_of(feature_map: str, keys: int) -> int:
-    return WIDTHS[feature_map](keys) if feature_map in WIDTHS else keys
+    """How many features come of keys of a width."""
+    many = {"taylor": 1 + keys + keys**2, "rebased": keys**2, "favor": favor_features(keys)}
+    return many.get(feature_map, 2 * keys if feature_map in ("hedgehog", "cosformer") else keys)
 
 
 def favor_features(keys: int) -> int:

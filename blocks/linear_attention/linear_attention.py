@@ -13,7 +13,7 @@ from blocks.attention.heads import split_heads
 from blocks.attention.rotary import positions_after
 from blocks.chain import run
 from blocks.context import Context
-from blocks.linear_attention.feature_maps import PLAIN, Favor, FeatureMap, Hedgehog, reweighted, width_of
+from blocks.linear_attention.feature_maps import Favor, FeatureMap, Hedgehog, plain, reweighted, width_of
 from blocks.ops.linear_attention import causal_linear_attention, linear_attention
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import Recurrent, State
@@ -21,7 +21,7 @@ from blocks.registry import block
 from blocks.slots import Linear, Slot, slot
 
 Count = Annotated[int, Meta(ge=1)]
-AddedCount = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
+Added = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -56,8 +56,8 @@ class LinearAttention(Recurrent):
         out_bias: bool | None = None,
         local: Slot | None = None,
         linear: Linear = slot("dense"),
-        key_dim: AddedCount = None,
-        max_length: AddedCount = None,
+        key_dim: Added = None,
+        max_length: Added = None,
     ):
         super().__init__()
         self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
@@ -131,7 +131,7 @@ class LinearAttention(Recurrent):
         return y.transpose(1, 2).flatten(2).to(qkv.dtype), rest
 
     def _mapped(self, x: Tensor, query: bool) -> Tensor:
-        return PLAIN[self.feature_map](x) if self.features is None else self.features(x, query)
+        return plain(x, self.feature_map) if self.features is None else self.features(x, query)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.proj.absorb_output(scale, shift))  # type: ignore[operator]

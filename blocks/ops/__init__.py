@@ -7,7 +7,13 @@ blocks.ops.explain(model, x)  # on which backend each op runs, and why
 
 from __future__ import annotations
 
-from blocks.ops import delta_rule, linear_recurrence, selective_scan  # noqa: F401  (an op is known once imported)
+from blocks.ops import (  # noqa: F401  (an op is known once its module is imported)
+    causal_conv1d,
+    delta_rule,
+    linear_recurrence,
+    long_conv,
+    selective_scan,
+)
 from blocks.ops.dispatch import backend, explain
 
 __all__ = ["backend", "explain"]

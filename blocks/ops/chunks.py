@@ -42,12 +42,9 @@ class Order(NamedTuple):
     sees_itself: bool
 
 
-def _flags(order: str) -> Order:
+def order_of(order: str) -> Order:
     at = order.split(", ").index
     return Order(at("decay") < at("read"), at("write") < at("decay"), at("write") < at("read"))
-
-
-ORDERS = {order: _flags(order) for order in BACKWARD}
 
 
 class Halves(NamedTuple):
@@ -87,8 +84,8 @@ def in_sequence(x: Tensor, length: int) -> Tensor:
 def halves(a: Tensor, order: str) -> Iterator[Halves | Decays]:
     """From the factors `a` (…, C, D) of the steps: Halves for s = 1, 2, …, C / 2, each (…, C / 2 s, s, D); Decays at last."""
     size = a.shape[-2]
-    after = a.clone() if ORDERS[order].before_read else torch.ones_like(a)
-    before = a.clone() if ORDERS[order].behind_write else torch.ones_like(a)
+    after = a.clone() if order_of(order).before_read else torch.ones_like(a)
+    before = a.clone() if order_of(order).behind_write else torch.ones_like(a)
     total, s = a, 1
     while s < size:
         blocks = (size // (2 * s), 2, s)
@@ -110,7 +107,7 @@ def lower(matrix: Tensor, s: int) -> Tensor:
 def pair_decays(a: Tensor, order: str) -> tuple[Tensor, Decays]:
     """(the decays (…, C, C) from the write of a column's step to the read of a row's, those of the chunk) of `a` (…, C)."""
     pairs = a.new_zeros(*a.shape, a.shape[-1])
-    if ORDERS[order].sees_itself:
+    if order_of(order).sees_itself:
         pairs.diagonal(0, -2, -1).fill_(1)
     for level in halves(a.unsqueeze(-1), order):
         if isinstance(level, Decays):
@@ -122,7 +119,7 @@ def pair_decays(a: Tensor, order: str) -> tuple[Tensor, Decays]:
 def damped_scores(q: Tensor, k: Tensor, a: Tensor, order: str) -> tuple[Tensor, Decays]:
     """(sum over K of q_i, k_j and the decays between them, (…, C, C); those of the chunk), for factors `a` (…, C, K)."""
     scores = q.new_zeros(*q.shape[:-1], q.shape[-2])
-    if ORDERS[order].sees_itself:
+    if order_of(order).sees_itself:
         scores.diagonal(0, -2, -1).copy_((q * k).sum(-1))
     for level in halves(a, order):
         if isinstance(level, Decays):
@@ -137,7 +134,7 @@ def damped_scores(q: Tensor, k: Tensor, a: Tensor, order: str) -> tuple[Tensor, 
 def damped_values(scores: Tensor, v: Tensor, a: Tensor, order: str) -> tuple[Tensor, Decays]:
     """(sum over j of scores_ij v_j and the decays between them, (…, C, V); those of the chunk), for factors `a` (…, C, V)."""
     y = torch.zeros_like(v)
-    if ORDERS[order].sees_itself:
+    if order_of(order).sees_itself:
         torch.mul(scores.diagonal(0, -2, -1).unsqueeze(-1), v, out=y)
     for level in halves(a, order):
         if isinstance(level, Decays):

@@ -39,7 +39,6 @@ from blocks.ops.selective_scan.steps import common_dtype, fast_dtype
 from blocks.ops.shapes import check_heads, check_shapes, check_states, each_sequence, shared_by
 
 OP = "delta_rule"
-Core = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def delta_rule(
@@ -119,7 +118,7 @@ def _alternate(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([first, second], 2).flatten(1, 2)
 
 
-def _chosen(*tensors: Tensor | None) -> tuple[Core, list[Any]]:
+def _chosen(*tensors: Tensor | None) -> tuple[Callable[..., Any], list[Any]]:
     """What runs for these tensors, and the tensors in float32 at least or, for the reference, in the dtype that holds them."""
     core = implementation(OP, *tensors)
     dtype = (common_dtype if core is reference else fast_dtype)(*tensors)
@@ -127,7 +126,7 @@ def _chosen(*tensors: Tensor | None) -> tuple[Core, list[Any]]:
 
 
 def _run(
-    core: Core,
+    core: Callable[..., Any],
     q: Tensor,
     r: Tensor,
     k: Tensor,

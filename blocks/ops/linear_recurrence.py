@@ -20,13 +20,13 @@ from blocks.ops.chunks import (
     BACKWARD,
     EXCLUSIVE,
     INCLUSIVE,
-    ORDERS,
     carried,
     chunk_size,
     damped_scores,
     damped_values,
     in_chunks,
     in_sequence,
+    order_of,
     pair_decays,
 )
 from blocks.ops.dispatch import implementation, implements, kernel
@@ -146,7 +146,7 @@ def _one_decay(q: Tensor, k: Tensor, v: Tensor, a: Tensor | None, state: Tensor,
     scores = q @ k.transpose(-1, -2)
     written = v
     if a is None:
-        scores = scores.tril(0 if ORDERS[order].sees_itself else -1)
+        scores = scores.tril(0 if order_of(order).sees_itself else -1)
         scores = shared_by(scores, v.shape[2])
         total = None
     else:
@@ -265,7 +265,7 @@ def decay_gradient(
     """
     if log_decay.ndim == 3:
         reads, writes, kept = (x.sum(-1, keepdim=True) for x in (reads, writes, kept))
-    own = ORDERS[order]
+    own = order_of(order)
     later = _from_here(reads, reverse, own.before_read) - _from_here(writes, reverse, not own.behind_write)
     return (later + kept.unsqueeze(1)).to(log_decay.dtype).view(log_decay.shape)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blocks.ops import native
-from blocks.ops.chunks import ORDERS
+from blocks.ops.chunks import order_of
 
 LIBRARY = "recurrence"
 MOST_KEYS = 512
@@ -117,7 +117,7 @@ def _decay(log_decay: Tensor | None, on_values: bool) -> tuple[Tensor | None, in
 
 def _shape(k: Tensor, v: Tensor, kind: int, order: str, reverse: bool) -> Shape:
     batch, length, heads, values = v.shape
-    return Shape(batch, length, heads, k.shape[-1], values, kind, reverse, *ORDERS[order])
+    return Shape(batch, length, heads, k.shape[-1], values, kind, reverse, *order_of(order))
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from blocks.ops.sequences import lengths_of
 
-Run = Callable[..., tuple[Tensor, Tensor]]
-"""(tensors (B, L, …), state or None) -> (output (B, L, …), the state after the last step)."""
-
 
 def check_shapes(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], name: str, given: Tensor) -> None:
     """Raises ValueError for the first tensor that has not the shape that `given`, the argument `name`, asks for."""
@@ -50,8 +47,13 @@ def shared_by(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], 2)
 
 
-def each_sequence(run: Run, cu_seqlens: Tensor | None, state: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """`run` on the whole batch or, with `cu_seqlens` (N + 1,), on each of N sequences in one sample; states are (N, …)."""
+def each_sequence(
+    run: Callable[..., tuple[Tensor, Tensor]], cu_seqlens: Tensor | None, state: Tensor | None, *tensors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`run` on the whole batch or, with `cu_seqlens` (N + 1,), on each of N sequences in one sample; states are (N, …).
+
+    `run` takes the tensors (B, L, …) and a state or None, and gives its output (B, L, …) and the state after the last step.
+    """
     if cu_seqlens is None:
         return run(*tensors, state)
     lengths = lengths_of(tensors[0], cu_seqlens)

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|create|forward|kernels] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""`python -m tests.benchmarks [imports|create|forward|kernels|ops] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import creation, forward, imports, kernels
+from tests.benchmarks import creation, forward, imports, kernels, ops, recurrences
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "create", "forward", "kernels"]
+WHAT = ["imports", "create", "forward", "kernels", "ops"]
 
 
 def main(arguments: list[str]) -> int:
@@ -43,6 +43,10 @@ def main(arguments: list[str]) -> int:
     if "kernels" in what:
         for name, comparison in kernels.run(chosen.rounds).items():
             _show(results, name, comparison)
+    if "ops" in what:
+        for rows in (ops, recurrences):
+            for name, comparison in rows.run(chosen.rounds).items():
+                _show(results, name, comparison)
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -16,6 +16,9 @@ from blocks.slots import Place
 
 LENGTH, DIM = 21, 64
 MORE: dict[str, dict[str, Any]] = {
+    "attention, grouped and rotary": {"block": "attention", "num_heads": 4, "num_kv_heads": 2, "rope_base": 100.0},
+    "attention with a window": {"block": "attention", "window": 4, "rope_base": 100.0, "qk_norm": "rms_norm"},
+    "attention with a window of one": {"block": "attention", "window": 1},
     "delta_net with gate": {"block": "delta_net", "gate": True, "neg_eigval": True},
     "hgrn2 with a lower bound": {"block": "hgrn2", "lower_bound": 0.4},
     "mamba2 with groups": {"block": "mamba2", "groups": 2, "head_dim": 16, "state_dim": 8, "dt_limit": [0.01, 0.2]},

@@ -12,6 +12,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from blocks.errors import BlockError
 from blocks.ops import native
@@ -19,6 +21,12 @@ from blocks.ops.native import build
 
 SOURCE = """
 #include "simd.h"
+EXPORT void functions(const float* x, float* y, int64_t count, int which) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        Vec v = load(x + i, count - i);
+        store(y + i, which == 0 ? exp_of(v) : which == 1 ? softplus(v) : sigmoid(v), count - i);
+    }
+}
 EXPORT void twice(const float* x, float* y, int64_t count, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < count; i += LANES) store(y + i, load(x + i, count - i) * 2.f, count - i);
@@ -221,3 +229,27 @@ def test_processes_that_build_at_once_all_load(toy):
     ask = [sys.executable, "-c", code, str(toy.parent)]
     started = [subprocess.Popen(ask, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in started] == ["loaded"] * 2
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "which, function", list(enumerate([torch.exp, F.softplus, torch.sigmoid])), ids=["exp", "softplus", "sigmoid"]
+)
+def test_functions_of_vectors_equal_those_of_torch(which, function):
+    x = torch.cat([torch.linspace(-20, 20, 4001), torch.linspace(-1, 1, 2001), torch.tensor([0.0, -1e-30])])
+    y = torch.empty_like(x)
+    native.library("toy").functions(*(ctypes.c_void_p(t.data_ptr()) for t in (x, y)), ctypes.c_int64(len(x)), which)
+    torch.testing.assert_close(y.double(), function(x.double()), rtol=2e-6, atol=0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "which, ends", list(enumerate([(0, None), (0, torch.inf), (0, 1)])), ids=["exp", "softplus", "sigmoid"]
+)
+def test_functions_of_vectors_at_their_ends(which, ends):
+    x = torch.tensor([-torch.inf, torch.inf, -1e30, 1e30, torch.nan])
+    y = torch.empty_like(x)
+    native.library("toy").functions(*(ctypes.c_void_p(t.data_ptr()) for t in (x, y)), ctypes.c_int64(len(x)), which)
+    below, above = ends
+    assert y[0] == y[2] == pytest.approx(below, abs=1e-38) and y[4].isnan()
+    assert y[1] > 1e38 if above is None else y[1] == above

@@ -19,7 +19,7 @@ OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
 
 def doctor(arguments: Namespace) -> int:
     """Exit code 1 when something that should work does not."""
-    rows = [("python", "ok", platform.python_version()), *_packages(), *_catalogue(), *_plugins()]
+    rows = [("python", "ok", platform.python_version()), *_packages(), *_catalogue(), *_native(), *_plugins()]
     if arguments.json:
         dump([{"what": what, "state": state, "detail": detail} for what, state, detail in rows])
     else:
@@ -58,6 +58,14 @@ def _catalogue() -> list[tuple[str, str, str]]:
         except ProblemsError as error:
             rows.append((f"weights {path.stem}", "broken", str(error).replace("\n", " ")))
     return rows
+
+
+def _native() -> list[tuple[str, str, str]]:
+    """Kernels in C++: without them everything works, slower."""
+    from blocks.ops import native
+
+    reasons = {name: native.missing(name) for name in native.names()}
+    return [(f"native {name}", "absent" if why else "ok", why or "built") for name, why in reasons.items()]
 
 
 def _plugins() -> list[tuple[str, str, str]]:

@@ -22,10 +22,9 @@ Handle = Callable[[list[Any], list[Any]], Counter[str]]
 def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
     """MACs by class (matmul, convolution, attention) of a forward pass in eval mode, traced. Needs memory for the model."""
     from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import einsum_flop_jit
 
     handles = {f"aten::{name}": _handle(kind, formula) for name, (kind, formula) in FORMULAS.items()}
-    handles["aten::einsum"] = einsum_flop_jit  # the only one of theirs: it reads the equation
+    handles["aten::einsum"] = _summed
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         analysis = FlopCountAnalysis(model.eval(), x)
@@ -36,6 +35,18 @@ def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
         for op, macs in analysis.by_operator().items():
             total[KINDS[op]] += int(macs)
     return {kind: total[kind] for kind in ("matmul", "convolution", "attention")}
+
+
+def _summed(inputs: list[Any], outputs: list[Any]) -> int:
+    """einsum of two tensors: the product of the sizes of all letters."""
+    terms = inputs[0].toIValue().replace(" ", "").partition("->")[0].split(",")
+    shapes = [_shape(value) for value in inputs[1].node().inputs()]
+    sizes = {
+        letter: size
+        for term, shape in zip(terms, shapes, strict=True)
+        for letter, size in zip(term, shape, strict=True)
+    }
+    return math.prod(sizes.values())
 
 
 def _handle(kind: str, formula: Callable[..., int]) -> Any:

@@ -24,8 +24,8 @@ from blocks.ops.selective_scan.steps import (
 )
 from blocks.ops.sequences import lengths_of
 
-BLOCK_NUMBERS = 2**18
-"""Numbers in one block of states: with its decays, what a level-2 cache holds."""
+BLOCK_NUMBERS = 2**17
+"""Numbers in one block of states: with its decays, half of what a level-2 cache holds."""
 FEWEST_STEPS, MOST_STEPS = 8, 64
 """Steps in a block where no state is kept. Samples are taken in slices before blocks are made shorter."""
 
@@ -40,14 +40,27 @@ class Piece(NamedTuple):
     first_block: int
     blocks: int
 
-    def steps(self, size: int) -> list[slice]:
-        return [slice(t, min(t + size, self.end)) for t in range(self.begin, self.end, size)]
+    def blocks_of(self, *tensors: Tensor, size: int) -> list[tuple[Tensor, ...]]:
+        """What the tensors (B, L, ...) hold of these sequences, in blocks of `size` steps."""
+        along = (tensor[self.samples, self.begin : self.end].split(size, 1) for tensor in tensors)
+        return list(zip(*along, strict=True))
 
     def kept(self, index: int) -> slice:
         """Where the states before block `index` are kept."""
         count = self.samples.stop - self.samples.start
         first = self.first_block + index
         return slice(first, first + (count - 1) * self.blocks + 1, max(1, self.blocks))
+
+
+class Room(NamedTuple):
+    """Memory for blocks of states (B, c, G, N, K), used by one after the other: new memory costs more than the sums in it.
+
+    The steps of each are cut once, too.
+    """
+
+    decay: Tensor
+    states: Tensor
+    steps: list[tuple[Tensor, Tensor]]
 
 
 @implements(OP, "eager")
@@ -77,15 +90,14 @@ def forward(
     last = x.new_zeros(len(lengths), *A.shape) if state is None else _transposed(state.to(dtype), groups).clone()
     starts = x.new_empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *A.shape)
     for piece in _pieces(lengths, borders is not None, A.numel()):
-        h = last[piece.states]
-        for index, steps in enumerate(piece.steps(STEPS if keep else _block_size(piece, A.numel()))):
+        h, size = last[piece.states], STEPS if keep else _block_size(piece, A.numel())
+        room = _room(piece, size, A)
+        for index, (x_s, step_s, B_s, C_s, y_s) in enumerate(piece.blocks_of(x, step, B, C, y, size=size)):
             if keep:
                 starts[piece.kept(index)] = h
-            here = piece.samples, steps
-            _, states = _run_block(x[here], step[here], A, B[here], h)
-            y[here] = (C[here].unsqueeze(-2) @ states).squeeze(-2)
-            h = states[:, -1]
-        last[piece.states] = h
+            _, states = _run_block(x_s, step_s, A, B_s, h, room)
+            torch.matmul(C_s.unsqueeze(-2), states, out=y_s.unsqueeze(-2))
+            h.copy_(states[:, -1])
     y, x = y.flatten(2), x.flatten(2)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
@@ -122,25 +134,30 @@ def backward(
     grad_u, grad_step, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
     grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
     grad_first = _transposed(grad_last.to(dtype), groups).clone()
+    ones = A.new_ones(1, A.shape[1])  # sums are fastest as products with it
+    tensors = x, step, B, C, grad_inner, grad_u, grad_step, grad_B, grad_C
     for piece in _pieces(lengths, borders is not None, A.numel()):
-        carry = grad_first[piece.states]
-        for index, steps in reversed(list(enumerate(piece.steps(STEPS)))):
-            here, h = (piece.samples, steps), starts[piece.kept(index)]
-            x_s, step_s, B_s, grad_s = x[here], step[here], B[here], grad_inner[here]
-            decay, states = _run_block(x_s, step_s, A, B_s, h)
+        carry, room = grad_first[piece.states], _room(piece, STEPS, A)
+        room_back, sum_A = torch.empty_like(room.states), torch.zeros_like(room.states)
+        inner_blocks = [None] if inner is None else [i for (i,) in piece.blocks_of(inner, size=STEPS)]
+        for index, block in reversed(list(enumerate(piece.blocks_of(*tensors, size=STEPS)))):
+            x_s, step_s, B_s, C_s, grad_s, grad_u_s, grad_step_s, grad_B_s, grad_C_s = block
+            h = starts[piece.kept(index)]
+            decay, states = _run_block(x_s, step_s, A, B_s, h, room)
             if inner is not None:
-                inner[here] = (C[here].unsqueeze(-2) @ states).squeeze(-2)
-            grad_C[here] = _over_channels(grad_s, states)
-            g, carry = _run_back(C[here], grad_s, decay, carry)
-            grad_B[here] = _over_channels(step_s * x_s, g)
+                torch.matmul(C_s.unsqueeze(-2), states, out=inner_blocks[index].unsqueeze(-2))
+            _over_channels(grad_s, states, grad_C_s)
+            g = _run_back(C_s, grad_s, decay, carry, room_back)
+            _over_channels(step_s * x_s, g, grad_B_s)
             grad_input = (B_s.unsqueeze(-2) @ g).squeeze(-2)
-            grad_u[here] = grad_input * step_s
+            torch.mul(grad_input, step_s, out=grad_u_s)
             grad_exponent = g.mul_(decay)  # times h_{t-1}: the gradient of delta_t A
             grad_exponent[:, 0] *= h
             grad_exponent[:, 1:] *= states[:, :-1]
-            grad_A += (grad_exponent * step_s.unsqueeze(-2)).sum((0, 1))
-            grad_step[here] = grad_exponent.mul_(A).sum(-2).addcmul_(grad_input, x_s)
-        grad_first[piece.states] = carry
+            sum_A[:, : x_s.shape[1]].addcmul_(grad_exponent, step_s.unsqueeze(-2))
+            torch.matmul(ones, grad_exponent.mul_(A), out=grad_step_s.unsqueeze(-2))
+            grad_step_s.addcmul_(grad_input, x_s)
+        grad_A += sum_A.sum((0, 1))
     x, grad_inner, grad_u, grad_delta = (tensor.flatten(2) for tensor in (x, grad_inner, grad_u, grad_step))
     grad_D, grad_z = None, None
     if D is not None:
@@ -185,12 +202,14 @@ def _pieces(lengths: list[int], packed: bool, per_step: int) -> Iterator[Piece]:
     """Packed sequences one by one; samples in slices, cut so that a block of their states fits the cache."""
     firsts = first_blocks(lengths, packed)
     if packed:
+        begin = 0
         for index, length in enumerate(lengths):
-            begin = sum(lengths[:index])
-            yield Piece(slice(0, 1), begin, begin + length, slice(index, index + 1), firsts[index], 1)
+            if length:
+                yield Piece(slice(0, 1), begin, begin + length, slice(index, index + 1), firsts[index], 1)
+            begin += length
         return
     count = max(1, BLOCK_NUMBERS // (per_step * 2 * FEWEST_STEPS))
-    for start in range(0, len(lengths), count):
+    for start in range(0, len(lengths) if lengths and lengths[0] else 0, count):
         rows = slice(start, min(start + count, len(lengths)))
         yield Piece(rows, 0, lengths[0], rows, firsts[start], (lengths[0] + STEPS - 1) // STEPS)
 
@@ -200,23 +219,31 @@ def _block_size(piece: Piece, per_step: int) -> int:
     return min(MOST_STEPS, max(FEWEST_STEPS, BLOCK_NUMBERS // (per_step * samples)))
 
 
-def _over_channels(x: Tensor, states: Tensor) -> Tensor:
+def _over_channels(x: Tensor, states: Tensor, out: Tensor) -> None:
     """sum_k x_k states_nk: (B, c, G, K) and (B, c, G, N, K) -> (B, c, G, N)."""
-    return (x.unsqueeze(-2) @ states.transpose(-1, -2)).squeeze(-2)
+    torch.matmul(states, x.unsqueeze(-1), out=out.unsqueeze(-1))
 
 
-def _run_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+def _room(piece: Piece, steps: int, A: Tensor) -> Room:
+    samples = piece.samples.stop - piece.samples.start
+    decay, states = A.new_empty(2, samples, steps, *A.shape)
+    return Room(decay, states, list(zip(decay.unbind(1), states.unbind(1), strict=True)))
+
+
+def _run_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, h: Tensor, room: Room) -> tuple[Tensor, Tensor]:
     """(decays exp(delta A), states) of c steps after state `h`, both (B, c, G, N, K)."""
-    decay = (delta.unsqueeze(-2) * A).exp_()
-    states = (delta * u).unsqueeze(-2) * B.unsqueeze(-1)
-    for decay_t, state_t in zip(decay.unbind(1), states.unbind(1), strict=True):
+    count = u.shape[1]
+    decay, states = room.decay[:, :count], room.states[:, :count]
+    torch.mul(delta.unsqueeze(-2), A, out=decay).exp_()
+    torch.mul((delta * u).unsqueeze(-2), B.unsqueeze(-1), out=states)
+    for decay_t, state_t in room.steps[:count]:
         h = state_t.addcmul_(decay_t, h)
     return decay, states
 
 
-def _run_back(C: Tensor, grad_y: Tensor, decay: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradients of the states of a block, gradient of the state before it); `carry` is that of the state after it."""
-    g = C.unsqueeze(-1) * grad_y.unsqueeze(-2)
+def _run_back(C: Tensor, grad_y: Tensor, decay: Tensor, carry: Tensor, room: Tensor) -> Tensor:
+    """Gradients of the states of a block. `carry`, that of the state after it, becomes that of the state before it."""
+    g = torch.mul(C.unsqueeze(-1), grad_y.unsqueeze(-2), out=room[:, : C.shape[1]])
     for g_t, decay_t in zip(reversed(g.unbind(1)), reversed(decay.unbind(1)), strict=True):
-        carry = g_t.add_(carry).mul(decay_t)
-    return g, carry
+        torch.mul(g_t.add_(carry), decay_t, out=carry)
+    return g
