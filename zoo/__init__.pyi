@@ -11,6 +11,7 @@ from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
+from zoo.find import find as find
 from zoo.front import create as create
 from zoo.front import deploy as deploy
 from zoo.front import export as export
@@ -19,6 +20,9 @@ from zoo.front import load as load
 from zoo.front import save as save
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
+from zoo.measure.calibrate import calibrate as calibrate
+from zoo.measure.calibrate import predict as predict
+from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.specs.model import Spec as Spec

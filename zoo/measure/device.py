@@ -15,9 +15,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from zoo.measure.store import Store
 
 CPUINFO = Path("/proc/cpuinfo")
 ISA = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "sse4_2", "asimddp", "asimd", "sve")
@@ -187,11 +190,26 @@ DULL = {"intel", "amd", "nvidia", "apple", "processor", "cpu", "core", "genuine"
 
 
 @functools.cache
-def this_device(kind: str = "cpu") -> Device:
+def this_device(kind: Literal["cpu", "cuda"] = "cpu") -> Device:
     """This machine as the store knows it; a new one is entered there."""
     from zoo.measure.store import Store
 
     with Store() as store:
         device = recognise(identify(kind), store.devices())
         store.add_device(device)
+        store.remember(_start_of_system(), device.id) if kind == "cpu" else None
     return device
+
+
+def remembered(store: Store) -> str:
+    """The id of this machine. Between two starts of the system it does not become another, and is not measured again."""
+    return store.recall(_start_of_system()) or this_device().id
+
+
+def _start_of_system() -> str:
+    """A word for this start of this system, with what is known of it without measuring; "" where the system has none."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return f"{start} {_cores()}"

@@ -34,6 +34,7 @@ MIGRATIONS = (
     CREATE INDEX rows_of ON rows (device, digest);
     CREATE TABLE samples (job TEXT, process INTEGER, sample BLOB NOT NULL, PRIMARY KEY (job, process));
     CREATE TABLE pieces (device TEXT, runtime TEXT, piece TEXT, ms REAL NOT NULL, PRIMARY KEY (device, runtime, piece));
+    CREATE TABLE machines (start TEXT PRIMARY KEY, device TEXT NOT NULL);
     CREATE TABLE calibrations (device TEXT, runtime TEXT, data BLOB NOT NULL, PRIMARY KEY (device, runtime));
     """,
 )
@@ -65,6 +66,15 @@ class Store:
 
     def add_device(self, device: Device) -> None:
         self._write("INSERT OR IGNORE INTO devices VALUES (?, ?)", [(device.id, msgspec.json.encode(device))])
+
+    def remember(self, start: str, device: str) -> None:
+        """That the machine which was started under this word is that device."""
+        if start:
+            self._write("INSERT OR REPLACE INTO machines VALUES (?, ?)", [(start, device)])
+
+    def recall(self, start: str) -> str:
+        found = self._db.execute("SELECT device FROM machines WHERE start = ?", (start,)).fetchone()
+        return found[0] if found and start else ""
 
     # rows
 
