@@ -125,6 +125,11 @@ def depthwise(channels: int, kernel_size: int, bias: bool = False) -> nn.Conv1d:
     return nn.Conv1d(channels, channels, kernel_size, groups=channels, bias=bias)
 
 
+def short_conv_macs(batch: int, length: int, *convs: nn.Conv1d) -> int:
+    """Taps times outputs of depthwise convolutions, with the k - 1 positions beyond the end that torch computes, too."""
+    return sum(batch * (length + conv.kernel_size[0] - 1) * conv.weight.numel() for conv in convs)
+
+
 def gated_norm(y: Tensor, gate: Tensor | None, norm: nn.RMSNorm) -> Tensor:
     """norm(y) silu(gate), over the last axis, in the dtype of y or float32 at least."""
     wide = torch.promote_types(y.dtype, torch.float32)

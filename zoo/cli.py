@@ -92,6 +92,70 @@ def parser() -> Parser:
     predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
 
+    profile = _command(commands, "profile", "profiling:profile", "MACs, parameters and bytes of a model, exactly")
+    profile.add_argument("name")
+    profile.add_argument("--form", default="train", choices=["train", "deploy"])
+    profile.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")
+    profile.add_argument("--batch", type=int, default=1)
+    profile.add_argument(
+        "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
+    )
+    _changes(profile)
+
+    bench = _command(commands, "bench", "measuring:bench", "measure latency on this machine, in fresh processes")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
+    bench.add_argument("--all", action="store_true", help="every model of the catalogue")
+    bench.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")
+    bench.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
+    bench.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
+    bench.add_argument("--form", default="train", metavar="FORM,FORM", help="train, deploy or both (default train)")
+    bench.add_argument("--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16")
+    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
+    bench.add_argument("--processes", type=int, default=5, help="fresh processes for each row (default 5)")
+    bench.add_argument("--seconds", type=float, default=0.3, help="of samples, for each row and process (default 0.3)")
+    bench.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
+    bench.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
+
+    calibrate = _command(
+        commands, "calibrate", "choosing:calibrate", "time the pieces of all models, to predict latencies here"
+    )
+    calibrate.add_argument("--minutes", type=float, default=3.0)
+    calibrate.add_argument("--threads", type=int, default=1)
+    calibrate.add_argument("--batch", type=int, default=1)
+
+    find = _command(commands, "find", "choosing:find", "the best models for a device and a budget")
+    find.add_argument("--device", default="this", help="this machine, or the id of one that rows name")
+    find.add_argument("--max-latency-ms", type=float, default=None)
+    find.add_argument("--quantile", default="p50", choices=["p50", "p90"])
+    find.add_argument("--min-throughput", type=float, default=None, help="inputs per second")
+    find.add_argument("--max-macs", type=float, default=None)
+    find.add_argument("--max-params", type=float, default=None)
+    find.add_argument("--max-memory", type=float, default=None, help="bytes")
+    find.add_argument("--metric", default="imagenet-1k/top1", help="dataset/metric that ranks")
+    find.add_argument("--min-metric", type=float, default=None, help="percent")
+    find.add_argument("--commercial", action="store_true", help="permissive licences only")
+    find.add_argument("--family", default="")
+    find.add_argument("--task", default="image-classification")
+    find.add_argument("--sort", default="metric", choices=["metric", "latency", "macs", "params", "memory", "name"])
+    find.add_argument("--pareto", action="store_true", help="only those that no faster model equals")
+    find.add_argument("--form", default="deploy", choices=["train", "deploy"])
+    find.add_argument("--threads", type=int, default=1)
+    find.add_argument("--batch", type=int, default=1)
+    find.add_argument("--explain", action="store_true", help="also what is left out, and why")
+    find.add_argument("--limit", type=int, default=20, help="rows to show (default 20; 0 for all)")
+    find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
+    find.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
+
+    compare = _command(
+        commands, "compare", "choosing:compare", "time models against each other on this machine, in turns"
+    )
+    compare.add_argument("names", nargs="+", metavar="NAME")
+    compare.add_argument("--form", default="deploy", choices=["train", "deploy"])
+    compare.add_argument("--threads", type=int, default=1)
+    compare.add_argument("--batch", type=int, default=1)
+    compare.add_argument("--rounds", type=int, default=21)
+
     train = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
         dest="data", metavar="DATA", required=True
     )

@@ -95,6 +95,12 @@ class Attention(Recurrent):
         self.k_norm = qk_norm(self.head_dim) if qk_norm else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
 
+    def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
+        """Scores and sums: 2 L M num_heads head_dim, M the positions looked at."""
+        B, L, _ = shape
+        seen = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
+        return {"attention": 2 * B * L * seen * self.num_heads * self.head_dim}
+
     def state_size(self, length: int = 0) -> int:
         kept = length if self.window is None else min(length, self.window - 1)
         return 2 * kept * self.num_kv_heads * self.head_dim + 1

@@ -6,6 +6,7 @@ a key and a value, k the kernel of the short convolutions.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -16,7 +17,7 @@ from blocks.attention.heads import check_divides
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.delta_rule import delta_rule
-from blocks.recurrent import Recurrent, State, depthwise, gated_norm, short_conv, zero_padding
+from blocks.recurrent import Recurrent, State, depthwise, gated_norm, short_conv, short_conv_macs, zero_padding
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -73,6 +74,12 @@ class DeltaNet(Recurrent):
         self.g_proj = linear(dim, values, bias=bias) if gate else None
         self.o_norm = nn.RMSNorm(values // num_heads, eps=eps)
         self.o_proj = linear(values, dim, bias=bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Three convolutions, and 6 L num_heads K V operations of the delta rule."""
+        B, L, _ = shape
+        convolved = short_conv_macs(B, L, self.q_conv1d, self.k_conv1d, self.v_conv1d)
+        return {"convolution": convolved, "scan": 6 * B * L * self.num_heads * math.prod(self.head_dims)}
 
     def state_size(self, length: int = 0) -> int:
         keys, values = self.head_dims

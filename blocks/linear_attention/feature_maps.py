@@ -81,6 +81,9 @@ class Favor(nn.Module):
         lengths = torch.randn(count, self.keys, device=device).norm(dim=1, keepdim=True)
         self.omega.copy_(torch.linalg.qr(square).Q.flatten(0, 1)[:count] * lengths)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return {"matmul": math.prod(shape) * len(self.omega)}
+
     def forward(self, x: Tensor, query: bool) -> Tensor:
         x = x * self.keys**-0.25
         exponent = x @ self.omega.to(x.dtype).T - x.square().sum(-1, keepdim=True) / 2
@@ -100,6 +103,9 @@ class Hedgehog(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         self.weight.copy_(torch.eye(self.weight.shape[1], device=self.weight.device).expand_as(self.weight))
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return {"matmul": math.prod(shape) * shape[-1]}
 
     def forward(self, x: Tensor, query: bool) -> Tensor:
         x = x @ self.weight.to(x.dtype).mT

@@ -18,7 +18,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.linear_attention.delta_net import of_length_one
 from blocks.ops.delta_rule import delta_rule
-from blocks.recurrent import Recurrent, State, depthwise, gated_norm, short_conv, zero_padding
+from blocks.recurrent import Recurrent, State, depthwise, gated_norm, short_conv, short_conv_macs, zero_padding
 from blocks.registry import block
 from blocks.slots import Linear, slot
 from blocks.ssm.mamba2 import reset_rates
@@ -83,6 +83,12 @@ class GatedDeltaNet(Recurrent):
 
     def reset_parameters(self) -> None:
         reset_rates(self.dt_bias, self.A_log)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Three convolutions, and 7 L num_v_heads K V operations of the decayed delta rule."""
+        B, L, _ = shape
+        convolved = short_conv_macs(B, L, self.q_conv1d, self.k_conv1d, self.v_conv1d)
+        return {"convolution": convolved, "scan": 7 * B * L * self.num_v_heads * self.head_dim * self.value_dim}
 
     def state_size(self, length: int = 0) -> int:
         keys, values = self.num_heads * self.head_dim, self.num_v_heads * self.value_dim

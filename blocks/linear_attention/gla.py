@@ -6,6 +6,7 @@ a key and a value.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -65,6 +66,11 @@ class GatedLinearAttention(Recurrent):
         self.gk_proj = nn.Sequential(nn.Linear(dim, gate_rank, bias=False), nn.Linear(gate_rank, keys))
         self.g_norm_swish_gate = nn.RMSNorm(values // num_heads, eps=eps)
         self.o_proj = linear(values, dim, bias=bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """5 L num_heads K V operations: writing the state, reading it, and its decay."""
+        B, L, _ = shape
+        return {"scan": 5 * B * L * self.num_heads * math.prod(self.head_dims)}
 
     def state_size(self, length: int = 0) -> int:
         keys, values = self.head_dims

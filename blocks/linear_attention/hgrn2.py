@@ -59,6 +59,11 @@ class Hgrn2(Recurrent):
         self.g_norm = nn.RMSNorm(dim, eps=eps)
         self.o_proj = linear(dim, dim, bias=bias)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """5 L num_heads K^2 operations: writing the state, reading it, and its decay."""
+        B, L, _ = shape
+        return {"scan": 5 * B * L * self.num_heads * self.expand_ratio**2}
+
     def state_size(self, length: int = 0) -> int:
         return self.num_heads * self.expand_ratio**2
 

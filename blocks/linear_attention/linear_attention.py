@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -73,6 +74,15 @@ class LinearAttention(Recurrent):
             self.features = Hedgehog(self.num_heads, self.key_dim)
         self.local = local(width) if local else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """k^T v, q (k^T v) and q sum(k) of F features: L num_heads (2 F head_dim + F); causal, 4 L num_heads F (head_dim + 1)
+        operations of the recurrence."""
+        B, L = shape[0], math.prod(shape[2:]) if len(shape) == 4 else shape[1]
+        features = B * L * self.num_heads * width_of(self.feature_map, self.key_dim)
+        if self.causal:
+            return {"scan": 4 * features * (self.head_dim + 1)}
+        return {"matmul": features * (2 * self.head_dim + 1)}
 
     def state_size(self, length: int = 0) -> int:
         sums = self.num_heads * width_of(self.feature_map, self.key_dim) * (self.head_dim + 1)

@@ -82,6 +82,13 @@ class Rwkv6(Recurrent):
         nn.init.uniform_(self.x_bias)
         nn.init.uniform_(self.bonus)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """The second map of the token shift, L rank C for each of five, and 5 L num_heads K V operations of the recurrence."""
+        B, L, _ = shape
+        keys, values = self.head_dims
+        second: Any = self.x_proj[2]
+        return {"matmul": B * L * int(second.weight.numel()), "scan": 5 * B * L * self.num_heads * keys * values}
+
     def state_size(self, length: int = 0) -> int:
         keys, values = self.head_dims
         return self.dim + self.num_heads * keys * values

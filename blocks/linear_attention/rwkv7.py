@@ -98,6 +98,11 @@ class Rwkv7(Recurrent):
         nn.init.ones_(self.k_a)
         nn.init.normal_(self.r_k, std=0.1)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """14 L num_heads K^2 operations: a step is two of the delta rule."""
+        B, L, _ = shape
+        return {"scan": 14 * B * L * self.num_heads * self.head_dim**2}
+
     def state_size(self, length: int = 0) -> int:
         return self.dim + self.num_heads * self.head_dim**2
 

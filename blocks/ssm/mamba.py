@@ -17,7 +17,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.selective_scan import selective_scan
-from blocks.recurrent import Recurrent, State, depthwise, short_conv
+from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -81,6 +81,9 @@ class Mamba(Recurrent):
     def reset_parameters(self) -> None:
         reset_decay(self.A_log, self.D)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return conv_and_scan(shape, self.conv1d, self.A_log)
+
     def state_size(self, length: int = 0) -> int:
         return self.A_log.numel() + self.conv1d.in_channels * (self.conv1d.kernel_size[0] - 1)
 
@@ -136,6 +139,17 @@ class StepProjection(nn.Linear):
         low, high = (math.log(step) for step in STEP_RANGE)
         step = torch.empty_like(self.bias).uniform_(low, high).exp_()
         self.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+
+def conv_and_scan(shape: tuple[int, ...], conv1d: nn.Conv1d, A_log: Tensor) -> dict[str, int]:
+    """What one branch computes besides its layers: the convolution and the scan."""
+    B, L, _ = shape
+    return {"convolution": short_conv_macs(B, L, conv1d), "scan": scan_work(B, L, A_log)}
+
+
+def scan_work(batch: int, length: int, A_log: Tensor) -> int:
+    """9 B L D N floating-point operations, the count that is accepted for S6."""
+    return 9 * batch * length * A_log.numel()
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from blocks.attention.heads import check_divides
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.linear_recurrence import linear_recurrence
-from blocks.recurrent import Recurrent, State, depthwise, short_conv, zero_padding
+from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs, zero_padding
 from blocks.registry import block
 from blocks.slots import Linear, slot
 from blocks.ssm.mamba import STEP_RANGE
@@ -84,6 +84,11 @@ class Mamba2(Recurrent):
     def reset_parameters(self) -> None:
         reset_rates(self.dt_bias, self.A_log)
         nn.init.ones_(self.D)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """The convolution, and 5 L hidden_dim state_dim operations of the recurrence."""
+        B, L, _ = shape
+        return {"convolution": short_conv_macs(B, L, self.conv1d), "scan": 5 * B * L * self.hidden_dim * self.state_dim}
 
     def state_size(self, length: int = 0) -> int:
         width = self.conv1d.in_channels

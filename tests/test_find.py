@@ -1,0 +1,186 @@
+"""Choosing a model: limits, ranks, reasons, fronts, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import zoo
+from tests.measure.rows import FACTS, quiet
+from zoo import catalog, cli
+from zoo.errors import InputError
+from zoo.find import Candidate, Figure, find, pareto_front
+from zoo.measure import store as stores
+from zoo.measure.device import Device, Fingerprint
+from zoo.measure.latency import Runtime, compose
+from zoo.measure.law import Errors, Law
+from zoo.measure.predict import Calibration, Parts, runtime_key
+from zoo.measure.store import Store
+from zoo.picture import draw, layout
+
+HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
+MEASURED = {"starnet_s1": 10.0, "resnet50": 60.0, "mobileone_s0": 5.0}
+GUESSED = {"starnet_s2": 12.0, "convformer_s18": 70.0, "mambavision_t": 80.0}
+
+
+@pytest.fixture(autouse=True)
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A device on which three models are measured and three are predicted."""
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))
+    monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
+    monkeypatch.setattr("zoo.find.here", lambda store: HERE.id)
+    with Store() as store:
+        store.add_device(HERE)
+        for name, ms in MEASURED.items():
+            facts = FACTS | {"model": name, "digest": catalog.entry(name).digest, "form": "deploy", "device": HERE.id}
+            store.add([compose(facts, quiet(ms))])
+        key = runtime_key(Runtime())
+        store.add_pieces(HERE.id, key, {name: ms for name, ms in GUESSED.items()})
+        made = Calibration(
+            device=HERE.id, runtime=key, torch="", version="", date="", law=Law(), complete=True,
+            errors=Errors(0.04, 0.12, 0.9, 1.2, 100, 10),
+            models={catalog.entry(name).digest: {"deploy": Parts([name], 1.0)} for name in GUESSED},
+        )  # fmt: skip
+        store.set_calibration(HERE.id, key, msgspec.json.encode(made))
+    yield
+
+
+def names(**limits: object) -> list[str]:
+    return [one.name for one in find(**limits)]  # type: ignore[arg-type]
+
+
+def test_the_best_metric_within_a_budget_comes_first() -> None:
+    assert names(max_latency_ms=20.0) == ["starnet_s2", "starnet_s1", "mobileone_s0"]
+
+
+def test_measured_goes_before_predicted_and_predictions_carry_their_bar() -> None:
+    found = {one.name: one for one in find(max_latency_ms=20.0)}
+    assert (found["starnet_s1"].latency, found["starnet_s1"].ms) == ("measured", 10.0)
+    guess = found["starnet_s2"]
+    assert (guess.latency, guess.ms, guess.low_ms, guess.high_ms) == (
+        "predicted",
+        12.0,
+        pytest.approx(10.8),
+        pytest.approx(14.4),
+    )
+
+
+def test_the_ninetieth_percentile_of_a_prediction_is_the_upper_end_of_its_bar() -> None:
+    assert "starnet_s2" in names(max_latency_ms=13.0) and "starnet_s2" not in names(max_latency_ms=13.0, quantile="p90")
+
+
+def test_every_limit_holds() -> None:
+    assert names(min_throughput=150.0) == ["mobileone_s0"]
+    assert set(names(max_latency_ms=100.0, max_params=4e6)) == {"starnet_s1", "starnet_s2", "mobileone_s0"}
+    assert set(names(max_latency_ms=100.0, min_metric=80.0)) == {"convformer_s18", "mambavision_t"}
+    assert names(max_latency_ms=100.0, max_macs=3e8) == ["mobileone_s0"]
+
+
+def test_licences_that_forbid_commerce_are_left_out_when_asked() -> None:
+    assert "mambavision_t" in names(max_latency_ms=100.0)
+    assert not {"mambavision_t", "mobileone_s0"} & set(names(max_latency_ms=100.0, commercial=True))
+
+
+def test_smoke_weights_rank_only_where_their_data_set_is_asked_for() -> None:
+    assert not [name for name in names() if name.endswith("_nano")]
+    digits = find(metric="digits/top1", task="")
+    assert digits and all(one.name.endswith("_nano") and one.figure is not None for one in digits)
+    assert [one.figure.value for one in digits if one.figure] == sorted(
+        (one.figure.value for one in digits if one.figure), reverse=True
+    )
+
+
+def test_explanations_say_every_reason() -> None:
+    found = {one.name: one for one in find(max_latency_ms=20.0, max_params=1e6, explain=True)}
+    assert found["resnet50"].why == [
+        "its latency in ms is 60, and 20 the most",
+        "its number of parameters is 2.553e+07, and 1e+06 the most",
+        "there is no figure of imagenet-1k/top1 for it",
+    ]
+    assert found["swin_tiny_patch4_window7_224"].why[0] == "its latency in ms is not known"
+
+
+def test_a_front_holds_nothing_that_a_faster_model_equals() -> None:
+    front = find(max_latency_ms=100.0, pareto=True, sort="latency")
+    assert [one.name for one in front] == ["mobileone_s0", "starnet_s1", "starnet_s2", "convformer_s18"]
+    assert pareto_front([]) == []
+
+
+def test_an_unknown_device_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=f"nearest `{HERE.id}`"):
+        find(device=HERE.id[:-1])
+
+
+def test_words_that_mean_nothing_are_all_named() -> None:
+    with pytest.raises(InputError) as error:
+        find(sort="metrics", form="deplay")  # type: ignore[arg-type]
+    assert [problem.nearest for problem in error.value.problems] == ["metric", "deploy"]
+
+
+def test_the_command_marks_predictions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["find", "--max-latency-ms", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "~12" in text and "starnet_s1" in text and "10.8 to 14.4" in text
+    assert cli.main(["find", "--max-latency-ms", "0.01"]) == 1
+    assert "--explain says why" in capsys.readouterr().err
+    assert cli.main(["find", "--max-latency-ms", "20", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == names(max_latency_ms=20.0)
+
+
+def some(count: int) -> list[Candidate]:
+    return [
+        Candidate(f"net_{i}", f"f{i % 3}", "deploy", 1, 10**6, 4, "MIT", "permissive", ms=1.0 + i / 50, latency="measured",
+                  figure=Figure("imagenet-1k/top1@224", 70 + (i * 7 % 13), ""))
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_labels_overlap_neither_each_other_nor_points() -> None:
+    picture = layout(some(60), "imagenet-1k/top1")
+    boxes = [
+        (p.label[0], p.label[1] - 10, p.label[0] + 6.4 * len(p.candidate.name), p.label[1] + 3)
+        for p in picture.points
+        if p.label
+    ]
+    assert len(boxes) >= 20
+    for i, a in enumerate(boxes):
+        assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in boxes[i + 1 :])
+        assert not any(a[0] < p.x + 4 and p.x - 4 < a[2] and a[1] < p.y + 4 and p.y - 4 < a[3] for p in picture.points)
+
+
+def test_pictures_are_written_as_png_and_as_a_page(tmp_path: Path) -> None:
+    from PIL import Image
+
+    draw(some(20), tmp_path / "a.png", "imagenet-1k/top1")
+    assert Image.open(tmp_path / "a.png").size == (2000, 1280)
+    draw(some(20), tmp_path / "a.html", "imagenet-1k/top1")
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<circle") == 20 and page.count("<tr>") == 21 and "net_0" in page
+
+
+def test_one_model_alone_can_be_drawn(tmp_path: Path) -> None:
+    draw(some(1), tmp_path / "a.png", "imagenet-1k/top1")
+
+
+def test_models_without_an_accuracy_are_drawn_by_their_work(tmp_path: Path) -> None:
+    plain = [msgspec.structs.replace(one, figure=None) for one in some(5)]
+    assert layout(plain, "m").up == "GMACs"
+
+
+def test_another_ending_and_nothing_to_draw_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ends in .png or .html"):
+        draw(some(2), tmp_path / "a.gif", "m")
+    with pytest.raises(InputError, match="models with a latency"):
+        draw([], tmp_path / "a.png", "m")
+
+
+def test_models_are_compared_in_turns() -> None:
+    rows = zoo.compare("linear_vit_nano", "starnet_nano", rounds=5)
+    assert [row.name for row in rows] == ["linear_vit_nano", "starnet_nano"]
+    assert rows[0].ratio == 1.0 and all(row.low <= row.ratio <= row.high for row in rows)
+    with pytest.raises(InputError, match="two models and five rounds at least; found 1 models and 21 rounds"):
+        zoo.compare("starnet_nano")

@@ -1,0 +1,120 @@
+"""`zoo calibrate`, `zoo find`, `zoo compare`: which model for this machine."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import msgspec
+
+from zoo.console import complain, count, dump, table
+from zoo.find import Candidate
+from zoo.find import find as search
+
+
+def find(arguments: Namespace) -> int:
+    """Exit code 1 when no model satisfies the limits."""
+    taken = (
+        "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
+        "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "explain",
+    )  # fmt: skip
+    found = search(**{name: getattr(arguments, name) for name in taken})
+    kept = [one for one in found if not one.why]
+    if arguments.plot or arguments.html:
+        _draw(arguments, kept)
+    if arguments.json:
+        dump([msgspec.to_builtins(one) for one in found])
+        return 0 if kept else 1
+    shown = kept[: arguments.limit or None]
+    if shown:
+        columns = ["model", "ms", "range", arguments.metric, "parameters", "MACs", "memory", "licence"]
+        table(
+            columns,
+            [_row(one) for one in shown],
+            f"{arguments.form} form, {arguments.threads} threads; ~ is a prediction",
+        )
+    if len(kept) > len(shown):
+        complain(f"{len(kept) - len(shown)} more: --limit 0 shows all")
+    if not kept:
+        complain("no model satisfies all of that; --explain says why each is left out")
+    left = [one for one in found if one.why]
+    if left:
+        table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
+    if kept and all(one.ms is None for one in kept):
+        complain(
+            "no latency is known for this device: `zoo calibrate` predicts all models in minutes, `zoo bench` measures"
+        )
+    return 0 if kept else 1
+
+
+def _row(one: Candidate) -> list[str]:
+    mark = "~" if one.latency == "predicted" else ""
+    return [
+        one.name,
+        f"{mark}{one.ms:.3g}" if one.ms is not None else "",
+        f"{one.low_ms:.3g} to {one.high_ms:.3g}" if one.low_ms is not None and one.high_ms is not None else "",
+        f"{one.figure.value:g}" if one.figure else "",
+        count(one.params),
+        count(one.macs),
+        f"{one.memory_bytes / 2**20:.0f} MiB" if one.memory_bytes else "",
+        one.licence,
+    ]
+
+
+def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
+    from zoo.picture import draw
+
+    for path in (arguments.plot, arguments.html):
+        if path:
+            draw(kept, path, arguments.metric)
+            complain(f"drawn: {path}")
+
+
+def calibrate(arguments: Namespace) -> int:
+    from zoo.catalog import list_models
+    from zoo.commands.measuring import bar
+    from zoo.measure.calibrate import calibrate as learn
+    from zoo.measure.latency import Runtime
+
+    with bar(len(list_models()), "models") as progress:
+        made = learn(arguments.minutes, Runtime(arguments.threads, batch=arguments.batch), progress=progress)
+    if arguments.json:
+        dump(msgspec.to_builtins(made))
+        return 0
+    law, errors = made.law, made.errors
+    print(
+        f"{made.device}, {made.runtime}: {len(made.models)} models"
+        + ("" if made.complete else "; not all pieces are timed yet")
+    )
+    print(f"  t = {law.scale:.3f} x pieces + {law.each:.4f} ms each + {law.per_megabyte:.4f} ms for each MB of weights")
+    if errors is None:
+        print("  the error is not known: measure models of at least three families (`zoo bench`), then calibrate again")
+    else:
+        print(
+            f"  error of models of families left out of the fit: median {errors.median:.1%}, 95 % within {errors.p95:.1%}"
+        )
+        print(f"  ({errors.models} measured models of {errors.families} families)")
+    return 0
+
+
+def compare(arguments: Namespace) -> int:
+    """Exit code 1 when the machine was busy."""
+    from zoo.measure.compare import compare as measure
+
+    rows = measure(
+        *arguments.names, form=arguments.form, threads=arguments.threads, batch=arguments.batch, rounds=arguments.rounds
+    )
+    if arguments.json:
+        dump([row._asdict() for row in rows])
+    else:
+        shown = [
+            [
+                row.name,
+                f"{row.ms:g}",
+                f"{row.ratio:g}",
+                f"{row.low:g} to {row.high:g}",
+                " ".join([row.verdict, row.reason]).strip(),
+            ]
+            for row in rows
+        ]
+        table(["model", "ms", f"speed, {rows[0].name} = 1", "interval", "verdict"], shown)
+    return 0 if all(row.verdict == "clean" for row in rows) else 1

@@ -1,0 +1,243 @@
+"""Which model for this machine: every model of the catalogue with what is known of it, filtered, ranked, explained.
+
+A latency is that of one device, runtime and form: measured where there is a clean row, otherwise predicted and marked so. A metric
+is one of one data set; ranks never mix two. Imports no torch where the device is named or known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from zoo import catalog
+from zoo.errors import InputError, Problem, listed, nearest
+from zoo.measure.latency import Latency, Runtime
+from zoo.measure.predict import Prediction, predictions
+from zoo.measure.profiles import costs
+from zoo.measure.published import METRIC, published
+from zoo.measure.store import Store, newest
+from zoo.weights.manifest import read_manifest
+
+Licence = Literal["permissive", "noncommercial", "unknown"]
+PERMISSIVE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
+SORTS = ("metric", "latency", "macs", "params", "memory", "name")
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One accuracy: `dataset/metric@size`, its value in percent, and where it was printed or measured."""
+
+    metric: str
+    value: float
+    source: str
+
+
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model. `latency` says whether `ms` was `measured` or `predicted`; `why` is what leaves it out."""
+
+    name: str
+    family: str
+    form: str
+    params: int
+    macs: int
+    weight_bytes: int
+    licence: str
+    licence_class: Licence
+    ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    p90_ms: float | None = None
+    latency: Literal["measured", "predicted", ""] = ""
+    memory_bytes: int | None = None
+    figure: Figure | None = None
+    why: list[str] = []
+
+
+class Limit(NamedTuple):
+    """What a candidate must satisfy: what it is, what it should be, and the value of a candidate, None where nobody knows it."""
+
+    what: str
+    bound: float
+    at_most: bool
+    value: Callable[[Candidate], float | None]
+
+    def broken(self, candidate: Candidate) -> str:
+        """The sentence why a candidate is left out, "" when it stays."""
+        value = self.value(candidate)
+        if value is None:
+            return f"its {self.what} is not known"
+        fits = value <= self.bound if self.at_most else value >= self.bound
+        return (
+            ""
+            if fits
+            else f"its {self.what} is {value:.4g}, and {self.bound:g} the {'most' if self.at_most else 'least'}"
+        )
+
+
+def find(
+    *,
+    task: str = "image-classification",
+    family: str = "",
+    device: str = "this",
+    max_latency_ms: float | None = None,
+    quantile: Literal["p50", "p90"] = "p50",
+    min_throughput: float | None = None,
+    max_macs: float | None = None,
+    max_params: float | None = None,
+    max_memory: float | None = None,
+    commercial: bool = False,
+    metric: str = METRIC,
+    min_metric: float | None = None,
+    sort: str = "metric",
+    pareto: bool = False,
+    form: Literal["train", "deploy"] = "deploy",
+    threads: int = 1,
+    batch: int = 1,
+    dtype: str = "float32",
+    explain: bool = False,
+) -> list[Candidate]:
+    """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
+
+    device: `this` machine, or the id of one that rows name. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
+    per second. max_memory: bytes at the peak, as measured, or of weights and activations. commercial: permissive licences only. metric:
+    the data set and measure that ranks, `imagenet-1k/top1`; models without such a figure are left out where it ranks or limits.
+    sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model equals. Raises InputError.
+    """
+    _check(sort, form)
+    runtime = Runtime(threads, dtype, batch)
+    limits = [
+        Limit("latency in ms", max_latency_ms, True, lambda one: one.p90_ms if quantile == "p90" else one.ms)
+        if max_latency_ms is not None else None,
+        Limit("throughput in inputs per second", min_throughput, False, lambda one: 1e3 * batch / one.ms if one.ms else None)
+        if min_throughput is not None else None,
+        Limit("number of MACs", max_macs, True, lambda one: one.macs) if max_macs is not None else None,
+        Limit("number of parameters", max_params, True, lambda one: one.params) if max_params is not None else None,
+        Limit("memory in bytes", max_memory, True, lambda one: one.memory_bytes) if max_memory is not None else None,
+        Limit(metric, min_metric, False, lambda one: one.figure.value if one.figure else None) if min_metric is not None else None,
+    ]  # fmt: skip
+    kept: list[Candidate] = []
+    left: list[Candidate] = []
+    for candidate in candidates(device, runtime, form, metric):
+        entry = catalog.entry(candidate.name)
+        if (task and entry.task != task) or (family and entry.family != family):
+            continue
+        why = [sentence for limit in limits if limit is not None and (sentence := limit.broken(candidate))]
+        if commercial and candidate.licence_class != "permissive":
+            why.append(f"its licence is {candidate.licence or 'not known'}")
+        if candidate.figure is None and sort == "metric" and min_metric is None:
+            why.append(f"there is no figure of {metric} for it")
+        (left if why else kept).append(msgspec.structs.replace(candidate, why=why))
+    kept = ordered(kept, sort)
+    if pareto:
+        front = {one.name for one in pareto_front(kept)}
+        left += [
+            msgspec.structs.replace(one, why=["a model that is as fast is as good"])
+            for one in kept
+            if one.name not in front
+        ]
+        kept = [one for one in kept if one.name in front]
+    return kept + ordered(left, "name") if explain else kept
+
+
+def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -> Iterable[Candidate]:
+    """Every model of the catalogue with its latency on a device, and its figure of a metric."""
+    with Store() as store:
+        where = here(store) if device == "this" else device
+        rows = {
+            row.digest: row
+            for row in newest(store.rows(device=where, verdict="clean", form=form))
+            if row.runtime.key == runtime.key
+        }
+        guesses = predictions(store, where, runtime)
+        if device != "this" and device not in {known.id for known in store.devices()}:
+            known = [known.id for known in store.devices()]
+            raise InputError(
+                "find", Problem("device", f"this or {listed(known)}", f"`{device}`", nearest(device, known))
+            )
+    for name, entry in catalog.entries().items():
+        cost = costs()[name][form]
+        timed = _timed(rows.get(entry.digest), guesses.get((entry.digest, form)))
+        timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
+        yield Candidate(
+            name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),
+            figure=figure_of(name, metric), **timed,
+        )  # fmt: skip
+
+
+def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
+    """Measured before predicted. A prediction's 90th percentile is the upper end of its error bar."""
+    if row is not None:
+        known = {
+            "ms": row.p50_ms,
+            "low_ms": row.low_ms,
+            "high_ms": row.high_ms,
+            "p90_ms": row.p90_ms,
+            "latency": "measured",
+        }
+        return known | ({"memory_bytes": row.peak_bytes} if row.peak_bytes else {})
+    if guess is not None:
+        ms: dict[str, Any] = {"ms": guess.ms, "low_ms": guess.low_ms, "high_ms": guess.high_ms, "p90_ms": guess.high_ms}
+        return ms | {"latency": "predicted"}
+    return {}
+
+
+def figure_of(name: str, metric: str) -> Figure | None:
+    """The figure of a metric: of weights that ship, or as published."""
+    for tag in catalog.entry(name).tags:
+        manifest = read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json")
+        for found, value in manifest.metrics.items():
+            if found.partition("@")[0] == metric:
+                return Figure(found, round(100 * value.value, 2), value.source or f"{name}.{tag}")
+    printed = published().get(name)
+    if printed is not None and printed.top1 is not None and metric == METRIC:
+        return Figure(printed.metric, printed.top1, printed.source)
+    return None
+
+
+def licence_class(licence: str) -> Licence:
+    """What a licence allows, by its name; `unknown` is nothing to rely on."""
+    if licence in PERMISSIVE:
+        return "permissive"
+    return "noncommercial" if any(word in licence for word in ("NC", "Non-Commercial", "noncommercial")) else "unknown"
+
+
+def ordered(found: list[Candidate], sort: str) -> list[Candidate]:
+    keys: dict[str, Callable[[Candidate], tuple[float, float]]] = {
+        "metric": lambda one: (-one.figure.value if one.figure else math.inf, one.ms or math.inf),
+        "latency": lambda one: (one.ms or math.inf, one.macs),
+        "macs": lambda one: (one.macs, one.params),
+        "params": lambda one: (one.params, one.macs),
+        "memory": lambda one: (one.memory_bytes or math.inf, one.macs),
+    }
+    return sorted(found, key=keys[sort]) if sort in keys else sorted(found, key=lambda one: one.name)
+
+
+def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
+    """Those with a latency and a figure that no model at most as slow equals, the fastest first."""
+    front: list[Candidate] = []
+    best = -math.inf
+    known = [(one.ms, -one.figure.value, one) for one in found if one.ms is not None and one.figure is not None]
+    for _, less, one in sorted(known, key=lambda three: three[:2]):
+        if -less > best:
+            front.append(one)
+            best = -less
+    return front
+
+
+def here(store: Store) -> str:
+    """The id of this machine; measured at the first call after a start of the system, remembered until the next."""
+    from zoo.measure.device import remembered
+
+    return remembered(store)
+
+
+def _check(sort: str, form: str) -> None:
+    problems = [
+        Problem(what, f"one of {listed(known)}", f"`{word}`", nearest(word, known))
+        for what, word, known in (("sort", sort, SORTS), ("form", form, ("train", "deploy")))
+        if word not in known
+    ]
+    if problems:
+        raise InputError("find", problems)

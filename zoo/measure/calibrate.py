@@ -1,0 +1,134 @@
+"""Learning a machine: the time of every distinct piece of the catalogue, and the law that adds them up.
+
+With it the latency of any spec is predicted, of those too that nobody ever built: pieces that are not known yet are timed on the
+spot. A prediction carries its error bar and is never mixed with what was measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import torch
+
+from zoo import __version__, catalog
+from zoo.build.builder import build
+from zoo.errors import InputError, Problem
+from zoo.front import deploy
+from zoo.measure.bench import Progress
+from zoo.measure.clock import measure
+from zoo.measure.device import this_device
+from zoo.measure.latency import Runtime
+from zoo.measure.law import Law, Seen, cross_validated, fit
+from zoo.measure.pieces import Piece, pieces
+from zoo.measure.predict import Calibration, Parts, Prediction, load_of, predicted, read, runtime_key
+from zoo.measure.store import Store, newest
+from zoo.naming import Model
+from zoo.naming import spec as find_spec
+from zoo.specs.model import Spec
+
+SECONDS = 0.05
+"""For the samples of one piece."""
+
+
+def calibrate(
+    minutes: float = 3.0,
+    runtime: Runtime | None = None,
+    models: Iterable[str] | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Calibration:
+    """Times every distinct piece of the catalogue once, as long as there is time, and fits the law to the stored measurements.
+
+    Pieces that an earlier calibration of this machine and torch timed are kept, so that a second call goes on where the first ended.
+    Without enough stored measurements the rest of the time is used to measure models, one of each family first.
+    """
+    runtime = runtime or Runtime()
+    names = list(models or catalog.list_models())
+    device = this_device().id
+    end = time.perf_counter() + 60 * minutes
+    with Store() as store:
+        known = store.pieces(device, runtime_key(runtime))
+        parts: dict[str, dict[str, Parts]] = {}
+        complete = True
+        for i, name in enumerate(_spread(names)):
+            spec = catalog.published_spec(name)
+            fresh: dict[str, float] = {}
+            for form in ("train", "deploy"):
+                found = list(_pieces(spec, form, runtime))
+                parts.setdefault(spec.digest, {})[form] = _parts(found)
+                for piece in found:
+                    if piece.key not in known and time.perf_counter() < end:
+                        known[piece.key] = fresh[piece.key] = time_piece(piece, form, runtime)
+                complete = complete and all(piece.key in known for piece in found)
+            store.add_pieces(device, runtime_key(runtime), fresh)
+            progress(Progress(i + 1, len(names), name))
+        seen = _seen(store, device, runtime, parts, known)
+        made = Calibration(
+            device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            law=fit(seen) if len(seen) >= 3 else Law(), errors=cross_validated(seen), models=parts, complete=complete,
+        )  # fmt: skip
+        store.set_calibration(device, runtime_key(runtime), msgspec.json.encode(made))
+    return made
+
+
+def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -> Prediction:
+    """The latency of any spec on this machine; pieces that were never timed are timed now. Raises InputError without a calibration."""
+    runtime = runtime or Runtime()
+    spec, device = find_spec(model), this_device().id
+    with Store() as store:
+        made = read(store, device, runtime)
+        if made is None:
+            found = f"none for {device}, {runtime.key}"
+            raise InputError("predict", Problem("", "a calibration of this machine", found, next="run `zoo calibrate`"))
+        known = store.pieces(device, runtime_key(runtime))
+        fresh, found_pieces = {}, list(_pieces(spec, form, runtime))
+        for piece in found_pieces:
+            if piece.key not in known:
+                known[piece.key] = fresh[piece.key] = time_piece(piece, form, runtime)
+        store.add_pieces(device, runtime_key(runtime), fresh)
+    return predicted(made, _parts(found_pieces), known)
+
+
+def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
+    """Milliseconds of one run: the median."""
+    torch.set_num_threads(runtime.threads)
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return statistics.median(measure(piece.ready(form == "deploy"), SECONDS).ms)
+
+
+def _pieces(spec: Spec, form: str, runtime: Runtime) -> Iterable[Piece]:
+    net: Any = build(spec)
+    return pieces(deploy(net) if form == "deploy" else net, runtime.batch)
+
+
+def _parts(found: list[Piece]) -> Parts:
+    return Parts([piece.key for piece in found], round(sum(piece.weight_bytes for piece in found) / 1e6, 3))
+
+
+def _seen(
+    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float]
+) -> list[Seen]:
+    """Clean measurements of models whose pieces are all known."""
+    seen = []
+    for row in newest(store.rows(device=device, verdict="clean")):
+        own = parts.get(row.digest, {}).get(row.form)
+        if row.runtime.key == runtime.key and own is not None and all(key in known for key in own.keys):
+            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms))
+    return seen
+
+
+def _spread(names: list[str]) -> list[str]:
+    """One of each family in turn, the smallest first, so that a short calibration knows something of all."""
+    entries = sorted((catalog.entry(name) for name in names), key=lambda entry: entry.macs)
+    turns: dict[str, int] = {}
+    order = []
+    for entry in entries:
+        turns[entry.family] = turns.get(entry.family, -1) + 1
+        order.append((turns[entry.family], entry.name))
+    return [name for _, name in sorted(order, key=lambda pair: pair[0])]

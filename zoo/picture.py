@@ -1,0 +1,253 @@
+"""Accuracy against latency, or MACs against latency where no accuracy is known: points, the Pareto front, labels that do not overlap.
+
+One layout, two renderers: SVG within a page that needs nothing else, and PNG by Pillow.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from zoo.errors import InputError, Problem
+from zoo.find import Candidate, pareto_front
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
+LETTER, LINE = 6.4, 13
+"""Width and height of a label's letter, in points of the picture."""
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f")
+
+
+class Point(NamedTuple):
+    """Where a model stands, and its label, which may be left out."""
+
+    x: float
+    y: float
+    candidate: Candidate
+    colour: str
+    on_front: bool
+    label: tuple[float, float] | None
+
+
+class Picture(NamedTuple):
+    """All that is drawn. Ticks are (position, text)."""
+
+    title: str
+    across: str
+    up: str
+    points: list[Point]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
+    """Writes a .png, or an .html with the picture and its table. Raises InputError for nothing to draw and another ending."""
+    path = Path(path)
+    if path.suffix not in (".png", ".html"):
+        raise InputError(str(path), Problem("", "a name that ends in .png or .html", path.suffix or "no ending"))
+    known = [one for one in found if one.ms]
+    if not known:
+        raise InputError(str(path), Problem("", "models with a latency", "none", next="`zoo calibrate` or `zoo bench`"))
+    picture = layout(known, metric)
+    if path.suffix == ".png":
+        _png(picture, path)
+    else:
+        path.write_text(_page(picture, known), encoding="utf-8")
+
+
+def layout(known: Sequence[Candidate], metric: str) -> Picture:
+    """Latency goes across, in powers; accuracy goes up, or where there is none, MACs in powers."""
+    scored = [one for one in known if one.figure is not None]
+    shown, rises = (scored, False) if scored else (list(known), True)
+    xs = [one.ms or 1.0 for one in shown]
+    ys = [one.figure.value if one.figure else one.macs / 1e9 for one in shown]
+    across, x_ticks = _scale(xs, LEFT, WIDTH - RIGHT, True)
+    up, y_ticks = _scale(ys, HEIGHT - BOTTOM, TOP, rises)
+    families = sorted({one.family for one in shown})
+    front = {one.name for one in pareto_front(shown)}
+    places = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
+    order = sorted(range(len(shown)), key=lambda i: (shown[i].name not in front, xs[i]))
+    labels = _labels([shown[i].name for i in order], [places[i] for i in order], places)
+    by_name = {shown[i].name: label for i, label in zip(order, labels, strict=True)}
+    points = [
+        Point(x, y, one, COLOURS[families.index(one.family) % len(COLOURS)], one.name in front, by_name[one.name])
+        for one, (x, y) in zip(shown, places, strict=True)
+    ]
+    guessed = any(one.latency == "predicted" for one in shown)
+    across_text = "latency in ms" + (", open points are predictions" if guessed else "")
+    return Picture(
+        "Accuracy and latency" if scored else "Work and latency",
+        across_text,
+        metric + " in %" if scored else "GMACs",
+        points,
+        x_ticks,
+        y_ticks,
+    )
+
+
+def _scale(values: list[float], start: float, end: float, powers: bool):  # type: ignore[no-untyped-def]
+    """(value -> position, ticks) with a margin of 5 % on both sides."""
+    to = math.log10 if powers else float
+    low, high = to(min(values)), to(max(values))
+    margin = 0.05 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> float:
+        return start + (to(value) - low) / (high - low) * (end - start)
+
+    back = (lambda value: 10**value) if powers else (lambda value: value)
+    return place, [(place(tick), f"{tick:g}") for tick in _ticks(back(low), back(high), powers)]
+
+
+def _ticks(low: float, high: float, powers: bool) -> list[float]:
+    """1, 2 and 5 times powers of ten, or five or so equal steps of such a width."""
+    decades = range(math.floor(math.log10(max(low, 1e-9))), math.ceil(math.log10(max(high, 1e-9))) + 1)
+    if powers:
+        return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high]
+    rough = (high - low) / 6
+    step = next(
+        m * 10.0 ** math.floor(math.log10(rough))
+        for m in (1, 2, 5, 10)
+        if m * 10.0 ** math.floor(math.log10(rough)) >= rough
+    )
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _labels(
+    names: list[str], own: list[tuple[float, float]], points: list[tuple[float, float]]
+) -> list[tuple[float, float] | None]:
+    """For each name the first of eight places round its point where it meets neither a label, a point nor the border; else none."""
+    taken: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
+    placed: list[tuple[float, float] | None] = []
+    for name, (x, y) in zip(names, own, strict=True):
+        width = LETTER * len(name)
+        tries = [
+            (x + 7, y + 4), (x + 7, y - 6), (x - 7 - width, y + 4), (x - width / 2, y - 9), (x - width / 2, y + 17), (x + 7, y + 15),
+            (x - 7 - width, y - 6), (x - 7 - width, y + 15),
+        ]  # fmt: skip
+        for left, base in tries:
+            box = (left, base - LINE + 3, left + width, base + 3)
+            inside = box[0] >= LEFT and box[2] <= WIDTH - RIGHT and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                placed.append((left, base))
+                break
+        else:
+            placed.append(None)
+    return placed
+
+
+def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _front(picture: Picture) -> list[tuple[float, float]]:
+    return sorted((point.x, point.y) for point in picture.points if point.on_front)
+
+
+def svg(picture: Picture) -> str:
+    """The picture alone."""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">'
+    ]
+    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>')
+    for x, text in picture.x_ticks:
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#e5e5e5"/>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>')
+    for y, text in picture.y_ticks:
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e5e5"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in _front(picture))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="#888" stroke-dasharray="4 3"/>')
+    for point in picture.points:
+        one, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
+        said = f"{one.name}: {one.ms:.3g} ms ({one.latency})" + (f", {one.figure.value:g} %" if one.figure else "")
+        parts.append(
+            f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="4" fill="{fill}" stroke="{point.colour}" stroke-width="1.5">'
+            f"<title>{html.escape(said)}</title></circle>"
+        )
+        if point.label:
+            weight = ' font-weight="bold"' if point.on_front else ""
+            parts.append(
+                f'<text x="{point.label[0]:.1f}" y="{point.label[1]:.1f}"{weight}>{html.escape(one.name)}</text>'
+            )
+    parts.append(
+        f'<text x="{WIDTH / 2}" y="26" text-anchor="middle" font-size="15">{html.escape(picture.title)}</text>'
+    )
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{html.escape(picture.across)}</text>')
+    middle = HEIGHT / 2
+    parts.append(
+        f'<text x="18" y="{middle}" text-anchor="middle" transform="rotate(-90 18 {middle})">{html.escape(picture.up)}</text>'
+    )
+    return "\n".join([*parts, "</svg>"])
+
+
+def _page(picture: Picture, known: Sequence[Candidate]) -> str:
+    """The picture, and a table that a click on a column sorts."""
+    head = "".join(
+        f"<th>{text}</th>" for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
+    )
+    rows = "\n".join(
+        f"<tr><td>{html.escape(one.name)}</td><td>{one.ms:.4g}</td><td>{one.latency}</td><td>{one.figure.value if one.figure else ''}</td>"
+        f"<td>{one.params}</td><td>{one.macs}</td><td>{html.escape(one.licence)}</td></tr>"
+        for one in known
+    )
+    return PAGE.format(title=html.escape(picture.title), svg=svg(picture), head=head, rows=rows)
+
+
+PAGE = """<!doctype html>
+<meta charset="utf-8"><title>{title}</title>
+<style>body{{font-family:sans-serif;margin:2em;max-width:1000px}}table{{border-collapse:collapse;width:100%}}
+th{{cursor:pointer;text-align:left;border-bottom:2px solid #888}}td{{border-bottom:1px solid #ddd;padding:2px 8px 2px 0}}</style>
+{svg}
+<table><thead><tr>{head}</tr></thead><tbody>
+{rows}
+</tbody></table>
+<script>
+document.querySelectorAll("th").forEach((th, i) => th.onclick = () => {{
+  const body = document.querySelector("tbody"), sign = th.dataset.up ? -1 : 1;
+  th.dataset.up = th.dataset.up ? "" : "1";
+  [...body.rows].sort((a, b) => {{
+    const [x, y] = [a.cells[i].textContent, b.cells[i].textContent];
+    return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
+  }}).forEach(row => body.append(row));
+}});
+</script>
+"""
+
+
+def _png(picture: Picture, path: Path, zoom: int = 2) -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (WIDTH * zoom, HEIGHT * zoom), "white")
+    pen = ImageDraw.Draw(image)
+    small, large = ImageFont.load_default(11 * zoom), ImageFont.load_default(15 * zoom)
+
+    def line(*ends: float, fill: str = "#e5e5e5") -> None:
+        pen.line([end * zoom for end in ends], fill=fill, width=zoom)
+
+    def text(x: float, y: float, said: str, anchor: str = "ls", font: object = small) -> None:
+        pen.text((x * zoom, y * zoom), said, fill="black", font=font, anchor=anchor)  # type: ignore[arg-type]
+
+    for x, said in picture.x_ticks:
+        line(x, TOP, x, HEIGHT - BOTTOM)
+        text(x, HEIGHT - BOTTOM + 16, said, "ms")
+    for y, said in picture.y_ticks:
+        line(LEFT, y, WIDTH - RIGHT, y)
+        text(LEFT - 8, y + 4, said, "rs")
+    front = _front(picture)
+    for (x1, y1), (x2, y2) in pairwise(front):
+        line(x1, y1, x2, y2, fill="#888888")
+    for point in picture.points:
+        fill = "white" if point.candidate.latency == "predicted" else point.colour
+        box = [(point.x - 4) * zoom, (point.y - 4) * zoom, (point.x + 4) * zoom, (point.y + 4) * zoom]
+        pen.ellipse(box, fill=fill, outline=point.colour, width=zoom)
+        if point.label:
+            text(*point.label, point.candidate.name)
+    text(WIDTH / 2, 26, picture.title, "ms", large)
+    text(WIDTH / 2, HEIGHT - 18, picture.across, "ms")
+    text(LEFT, TOP - 10, picture.up)
+    image.save(path)
