@@ -14,9 +14,10 @@ from blocks.registry import INDEX
 
 
 def core_classes() -> list[type]:
-    """Every registered class of this package, after importing all of its modules."""
+    """Every registered class of this package, after importing all modules that may define one."""
     for module in pkgutil.walk_packages(blocks.__path__, "blocks."):
-        if not module.name.rpartition(".")[2].startswith("_") and module.name != __name__:
+        kernels = module.name.startswith("blocks.ops.")  # no blocks, and some need what is not installed
+        if not kernels and not module.name.rpartition(".")[2].startswith("_") and module.name != __name__:
             importlib.import_module(module.name)
     return [cls for identity, cls in sorted(registry._loaded.items()) if identity.startswith("core/")]
 

@@ -2,7 +2,7 @@
 
 Otherwise oneDNN brings the weights of every convolution and linear layer into its blocked layout at every call, which at a batch
 of one takes as long as the arithmetic of a wide layer. Here each layer keeps a second copy in that layout, made at the
-first call and again when the weights change. Where it does not apply (gradients, other devices and dtypes, autocast, compiling,
+first call and again when weights, threads or the shape of the input change. Where it does not apply (gradients, other devices and dtypes, autocast, compiling,
 exporting) a packed layer computes as any other; names and values of the state stay the same.
 """
 
@@ -49,11 +49,14 @@ Kernel = Callable[[Tensor], Tensor]
 
 
 class Ready(NamedTuple):
-    """What was made of a layer's weights, and of which: `kernel` is None where packing does not pay."""
+    """What was made of a layer's weights, of which, and for what: oneDNN's layout depends on the number of threads and on the
+    input's shape, and for another computes two to three times as long. `kernel` is None where packing does not pay."""
 
     weight: Tensor
     version: int | None
     bias: Tensor | None
+    threads: int
+    shape: torch.Size
     kernel: Kernel | None
 
 
@@ -88,6 +91,8 @@ class Packed(nn.Module):
             ready is None
             or ready.weight is not own["weight"]
             or ready.bias is not own["bias"]
+            or ready.threads != torch.get_num_threads()
+            or ready.shape != x.shape
             or (ready.version is not None and ready.version != ready.weight._version)
         ):
             ready = self.ready = self._prepare(x)
@@ -97,7 +102,8 @@ class Packed(nn.Module):
         weight: Any = self._parameters["weight"]
         pays = weight.is_cpu and weight.dtype is torch.float32 and self._pays(x, weight)
         version = None if weight.is_inference() else weight._version
-        return Ready(weight, version, self._parameters["bias"], self.pack(x, weight.detach()) if pays else None)
+        kernel = self.pack(x, weight.detach()) if pays else None
+        return Ready(weight, version, self._parameters["bias"], torch.get_num_threads(), x.shape, kernel)
 
     def _pays(self, x: Tensor, weight: Tensor) -> bool:
         outputs = self.outputs(x)

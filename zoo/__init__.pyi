@@ -17,6 +17,9 @@ from zoo.front import export as export
 from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import save as save
+from zoo.measure.bench import bench as bench
+from zoo.measure.bench import latency as latency
+from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.specs.model import Spec as Spec
 from zoo.transforms import transform as transform

@@ -92,6 +92,31 @@ def parser() -> Parser:
     predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
 
+    profile = _command(commands, "profile", "profiling:profile", "MACs, parameters and bytes of a model, exactly")
+    profile.add_argument("name")
+    profile.add_argument("--form", default="train", choices=["train", "deploy"])
+    profile.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")
+    profile.add_argument("--batch", type=int, default=1)
+    profile.add_argument(
+        "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
+    )
+    _changes(profile)
+
+    bench = _command(commands, "bench", "measuring:bench", "measure latency on this machine, in fresh processes")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
+    bench.add_argument("--all", action="store_true", help="every model of the catalogue")
+    bench.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")
+    bench.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
+    bench.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
+    bench.add_argument("--form", default="train", metavar="FORM,FORM", help="train, deploy or both (default train)")
+    bench.add_argument("--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16")
+    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
+    bench.add_argument("--processes", type=int, default=5, help="fresh processes for each row (default 5)")
+    bench.add_argument("--seconds", type=float, default=0.3, help="of samples, for each row and process (default 0.3)")
+    bench.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
+    bench.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
+
     train = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
         dest="data", metavar="DATA", required=True
     )

@@ -85,6 +85,11 @@ class CosineAttention(CosineBase):
     def reset_buffers(self) -> None:
         self.scale.fill_(math.log(math.prod(self.input_size)))
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Scores and sums: 2 L^2 num_heads head_dim."""
+        B, L, _ = shape
+        return {"matmul": 2 * B * L**2 * self.num_heads * self.head_dim}
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x.shape[1:2])
         q, k, v = self.heads(self.qkv(x), 3).chunk(3, 1)
@@ -146,6 +151,12 @@ class AggregatedAttention(CosineBase):
         inside = F.unfold(self.scale.new_ones(1, 1, *self.input_size), self.window, padding=self.window // 2)[0].T
         self.outside.copy_(inside == 0)
         self.scale.copy_((inside.sum(1, keepdim=True) + math.prod(self.pooled)).log())
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Near: scores, learned tokens and sums over window^2 neighbours; far: scores and sums over the pooled map."""
+        B, _, H, W = shape
+        keys = 3 * self.window**2 + 2 * math.prod(self.pooled)
+        return {"matmul": B * H * W * keys * self.num_heads * self.head_dim}
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]

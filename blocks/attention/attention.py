@@ -1,42 +1,52 @@
-"""Softmax attention with heads, grouped keys, a causal and a cross form. Papers: arXiv:1706.03762, arXiv:2305.13245."""
+"""Softmax attention with heads, grouped keys, rotary positions, a window, a causal and a cross form.
+
+Papers: arXiv:1706.03762, arXiv:2305.13245 (grouped keys), arXiv:2104.09864 (rotary positions).
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.attention.cache import look_back, seen_before
 from blocks.attention.heads import check_divides, split_heads
+from blocks.attention.rotary import positions_after, rotated
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
+from blocks.recurrent import Recurrent, State, unpacked
 from blocks.registry import block
 from blocks.slots import Linear, Norm, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
+Window = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
+Base = Annotated[Annotated[float, Meta(gt=0)] | None, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
     "attention",
     kind="token_mixer",
     layout="BLC",
-    abilities=("causal", "noncausal", "cross", "any_resolution"),
+    abilities=("causal", "noncausal", "cross", "step", "any_resolution"),
     paper="arXiv:1706.03762",
 )
-class Attention(nn.Module):
+class Attention(Recurrent):
     """y = W_o concat_h softmax(q_h k_h^T / sqrt(head_dim)) v_h, with [q | k | v] = W_qkv x.
 
     (B, L, C) -> (B, L, C). Of `num_heads` and `head_dim` one decides, both may; with neither, heads are 32 wide.
     `num_kv_heads` keys and values are each shared by num_heads / num_kv_heads neighbouring heads. `causal`: position t
     sees those up to t. `cross`: keys and values come from `ctx.memory` (B, M, C). `qk_norm` norms each query and key.
     `bias` holds for the first maps, and for W_o unless `out_bias` says otherwise. `ctx.mask` hides padding. In training
-    `attn_drop` of the weights and `proj_drop` of the outputs are dropped.
-    Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for packed
-    sequences, and for a state to continue.
+    `attn_drop` of the weights and `proj_drop` of the outputs are dropped. `rope_base` turns queries and keys by their
+    positions (blocks.attention.rotary). With a `window` a token of a causal sequence sees itself and window - 1 before it.
+    The state of a causal attention holds the keys and values (B, M, num_kv_heads, head_dim) that later tokens may see, and
+    the number of tokens so far (B,); after padding also which of the M are tokens (B, M).
+    Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for a window or
+    a state or packed sequences where `causal` is false, and for rotary positions where heads are odd or `cross` is set.
     """
 
     def __init__(
@@ -54,14 +64,26 @@ class Attention(nn.Module):
         linear: Linear = slot("dense"),
         attn_drop: Drop = 0.0,
         proj_drop: Drop = 0.0,
+        rope_base: Base = None,
+        window: Window = None,
     ):
         super().__init__()
         self.attn_drop, self.proj_drop = attn_drop, proj_drop
+        self.rope_base, self.window = rope_base, window
+        if window is not None and not causal:
+            raise ValueError("a window is of the tokens before: it needs a causal attention")
         if causal and cross:
             raise ValueError("a causal attention looks at its own past and a cross attention at the memory; choose one")
         self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
         self.num_kv_heads = num_kv_heads or self.num_heads
         check_divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
+        if rope_base is not None and (cross or self.head_dim % 2):
+            what = (
+                "a memory has no positions"
+                if cross
+                else f"its channels are turned in pairs, not {self.head_dim} of them"
+            )
+            raise ValueError(f"rotary positions are not for this attention: {what}")
         self.causal, self.cross = causal, cross
         width, kv_width = self.num_heads * self.head_dim, 2 * self.num_kv_heads * self.head_dim
         if cross:
@@ -73,44 +95,66 @@ class Attention(nn.Module):
         self.k_norm = qk_norm(self.head_dim) if qk_norm else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
 
+    def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
+        """Scores and sums: 2 L M num_heads head_dim, M the positions looked at."""
+        B, L, _ = shape
+        seen = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
+        return {"attention": 2 * B * L * seen * self.num_heads * self.head_dim}
+
+    def state_size(self, length: int = 0) -> int:
+        kept = length if self.window is None else min(length, self.window - 1)
+        return 2 * kept * self.num_kv_heads * self.head_dim + 1
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        refuse_state(ctx, "attention keeps no keys and values of earlier calls")
+        if self.causal:
+            return super().forward(x, ctx)
+        refuse_state(ctx, "that needs an attention with `causal`")
         q, k, v = self._queries_keys_values(x, ctx)
-        mask = None if self.cross else self._visible(token_mask(x, ctx))
+        if self.rope_base is not None:
+            where, _ = positions_after(x, None, None)
+            q, k = rotated(q, where, self.rope_base), rotated(k, where, self.rope_base)
+        mask = None if self.cross else token_mask(x, ctx)
+        return self._attend(q, k, v, None if mask is None else mask[:, None, None, :], False, ctx)
+
+    def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
+        q, k, v = self._queries_keys_values(x, ctx)
+        where, after = positions_after(x, seen_before(state), mask)
+        if self.rope_base is not None:
+            q, k = rotated(q, where, self.rope_base), rotated(k, where, self.rope_base)
+        (k, v), visible, is_causal, state = look_back((k, v), where, after, state, mask, self.window)
+        return self._attend(q, k, v, visible, is_causal, ctx), state
+
+    def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
+        """As samples of different lengths, so that the keys and values that are kept of them are one tensor."""
+        rows, mask = unpacked(x, borders)
+        y, state = self.mix(rows, state, mask, ctx)
+        return y[mask].unsqueeze(0), state
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, is_causal: bool, ctx: Context | None
+    ) -> Tensor:
         y = F.scaled_dot_product_attention(
-            self._normed(self.q_norm, q, ctx).transpose(1, 2),
-            self._normed(self.k_norm, k, ctx).transpose(1, 2),
+            q.transpose(1, 2),
+            k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=mask,
+            attn_mask=visible,
             dropout_p=self.attn_drop if self.training else 0.0,
-            is_causal=self.causal and mask is None,
+            is_causal=is_causal,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
         return F.dropout(run(self.proj, y.transpose(1, 2).flatten(2), ctx), self.proj_drop, self.training)
 
     def _queries_keys_values(self, x: Tensor, ctx: Context | None) -> tuple[Tensor, ...]:
-        """q (B, L, num_heads, head_dim), k and v (B, L or M, num_kv_heads, head_dim)."""
-        if not self.cross:
+        """q (B, L, num_heads, head_dim), k and v (B, L or M, num_kv_heads, head_dim), normed."""
+        if self.cross:
+            if ctx is None or ctx.memory is None:
+                raise ValueError("a cross attention looks at ctx.memory (B, M, C), and there is none")
+            q = run(self.q, x, ctx).unflatten(-1, (-1, self.head_dim))
+            k, v = run(self.kv, ctx.memory, ctx).unflatten(-1, (-1, self.head_dim)).chunk(2, 2)
+        else:
             qkv = run(self.qkv, x, ctx).unflatten(-1, (-1, self.head_dim))
-            return qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 2)
-        if ctx is None or ctx.memory is None:
-            raise ValueError("a cross attention looks at ctx.memory (B, M, C), and there is none")
-        q = run(self.q, x, ctx).unflatten(-1, (-1, self.head_dim))
-        return q, *run(self.kv, ctx.memory, ctx).unflatten(-1, (-1, self.head_dim)).chunk(2, 2)
-
-    def _visible(self, mask: Tensor | None) -> Tensor | None:
-        """(B, 1, 1 or L, L), True where a query may look.
-
-        Padding sees itself at least: a softmax of nothing is NaN in some kernels.
-        """
-        if mask is None:
-            return None
-        keys = mask[:, None, None, :]
-        if not self.causal:
-            return keys
-        length = mask.shape[1]
-        here = torch.ones(length, length, dtype=torch.bool, device=mask.device)
-        return (keys & here.tril()) | torch.eye(length, dtype=torch.bool, device=mask.device)
+            q, k, v = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 2)
+        return self._normed(self.q_norm, q, ctx), self._normed(self.k_norm, k, ctx), v
 
     def _normed(self, norm: nn.Module | None, x: Tensor, ctx: Context | None) -> Tensor:
         """Each head's query or key normed by itself: to the norm, heads are tokens."""

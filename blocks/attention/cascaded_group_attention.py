@@ -90,6 +90,12 @@ class CascadedGroupAttention(nn.Module):
         if self.table is not None:
             self.fuse()
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """In each window and head, scores over key_dim channels and sums over C / num_heads: side^4 (h key_dim + C)."""
+        B, C, H, W = shape
+        windows = -(-H // self.side) * -(-W // self.side)
+        return {"matmul": B * windows * self.side**4 * (self.num_heads * self.key_dim + C)}
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, _, H, W = x.shape
         tokens = cut_windows(x, self.side).flatten(1, 2)

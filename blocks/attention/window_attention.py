@@ -95,6 +95,12 @@ class WindowAttention(nn.Module):
         if self.hidden is not None:
             self.hidden.copy_(self._border(device))
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Scores and sums of each window: 2 window^4 num_heads head_dim."""
+        B, _, H, W = shape
+        windows = -(-H // self.window) * -(-W // self.window)
+        return {"attention": 2 * B * windows * self.window**4 * self.num_heads * self.head_dim}
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, _, H, W = x.shape
         if self.input_size != (H, W) and (self.shift or min(H, W) <= self.window):

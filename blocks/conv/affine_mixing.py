@@ -5,6 +5,8 @@ Paper: arXiv:2304.05659. Upstream: open-mmlab/mmpretrain (Apache-2.0).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +37,9 @@ class AffineMixing(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return {"convolution": math.prod(shape)}
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight.view(-1, 1, 1, 1), self.bias, groups=x.shape[1]) - x

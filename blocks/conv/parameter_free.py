@@ -109,6 +109,11 @@ class RandomMixing(nn.Module):
     def reset_parameters(self) -> None:
         self.weight.copy_(self.weight.uniform_().softmax(-1))
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """L^2 C."""
+        B, L, C = shape
+        return {"matmul": B * L**2 * C}
+
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != len(self.weight):
             raise ValueError(

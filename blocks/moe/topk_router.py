@@ -5,6 +5,7 @@ E is here the number of experts, T the number of tokens.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -53,6 +54,10 @@ class TopkRouter(nn.Module):
         self.score, self.renormalise = score, renormalise
         self.balance_weight, self.z_weight = balance_weight, z_weight
         self.gate = nn.Linear(dim, num_experts, bias=False)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """A score for each token and expert; the map runs in float32 and therefore not as a layer."""
+        return {"matmul": math.prod(shape) * self.num_experts}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         rows = as_rows(x)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from blocks.ops import (  # noqa: F401  (an op is known once its module is imported)
     causal_conv1d,
-    linear_attention,
+    delta_rule,
+    linear_recurrence,
     long_conv,
     selective_scan,
 )

@@ -17,9 +17,10 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.ops.selective_scan import selective_scan
+from blocks.recurrent import depthwise
 from blocks.registry import block
 from blocks.slots import Linear, slot
-from blocks.ssm.mamba import Count, Expand, StepProjection, depthwise, reset_decay, scan_inputs, without_padding
+from blocks.ssm.mamba import Count, Expand, StepProjection, conv_and_scan, reset_decay, scan_inputs, without_padding
 
 
 @block(
@@ -69,6 +70,10 @@ class BidirectionalMamba(nn.Module):
     def reset_parameters(self) -> None:
         reset_decay(self.A_log, self.D)
         reset_decay(self.A_b_log, self.D_b)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        there, back = conv_and_scan(shape, self.conv1d, self.A_log), conv_and_scan(shape, self.conv1d_b, self.A_b_log)
+        return {kind: there[kind] + back[kind] for kind in there}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "bidirectional_mamba sees the future; `mamba` does not")

@@ -5,6 +5,7 @@ Paper: arXiv:2411.15241. Upstream: mlvlab/EfficientViM (MIT). Differs from upstr
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -55,7 +56,7 @@ class HsmSsd(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"a kernel of {kernel_size} has no centre; the nearest that has is {kernel_size + 1}")
-        self.writes = writes
+        self.writes, self.state_dim = writes, state_dim
         inner, width = int(expand * dim), 3 * state_dim
         self.bcdt_proj = linear(dim, width, bias=False)
         self.conv = Conv(width, kernel_size=kernel_size, groups=width, bias=False)
@@ -69,6 +70,10 @@ class HsmSsd(nn.Module):
         if self.A is not None:
             nn.init.uniform_(self.A, *A_RANGE)
         nn.init.ones_(self.D)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Into the hidden states and back: 2 H W state_dim C."""
+        return {"matmul": 2 * math.prod(shape) * self.state_dim}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, C, H, W = x.shape

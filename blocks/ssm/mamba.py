@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.causal_conv1d import causal_conv1d, conv_state
-from blocks.ops.masks import token_mask
 from blocks.ops.selective_scan import selective_scan
+from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -45,19 +45,15 @@ class ScanInputs(NamedTuple):
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2312.00752",
 )
-class Mamba(nn.Module):
+class Mamba(Recurrent):
     """y = W_out((scan(u, delta, A, B, C) + D u) silu(z)), with u, delta, B, C and z all made from x.
 
     [u | z] = W_in x; u <- silu(conv u); [r | B | C] = W_x u; delta = softplus(W_dt r + b); A = -exp(A_log).
-    (B, L, C) -> (B, L, C). `dt_rank`, the length of r, is ceil(C / 16) without a value. `ctx.mask` keeps padding out of
-    the outputs; `ctx.state` continues sequences, holding the last inputs of the convolution (S, E, k-1) and the state of
-    the scan (S, E, N), S = B or, for packed sequences, as many as `ctx.cu_seqlens` borders. Raises ValueError for a mask
-    together with a state.
+    (B, L, C) -> (B, L, C). `dt_rank`, the length of r, is ceil(C / 16) without a value. The state holds the last inputs of
+    the convolution (B, E, k-1) and the state of the scan (B, E, N).
     """
 
     no_decay = ("A_log", "D")
-
-    path = ""
 
     def __init__(
         self,
@@ -85,27 +81,47 @@ class Mamba(nn.Module):
     def reset_parameters(self) -> None:
         reset_decay(self.A_log, self.D)
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        states, borders = (None, None) if ctx is None else (ctx.state, ctx.cu_seqlens)
-        mask = token_mask(x, ctx, packed=True)
-        if mask is not None and states is not None:
-            raise ValueError("mamba takes ctx.mask or ctx.state, not both: continue each sequence without padding")
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        return conv_and_scan(shape, self.conv1d, self.A_log)
+
+    def state_size(self, length: int = 0) -> int:
+        return self.A_log.numel() + self.conv1d.in_channels * (self.conv1d.kernel_size[0] - 1)
+
+    def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
+        u, z = run(self.in_proj, x, ctx).chunk(2, -1)
+        conv, h = state or (None, None)
+        u, conv = short_conv(u, self.conv1d, conv, mask)
+        return self._scanned(u, z, (conv, h), mask, None, ctx)
+
+    def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
+        """All sequences at once: the convolution and the scan know where each begins."""
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
-        u = without_padding(u, mask)
-        conv, h = states.get(self.path, (None, None)) if states is not None else (None, None)
-        inputs = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask, conv, borders)
+        conv, h = state or (None, None)
+        after = conv_state(u, self.conv1d.kernel_size[0], conv, borders)
+        u = causal_conv1d(u, self.conv1d.weight, self.conv1d.bias, conv, "silu", borders)
+        return self._scanned(u.transpose(1, 2), z.transpose(1, 2), (after, h), None, borders, ctx)
+
+    def _scanned(
+        self,
+        u: Tensor,
+        z: Tensor,
+        state: tuple[Tensor, Tensor | None],
+        mask: Tensor | None,
+        borders: Tensor | None,
+        ctx: Context | None,
+    ) -> tuple[Tensor, State]:
+        """From behind the convolution: u, z (B, L, E) and the state, of which the scan's part is that before it."""
+        conv, h = state
         y, h = selective_scan(
-            *inputs,
+            *convolved_inputs(u.transpose(1, 2), self.x_proj, self.dt_proj, self.A_log, mask),
             D=self.D,
-            z=z,
+            z=z.transpose(1, 2),
             delta_softplus=True,
             initial_state=h,
             return_final_state=True,
             cu_seqlens=borders,
         )
-        if states is not None:
-            states[self.path] = conv_state(u, self.conv1d.kernel_size[0], conv, borders), h
-        return run(self.out_proj, y.transpose(1, 2), ctx)
+        return run(self.out_proj, y.transpose(1, 2), ctx), (conv, h)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.out_proj.absorb_output(scale, shift))  # type: ignore[operator]
@@ -125,8 +141,15 @@ class StepProjection(nn.Linear):
         self.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
-def depthwise(channels: int, kernel_size: int, bias: bool) -> nn.Conv1d:
-    return nn.Conv1d(channels, channels, kernel_size, groups=channels, bias=bias)
+def conv_and_scan(shape: tuple[int, ...], conv1d: nn.Conv1d, A_log: Tensor) -> dict[str, int]:
+    """What one branch computes besides its layers: the convolution and the scan."""
+    B, L, _ = shape
+    return {"convolution": short_conv_macs(B, L, conv1d), "scan": scan_work(B, L, A_log)}
+
+
+def scan_work(batch: int, length: int, A_log: Tensor) -> int:
+    """9 B L D N floating-point operations, the count that is accepted for S6."""
+    return 9 * batch * length * A_log.numel()
 
 
 @torch.no_grad()
@@ -148,11 +171,9 @@ def scan_inputs(
     dt_proj: nn.Linear,
     A_log: Tensor,
     mask: Tensor | None = None,
-    state: Tensor | None = None,
-    borders: Tensor | None = None,
 ) -> ScanInputs:
     """One branch from the inner stream u (B, E, L) up to the scan. A step of 0 at padding leaves the state alone."""
-    u = causal_conv1d(u, conv1d.weight, conv1d.bias, state, "silu", borders)
+    u = causal_conv1d(u, conv1d.weight, conv1d.bias, act="silu")
     return convolved_inputs(u, x_proj, dt_proj, A_log, mask)
 
 

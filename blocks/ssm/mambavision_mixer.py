@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.selective_scan import selective_scan
+from blocks.recurrent import depthwise
 from blocks.registry import block
 from blocks.slots import Linear, slot
-from blocks.ssm.mamba import StepProjection, convolved_inputs, depthwise, reset_decay
+from blocks.ssm.mamba import StepProjection, convolved_inputs, reset_decay, scan_work
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -62,6 +63,12 @@ class MambaVisionMixer(nn.Module):
 
     def reset_parameters(self) -> None:
         reset_decay(self.A_log, self.D)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Two convolutions of half the channels that keep the length, and the scan of one half."""
+        B, L, _ = shape
+        taps = self.conv1d_x.weight.numel() + self.conv1d_z.weight.numel()
+        return {"convolution": B * L * taps, "scan": scan_work(B, L, self.A_log)}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)

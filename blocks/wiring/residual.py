@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from msgspec import Meta
@@ -66,9 +66,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         y, ours = x, False
-        for name in self._parts():
-            part: Any = self._modules[name]
-            y, ours = run(part, y, ctx), is_fresh(part)
+        for name, part in self._modules.items():
+            if name != "shortcut" and part is not None:
+                y, ours = run(part, y, ctx), is_fresh(part)
         if self.shortcut is not None:
             x = run(self.shortcut, x, ctx)
         if self.scale is not None:
@@ -82,7 +82,7 @@ class Residual(nn.Module):
         return y.add_(x)  # saves the memory, and the time to fill it, of one more map
 
     def fuse(self) -> nn.Module:
-        parts = self._parts()
+        parts = [name for name in self._modules if name != "shortcut"]
         fold_neighbours(self, parts)
         last = next((self._modules[name] for name in reversed(parts) if name in self._modules), None)
         absorb = getattr(last, "absorb_output", None)
@@ -92,6 +92,3 @@ class Residual(nn.Module):
             return self
         scale, skip = (1.0 if value is None else value for value in (self.scale, self.skip_scale))
         return absorb_skip(self, scale, skip)
-
-    def _parts(self) -> list[str]:
-        return [name for name in self._modules if name != "shortcut"]

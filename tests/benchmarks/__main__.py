@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import creation, forward, imports, kernels, ops
+from tests.benchmarks import creation, forward, imports, kernels, ops, recurrences
 from tests.benchmarks.harness import Comparison
 
 WHAT = ["imports", "create", "forward", "kernels", "ops"]
@@ -44,8 +44,9 @@ def main(arguments: list[str]) -> int:
         for name, comparison in kernels.run(chosen.rounds).items():
             _show(results, name, comparison)
     if "ops" in what:
-        for name, comparison in ops.run(chosen.rounds).items():
-            _show(results, name, comparison)
+        for rows in (ops, recurrences):
+            for name, comparison in rows.run(chosen.rounds).items():
+                _show(results, name, comparison)
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import blocks.ops
 from blocks.attention.attention import Attention
+from blocks.attention.rotary import rotated
 from blocks.context import Context
 from blocks.linear_attention.linear_attention import LinearAttention
 from blocks.ops.linear_attention import causal_linear_attention, linear_attention
@@ -89,10 +90,44 @@ def test_padding_changes_nothing(kind, causal, side):
     torch.testing.assert_close(y[:, real], block(x()), rtol=1e-4, atol=1e-5)
 
 
-def test_padding_before_a_causal_sequence_has_something_to_look_at():
-    mask = torch.tensor([[False, False, True, True]])
-    visible = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
-    assert Attention(64, causal=True)._visible(mask)[0, 0].int().tolist() == visible
+def test_sample_of_padding_alone_has_something_to_look_at():
+    block, mask = Attention(64, causal=True), torch.tensor([[False, False, True, True], [False] * 4])
+    y = block(x(4), Context(mask=mask))
+    y.sum().backward()
+    assert y.isfinite().all() and block.qkv.weight.grad.isfinite().all()
+
+
+def test_window_sees_itself_and_what_is_before_it():
+    block = Attention(64, causal=True, window=3)
+    tokens = x(10).requires_grad_()
+    (grad,) = torch.autograd.grad(block(tokens)[0, 6].square().sum(), tokens)
+    assert grad[0].abs().sum(1).gt(0).tolist() == [4 <= t <= 6 for t in range(10)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rotary_attention_sees_distances_not_positions(causal):
+    block, tokens = Attention(64, rope_base=100.0, causal=causal).double(), x(9).double()
+    q, k, v = block._queries_keys_values(tokens, None)
+    where = torch.arange(9)
+    scores = torch.stack(
+        [
+            torch.einsum("blhk,bmhk->bhlm", rotated(q, at, 100.0), rotated(k, at, 100.0))
+            for at in (where.expand(2, -1), where.expand(2, -1) + 50)
+        ]
+    )
+    torch.testing.assert_close(scores[0], scores[1])
+    weights = (scores[0] / 32**0.5).masked_fill(
+        torch.ones(9, 9).triu(1).bool() if causal else torch.zeros(9, 9).bool(), -torch.inf
+    )
+    expected = block.proj((weights.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(block(tokens), expected)
+
+
+def test_rotation_turns_channels_of_the_two_halves_together():
+    turned = rotated(torch.tensor([1.0, 0, 0, 1]).view(1, 1, 1, 4), torch.tensor([[2]]), 10000.0)
+    one, other = torch.tensor(2.0), torch.tensor(0.02)
+    expected = torch.stack([one.cos(), -other.sin(), one.sin(), other.cos()])
+    torch.testing.assert_close(turned.flatten(), expected)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +139,15 @@ def test_padding_before_a_causal_sequence_has_something_to_look_at():
         (
             {"causal": True, "cross": True},
             "a causal attention looks at its own past and a cross attention at the memory; choose one",
+        ),
+        ({"window": 4}, "a window is of the tokens before: it needs a causal attention"),
+        (
+            {"rope_base": 1e4, "num_heads": 1, "head_dim": 15},
+            "rotary positions are not for this attention: its channels are turned in pairs, not 15 of them",
+        ),
+        (
+            {"rope_base": 1e4, "cross": True},
+            "rotary positions are not for this attention: a memory has no positions",
         ),
     ],
 )
@@ -118,10 +162,8 @@ def test_cross_attention_without_memory_is_refused(refused):
 
 
 def test_attention_refuses_a_state_rather_than_forget_the_past(refused):
-    with refused(
-        "a sequence cannot be continued here (ctx.state): attention keeps no keys and values of earlier calls"
-    ):
-        Attention(64, causal=True)(x(), Context(state={}))
+    with refused("a sequence cannot be continued here (ctx.state): that needs an attention with `causal`"):
+        Attention(64)(x(), Context(state={}))
 
 
 def test_noncausal_op_equals_upstream(golden):

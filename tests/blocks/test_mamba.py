@@ -67,11 +67,6 @@ def test_names_are_those_of_the_public_checkpoint():
     assert list(Mamba(32).state_dict()) == names
 
 
-def test_mask_and_state_together_are_refused(refused):
-    with refused("mamba takes ctx.mask or ctx.state, not both: continue each sequence without padding"):
-        Mamba(32)(x(), Context(mask=torch.ones(2, 21, dtype=torch.bool), state={}))
-
-
 def test_mask_of_another_shape_is_refused(refused):
     with refused("ctx.mask has shape (2, 20); the tokens here are (B, L) = (2, 21)"):
         Mamba(32)(x(), Context(mask=torch.ones(2, 20, dtype=torch.bool)))

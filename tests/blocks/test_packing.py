@@ -88,6 +88,20 @@ def test_new_weights_are_packed_anew() -> None:
     close(packed(X), torch.nn.functional.conv2d(X, torch.ones(8, 8, 3, 3), padding=1))
 
 
+def test_weights_are_packed_anew_for_other_threads_and_other_shapes() -> None:
+    plain = frozen(blocks.get("mlp")(8))
+    packed = pack(copy.deepcopy(plain))
+    threads, seen = torch.get_num_threads(), []
+    try:
+        for count, batch in ((1, 2), (1, 2), (2, 2), (2, 1)):
+            torch.set_num_threads(count)
+            close(packed(X[:batch]), plain(X[:batch]))
+            seen.append(packed.fc1.ready)
+    finally:
+        torch.set_num_threads(threads)
+    assert seen[0] is seen[1] and len({id(ready) for ready in seen}) == 3
+
+
 def test_packed_layers_are_copied_and_pickled_without_their_packing() -> None:
     packed = pack(frozen(blocks.get("mlp")(8)))
     expected = packed(X)

@@ -33,6 +33,12 @@ CONVNETS = [
     "inceptionnext_tiny",
     "poolformer_s12",
     "riformer_s12",
+    "unireplknet_a",
+    "unireplknet_xl",
+    "mobileone_s4",
+    "convformer_s18",
+    "poolformerv2_s12",
+    "identityformer_s12",
 ]
 QUICK = {name for name in VISION if catalog.entry(name).params < 3_000_000}
 ALONE = """

@@ -10,7 +10,10 @@ from zoo.console import count, dump, table
 
 MAIN_BLOCK = {
     "dilated_reparam_conv": "large kernel", "linear_attention": "linear attention", "bidirectional_mamba": "bidirectional Mamba",
-    "moe": "mixture of experts", "spatial_gating_mlp": "gated MLP",
+    "moe": "mixture of experts", "spatial_gating_mlp": "gated MLP", "hsm_ssd": "hidden state mixer",
+    "mambavision_mixer": "Mamba and attention", "gated_aggregation": "gated aggregation", "gated_conv": "gated convolution",
+    "inception_dwconv": "inception convolution", "universal_inverted_residual": "inverted bottleneck",
+    "separable_conv": "separable convolution", "gated_mlp": "star operation",
 }  # fmt: skip
 """The kind of block that a model stands for, by the most particular block in use."""
 SWAP = ("unireplknet_nano", "pooling")

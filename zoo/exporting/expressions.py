@@ -10,7 +10,7 @@ from torch import nn
 
 from zoo.exporting.sources import Sources
 
-WIDTH = 118
+WIDTH = 120
 NUMBER = re.compile(r"(?<![\w.\"'-])\d+(?![\w.\"'])")
 PLAIN = (int, float, str, bool, type(None))
 

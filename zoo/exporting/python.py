@@ -14,6 +14,7 @@ from blocks.chain import run
 from blocks.context import Context
 from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
+from zoo.exporting.pruning import pruned
 from zoo.exporting.sources import Sources
 
 BLOCK = '''class Shape(tuple):
@@ -81,6 +82,20 @@ STAGE = '''class Stage(nn.Module):
             x = self.view.exit(x, memo)
         return x if self.post is None else run(self.post, x, ctx)'''
 
+PLAIN_STAGE = '''class Stage(nn.Module):
+    """y = layers(downsample(x)); what is not given is not there."""
+
+    def __init__(self, layers, downsample=None):
+        super().__init__()
+        self.layers, self.downsample = layers, downsample
+
+    def forward(self, x: Tensor, ctx=None) -> Tensor:
+        if self.downsample is not None:
+            x = run(self.downsample, x, ctx)
+        for layer in self.layers:
+            x = layer(x, ctx)
+        return x'''
+
 
 def export_python(model: Any, path: str | os.PathLike[str], force: bool = False) -> pathlib.Path:
     """Writes the file, whole or not at all, and returns its path.
@@ -121,10 +136,9 @@ def python_text(model: Any) -> str:
     net = _net(model, trees, functions)
     classes = [_with_values(text, known.get(name, {})) for name, text in sources.finished().items()]
     parts = [_header(model) + "\n\n" + "from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
-    return (
-        "\n\n\n".join([*parts, *classes, STAGE, *small.definitions, *middle.definitions, *functions.definitions, net])
-        + "\n"
-    )
+    stage = PLAIN_STAGE if all(one.view is None and one.post is None for one in model.stages) else STAGE
+    parts += [*classes, stage, *small.definitions, *middle.definitions, *functions.definitions, net]
+    return pruned("\n\n\n".join(parts) + "\n", has_views=any(one.view is not None for one in model.stages))
 
 
 def _imports(lines: set[str]) -> str:

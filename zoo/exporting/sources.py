@@ -237,7 +237,7 @@ def _attributes(cls: Any, node: Any) -> list[str]:
     lines = []
     if cls.__dict__.get("layout", "any") != "any":
         lines.append(f'layout = "{cls.layout}"')
-    if cls.__dict__.get("takes_ctx"):
+    if cls.__dict__.get("takes_ctx") and not any(getattr(base, "takes_ctx", False) for base in cls.__mro__[1:]):
         lines.append("takes_ctx = True")
     for item in node.body:
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):

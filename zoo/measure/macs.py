@@ -1,15 +1,15 @@
-"""Multiply-accumulates of a forward pass, counted by torch's flop counter on meta: no weights, no memory, attention included."""
+"""Multiply-accumulates of a forward pass, counted on meta: no weights, no memory, attention included."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-SCANS = ("zoo.selective_scan",)
+from zoo.build.builder import meta_input
+from zoo.measure.work import EXACT, Work, modules_open
 
 
 class Macs(NamedTuple):
@@ -22,23 +22,11 @@ class Macs(NamedTuple):
 
 def count_macs(model: nn.Module) -> Macs:
     """MACs of one input of the model's own size (`model.spec.input`), in eval mode. Scans are a class of their own."""
-    from zoo.build.builder import meta_input
-
-    twin = model if _on_meta(model) else copy.deepcopy(model).to("meta")
+    twin = model if all(parameter.is_meta for parameter in model.parameters()) else copy.deepcopy(model).to("meta")
     was_training = twin.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    work = Work()
+    with torch.no_grad(), work, modules_open(work, {module: path for path, module in twin.named_modules()}):
         twin.eval()(meta_input(twin.spec))  # type: ignore[arg-type]
     twin.train(was_training)
-    counts: dict[str, dict[Any, int]] = counter.get_flop_counts()
-    scans = {name: sum(flops for op, flops in ops.items() if _is_scan(op)) for name, ops in counts.items()}
-    totals = {name: sum(ops.values()) - scans[name] for name, ops in counts.items()}
-    by_module = {name.partition(".")[2]: total // 2 for name, total in totals.items() if name != "Global"}
-    return Macs(totals.get("Global", 0) // 2, scans.get("Global", 0), by_module)
-
-
-def _is_scan(op: Any) -> bool:
-    return any(scan in str(op) for scan in SCANS)
-
-
-def _on_meta(model: nn.Module) -> bool:
-    return all(parameter.is_meta for parameter in model.parameters())
+    totals = {path: sum(counts[kind] for kind in EXACT) // 2 for path, counts in work.paths.items()}
+    return Macs(totals.get("", 0), work.paths[""]["scan"], {path: total for path, total in totals.items() if path})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from blocks.errors import BlockError
 from zoo.localfiles import load_file
-from zoo.testing import checks, promises
+from zoo.testing import checks, counting, promises
 from zoo.testing.subjects import Subject
 from zoo.testing.verdicts import FAILED, NOT_APPLICABLE, OK, ConformanceFailure, NotApplicable, Result
 
@@ -25,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "determinism": checks.determinism,
     "names": checks.names,
     "copies": checks.copies,
+    "macs": counting.macs,
     "causal": promises.causal,
     "noncausal": promises.noncausal,
     "any_resolution": promises.any_resolution,

@@ -41,12 +41,14 @@ INLINE Vec all(float value) { return Vec{} + value; }
 
 // The first `count` lanes; the others are 0.
 INLINE Vec load(const float* from, int64_t count = LANES) {
-    Vec x = {};
-    if (count >= LANES)
+    if (count >= LANES) {
+        Vec x;  // a variable of its own: one of which a part is copied lives in memory
         memcpy(&x, from, sizeof(Vec));
-    else
-        memcpy(&x, from, count * sizeof(float));
-    return x;
+        return x;
+    }
+    Vec part = {};
+    memcpy(&part, from, count * sizeof(float));
+    return part;
 }
 
 INLINE void store(float* to, Vec x, int64_t count = LANES) {
@@ -56,10 +58,13 @@ INLINE void store(float* to, Vec x, int64_t count = LANES) {
         memcpy(to, &x, count * sizeof(float));
 }
 
+// In fours: sixteen additions one after the other would each wait for the one before.
 INLINE float sum(Vec x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += x[lane];
-    return total;
+    typedef float Four __attribute__((vector_size(4 * sizeof(float))));
+    Four fours[LANES / 4], total = {};
+    memcpy(fours, &x, sizeof(Vec));
+    for (Four four : fours) total += four;
+    return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 INLINE Vec pick(Ints where, Vec yes, Vec no) { return (Vec)((where & (Ints)yes) | (~where & (Ints)no)); }

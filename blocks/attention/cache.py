@@ -1,0 +1,82 @@
+"""Keys and values of earlier calls: what a causal attention keeps in its state, and what each of its queries may look at.
+
+B is here the batch, L the number of new tokens, M of keys in all, W the window: how many tokens a query looks at, its own
+included.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blocks.recurrent import State
+
+
+class LookBack(NamedTuple):
+    """All keys and values (B, M, …), which of them each query sees (B, 1, L, M) or None for the plain causal rule, the state."""
+
+    parts: tuple[Tensor, ...]
+    visible: Tensor | None
+    is_causal: bool
+    state: State
+
+
+def seen_before(state: State | None) -> Tensor | None:
+    """How many tokens each sample has had so far (B,)."""
+    return None if state is None else state[-2] if state[-1].dtype == torch.bool else state[-1]
+
+
+def look_back(
+    parts: tuple[Tensor, ...],
+    where: Tensor,
+    after: Tensor,
+    state: State | None,
+    mask: Tensor | None,
+    window: int | None,
+) -> LookBack:
+    """New keys and values (B, L, …) at positions `where` (B, L) behind those of the state.
+
+    The state is (*parts, tokens so far (B,)), and where samples have had padding also which of its columns are tokens
+    (B, M). Of a window it keeps what the next token sees. `after` (B,) are the tokens then.
+    """
+    length, ragged = where.shape[1], mask is not None
+    known = torch.ones(where.shape, dtype=torch.bool, device=where.device) if mask is None else mask
+    if state is not None:
+        ragged = ragged or state[-1].dtype == torch.bool
+        before = state[: len(parts)]
+        held = state[-1] if state[-1].dtype == torch.bool else known.new_ones(before[0].shape[:2])
+        parts = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, parts, strict=True))
+        known = torch.cat([held, known], 1)
+    kept = _kept(parts, known if ragged else None, window)
+    rest: State = (after, kept[-1]) if ragged else (after,)
+    plain = not ragged and (window is None or known.shape[1] <= window)
+    if plain and (state is None or length == 1):
+        return LookBack(parts, None, state is None, (*kept[: len(parts)], *rest))
+    return LookBack(parts, _visible(where, after, known, window), False, (*kept[: len(parts)], *rest))
+
+
+def _kept(parts: tuple[Tensor, ...], known: Tensor | None, window: int | None) -> tuple[Tensor, ...]:
+    """The columns that later tokens may see, and which of them are tokens."""
+    columns = parts if known is None else (*parts, known)
+    if window is None or parts[0].shape[1] < window:
+        return columns
+    if known is not None:  # tokens last, in their order
+        order = known.to(torch.uint8).argsort(dim=1, stable=True)
+        columns = tuple(x.gather(1, order.view(*order.shape, *[1] * (x.ndim - 2)).expand_as(x)) for x in columns)
+    return tuple(x[:, x.shape[1] - window + 1 :] for x in columns)
+
+
+def _visible(where: Tensor, after: Tensor, known: Tensor, window: int | None) -> Tensor:
+    """(B, 1, L, M). What is held of a sample are its last tokens. A query sees itself at least, padding too: a softmax of
+    nothing is NaN."""
+    count = known.cumsum(1)
+    keys = (after.unsqueeze(1) - count[:, -1:] + count - 1).unsqueeze(1)
+    queries = where.unsqueeze(2)
+    seen = known.unsqueeze(1) & (keys <= queries)
+    if window is not None:
+        seen &= keys > queries - window
+    own = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
+    seen[..., -where.shape[1] :] |= own
+    return seen.unsqueeze(1)

@@ -1,0 +1,209 @@
+"""Measuring in fresh processes: rows, retries, failures, runs that are broken off."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.measure.rows import sample
+from zoo import cli
+from zoo.errors import InputError
+from zoo.measure import bench as module
+from zoo.measure import device, store
+from zoo.measure.bench import Progress, jobs_for, run
+from zoo.measure.device import Device, Fingerprint
+from zoo.measure.store import Store
+from zoo.measure.worker import Answer, Plan
+
+HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
+SMALL = "linear_vit_nano"
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))
+    monkeypatch.setattr(store, "SHIPPED", tmp_path / "none.jsonl")
+    monkeypatch.setattr(module, "this_device", lambda kind="cpu": HERE)
+    with Store() as opened:
+        yield opened
+
+
+class Workers:
+    """Stands in for worker processes: the n-th answers each job with the n-th of `waits`; `dies` breaks the run off."""
+
+    def __init__(self, *waits: float, dies: int | None = None):
+        self.waits, self.dies, self.started, self.asked = waits, dies, 0, 0
+
+    def __call__(self, plan: Plan) -> Iterator[Answer]:
+        waited = self.waits[min(self.started, len(self.waits) - 1)]
+        self.started += 1
+        for job in plan.jobs:
+            if self.asked == self.dies:
+                raise KeyboardInterrupt
+            self.asked += 1
+            yield Answer(job.key, sample([10.0] * 3, waited))
+
+
+def test_a_contended_row_is_measured_once_more(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(2.0, 2.0, 2.0, 2.0, 2.0, 1.0)
+    monkeypatch.setattr(module, "_answers", workers)
+    (row,) = run(jobs_for([SMALL], ["train"], [1]), store=held)
+    assert (row.verdict, workers.started) == ("clean", 10)
+
+
+def test_a_row_that_stays_contended_says_so(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(2.0)
+    monkeypatch.setattr(module, "_answers", workers)
+    (row,) = run(jobs_for([SMALL], ["train"], [1]), store=held)
+    assert (row.verdict, workers.started) == ("contended", 10)
+    assert held.rows(verdict="clean") == []
+
+
+def test_a_run_that_was_broken_off_goes_on_where_it_was(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = jobs_for([SMALL, "vim_nano"], ["train", "deploy"], [1])
+    monkeypatch.setattr(module, "_answers", Workers(1.0, dies=14))
+    with pytest.raises(KeyboardInterrupt):
+        list(run(jobs, store=held))
+    rest = Workers(1.0)
+    monkeypatch.setattr(module, "_answers", rest)
+    assert len(list(run(jobs, store=held, resume=True))) == 4
+    assert rest.asked == 4 * 5 - 14
+
+
+def test_without_resume_everything_is_measured_anew(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = jobs_for([SMALL], ["train"], [1, 2])
+    monkeypatch.setattr(module, "_answers", Workers(1.0, dies=7))
+    with pytest.raises(KeyboardInterrupt):
+        list(run(jobs, store=held))
+    again = Workers(1.0)
+    monkeypatch.setattr(module, "_answers", again)
+    list(run(jobs, store=held))
+    assert again.asked == 10
+
+
+def test_a_model_that_fails_is_named_behind_the_rows_of_the_others(
+    held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(plan: Plan) -> Iterator[Answer]:
+        for job in plan.jobs:
+            yield (
+                Answer(job.key, None, "ValueError: no")
+                if job.model == "vim_nano"
+                else Answer(job.key, sample([1.0] * 3))
+            )
+
+    monkeypatch.setattr(module, "_answers", answers)
+    rows = []
+    with pytest.raises(InputError) as error:
+        rows.extend(run(jobs_for(["vim_nano", SMALL], ["train"], [1]), store=held))
+    assert [row.model for row in held.rows()] == [SMALL]
+    assert " ".join(str(error.value).split()) == (
+        "bench: 1 error vim_nano expected a model that runs; found ValueError: no"
+    )
+
+
+def test_progress_counts_samples(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Progress] = []
+    monkeypatch.setattr(module, "_answers", Workers(1.0))
+    list(run(jobs_for([SMALL], ["train"], [1, 2]), store=held, progress=seen.append))
+    assert [now.done for now in seen] == list(range(1, 11)) and {now.total for now in seen} == {10}
+
+
+def test_a_worker_measures_and_a_broken_job_does_not_stop_it(held: Store) -> None:
+    jobs = jobs_for([SMALL], ["train", "deploy"], [1])
+    broken = module.Job("broken", "no_such_net", "train", jobs[0].runtime)
+    found = {answer.key: answer for answer in module._answers(Plan([jobs[0], broken, jobs[1]], 0.01))}
+    assert found["broken"].error.startswith("UnknownModelError: no model `no_such_net`")
+    for job in jobs:
+        measured = found[job.key].sample
+        assert (
+            measured is not None and min(measured.ms) > 0 and len(measured.anchor_ms) >= 6 and measured.peak_bytes > 0
+        )
+
+
+def test_a_worker_that_dies_is_an_answer(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    (answer,) = module._answers(Plan(jobs_for([SMALL], ["train"], [1]), 0.01))
+    assert answer.error == "its process ended: no word"
+
+
+def test_the_command_prints_rows_and_exports_clean_ones(
+    held: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_answers", Workers(1.0))
+    monkeypatch.setattr("zoo.commands.measuring.this_device", lambda kind="cpu": HERE)
+    out = tmp_path / "rows.jsonl"
+    assert cli.main(["bench", SMALL, "--threads", "1,2", "--export", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["runtime"].get("threads", 1) for row in printed] == [1, 2]
+    assert len(store.read_rows(out)[1]) == 2
+    assert cli.main(["bench", SMALL]) == 0
+    assert "eager float32 b1 t1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected names of models, or --all; found none"),
+        ([SMALL, "--threads", "0,x"], "--threads expected whole numbers from 1, with commas between; found 0, x"),
+        ([SMALL, "--form", "deplay"], "--form expected one of `train` or `deploy`; found `deplay`; nearest `deploy`"),
+        (["no_*_net"], "no_*_net expected a pattern that some model matches; found none"),
+    ],
+)
+def test_options_that_mean_nothing_are_sentences(
+    arguments: list[str], message: str, held: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_killed_run_loses_nothing(tmp_path: Path) -> None:
+    """The real thing: kill -9 in the middle, then --resume measures only what is missing."""
+    command = [sys.executable, "-m", "zoo", "bench", SMALL, "--threads", "1,2", "--seconds", "0.01", "--resume"]
+    environment = os.environ | {"ZOO_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while _samples(tmp_path) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = _samples(tmp_path)
+    assert kept >= 3
+    rest = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in rest.stderr.splitlines() if " of 10 samples" in line]
+    assert len(lines) == 10 - kept
+    with sqlite3.connect(tmp_path / "measurements.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM rows").fetchone() == (2,)
+        assert db.execute("SELECT count(*) FROM samples").fetchone() == (0,)
+    db.close()
+
+
+def _samples(folder: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{folder / 'measurements.sqlite'}?mode=ro", uri=True) as db:
+            (count,) = db.execute("SELECT count(*) FROM samples").fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        if "db" in locals():
+            db.close()
+    return int(count)
+
+
+def test_this_machine_is_entered_once(held: Store) -> None:
+    device.this_device.cache_clear()
+    first = device.this_device()
+    device.this_device.cache_clear()
+    assert device.this_device().id == first.id and held.devices() == [first]
+    device.this_device.cache_clear()

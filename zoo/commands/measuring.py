@@ -1,0 +1,139 @@
+"""`zoo bench`: measured latency, and the rows that are stored."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zoo import catalog
+from zoo.console import complain, dump, table
+from zoo.errors import InputError, Problem, listed, nearest
+from zoo.measure.bench import Progress, jobs_for, run
+from zoo.measure.device import this_device
+from zoo.measure.latency import Latency
+from zoo.measure.store import Store, export_rows, import_rows, newest
+
+FORMS = ("train", "deploy")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def bench(arguments: Namespace) -> int:
+    """Exit code 1 when a model failed or a row is not clean."""
+    if not (arguments.names or arguments.all or arguments.export or arguments.take):
+        raise InputError("bench", Problem("", "names of models, or --all", "none"))
+    with Store() as store:
+        if arguments.take:
+            complain(f"{import_rows(store, Path(arguments.take))} new rows from {arguments.take}")
+        rows = list(_measure(arguments, store)) if arguments.names or arguments.all else []
+        if arguments.export:
+            device = this_device(arguments.device)
+            kept = [row for row in newest(store.rows(shipped=False, device=device.id)) if row.verdict == "clean"]
+            export_rows(kept, [device], Path(arguments.export))
+            complain(f"{len(kept)} clean rows written to {arguments.export}")
+    if arguments.json:
+        dump([msgspec.to_builtins(row) for row in rows])
+    elif rows:
+        show(rows)
+    return 0 if all(row.verdict == "clean" for row in rows) else 1
+
+
+def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
+    jobs = jobs_for(
+        models_named(arguments.names, arguments.all),
+        _words(arguments.form, "form", FORMS),
+        _counts(arguments.threads, "threads"),
+        _counts(arguments.batch, "batch"),
+        _words(arguments.dtype, "dtype", DTYPES),
+        "compile" if arguments.compile else "eager",
+        arguments.device,
+    )
+    with bar(len(jobs) * arguments.processes) as progress:
+        yield from run(
+            jobs,
+            arguments.processes,
+            arguments.seconds,
+            arguments.resume,
+            files=arguments.files,
+            progress=progress,
+            store=store,
+        )
+
+
+def models_named(names: list[str], everything: bool = False) -> list[str]:
+    """Globs become the models they match. Raises InputError for one that matches none, UnknownModelError for a name."""
+    found = catalog.list_models() if everything else []
+    for name in names:
+        if any(sign in name for sign in "*?["):
+            matches = catalog.list_models(name)
+            if not matches:
+                raise InputError("bench", Problem(name, "a pattern that some model matches", "none"))
+            found += matches
+        else:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def show(rows: list[Latency]) -> None:
+    """A table, with the interval behind the median, and the reason where a row cannot be trusted."""
+    columns = ["model", "form", "run", "p50 ms", "interval", "p90 ms", "x anchor", "wall/CPU", "peak MB", "verdict"]
+    shown = [
+        [
+            row.model, row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.p90_ms:g}",
+            f"{row.ratio:g}", f"{row.wall_cpu:.2f}", f"{row.peak_bytes / 2**20:.0f}", row.verdict + (f": {row.reason}" if row.reason else ""),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    table(columns, shown, f"on {rows[0].device}, torch {rows[0].runtime.torch}, anchor {rows[0].anchor}")
+
+
+@contextmanager
+def bar(total: int, unit: str = "samples") -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr while it is a terminal; otherwise a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    if not sys.stderr.isatty():
+        yield _lines(total, unit)
+        return
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Bar(*columns, console=Console(stderr=True), transient=True) as view:
+        task = view.add_task("", total=total)
+        yield lambda now: view.update(task, completed=now.done, total=now.total, description=now.note)
+
+
+def _lines(total: int, unit: str) -> Callable[[Progress], None]:
+    step = max(1, total // 20)
+
+    def tell(now: Progress) -> None:
+        if now.done % step == 0 or now.done == now.total:
+            complain(f"{now.done} of {now.total} {unit}: {now.note}")
+
+    return tell
+
+
+def _counts(text: str, what: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if not (word.isdigit() and int(word) > 0)]
+    if wrong or not words:
+        raise InputError(
+            "bench", Problem(f"--{what}", "whole numbers from 1, with commas between", ", ".join(wrong) or "none")
+        )
+    return [int(word) for word in words]
+
+
+def _words(text: str, what: str, known: tuple[str, ...]) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if word not in known]
+    if wrong or not words:
+        problems = [
+            Problem(f"--{what}", f"one of {listed(known)}", f"`{word}`", nearest(word, known)) for word in wrong or [""]
+        ]
+        raise InputError("bench", problems)
+    return words

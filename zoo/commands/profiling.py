@@ -1,0 +1,103 @@
+"""`zoo profile`: what a model costs, in totals and in rows."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import msgspec
+import torch
+
+from zoo import front
+from zoo.build.builder import meta_input
+from zoo.cli import settings
+from zoo.console import dump, table
+from zoo.measure.fvcore_counts import fvcore_macs
+from zoo.measure.profile import BlockCost, Profile
+from zoo.measure.profile import profile as measured
+from zoo.measure.work import EXACT
+
+
+def profile(arguments: Namespace) -> int:
+    """Exit code 1 when counters disagree, or something cannot be counted."""
+    swap = settings(arguments.swap, "--swap") or None
+    changes = settings(arguments.settings, "--set") or None
+    net = front.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=arguments.form, device="meta")
+    found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), arguments.form)
+    counts = _three_counts(net.spec, arguments.form, found) if arguments.check else {}
+    agree = all(row == counts["analytic"] for row in counts.values()) if counts else True
+    if arguments.json:
+        dump(msgspec.to_builtins(found) | ({"counts": counts, "agree": agree} if counts else {}))
+        return 0 if found.complete and agree else 1
+    _show_totals(found)
+    if arguments.by:
+        _show_rows(found, arguments.by)
+    if counts:
+        print()
+        table(
+            ["counted by", *counts["analytic"]],
+            [[who, *(f"{n:,}" for n in row.values())] for who, row in counts.items()],
+        )
+        print("all agree" if agree else "they do not agree")
+    return 0 if found.complete and agree else 1
+
+
+def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, int]]:
+    x = torch.zeros_like(meta_input(spec, found.input[0]), device="cpu")
+    real = fvcore_macs(front.create(spec, form=form), x)
+    return {"analytic": {kind: found.analytic[kind] for kind in EXACT}, "operations": found.by_class, "fvcore": real}
+
+
+def _show_totals(found: Profile) -> None:
+    shown = {
+        "MACs": f"{found.macs:,} ({found.flops:,} FLOPs)",
+        **{f"  {kind}": f"{macs:,}" for kind, macs in found.by_class.items() if macs},
+        "scan FLOPs": f"{found.scan_flops:,}" if found.scan_flops else "",
+        "FFT FLOPs": f"{found.fft_flops:,}" if found.fft_flops else "",
+        "element-wise": f"{found.elements:,} elements",
+        "parameters": f"{found.params:,}"
+        + (f", {found.active_params:,} active" if found.active_params != found.params else ""),
+        "weights": _size(found.weight_bytes),
+        "activations": f"{_size(found.activation_bytes)} written, {_size(found.peak_activation_bytes)} at one time",
+        "intensity": f"{found.intensity:g} FLOPs for each byte moved",
+        "not counted": ", ".join(f"{op} ({calls})" for op, calls in found.uncounted.items()),
+    }
+    print(f"{found.model}, {found.form} form, input {' x '.join(map(str, found.input))}")
+    for key, value in shown.items():
+        if value:
+            print(f"  {key:14}{value}")
+
+
+def _show_rows(found: Profile, by: str) -> None:
+    print()
+    if by == "op":
+        rows = sorted(found.ops, key=lambda row: (-row.flops, -row.elements))
+        table(
+            ["operation", "class", "calls", "elements", "FLOPs"],
+            [[r.op, r.kind, r.calls, f"{r.elements:,}", f"{r.flops:,}"] for r in rows],
+        )
+        return
+    if by == "stage":
+        totals: dict[str, list[int]] = {}
+        for block in _outermost(found.blocks):
+            steps = block.path.split(".")
+            total = totals.setdefault(".".join(steps[:2]) if steps[0] == "stages" else steps[0], [0, 0])
+            total[0] += block.params
+            total[1] += block.macs
+        table(["stage", "parameters", "MACs"], [[name, f"{p:,}", f"{m:,}"] for name, (p, m) in totals.items()])
+        return
+    shown = [[b.path, b.block, " x ".join(map(str, b.shape)), f"{b.params:,}", f"{b.macs:,}"] for b in found.blocks]
+    table(["path", "block", "output", "parameters", "MACs"], shown)
+
+
+def _outermost(blocks: list[BlockCost]) -> list[BlockCost]:
+    """Those that stand in no other."""
+    paths = {block.path for block in blocks}
+    inside = [
+        {".".join(steps[:n]) for n in range(1, len(steps))} & paths for steps in (b.path.split(".") for b in blocks)
+    ]
+    return [block for block, others in zip(blocks, inside, strict=True) if not others]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

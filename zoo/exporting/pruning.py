@@ -1,0 +1,123 @@
+"""Lines that can never run in an exported net, taken out: branches on what no block has, helpers that nothing calls."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+
+def pruned(text: str, has_views: bool) -> str:
+    """The same program with fewer lines. Every step may free the next, so they are repeated until nothing changes."""
+    if not has_views and 'layout = "BLC"' not in text:
+        text = _without_layouts(text)
+    while (shorter := _unreferenced(_settled(text))) != text:
+        text = shorter
+    return text
+
+
+def _without_layouts(text: str) -> str:
+    """Where no block wants tokens, and no view makes any, a block is simply called: `run` takes the body of `_call`."""
+    call = re.search(r"^def _call\(.*?\n(    return [^\n]*)\n\n\n", text, re.MULTILINE)
+    run = re.search(r"^def run\(.*?^    return _call\(module, x, ctx\)$", text, re.MULTILINE | re.DOTALL)
+    if run is None or call is None:
+        return text
+    head = run[0].split("\n")[0]
+    text = text.replace(run[0], f"{head}\n{call[1]}")
+    return re.sub(r'\n    layout = "BCHW"(?=\n)', "", text)
+
+
+def _settled(text: str) -> str:
+    """Without `if self.x is not None:` where x is None in the class and never given, and without drops at a rate of zero."""
+    tree = ast.parse(text)
+    given = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
+    doomed: set[int] = set()
+    for cls in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
+        values = {name: item for item in cls.body for name in _assigned(item) if name not in given}
+        for node in ast.walk(cls):
+            if isinstance(node, ast.If) and not node.orelse and _asks_for(node.test, values):
+                doomed |= _lines(node)
+            if isinstance(node, ast.Assign) and _drops_nothing(node, values):
+                doomed |= _lines(node)
+    text = _cut(text, doomed)
+    for cls in [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]:
+        for item in cls.body:
+            unread = [name for name in _assigned(item) if not re.search(rf"\.{name}\b", text) and name not in SPOKEN]
+            if unread:
+                return _settled(_cut(text, _lines(item)))
+    return text
+
+
+SPOKEN = {"layout", "takes_ctx", "fresh"}
+"""Attributes that are read by their names as text."""
+
+
+def _assigned(item: ast.stmt) -> list[str]:
+    if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+        return [item.targets[0].id]
+    return []
+
+
+def _constant(name: str, values: dict[str, ast.stmt]) -> object:
+    item = values.get(name)
+    return item.value.value if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant) else ...
+
+
+def _asks_for(test: ast.expr, values: dict[str, ast.stmt]) -> bool:
+    """`self.x is not None`, of an x that is None; `self.x`, of one that is False; or these and more."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return any(_asks_for(one, values) for one in test.values)
+    if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
+        return _constant(test.attr, values) is False
+    return (
+        isinstance(test, ast.Compare)
+        and isinstance(test.ops[0], ast.IsNot)
+        and isinstance(test.left, ast.Attribute)
+        and isinstance(test.left.value, ast.Name)
+        and test.left.value.id == "self"
+        and _constant(test.left.attr, values) is None
+    )
+
+
+def _drops_nothing(node: ast.Assign, values: dict[str, ast.stmt]) -> bool:
+    """`y = drop_path(y, self.drop_path, self.training)` at a rate of zero."""
+    call = node.value
+    return (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "drop_path"
+        and isinstance(call.args[1], ast.Attribute)
+        and _constant(call.args[1].attr, values) == 0
+    )
+
+
+def _unreferenced(text: str) -> str:
+    """Without functions, classes and members of `Block` that no other line names."""
+    tree = ast.parse(text)
+    for node in tree.body[:-1]:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            own = "\n".join(text.split("\n")[node.lineno - 1 : node.end_lineno])
+            rest = text.replace(own, "")
+            called = re.search(rf"\b{node.name}\(", rest) or re.search(rf"[(\[ ,=]{node.name}\b[^(=:]", rest)
+            made = node.name == "Made" and not re.search(r"\bMade\(", rest)
+            named = node.name == "part" and 'part("' not in rest
+            if made or named or not called:
+                text = _cut(text, _lines(node))
+                return _unreferenced(_without_made(text) if made else text)
+    return text
+
+
+def _without_made(text: str) -> str:
+    """`Block` where no buffer is computed."""
+    text = re.sub(r"\n            elif isinstance\(value, Made\):\n[^\n]*", "", text)
+    return text.replace('\n        if hasattr(self, "reset_buffers"):\n            self.reset_buffers()', "")
+
+
+def _lines(node: ast.stmt) -> set[int]:
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+
+
+def _cut(text: str, doomed: set[int]) -> str:
+    lines = [line for number, line in enumerate(text.split("\n"), 1) if number not in doomed]
+    text = "\n".join(lines)
+    text = re.sub(r"\n\n\n\n+", "\n\n\n", text)
+    return re.sub(r'("""\n)\n+(?=\n\n(?:class|def) )', r"\1", text)

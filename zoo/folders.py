@@ -1,0 +1,30 @@
+"""Where the zoo keeps what it learns on this machine."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+from zoo.errors import InputError, Problem
+
+
+def data_folder() -> pathlib.Path:
+    """The user's data folder of the zoo: $ZOO_DATA, or the system's own place. Made on first use. Raises InputError."""
+    folder = pathlib.Path(os.environ["ZOO_DATA"]).expanduser() if os.environ.get("ZOO_DATA") else _system_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = error.strerror or str(error)
+        problem = Problem(str(folder), "a folder for measurements", found, next="set ZOO_DATA to a folder of yours")
+        raise InputError("the data folder cannot be made", problem) from None
+    return folder
+
+
+def _system_folder() -> pathlib.Path:
+    home = pathlib.Path.home()
+    if sys.platform == "win32":
+        return pathlib.Path(os.environ.get("LOCALAPPDATA") or home / "AppData/Local") / "zoo"
+    if sys.platform == "darwin":
+        return home / "Library/Application Support/zoo"
+    return pathlib.Path(os.environ.get("XDG_DATA_HOME") or home / ".local/share") / "zoo"

@@ -1,0 +1,184 @@
+"""Measuring models in fresh processes: the plan, the workers, the rows. `zoo bench` and `zoo.bench` are this.
+
+Nothing that was measured is lost: each sample goes into the store when it arrives, and a run that was broken off goes on there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from blocks import registry
+from zoo import __version__
+from zoo.errors import InputError, Problem
+from zoo.measure.device import this_device
+from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, compose
+from zoo.measure.store import Store
+from zoo.measure.worker import ANCHOR, Answer, Job, Plan
+from zoo.naming import spec as find_spec
+from zoo.specs.model import Spec
+
+JOBS_PER_PROCESS = 16
+"""More would pay for fewer starts; fewer let rows appear sooner, and their five processes lie closer in time."""
+
+
+class Progress(NamedTuple):
+    """Where a run is: samples taken and to be taken, and what just came in."""
+
+    done: int
+    total: int
+    note: str
+
+
+def jobs_for(
+    models: Iterable[str], forms: Sequence[str], threads: Sequence[int], batches: Sequence[int] = (1,),
+    dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
+) -> list[Job]:  # fmt: skip
+    """Every combination, those of one model and form in a row."""
+    found = []
+    for model in models:
+        for form in forms:
+            for dtype in dtypes:
+                for batch in batches:
+                    for count in threads:
+                        runtime = Runtime(count, dtype, batch, engine)
+                        found.append(_job(model, form, runtime, device))
+    return found
+
+
+def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
+    text = f"{_spec(model).digest} {form} {runtime.key} {this_device(device).id} {source_of(model)} {__version__}"
+    return Job(hashlib.sha256(text.encode()).hexdigest()[:24], model, form, runtime, device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _spec(model: str) -> Spec:
+    return find_spec(model)
+
+
+@functools.lru_cache(maxsize=4096)
+def source_of(model: str) -> str:
+    """Hash of the source files of the blocks that a model is made of: rows of older code show as stale."""
+    homes = {registry.describe(block).target.partition(":")[0] for block in _spec(model).blocks()}
+    digest = hashlib.sha256()
+    for home in sorted(homes):
+        spec = importlib.util.find_spec(home) if home in sys.modules or home.startswith("blocks.") else None
+        if spec is not None and spec.origin:
+            with open(spec.origin, "rb") as file:
+                digest.update(file.read())
+    return digest.hexdigest()[:12]
+
+
+def run(
+    jobs: Sequence[Job], processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False, retry: bool = True,
+    files: Sequence[str] = (), progress: Callable[[Progress], None] = lambda _: None, store: Store | None = None,
+) -> Iterator[Latency]:  # fmt: skip
+    """Rows, each as soon as its processes are done; a contended one is measured once more. Raises InputError for models that
+    fail, behind the rows of all others. With `resume` what the store already holds of these jobs is not measured again."""
+    with nullcontext(store) if store else Store() as held:
+        if not resume:
+            for job in jobs:
+                held.forget_samples(job.key)
+        failed: dict[str, str] = {}
+        total, done = len(jobs) * processes, 0
+        for start in range(0, len(jobs), JOBS_PER_PROCESS):
+            chunk = list(jobs[start : start + JOBS_PER_PROCESS])
+            done += len(chunk) * processes
+            rows = _measured(
+                chunk, processes, seconds, files, held, failed, progress, done - len(chunk) * processes, total
+            )
+            contended = {row.digest + row.form + row.runtime.key for row in rows if row.verdict == "contended"}
+            again = [job for job in chunk if _spec(job.model).digest + job.form + job.runtime.key in contended]
+            if again and retry:
+                for job in again:
+                    held.forget_samples(job.key)
+                better = _measured(again, processes, seconds, files, held, failed, progress, done, total)
+                rows = [row for row in rows if row.verdict != "contended"] + better
+            held.add(rows)
+            for job in chunk:
+                held.forget_samples(job.key)
+            yield from rows
+    if failed:
+        raise InputError("bench", [Problem(model, "a model that runs", why) for model, why in failed.items()])
+
+
+def _measured(
+    jobs: list[Job], processes: int, seconds: float, files: Sequence[str], store: Store, failed: dict[str, str],
+    progress: Callable[[Progress], None], done: int, total: int,
+) -> list[Latency]:  # fmt: skip
+    """Process after process, each through all jobs that lack its sample."""
+    for process in range(processes):
+        missing = [job for job in jobs if job.model not in failed and process not in store.samples(job.key)]
+        names = {job.key: f"{job.model} {job.form} {job.runtime.key}" for job in jobs}
+        for answer in _answers(Plan(missing, seconds, list(files))) if missing else ():
+            job = next(job for job in jobs if job.key == answer.key)
+            if answer.sample is None:
+                failed[job.model] = answer.error
+            else:
+                store.add_sample(job.key, process, answer.sample)
+            done += 1
+            progress(Progress(done, total, names[answer.key]))
+    return [_row(job, store) for job in jobs if job.model not in failed]
+
+
+def _answers(plan: Plan) -> Iterator[Answer]:
+    """What a fresh worker process says, line by line. One that dies is an answer, too."""
+    command = [sys.executable, "-m", "zoo.measure.worker"]
+    open_jobs = [job.key for job in plan.jobs]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+        assert worker.stdin and worker.stdout and worker.stderr
+        try:
+            worker.stdin.write(msgspec.json.encode(plan))
+            worker.stdin.close()
+            for line in worker.stdout:
+                answer = msgspec.json.decode(line, type=Answer)
+                open_jobs.remove(answer.key)
+                yield answer
+            last = (worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+        finally:
+            worker.kill()
+    if open_jobs:
+        yield Answer(open_jobs[0], None, f"its process ended: {last}")
+
+
+def _row(job: Job, store: Store) -> Latency:
+    from zoo.build.builder import meta_input
+
+    spec, samples = _spec(job.model), list(store.samples(job.key).values())
+    facts = {
+        "model": spec.name, "digest": spec.digest, "form": job.form, "device": this_device(job.device).id,
+        "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch),
+        "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": source_of(job.model),
+        "version": __version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    return compose(facts, samples, gpu=job.device == "cuda")
+
+
+def bench(
+    *models: str, forms: Sequence[str] = ("train",), threads: Sequence[int] = (1,), batches: Sequence[int] = (1,),
+    dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
+    processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False,
+) -> list[Latency]:  # fmt: skip
+    """Measures models on this machine, in fresh processes, and stores the rows. Raises InputError for models that fail."""
+    jobs = jobs_for(models, forms, threads, batches, dtypes, engine, device)
+    return list(run(jobs, processes, seconds, resume))
+
+
+def latency(model: str, device: str = "this", **wanted: Any) -> list[Latency]:
+    """What the store holds of a model: rows of this machine, of a named device, or with `device=""` of all.
+
+    `wanted` are values of a row's or its runtime's fields: `form="deploy"`, `threads=1`, `verdict="clean"`.
+    """
+    with Store() as store:
+        if device:
+            wanted["device"] = this_device().id if device == "this" else device
+        return store.rows(digest=_spec(model).digest, **wanted)

@@ -1,0 +1,173 @@
+"""A model as the pieces that its forward pass runs one after another; their times add up to that of the model.
+
+A piece is a stem, a downsample, the entrance or exit of a view, one layer, a post or a head. Two pieces of the same structure
+that meet inputs of the same shape are one `key`, whatever models they stand in: what is measured once is known everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blocks.chain import run
+from blocks.context import Context
+from blocks.packing import pack
+from zoo.build.backbone import Backbone
+from zoo.build.builder import meta_input
+
+Call = Callable[[nn.Module, Tensor, Context | None, Any], Any]
+
+
+class Piece(NamedTuple):
+    """`call(module, x, ctx, memo)` runs it. `x`, `ctx` and `memo` are those of a pass on meta: shapes and strides alone."""
+
+    path: str
+    key: str
+    module: nn.Module
+    call: Call
+    x: Tensor
+    ctx: Context | None
+    memo: Any
+    weight_bytes: int
+
+    def ready(self, packed: bool) -> Callable[[], Any]:
+        """The piece with memory, values and an input of its own, as a function to be timed; `packed` as deployed models are."""
+        module = copy.deepcopy(self.module).to_empty(device="cpu")
+        fill(module)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = pack(module) if packed else module
+        x, ctx, memo = _filled((self.x, self.ctx, self.memo))
+        return lambda: self.call(module, x, ctx, memo)
+
+
+@torch.no_grad()
+def pieces(model: Backbone, batch: int = 1) -> Iterator[Piece]:
+    """The pieces of a model on meta, in the order in which they run."""
+    x = meta_input(model.spec, batch)
+    ctx = Context() if model.reads_slots else None
+    memo: Any = None
+    for path, module, call in _calls(model):
+        if x.ndim == 4:  # as the stream is in memory; on meta strides go their own ways
+            x = x.contiguous(memory_format=torch.channels_last)
+        seen = copy.copy(ctx) if ctx is not None else None
+        if seen is not None:
+            seen.slots = {slot: dict(values) for slot, values in seen.slots.items()}
+        yield Piece(path, _key(module, call, x, seen, memo), module, call, x, seen, memo, _bytes(module))
+        result = call(module, x, ctx, memo)
+        x, memo = result if call is _enter else (result, memo)
+
+
+def _calls(model: Backbone) -> Iterator[tuple[str, nn.Module, Call]]:
+    if model.stem is not None:
+        yield "stem", model.stem, _run
+    for i, stage in enumerate(model.stages):
+        path = f"stages.{i}"
+        if stage.downsample is not None:
+            yield f"{path}.downsample", stage.downsample, _run  # type: ignore[misc]
+        if stage.view is not None:
+            yield f"{path}.view", stage.view, _enter  # type: ignore[misc]
+        for j, layer in enumerate(stage.layers):  # type: ignore[arg-type]
+            yield f"{path}.layers.{j}", layer, _run
+        if stage.view is not None:
+            yield f"{path}.view", stage.view, _exit  # type: ignore[misc]
+        if stage.post is not None:
+            yield f"{path}.post", stage.post, _run  # type: ignore[misc]
+    if model.head is not None:
+        yield "head", model.head, _run
+
+
+def _run(module: nn.Module, x: Tensor, ctx: Context | None, memo: Any) -> Tensor:
+    return run(module, x, ctx)
+
+
+def _enter(module: nn.Module, x: Tensor, ctx: Context | None, memo: Any) -> Any:
+    return module.enter(x)  # type: ignore[operator]
+
+
+def _exit(module: nn.Module, x: Tensor, ctx: Context | None, memo: Any) -> Any:
+    return module.exit(x, memo)  # type: ignore[operator]
+
+
+def _key(module: nn.Module, call: Call, x: Tensor, ctx: Context | None, memo: Any) -> str:
+    """Hash of all that the time can depend on: classes, plain attributes, shapes of parameters and buffers, the input."""
+    lines = [call.__name__, _form((x, ctx, memo))]
+    for name, part in module.named_modules():
+        plain = {key: value for key, value in vars(part).items() if key not in UNTIMED and _is_plain(value)}
+        tensors = {
+            key: (tuple(value.shape), str(value.dtype))
+            for key, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        }
+        lines.append(f"{name} {type(part).__qualname__} {sorted(plain.items())!r} {sorted(tensors.items())!r}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
+
+
+UNTIMED = {
+    "training",
+    "path",
+    "depth_index",
+    "drop",
+    "drop_path",
+    "drop_prob",
+    "attn_drop",
+    "proj_drop",
+    "eps",
+    "momentum",
+}
+"""Attributes that differ between pieces which take the same time."""
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, tuple))
+
+
+def _form(value: Any) -> str:
+    """Shapes, dtypes and strides of all tensors in a value."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {value.dtype} {value.stride()}"
+    if isinstance(value, Context):
+        return _form(list(value.slots.values()))
+    if isinstance(value, dict):
+        return _form(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_form(one) for one in value)}]"
+    return repr(value) if _is_plain(value) else type(value).__name__
+
+
+@torch.no_grad()
+def fill(module: nn.Module) -> None:
+    """Values that keep activations normal numbers, in a fraction of the time of an initialisation."""
+    for part in module.modules():
+        for tensor in [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
+            if not tensor.is_floating_point():
+                tensor.zero_()
+            elif tensor.ndim > 1:
+                bound = (tensor.numel() / tensor.shape[0]) ** -0.5
+                tensor.uniform_(-bound, bound)
+            else:
+                tensor.fill_(0.5)
+        if callable(reset := getattr(part, "reset_buffers", None)):
+            reset()
+
+
+def _filled(value: Any) -> Any:
+    """The same with memory: normal numbers in floating tensors, zeros in others."""
+    if isinstance(value, Tensor):
+        empty = torch.empty_like(value, device="cpu")
+        return empty.normal_() if value.is_floating_point() else empty.zero_()
+    if isinstance(value, Context):
+        return Context(slots=_filled(value.slots))
+    if isinstance(value, dict):
+        return {key: _filled(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        filled = [_filled(one) for one in value]
+        return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
+    return value
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

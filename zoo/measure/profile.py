@@ -1,0 +1,191 @@
+"""What one forward pass of a model costs, exactly: MACs by class, parameters, bytes, per block. Counted on meta: no weights.
+
+1 MAC is 2 FLOPs. Matmuls, convolutions and attention are counted in MACs; scans and FFTs, which are no multiply-accumulates, are
+classes of their own, in FLOPs; element-wise work is listed by its elements. What nobody can count is named, and the profile
+says that it is not complete.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zoo.build.builder import build, meta_input
+from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
+from zoo.naming import Model
+from zoo.naming import spec as find_spec
+
+Form = Literal["train", "deploy"]
+
+
+class BlockCost(msgspec.Struct, frozen=True):
+    """One place of the spec, with all that is in it."""
+
+    path: str
+    block: str
+    shape: list[int]
+    params: int
+    macs: int
+    scan_flops: int
+
+
+class OpCost(msgspec.Struct, frozen=True):
+    """One kind of operation: how often it runs, the elements it gives, its FLOPs, and the class they belong to."""
+
+    op: str
+    kind: str
+    calls: int
+    elements: int
+    flops: int
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`macs` is the sum of `by_class`; `flops` = 2 `macs`; `scan_flops` and `fft_flops` stand beside it.
+
+    `macs_range` is (fewest, most) where routing decides; `active_params` are those that one token meets. `activation_bytes` is all that
+    the operations write, `peak_activation_bytes` the most that is held at one time, weights apart. `intensity` is FLOPs for each byte of
+    memory moved: weights read once, activations written and read once.
+    """
+
+    schema: Literal["zoo.profile/1"] = "zoo.profile/1"
+    model: str
+    digest: str
+    form: Form
+    input: list[int]
+    macs: int
+    flops: int
+    by_class: dict[str, int]
+    scan_flops: int = 0
+    fft_flops: int = 0
+    macs_range: tuple[int, int] | None = None
+    elements: int
+    params: int
+    trainable_params: int
+    active_params: int
+    weight_bytes: int
+    activation_bytes: int
+    peak_activation_bytes: int
+    intensity: float
+    complete: bool
+    uncounted: dict[str, int] = {}
+    analytic: dict[str, int]
+    blocks: list[BlockCost] = []
+    ops: list[OpCost] = []
+
+
+def profile(
+    model: Model | nn.Module, input: Tensor | tuple[int, ...] | None = None, form: Form = "train", details: bool = True
+) -> Profile:
+    """The profile of a model, named, as a spec, or built.
+
+    input: a tensor or its shape, batch included; without one, a single input of the model's own size. form: `train` or `deploy`; a built
+    model is in the form in which it is. `details` keeps the rows by block and operation. Raises UnknownModelError and SpecError.
+    """
+    net = _on_meta(model, form)
+    spec = getattr(net, "spec", None)
+    x = _input(input, spec)
+    names = {module: path for path, module in net.named_modules()}
+    shapes: dict[str, list[int]] = {}
+    hooks = [
+        module.register_forward_hook(_note(shapes, path)) for module, path in names.items() if is_place(path, module)
+    ]
+    work = Work(watch_memory=True)
+    try:
+        with torch.no_grad(), work, modules_open(work, names) as own:
+            net(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    by_class = {kind: work.paths[""][kind] // 2 for kind in EXACT}
+    params = [parameter for parameter in net.parameters()]
+    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    flops = 2 * sum(by_class.values())
+    scan, fft = (work.paths[""][kind] for kind in FLOP_CLASSES)
+    total = sum(parameter.numel() for parameter in params)
+    return Profile(
+        model=spec.name if spec is not None else type(net).__name__,
+        digest=spec.digest if spec is not None else "",
+        form=form,
+        input=list(x.shape),
+        macs=flops // 2,
+        flops=flops,
+        by_class=by_class,
+        scan_flops=scan,
+        fft_flops=fft,
+        elements=work.elements["elementwise"],
+        params=total,
+        trainable_params=sum(parameter.numel() for parameter in params if parameter.requires_grad),
+        active_params=total - sum(idle_params(module) for module in net.modules()),
+        weight_bytes=weight_bytes,
+        activation_bytes=work.written_bytes,
+        peak_activation_bytes=work.peak_bytes,
+        intensity=round((flops + scan + fft) / max(1, weight_bytes + 2 * work.written_bytes), 2),
+        complete=not work.uncounted,
+        uncounted=dict(work.uncounted),
+        analytic={kind: own[""][kind] for kind in (*EXACT, *FLOP_CLASSES)},
+        blocks=_blocks(names, shapes, work) if details else [],
+        ops=[OpCost(op, work.kinds[op], *row) for op, row in sorted(work.ops.items())] if details else [],
+    )
+
+
+def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
+    if isinstance(model, nn.Module):
+        like = next(model.parameters(), None)
+        return (model if like is None or like.is_meta else copy.deepcopy(model).to("meta")).eval()
+    from zoo.front import deploy
+
+    net = build(find_spec(model))
+    deployed: nn.Module = deploy(net) if form == "deploy" else net
+    return deployed
+
+
+def _input(given: Tensor | tuple[int, ...] | None, spec: Any) -> Tensor:
+    if isinstance(given, Tensor):
+        return given.to("meta")
+    if given is None:
+        return meta_input(spec)
+    like = meta_input(spec) if spec is not None else torch.empty(0, device="meta")
+    return torch.empty(given, dtype=like.dtype, device="meta")
+
+
+def is_place(path: str, module: nn.Module) -> bool:
+    """Blocks under numbered positions only: `stages.0.layers.1.0.2`, not the `fc1` inside."""
+    if not hasattr(module, "block_id"):
+        return False
+    steps = path.split(".")
+    return (
+        all(step.isdigit() or step in PLACES for step in steps) and steps[0] in PLACES and steps[:2] != ["head", "norm"]
+    )
+
+
+PLACES = {"stem", "stages", "downsample", "layers", "view", "post", "head"}
+
+
+def _note(shapes: dict[str, list[int]], path: str) -> Any:
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[path] = list(output.shape)
+
+    return note
+
+
+def _blocks(names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Work) -> list[BlockCost]:
+    rows = []
+    for module, path in names.items():
+        if is_place(path, module):
+            name = str(module.block_id).removeprefix("core/").removesuffix("@1")
+            params = sum(parameter.numel() for parameter in module.parameters())
+            flops = work.paths[path]
+            macs = sum(flops[kind] for kind in EXACT) // 2
+            rows.append(BlockCost(path, name, shapes.get(path, []), params, macs, flops["scan"]))
+    return rows
+
+
+def idle_params(module: nn.Module) -> int:
+    """Parameters of a mixture of experts that one token does not meet."""
+    active = getattr(module, "active_params", None)
+    return sum(parameter.numel() for parameter in module.parameters()) - active() if callable(active) else 0

@@ -1,0 +1,189 @@
+"""One fresh process of a measurement: `python -m zoo.measure.worker` takes jobs as JSON on stdin and answers each with a line.
+
+A process works through all jobs that it is given, so that its start is paid once. An anchor model is timed before and after
+every job: the ratio to it survives what a busy machine does to milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zoo.measure.clock import Clock, CpuClock, CudaClock, measure
+from zoo.measure.device import query_gpu
+from zoo.measure.latency import Runtime, Sample
+
+ANCHOR = "mobilenetv4_conv_small"
+CLOCKS = "clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_throttle_reasons.active"
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One figure to find: a model as `zoo.create` takes it, its form, and how to run it."""
+
+    key: str
+    model: str
+    form: Literal["train", "deploy"]
+    runtime: Runtime
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a worker is told. `seconds` is the time for the samples of one job."""
+
+    jobs: list[Job]
+    seconds: float
+    files: list[str] = []
+    """The user's own files of blocks, loaded first."""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A sample, or the sentence that says why there is none."""
+
+    key: str
+    sample: Sample | None = None
+    error: str = ""
+
+
+def work(plan: Plan) -> Iterator[Answer]:
+    """One answer for each job, as soon as there is one. A model is built once for all jobs in a row that share it."""
+    from zoo.localfiles import load_file
+
+    for file in plan.files:
+        load_file(file)
+    anchors: dict[str, nn.Module] = {}
+    held: tuple[Any, ...] = ()
+    model: nn.Module | None = None
+    for job in plan.jobs:
+        try:
+            wanted = job.model, job.form, job.runtime.dtype, job.device, job.runtime.engine
+            if wanted != held:
+                model = None
+                _give_back_memory()
+                held, before = wanted, _memory()
+                model = prepared(job)
+            if job.device not in anchors:
+                anchors[job.device] = prepared(Job("", ANCHOR, "train", Runtime(), job.device))
+            assert model is not None
+            yield Answer(job.key, _sample(job, model, anchors[job.device], plan.seconds, before))
+        except Exception as error:  # whatever a model raises is its own; the others go on
+            held = ()
+            yield Answer(job.key, None, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def prepared(job: Job) -> nn.Module:
+    """The model with values that keep activations normal numbers, on its device."""
+    import zoo
+    from zoo.measure.pieces import fill
+
+    model = zoo.create(job.model, device="meta").to_empty(device="cpu")
+    torch.manual_seed(0)
+    fill(model)
+    dtype = getattr(torch, job.runtime.dtype)
+    model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    if job.form == "deploy":
+        model = zoo.deploy(model)
+    return torch.compile(model) if job.runtime.engine == "compile" else model  # type: ignore[return-value]
+
+
+def example(job: Job, model: nn.Module) -> Tensor:
+    """A random input of the model's own form, in the memory format of its stream."""
+    from zoo.build.builder import meta_input
+
+    spec: Any = getattr(model, "_orig_mod", model).spec
+    empty = torch.empty_like(meta_input(spec, job.runtime.batch), device=job.device)
+    if not empty.is_floating_point():
+        return empty.random_(0, spec.input.vocab_size)
+    x = empty.normal_().to(getattr(torch, job.runtime.dtype))
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _sample(job: Job, model: nn.Module, anchor: nn.Module, seconds: float, before: int) -> Sample:
+    torch.set_num_threads(job.runtime.threads)
+    clock: Clock = CudaClock() if job.device == "cuda" else CpuClock()
+    x = example(job, model)
+    beside = example(Job("", ANCHOR, "train", Runtime(), job.device), anchor)
+    with torch.inference_mode():
+        output = model(x)
+        if not all(bool(torch.isfinite(value).all()) for value in _tensors(output)):
+            raise ValueError("its outputs are not finite")
+        short = min(0.03, seconds)
+        first = measure(lambda: anchor(beside), short, 3, clock)
+        _reset_peak(job.device)
+        timing = measure(lambda: model(x), seconds, 5, clock)
+        peak = _peak(job.device) - before
+        last = measure(lambda: anchor(beside), short, 3, clock)
+    clocks = query_gpu(CLOCKS) if job.device == "cuda" else ""
+    return Sample(
+        timing.ms,
+        timing.cpu_ms,
+        first.ms + last.ms,
+        timing.loops,
+        timing.warm_up,
+        max(0, peak),
+        str(torch.__version__),
+        clocks,
+    )
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, dict) else output
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, (list, tuple)) else []
+
+
+def _memory() -> int:
+    """Resident bytes of this process, 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def _reset_peak(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: str) -> int:
+    """Peak bytes since the reset: of the process, or of the device's allocator."""
+    return torch.cuda.max_memory_allocated() + _memory() if device == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
+
+
+def _give_back_memory() -> None:
+    """Freed memory goes back to the system, so that the next model's own can be seen."""
+    trim: Callable[[int], int] | None = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    )
+    if trim is not None:
+        trim(0)
+
+
+def main() -> int:
+    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    out = sys.stdout.buffer
+    with contextlib.redirect_stdout(sys.stderr):  # a model that prints does not garble the answers
+        for answer in work(plan):
+            out.write(msgspec.json.encode(answer) + b"\n")
+            out.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
