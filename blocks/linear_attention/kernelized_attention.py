@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import run
 from blocks.context import Context
-from blocks.linear_attention.feature_maps import Favor
-from blocks.ops.long_conv import long_conv
+from blocks.linear_attention.feature_maps import Favor, favor_features
+from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.registry import block
 from blocks.slots import Linear, slot
@@ -65,6 +65,13 @@ class KernelizedAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.distances)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """What is read of the sums, L num_heads F (head_dim + 1), and the convolution; features say so themselves."""
+        B, L, _ = shape
+        channels = self.num_heads * favor_features(self.head_dim) * (self.head_dim + 1)
+        long = long_conv_flops((B, channels, L), (channels, L), None if self.causal else (channels, L))
+        return {"matmul": B * L * channels, "fft": long}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its sums are convolutions as long as the sequence; `linear_attention` can continue")
