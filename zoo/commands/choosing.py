@@ -165,3 +165,22 @@ def pick(arguments: Namespace) -> int:
 
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def card(arguments: Namespace) -> int:
+    from pathlib import Path
+
+    from zoo import catalog
+    from zoo.cards import card as page
+    from zoo.cards import write
+    from zoo.errors import InputError, Problem
+
+    if arguments.all:
+        written = write(Path(arguments.all))
+        dump(written) if arguments.json else complain(f"{len(written)} pages written to {arguments.all}")
+        return 0
+    if not arguments.name:
+        raise InputError("card", Problem("", "a model or a family, or --all DIR", "none"))
+    name = arguments.name if arguments.name in catalog.list_modules() else catalog.entry(arguments.name).family
+    dump({"family": name, "page": page(name)}) if arguments.json else print(page(name), end="")
+    return 0
