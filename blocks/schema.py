@@ -54,7 +54,7 @@ class Param(msgspec.Struct, frozen=True, omit_defaults=True):
 def signature_params(cls: type, kind: str) -> tuple[dict[str, Param], tuple[str, ...]]:
     """(parameters of the spec, names that the builder supplies) of a block class, from `__init__`."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
-    if init.__qualname__ == "Module.__init__":  # a block without parameters need not write a constructor
+    if _is_torchs(init, cls):  # a block without parameters need not write a constructor
         return {}, ()
     hints = typing.get_type_hints(init, include_extras=True)
     supplied_names = SUPPLIED + (("bias",) if kind == "linear" else ())
@@ -77,6 +77,12 @@ def signature_params(cls: type, kind: str) -> tuple[dict[str, Param], tuple[str,
         default = None if required else spec_form(parameter.default)
         params[name] = Param(schema, default, required, schema.pop("added", ""))
     return params, tuple(supplied)
+
+
+def _is_torchs(init: Any, cls: type) -> bool:
+    """Whether this is the constructor of nn.Module, as it was or as torch.compile has replaced it."""
+    torchs = [base for base in cls.__mro__ if (base.__module__, base.__name__) == ("torch.nn.modules.module", "Module")]
+    return init.__qualname__ == "Module.__init__" or any(init is base.__init__ for base in torchs)  # type: ignore[misc]
 
 
 def fragment(annotation: Any) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def favor_features(keys: int) -> int:
 class Favor(nn.Module):
     """exp(Omega x - |x|^2 / 2) / sqrt(m). `redraw()` takes other features.
 
-    Rows of Omega have the length sqrt(K), and a key no feature above exp(K / 2); of a query the largest exponent is
-    subtracted, which cancels against the normaliser.
+    Rows of Omega are orthogonal in blocks of K and as long as normal ones, which makes products of features exp(q . k) on
+    average. Of a query the largest exponent is subtracted, which cancels against the normaliser.
     """
 
     omega: Tensor
@@ -74,10 +74,12 @@ class Favor(nn.Module):
         self.redraw()
 
     def redraw(self) -> None:
-        blocks = -(-len(self.omega) // self.keys)
-        square = torch.randn(blocks, self.keys, self.keys, device=self.omega.device)
-        rows = square if square.is_meta else torch.linalg.qr(square).Q
-        self.omega.copy_(rows.flatten(0, 1)[: len(self.omega)] * math.sqrt(self.keys))
+        if self.omega.is_meta:
+            return
+        count, device = len(self.omega), self.omega.device
+        square = torch.randn(-(-count // self.keys), self.keys, self.keys, device=device)
+        lengths = torch.randn(count, self.keys, device=device).norm(dim=1, keepdim=True)
+        self.omega.copy_(torch.linalg.qr(square).Q.flatten(0, 1)[:count] * lengths)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         return {"matmul": math.prod(shape) * len(self.omega)}

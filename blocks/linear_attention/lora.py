@@ -8,15 +8,19 @@ from torch import Tensor, nn
 
 
 class Lora(nn.Module):
-    """W_2 act(W_1 x) + b. Both are named as positions of `lora`, the activation's included, as upstream."""
+    """W_2 act(W_1 x) + b. Their names are positions in `lora`, among which upstream counts the activation."""
 
     def __init__(
         self, dim: int, out_dim: int, rank: int, act: Literal["tanh", "sigmoid"] | None = None, bias: bool = True
     ):
         super().__init__()
-        between = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, None: nn.Identity}[act]()
-        self.lora = nn.Sequential(nn.Linear(dim, rank, bias=False), between, nn.Linear(rank, out_dim, bias=bias))
+        self.act = act
+        self.lora = nn.ModuleDict({"0": nn.Linear(dim, rank, bias=False), "2": nn.Linear(rank, out_dim, bias=bias)})
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lora(x)
+        first, second = self.lora.values()
+        h = first(x)
+        if self.act is not None:
+            h = h.tanh() if self.act == "tanh" else h.sigmoid()
+        y: Tensor = second(h)
         return y

@@ -69,16 +69,17 @@ def chunk_size(length: int) -> int:
 
 
 def in_chunks(x: Tensor, size: int, fill: float = 0.0) -> Tensor:
-    """(B, L, H, …) -> (B, n, H, C, …), filled up behind."""
+    """(B, L, H, …) -> (n, B, H, C, …), filled up behind; one copy, or every product with it would make its own."""
     missing = -x.shape[1] % size
     if missing:
         x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing), value=fill)
-    return x.unflatten(1, (-1, size)).transpose(2, 3)
+    x = x.unflatten(1, (-1, size)).transpose(2, 3)  # (B, n, H, C, …)
+    return x.transpose(0, 1).contiguous()
 
 
 def in_sequence(x: Tensor, length: int) -> Tensor:
-    """(B, n, H, C, V) -> (B, L, H, V)."""
-    return x.transpose(2, 3).flatten(1, 2)[:, :length]
+    """(n, B, H, C, V) -> (B, L, H, V)."""
+    return x.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :length]
 
 
 def halves(a: Tensor, order: str) -> Iterator[Halves | Decays]:
@@ -146,9 +147,9 @@ def damped_values(scores: Tensor, v: Tensor, a: Tensor, order: str) -> tuple[Ten
 
 
 def carried(written: Tensor, total: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(the states before each chunk, in the place of what the chunks write (B, n, …); the state after the last)."""
-    for index, chunk in enumerate(written.unbind(1)):
-        after = chunk + state if total is None else torch.addcmul(chunk, total[:, index], state)
+    """(the states before each chunk, in the place of what the chunks write (n, B, …); the state after the last)."""
+    for index, chunk in enumerate(written):
+        after = chunk + state if total is None else torch.addcmul(chunk, total[index], state)
         chunk.copy_(state)
         state = after
     return written, state

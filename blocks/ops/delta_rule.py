@@ -26,6 +26,7 @@ from blocks.ops.chunks import (
     EXCLUSIVE,
     INCLUSIVE,
     READ_FIRST,
+    Decays,
     chunk_size,
     damped_scores,
     in_chunks,
@@ -198,41 +199,46 @@ def eager(
     S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, v, S
-    length, heads, size = v.shape[1], v.shape[2], chunk_size(v.shape[1])
-    q, r, k = (in_chunks(shared_by(x, heads), size) for x in (q, r, k))
-    v, gain, beta = in_chunks(v, size), in_chunks(gain, size), in_chunks(beta, size).unsqueeze(-1)
+    (batch, length, heads, _), size = v.shape, chunk_size(v.shape[1])
+    same = r is k
+    q, k = in_chunks(shared_by(q, heads), size), in_chunks(shared_by(k, heads), size)
+    r = k if same else in_chunks(shared_by(r, heads), size)
+    v, gain, beta = in_chunks(v, size), in_chunks(gain, size).unsqueeze(-1), in_chunks(beta, size).unsqueeze(-1)
     a = None if log_decay is None else in_chunks(torch.exp(log_decay), size, 1.0)
-    seen, read, q, r, k, total = _scores(q, r, k, a, order)
-    one = torch.eye(size, dtype=v.dtype, device=v.device)
+    seen, read, after, before = _scores(q, r, k, a, order)
+    one = torch.eye(size, dtype=v.dtype, device=v.device)  # a unit triangle is solved by what lies below its diagonal
     answers = torch.linalg.solve_triangular(read.mul_(-beta), one, upper=False, unitriangular=True)
-    own, of_state = (answers * gain.unsqueeze(-2)) @ v, (answers * beta.transpose(-1, -2)) @ r
-    writes, outputs, keys = own, torch.empty_like(own), k.transpose(-1, -2)
-    for index in range(v.shape[1]):
-        w = writes[:, index]
-        w += of_state[:, index] @ S
-        outputs[:, index] = q[:, index] @ S
-        written = keys[:, index] @ w
-        S = S + written if total is None else torch.addcmul(written, total[:, index], S)
-    outputs += seen @ writes
-    return in_sequence(outputs, length), in_sequence(writes, length), S
+    writes, of_state = answers @ (v * gain), answers @ (r * (beta if before is None else beta * before.start))
+    total = None
+    if after is not None:
+        q, k, total = q * after.start, k * after.end, after.total.transpose(-1, -2).flatten(1, 2)
+    keys, of_state, shown = k.transpose(-1, -2).flatten(1, 2), of_state.flatten(1, 2), q.flatten(1, 2)
+    w, S = writes.flatten(1, 2), S.flatten(0, 1).clone()
+    outputs = torch.empty_like(w)
+    for index in range(len(w)):
+        w[index].baddbmm_(of_state[index], S)
+        torch.bmm(shown[index], S, out=outputs[index])
+        S = (S if total is None else S * total[index]).baddbmm_(keys[index], w[index])
+    outputs.flatten(0, 1).baddbmm_(seen.flatten(0, 2), w.flatten(0, 1))
+    outputs = outputs.unflatten(1, (batch, heads))
+    return in_sequence(outputs, length), in_sequence(writes, length), S.unflatten(0, (batch, heads))
 
 
 def _scores(
     q: Tensor, r: Tensor, k: Tensor, a: Tensor | None, order: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Within chunks: scores of q with k and of r with k; q and r decayed from the start, k to the end; the whole decay."""
+) -> tuple[Tensor, Tensor, Decays | None, Decays | None]:
+    """Within chunks: scores of q with k, and of r with k below the diagonal; decays for what is shown, and for what is read."""
     if a is None:
         keys = k.transpose(-1, -2)
-        return (q @ keys).tril_(), (r @ keys).tril_(-1), q, r, k, None
+        return (q @ keys).tril_(), r @ keys, None, None
     if a.ndim == 5:
         seen, after = damped_scores(q, k, a, INCLUSIVE)
         read, before = damped_scores(r, k, a, order)
-    else:
-        keys = k.transpose(-1, -2)
-        (seen, after), (read, before) = pair_decays(a, INCLUSIVE), pair_decays(a, order)
-        seen.mul_(q @ keys)
-        read.mul_(r @ keys)
-    return seen, read, q * after.start, r * before.start, k * after.end, after.total.transpose(-1, -2)
+        return seen, read, after, before
+    keys = k.transpose(-1, -2)
+    pairs, after = pair_decays(a, INCLUSIVE)
+    between, before = (pairs, after) if order == READ_FIRST else pair_decays(a, order)  # the same below the diagonal
+    return (q @ keys).mul_(pairs), (r @ keys).mul_(between), after, before
 
 
 @torch.library.custom_op("zoo::delta_rule", mutates_args=())

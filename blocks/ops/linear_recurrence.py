@@ -177,12 +177,12 @@ def _decayed_values(q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor, o
 
 
 def _side_by_side(x: Tensor, groups: int) -> Tensor:
-    """(B, n, H, R, V) -> (B, n, G, R, H / G * V)."""
+    """(n, B, H, R, V) -> (n, B, G, R, H / G * V)."""
     return x.unflatten(2, (groups, -1)).transpose(3, 4).flatten(-2)
 
 
 def _apart(x: Tensor, values: int) -> Tensor:
-    """(B, n, G, R, H / G * V) -> (B, n, H, R, V)."""
+    """(n, B, G, R, H / G * V) -> (n, B, H, R, V)."""
     return x.unflatten(-1, (-1, values)).transpose(3, 4).flatten(2, 3)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
+import torch
 from msgspec import Meta
 
 import blocks
@@ -223,3 +224,12 @@ def test_nothing_is_spelt_none_and_no_string_is():
 @pytest.mark.parametrize("annotation", [int, float])
 def test_a_number_beyond_all_floats_is_a_sentence(annotation):
     assert [issue.expected for issue in issues_of(10**400, annotation)] == [words(fragment(annotation))]
+
+
+def test_block_without_constructor_has_no_parameters_even_after_torch_compile():
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))  # replaces nn.Module.__init__
+
+    class Plain(torch.nn.Module):
+        pass
+
+    assert signature_params(Plain, "act") == ({}, ())

@@ -26,6 +26,7 @@ MORE: dict[str, dict[str, Any]] = {
         f"linear_attention, {name}": {"block": "linear_attention", "feature_map": name, "head_dim": 8}
         for name in ("relu", "relu2", "taylor", "rebased", "favor", "hedgehog")
     },
+    "latent_attention with short queries": {"block": "latent_attention", "q_rank": 24, "value_dim": 20},
     "linear_attention, cosformer": {"block": "linear_attention", "feature_map": "cosformer", "max_length": 50},
 }
 """Other forms of a block, by the name of the test: its parameters with `block`."""

@@ -8,10 +8,12 @@
 #include "simd.h"
 
 #include <cstdlib>
+#include <deque>
 
 constexpr int T = LANES == 16 ? 8 : 4;  // as many as leave the vectors of a tile in registers
 #define EACH(t) _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
 constexpr int MOST_KEYS = 512;
+constexpr int64_t CACHE = 1 << 19;  // bytes of state that a task goes through time with
 constexpr int ROW = MOST_KEYS + 16;  // a constant, so that addresses are; not a power of 2, so that rows do not share cache sets
 
 enum Kind { NONE, PER_HEAD, PER_KEY, PER_VALUE };
@@ -218,14 +220,12 @@ struct Columns {
     const float* at(const Strided& x, int64_t done) const {
         return x.data && done < s.L ? x.at(b, step(done), h, s.H) : nullptr;
     }
-    // T steps of x, `count` wide, into rows of a block, which end in zeros; asks for the steps after them.
+    // T steps of x, `count` wide, into rows of a block, which end in zeros.
     void gather(const Strided& x, int64_t done, int64_t count, float* rows, float other = 0) const {
-        for (int t = 0; t < T; t++, done++) {
-            const float *from = at(x, done), *later = at(x, done + T);
-            for (int64_t c = 0; c < count; c += LANES) {
+        for (int t = 0; t < T; t++) {
+            const float* from = at(x, done + t);
+            for (int64_t c = 0; c < count; c += LANES)
                 store(rows + t * ROW + c, from ? load(from + c, count - c) : all(other));
-                if (later) __builtin_prefetch(later + c);
-            }
         }
     }
     // T steps of what there is one of per head.
@@ -243,12 +243,11 @@ struct Columns {
         else
             for (float& factor : block.factor) factor = 1;
     }
-    // T steps of a tile of values; asks for the steps after them.
+    // T steps of a tile of values.
     void values(const Strided& x, int64_t done, int64_t tile, float other, Vec* out) const {
-        for (int t = 0; t < T; t++, done++) {
-            const float *from = at(x, done), *later = at(x, done + T);
+        for (int t = 0; t < T; t++) {
+            const float* from = at(x, done + t);
             out[t] = from ? load(from + tile, to - tile) : all(other);
-            if (later) __builtin_prefetch(later + tile);
         }
     }
     void put(float* o, int64_t done, int64_t tile, const Vec* from) const {
@@ -257,54 +256,61 @@ struct Columns {
     }
 };
 
-template <typename Run> static void each_part(const Shape& s, int threads, Run run) {
+// Every head of every sample, T steps at a time: `run(columns, done)`. The heads of a task go through time together, since
+// their rows are neighbours in memory, as many of them as have their states in the cache; few heads are cut into columns.
+template <typename Run>
+static void each_part(const Shape& s, int threads, const float* first, float* last, Run run) {
     int64_t heads = s.B * s.H, tiles = widths(s.V);
     int64_t parts = heads >= threads ? 1 : (threads + heads - 1) / heads;
     if (parts > tiles) parts = tiles;
+    int64_t cached = CACHE / (s.K * tiles * LANES * sizeof(float)), even = (heads * parts + threads - 1) / threads;
+    int64_t together = cached < 1 ? 1 : cached < even ? cached : even, pieces = heads * parts;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t task = 0; task < heads * parts; task++) {
+    for (int64_t begin = 0; begin < pieces; begin += together) {
         NoDenormals guard;
-        int64_t head = task / parts, part = task % parts;
-        int64_t from = tiles * part / parts * LANES, to = tiles * (part + 1) / parts * LANES;
-        Columns columns(s, head / s.H, head % s.H, from, to < s.V ? to : s.V);
-        run(columns);
+        std::deque<Columns> task;
+        for (int64_t piece = begin; piece < pieces && piece < begin + together; piece++) {
+            int64_t head = piece / parts, part = piece % parts;
+            int64_t from = tiles * part / parts * LANES, to = tiles * (part + 1) / parts * LANES;
+            task.emplace_back(s, head / s.H, head % s.H, from, to < s.V ? to : s.V);
+            task.back().enter(first);
+        }
+        for (int64_t done = 0; done < s.L; done += T)
+            for (Columns& columns : task) run(columns, done);
+        for (Columns& columns : task) columns.leave(last);
     }
 }
 
 EXPORT void linear_recurrence(const Shape* shape, const Strided* q, const Strided* k, const Strided* v, const Strided* a,
                               const float* first, float* o, float* last, int threads) {
     const Shape& s = *shape;
-    each_part(s, threads, [&](Columns& columns) {
+    each_part(s, threads, first, last, [&](Columns& columns, int64_t done) {
         static thread_local Block block;
-        columns.enter(first);
-        for (int64_t done = 0; done < s.L; done += T) {
-            columns.gather(*q, done, s.K, block.q);
-            columns.gather(*k, done, s.K, block.k);
-            columns.gather_decays(*a, done, block);
-            score(block.q, block, s, s.order, block.seen);
-            scale(block.q, block, s, s.order, Start());
-            scale(block.k, block, s, s.order, End());
-            totals(block, s);
-            for (int64_t tile = columns.from; tile < columns.to; tile += LANES) {
-                float* state = columns.state + (tile - columns.from);
-                Vec values[T], seen[T];
-                columns.values(*v, done, tile, 0, values);
-                if (s.kind != PER_VALUE) {
-                    read_and_write(state, columns.width, &block, s.K, all(1), values, seen);
-                    read_written(block.seen, values, seen);
-                } else {
-                    Vec decay[T], writes[T];
-                    columns.values(*a, done, tile, 1, decay);
-                    Products<Vec> products(s.order, all(1), [&](int t) { return decay[t]; });
-                    for (int t = 0; t < T; t++) writes[t] = values[t] * products.end[t];
-                    read_and_write(state, columns.width, &block, s.K, products.total, writes, seen);
-                    for (int t = 0; t < T; t++) seen[t] *= products.start[t];
-                    read_decayed(block.seen, values, s.order, decay, seen);
-                }
-                columns.put(o, done, tile, seen);
+        columns.gather(*q, done, s.K, block.q);
+        columns.gather(*k, done, s.K, block.k);
+        columns.gather_decays(*a, done, block);
+        score(block.q, block, s, s.order, block.seen);
+        scale(block.q, block, s, s.order, Start());
+        scale(block.k, block, s, s.order, End());
+        totals(block, s);
+        for (int64_t tile = columns.from; tile < columns.to; tile += LANES) {
+            float* state = columns.state + (tile - columns.from);
+            Vec values[T], seen[T];
+            columns.values(*v, done, tile, 0, values);
+            if (s.kind != PER_VALUE) {
+                read_and_write(state, columns.width, &block, s.K, all(1), values, seen);
+                read_written(block.seen, values, seen);
+            } else {
+                Vec decay[T], writes[T];
+                columns.values(*a, done, tile, 1, decay);
+                Products<Vec> products(s.order, all(1), [&](int t) { return decay[t]; });
+                for (int t = 0; t < T; t++) writes[t] = values[t] * products.end[t];
+                read_and_write(state, columns.width, &block, s.K, products.total, writes, seen);
+                for (int t = 0; t < T; t++) seen[t] *= products.start[t];
+                read_decayed(block.seen, values, s.order, decay, seen);
             }
+            columns.put(o, done, tile, seen);
         }
-        columns.leave(last);
     });
 }
 
@@ -328,36 +334,32 @@ EXPORT void delta_rule(const Shape* shape, const Strided* q, const Strided* r, c
                        float* last, int threads) {
     const Shape& s = *shape;
     const Order reading = s.order, showing = {1, 0, 1};
-    each_part(s, threads, [&](Columns& columns) {
+    each_part(s, threads, first, last, [&](Columns& columns, int64_t done) {
         static thread_local Block block;
-        columns.enter(first);
         float gains[T], betas[T];
-        for (int64_t done = 0; done < s.L; done += T) {
-            columns.gather(*q, done, s.K, block.q);
-            columns.gather(*r, done, s.K, block.r);
-            columns.gather(*k, done, s.K, block.k);
-            columns.gather_one(*gain, done, gains, 1);
-            columns.gather_one(*beta, done, betas, 0);
-            columns.gather_decays(*a, done, block);
-            score(block.q, block, s, showing, block.seen);
-            score(block.r, block, s, reading, block.read);
-            scale(block.q, block, s, showing, Start());
-            scale(block.r, block, s, reading, Start());
-            scale(block.k, block, s, showing, End());
-            totals(block, s);
-            for (int64_t tile = columns.from; tile < columns.to; tile += LANES) {
-                float* state = columns.state + (tile - columns.from);
-                Vec missed[T], seen[T], written[T];
-                columns.values(*v, done, tile, 0, written);
-                for (int t = 0; t < T; t++) written[t] *= gains[t];
-                read(state, columns.width, block.r, s.K, missed);
-                answer(block.read, betas, written, missed);
-                read_and_write(state, columns.width, &block, s.K, all(1), written, seen);
-                read_written(block.seen, written, seen);
-                columns.put(o, done, tile, seen);
-                if (w) columns.put(w, done, tile, written);
-            }
+        columns.gather(*q, done, s.K, block.q);
+        columns.gather(*r, done, s.K, block.r);
+        columns.gather(*k, done, s.K, block.k);
+        columns.gather_one(*gain, done, gains, 1);
+        columns.gather_one(*beta, done, betas, 0);
+        columns.gather_decays(*a, done, block);
+        score(block.q, block, s, showing, block.seen);
+        score(block.r, block, s, reading, block.read);
+        scale(block.q, block, s, showing, Start());
+        scale(block.r, block, s, reading, Start());
+        scale(block.k, block, s, showing, End());
+        totals(block, s);
+        for (int64_t tile = columns.from; tile < columns.to; tile += LANES) {
+            float* state = columns.state + (tile - columns.from);
+            Vec missed[T], seen[T], written[T];
+            columns.values(*v, done, tile, 0, written);
+            for (int t = 0; t < T; t++) written[t] *= gains[t];
+            read(state, columns.width, block.r, s.K, missed);
+            answer(block.read, betas, written, missed);
+            read_and_write(state, columns.width, &block, s.K, all(1), written, seen);
+            read_written(block.seen, written, seen);
+            columns.put(o, done, tile, seen);
+            if (w) columns.put(w, done, tile, written);
         }
-        columns.leave(last);
     });
 }

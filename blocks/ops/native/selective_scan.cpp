@@ -130,7 +130,7 @@ INLINE void retreat(const Scan& s, Tile& tile, TileGrad& grad, const float* A, c
         for (int i = 0; i < M; i++) {
             decay[t][i] = exp2_of(tile.delta[t] * rate[i]);
             h[t + 1][i] = decay[t][i] * h[t][i] + tile.input[t] * B[t * s.B_row + i];
-            tile.y[t] += h[t + 1][i] * C[t * s.C_row + i];
+            if (s.z) tile.y[t] += h[t + 1][i] * C[t * s.C_row + i];
         }
     for (int t = steps - 1; t >= 0; t--) {
         Vec grad_input = grad.input[t], grad_delta = grad.delta[t], grad_y = grad.y[t];

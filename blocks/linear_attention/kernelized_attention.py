@@ -1,0 +1,99 @@
+"""Kernelized attention with relative positions: a Toeplitz matrix of weights by Fourier transforms. Paper: arXiv:2106.12566.
+
+H is here the number of heads, F of features, V the width of a value.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.attention.heads import split_heads
+from blocks.chain import run
+from blocks.context import Context
+from blocks.linear_attention.feature_maps import Favor
+from blocks.ops.long_conv import long_conv
+from blocks.ops.masks import refuse_state, token_mask
+from blocks.registry import block
+from blocks.slots import Linear, slot
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+@block(
+    "kernelized_attention",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("causal", "noncausal", "any_resolution", "1d"),
+    paper="arXiv:2106.12566",
+)
+class KernelizedAttention(nn.Module):
+    """y_i = W_o sum_j w_ij v_j / sum_j w_ij, w_ij = exp(b_{i-j}) phi(q_i) . phi(k_j), q and k of length 1, phi positive features.
+
+    phi is that of FAVOR+ and b a learned number per head and distance, up to `max_length` - 1; sums over j are convolutions
+    of the F (V + 1) products of features and values, O(L log L). (B, L, C) -> (B, L, C). `ctx.mask` keeps padding out. Raises
+    ValueError when heads do not divide, for longer sequences, and for a state or packed sequences.
+    """
+
+    no_decay = ("distances",)
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: Count | None = None,
+        head_dim: Count | None = None,
+        causal: bool = False,
+        max_length: Count = 1024,
+        eps: Annotated[float, Meta(gt=0)] = 1e-6,
+        bias: bool = False,
+        linear: Linear = slot("dense"),
+    ):
+        super().__init__()
+        self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
+        self.causal, self.max_length, self.eps = causal, max_length, eps
+        width = self.num_heads * self.head_dim
+        self.qkv = linear(dim, 3 * width, bias=bias)
+        self.features = Favor(self.head_dim)
+        self.distances = nn.Parameter(torch.empty(self.num_heads, max_length if causal else 2 * max_length - 1))
+        self.proj = linear(width, dim, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.distances)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        refuse_state(ctx, "its sums are convolutions as long as the sequence; `linear_attention` can continue")
+        mask, length = token_mask(x, ctx), x.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"a kernelized_attention of max_length {self.max_length} has no weights for {length} tokens"
+            )
+        wide = torch.float64  # sums grow along the sequence, and the errors of a transform are those of the largest
+        q, k, v = run(self.qkv, x, ctx).to(wide).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
+        q, k = self.features(F.normalize(q, dim=-1), True), self.features(F.normalize(k, dim=-1), False)
+        if mask is not None:
+            k = k * mask[..., None, None]
+        v = F.pad(v, (0, 1), value=1.0)  # the last value is 1, whose sum is the normaliser
+        products = k.unsqueeze(-1) * v.unsqueeze(-2)  # (B, L, H, F, V + 1)
+        back, there = self._weights(length, wide)
+        per_head = products.shape[3] * products.shape[4]
+        there = there.repeat_interleave(per_head, 0)
+        back = None if back is None else back.repeat_interleave(per_head, 0)
+        summed = long_conv(products.flatten(2).transpose(1, 2), there, kernel_back=back)
+        y = (q.unsqueeze(-2) @ summed.transpose(1, 2).unflatten(-1, products.shape[2:])).squeeze(-2)
+        y = y[..., :-1] / (y[..., -1:] + self.eps)
+        return run(self.proj, y.flatten(2).to(x.dtype), ctx)
+
+    def _weights(self, length: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        """(weights of what comes 0, 1, … steps later, the present left to the other; of what came 0, 1, … before), (H, L)."""
+        weights = torch.exp(self.distances.to(dtype))
+        if self.causal:
+            return None, weights[:, :length]
+        middle = self.max_length - 1
+        later = weights[:, middle - length + 1 : middle + 1].flip(1)
+        return F.pad(later[:, 1:], (1, 0)), weights[:, middle : middle + length]
