@@ -62,6 +62,11 @@ class RestormerAttention(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.temperature)
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Scores and sums between the channels of each head: 2 H W num_heads head_dim^2."""
+        B, _, rows, columns = shape
+        return {"matmul": 2 * B * rows * columns * self.num_heads * self.head_dim**2}
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, _, H, W = x.shape
         qkv = self.qkv_dwconv(run(self.qkv, x, ctx)).permute(0, 2, 3, 1).reshape(B, H * W, 3, self.num_heads, -1)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.causal_conv1d import causal_conv1d
-from blocks.ops.long_conv import long_conv
+from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
-from blocks.recurrent import depthwise, zero_padding
+from blocks.recurrent import depthwise, short_conv_macs, zero_padding
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -59,6 +59,12 @@ class Hyena(nn.Module):
         self.short_filter = depthwise((order + 1) * dim, kernel_size, bias=True)
         self.filter_fn = ImplicitFilter(dim * (order - 1), max_length, filter_dim, position_dim)
         self.out_proj = linear(dim, dim, bias=bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """The short convolution, and order - 1 long ones by FFT."""
+        B, L, _ = shape
+        long = long_conv_flops((B, self.dim, L), (self.dim, L), None)
+        return {"convolution": short_conv_macs(B, L, self.short_filter), "fft": (self.order - 1) * long}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its convolutions are as long as the sequence; `mamba2` or `gated_delta_net` can continue")

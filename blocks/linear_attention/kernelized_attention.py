@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import run
 from blocks.context import Context
-from blocks.linear_attention.feature_maps import Favor
-from blocks.ops.long_conv import long_conv
+from blocks.linear_attention.feature_maps import Favor, favor_features
+from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.registry import block
 from blocks.slots import Linear, slot
@@ -65,6 +65,13 @@ class KernelizedAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.distances)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """A long convolution of the num_heads F (head_dim + 1) products of features and values, and the queries that read them."""
+        B, L, _ = shape
+        products = self.num_heads * favor_features(self.head_dim) * (self.head_dim + 1)
+        back = None if self.causal else (products, L)
+        return {"matmul": B * L * products, "fft": long_conv_flops((B, products, L), (products, L), back)}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its sums are convolutions as long as the sequence; `linear_attention` can continue")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.linear_attention.hyena import ImplicitFilter, Odd
-from blocks.ops.long_conv import long_conv
+from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
@@ -62,6 +62,11 @@ class MonarchMixer(nn.Module):
         if self.filter_fn2 is not None:
             del self.filter_fn2.bias  # one bias serves both sides
         self.out_linear = linear(dim, dim, bias=bias)
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """One long convolution by FFT, with a kernel for each side."""
+        B, L, C = shape
+        return {"fft": long_conv_flops((B, C, L), (C, L), None if self.causal else (C, L))}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its convolution is as long as the sequence; `mamba2` or `gated_delta_net` can continue")
