@@ -71,9 +71,9 @@ class LatentAttention(Recurrent):
         self.o_proj = linear(num_heads * self.value_dim, dim, bias=bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Scores over head_dim + rope_dim channels and sums over value_dim, of L^2 pairs in each head."""
+        """Scores and sums: L^2 num_heads (head_dim + rope_dim + value_dim)."""
         B, L, _ = shape
-        return {"attention": B * L**2 * self.num_heads * (self.head_dim + self.rope_dim + self.value_dim)}
+        return {"attention": B * L * L * self.num_heads * (self.head_dim + self.rope_dim + self.value_dim)}
 
     def state_size(self, length: int = 0) -> int:
         return length * (self.kv_rank + self.rope_dim) + 1

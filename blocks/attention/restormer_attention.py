@@ -63,9 +63,9 @@ class RestormerAttention(nn.Module):
         nn.init.ones_(self.temperature)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Scores and sums between the channels of each head: 2 H W num_heads head_dim^2."""
-        B, _, rows, columns = shape
-        return {"matmul": 2 * B * rows * columns * self.num_heads * self.head_dim**2}
+        """Scores and sums: 2 H W num_heads head_dim^2."""
+        B, _, H, W = shape
+        return {"matmul": 2 * B * H * W * self.num_heads * self.head_dim**2}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, _, H, W = x.shape

@@ -61,7 +61,7 @@ class Hyena(nn.Module):
         self.out_proj = linear(dim, dim, bias=bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """The short convolution, and order - 1 long ones by FFT."""
+        """The short convolution, and `order` - 1 long ones."""
         B, L, _ = shape
         long = long_conv_flops((B, self.dim, L), (self.dim, L), None)
         return {"convolution": short_conv_macs(B, L, self.short_filter), "fft": (self.order - 1) * long}

@@ -67,11 +67,11 @@ class KernelizedAttention(nn.Module):
         nn.init.zeros_(self.distances)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """A long convolution of the num_heads F (head_dim + 1) products of features and values, and the queries that read them."""
+        """What is read of the sums, L num_heads F (head_dim + 1), and the convolution; features say so themselves."""
         B, L, _ = shape
-        products = self.num_heads * favor_features(self.head_dim) * (self.head_dim + 1)
-        back = None if self.causal else (products, L)
-        return {"matmul": B * L * products, "fft": long_conv_flops((B, products, L), (products, L), back)}
+        channels = self.num_heads * favor_features(self.head_dim) * (self.head_dim + 1)
+        long = long_conv_flops((B, channels, L), (channels, L), None if self.causal else (channels, L))
+        return {"matmul": B * L * channels, "fft": long}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its sums are convolutions as long as the sequence; `linear_attention` can continue")

@@ -64,7 +64,7 @@ class MonarchMixer(nn.Module):
         self.out_linear = linear(dim, dim, bias=bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """One long convolution by FFT, with a kernel for each side."""
+        """The long convolution; the short one says so itself."""
         B, L, C = shape
         return {"fft": long_conv_flops((B, C, L), (C, L), None if self.causal else (C, L))}
 
