@@ -29,8 +29,8 @@ def report(rounds: int = 15) -> list[str]:
     found = ratio(ours, bare)
     profiles = [_seconds(lambda: profile("vit_base_patch16_224", details=False)) for _ in range(max(3, rounds // 3))]
     return [
-        f"a function of {statistics.median(bare):.2f} ms: measured by us it takes {1 / found.median:.4f} of its time in a bare loop "
-        f"({1 / found.high:.4f} to {1 / found.low:.4f}); {statistics.median(rest):.2%} of a measurement are neither samples nor warm-up",
+        f"a function of {statistics.median(bare):.2f} ms: measured by us it takes {found.median:.4f} of its time in a bare loop "
+        f"({found.low:.4f} to {found.high:.4f}); {statistics.median(rest):.2%} of a measurement are neither samples nor warm-up",
         f"zoo.profile of a ViT-B: {1e3 * statistics.median(profiles):.0f} ms",
     ]
 
