@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,15 +15,16 @@ import pytest
 import zoo
 from tests.measure.rows import FACTS, quiet
 from zoo import catalog, cli
+from zoo.choosing.find import Candidate, Figure, find, pareto_front
+from zoo.choosing.pick import Measure, Picked, pick, regret, write
+from zoo.choosing.picture import draw, layout
 from zoo.errors import InputError
-from zoo.find import Candidate, Figure, find, pareto_front
 from zoo.measure import store as stores
 from zoo.measure.device import Device, Fingerprint
-from zoo.measure.latency import Runtime, compose
+from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.law import Errors, Law
 from zoo.measure.predict import Calibration, Parts, runtime_key
 from zoo.measure.store import Store
-from zoo.picture import draw, layout
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
 MEASURED = {"starnet_s1": 10.0, "resnet50": 60.0, "mobileone_s0": 5.0}
@@ -32,7 +36,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A device on which three models are measured and three are predicted."""
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
-    monkeypatch.setattr("zoo.find.here", lambda store: HERE.id)
+    monkeypatch.setattr("zoo.choosing.find.here", lambda store: HERE.id)
     with Store() as store:
         store.add_device(HERE)
         for name, ms in MEASURED.items():
@@ -184,3 +188,64 @@ def test_models_are_compared_in_turns() -> None:
     assert rows[0].ratio == 1.0 and all(row.low <= row.ratio <= row.high for row in rows)
     with pytest.raises(InputError, match="two models and five rounds at least; found 1 models and 21 rounds"):
         zoo.compare("starnet_nano")
+
+
+def measured(**ms: float) -> Measure:
+    def measure(names: Sequence[str]) -> dict[str, Latency]:
+        return {name: compose(FACTS | {"model": name, "form": "deploy"}, quiet(ms[name])) for name in names}
+
+    return measure
+
+
+def test_the_best_model_that_keeps_the_budget_is_picked_though_a_better_one_was_thought_to() -> None:
+    times = {"starnet_s2": 16.0, "starnet_s1": 10.0, "mobileone_s0": 5.0}
+    picked = pick(13.0, measure=measured(**times))
+    assert picked.choice.name == "starnet_s1"
+    assert [one.name for one, _ in picked.finalists] == ["starnet_s2", "starnet_s1", "mobileone_s0"]
+
+
+def test_a_model_that_is_faster_than_thought_is_picked() -> None:
+    times = {"starnet_s2": 9.0, "starnet_s1": 10.0, "mobileone_s0": 5.0}
+    assert pick(10.0, measure=measured(**times)).choice.name == "starnet_s2"
+
+
+def test_a_budget_that_nothing_keeps_names_the_fastest() -> None:
+    with pytest.raises(InputError, match="the fastest, mobileone_s0, takes 5 ms"):
+        pick(0.5, measure=measured())
+
+
+def test_decoding_and_resizing_count_when_asked_for() -> None:
+    times = {"starnet_s2": 12.0, "starnet_s1": 10.0, "mobileone_s0": 0.1}
+    with pytest.raises(InputError):
+        pick(0.2, measure=measured(**times), end_to_end=True)
+    picked = pick(
+        2000.0, measure=measured(**times, resnet50=60.0, convformer_s18=70.0, mambavision_t=80.0), end_to_end=True
+    )
+    assert picked.prepare_ms > 1
+
+
+def test_the_folder_runs(tmp_path: Path) -> None:
+    from PIL import Image
+
+    choice = Candidate("starnet_nano", "starnet", "deploy", 1, 1, 4, "Apache-2.0", "permissive", ms=1.0)
+    row = compose(FACTS | {"model": "starnet_nano", "form": "deploy"}, quiet(1.0))
+    files = write(Picked(choice, row, [(choice, row)]), tmp_path / "out")
+    assert [path.name for path in files] == [
+        "labels.txt", "model.safetensors", "net.py", "preprocess.json", "report.json", "run.py", "spec.json",
+    ]  # fmt: skip
+    Image.new("L", (20, 20)).save(tmp_path / "a.png")
+    command = [sys.executable, str(tmp_path / "out" / "run.py"), str(tmp_path / "a.png")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("a.png: ") == 3
+    with pytest.raises(InputError, match="a new or an empty folder"):
+        write(Picked(choice, row, []), tmp_path / "out")
+
+
+def test_regret_is_what_exhaustive_measurement_would_have_found_beyond_the_choice() -> None:
+    truth, figures = {"a": 10.0, "b": 8.0, "c": 5.0}, {"a": 80.0, "b": 79.0, "c": 70.0}
+    assert regret(truth, {"a": 10.5, "b": 8.0, "c": 5.0}, figures, 10.0) == 0
+    assert regret(truth, {"a": 20.0, "b": 8.0, "c": 5.0}, figures, 10.0) == 1.0
+    assert regret(truth, truth, figures, 1.0) is None

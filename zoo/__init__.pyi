@@ -7,11 +7,12 @@ from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models
 from zoo.catalog import list_modules as list_modules
 from zoo.catalog import list_pretrained as list_pretrained
+from zoo.choosing.find import find as find
+from zoo.choosing.pick import pick as pick
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
-from zoo.find import find as find
 from zoo.front import create as create
 from zoo.front import deploy as deploy
 from zoo.front import export as export
@@ -27,6 +28,7 @@ from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.specs.model import Spec as Spec
 from zoo.transforms import transform as transform
+from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str
 create_model = create

@@ -147,6 +147,28 @@ def parser() -> Parser:
     find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
     find.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
 
+    card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
+    card.add_argument("name", nargs="?", default="", help="a model or a family")
+    card.add_argument(
+        "--all", default="", metavar="DIR", help="write the pages of all families, an index and an overview"
+    )
+
+    pick = _command(
+        commands, "pick", "choosing:pick", "measure the finalists for a budget, and write a folder with the best"
+    )
+    pick.add_argument("--latency-ms", type=float, required=True, help="what one image may take")
+    pick.add_argument("--quantile", default="p50", choices=["p50", "p90"])
+    pick.add_argument("--metric", default="imagenet-1k/top1")
+    pick.add_argument("--form", default="deploy", choices=["train", "deploy"])
+    pick.add_argument("--threads", type=int, default=1)
+    pick.add_argument("--minutes", type=float, default=10.0, help="for measuring finalists")
+    pick.add_argument("--commercial", action="store_true", help="permissive licences only")
+    pick.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
+    pick.add_argument("--images", default="", metavar="DIR", help="images of your own, for --end-to-end")
+    pick.add_argument(
+        "--out", default="", metavar="DIR", help="write the model, pre-processing, labels, run.py and a report"
+    )
+
     compare = _command(
         commands, "compare", "choosing:compare", "time models against each other on this machine, in turns"
     )

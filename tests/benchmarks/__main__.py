@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|create|forward|kernels|ops] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""`python -m tests.benchmarks [imports|create|forward|kernels|ops|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import creation, forward, imports, kernels, ops, recurrences
+from tests.benchmarks import choosing, clocks, creation, forward, imports, kernels, ops, recurrences
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "create", "forward", "kernels", "ops"]
+WHAT = ["imports", "create", "forward", "kernels", "ops", "clocks", "choosing"]
 
 
 def main(arguments: list[str]) -> int:
@@ -47,6 +47,10 @@ def main(arguments: list[str]) -> int:
         for rows in (ops, recurrences):
             for name, comparison in rows.run(chosen.rounds).items():
                 _show(results, name, comparison)
+    if "clocks" in what:
+        print("", *clocks.report(chosen.rounds), sep="\n")
+    if "choosing" in what:
+        print("", *choosing.report(chosen.threads), sep="\n")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -33,3 +33,10 @@ def test_a_machine_that_others_use_gives_no_clean_verdict() -> None:
     assert Comparison({}, {}, BUSY / 2).verdict == "clean"
     assert Comparison({}, {}, 2 * BUSY).verdict == "contended"
     assert Comparison({}, {}, float("nan")).verdict == "contended"
+
+
+def test_budgets_lie_between_the_fastest_and_the_slowest_model() -> None:
+    from tests.benchmarks.choosing import budgets
+
+    found = budgets({"a": 2.0, "b": 200.0})
+    assert len(found) == 200 and 2.0 <= min(found) < 4.0 and 100.0 < max(found) <= 200.0

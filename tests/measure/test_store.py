@@ -172,7 +172,7 @@ def test_a_machine_is_known_again_though_it_was_busier() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [Fingerprint(120.0, 20.0, 0.5), Fingerprint(200.0, 9.0, 0.5), Fingerprint(200.0, 20.0, 1.1)]
+    "other", [Fingerprint(120.0, 20.0, 0.5), Fingerprint(200.0, 6.0, 0.5), Fingerprint(200.0, 20.0, 1.1)]
 )
 def test_machines_of_one_name_are_told_apart_by_what_they_do(other: Fingerprint) -> None:
     twin = msgspec.structs.replace(DEVICE, fingerprint=other)

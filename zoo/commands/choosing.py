@@ -6,9 +6,9 @@ from argparse import Namespace
 
 import msgspec
 
+from zoo.choosing.find import Candidate
+from zoo.choosing.find import find as search
 from zoo.console import complain, count, dump, table
-from zoo.find import Candidate
-from zoo.find import find as search
 
 
 def find(arguments: Namespace) -> int:
@@ -61,7 +61,7 @@ def _row(one: Candidate) -> list[str]:
 
 
 def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
-    from zoo.picture import draw
+    from zoo.choosing.picture import draw
 
     for path in (arguments.plot, arguments.html):
         if path:
@@ -118,3 +118,69 @@ def compare(arguments: Namespace) -> int:
         ]
         table(["model", "ms", f"speed, {rows[0].name} = 1", "interval", "verdict"], shown)
     return 0 if all(row.verdict == "clean" for row in rows) else 1
+
+
+def pick(arguments: Namespace) -> int:
+    from pathlib import Path
+
+    from zoo.choosing.pick import pick as choose
+    from zoo.choosing.pick import report, write
+    from zoo.commands.measuring import bar
+    from zoo.errors import InputError, Problem
+
+    images = (
+        sorted(path for path in Path(arguments.images).rglob("*") if path.suffix.lower() in PICTURES)
+        if arguments.images
+        else []
+    )
+    if arguments.images and not images:
+        raise InputError(
+            "pick", Problem("--images", f"a folder with {', '.join(PICTURES)} files", f"none in {arguments.images}")
+        )
+    with bar(0) as progress:
+        picked = choose(
+            arguments.latency_ms, arguments.metric, quantile=arguments.quantile, form=arguments.form, threads=arguments.threads,
+            minutes=arguments.minutes, commercial=arguments.commercial, images=images, end_to_end=arguments.end_to_end, progress=progress,
+        )  # fmt: skip
+    written = write(picked, Path(arguments.out)) if arguments.out else []
+    if arguments.json:
+        dump(report(picked) | {"files": [str(path) for path in written]})
+        return 0
+    shown = [
+        [
+            one.name,
+            f"{row.p50_ms:g}",
+            f"{row.low_ms:g} to {row.high_ms:g}",
+            f"{one.figure.value:g}" if one.figure else "",
+            row.verdict,
+        ]
+        for one, row in picked.finalists
+    ]
+    table(["finalist", "ms", "interval", arguments.metric, "verdict"], shown)
+    before = f" and {picked.prepare_ms:.3g} ms before it" if picked.prepare_ms else ""
+    print(f"\n{picked.choice.name}: {picked.row.p50_ms:g} ms{before}")
+    for path in written:
+        print(f"  {path}")
+    return 0
+
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def card(arguments: Namespace) -> int:
+    from pathlib import Path
+
+    from zoo import catalog
+    from zoo.cards import card as page
+    from zoo.cards import write
+    from zoo.errors import InputError, Problem
+
+    if arguments.all:
+        written = write(Path(arguments.all))
+        dump(written) if arguments.json else complain(f"{len(written)} pages written to {arguments.all}")
+        return 0
+    if not arguments.name:
+        raise InputError("card", Problem("", "a model or a family, or --all DIR", "none"))
+    name = arguments.name if arguments.name in catalog.list_modules() else catalog.entry(arguments.name).family
+    dump({"family": name, "page": page(name)}) if arguments.json else print(page(name), end="")
+    return 0

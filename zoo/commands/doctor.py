@@ -19,12 +19,34 @@ OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
 
 def doctor(arguments: Namespace) -> int:
     """Exit code 1 when something that should work does not."""
-    rows = [("python", "ok", platform.python_version()), *_packages(), *_catalogue(), *_native(), *_plugins()]
+    rows = [
+        ("python", "ok", platform.python_version()),
+        *_packages(),
+        *_catalogue(),
+        *_native(),
+        *_device(),
+        *_plugins(),
+    ]
     if arguments.json:
         dump([{"what": what, "state": state, "detail": detail} for what, state, detail in rows])
     else:
         table(["what", "state", "detail"], rows)
     return 1 if any(state == "broken" for _, state, _ in rows) else 0
+
+
+def _device() -> list[tuple[str, str, str]]:
+    """What this machine does, and the name that its measurements carry."""
+    from zoo.measure.device import this_device
+
+    try:
+        device = this_device()
+    except ProblemsError as error:
+        return [("device", "broken", str(error).replace("\n", " "))]
+    done = device.fingerprint
+    speed = (
+        f"{done.gemm_gflops:g} GFLOP/s and {done.copy_gb_s:g} GB/s on one thread, {done.dispatch_us:g} us an operation"
+    )
+    return [("device", "ok", f"{device.id}: {device.name}, {device.cores} cores, {device.isa}, {speed}")]
 
 
 def _packages() -> list[tuple[str, str, str]]:

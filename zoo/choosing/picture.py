@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from zoo.choosing.find import Candidate, pareto_front
 from zoo.errors import InputError, Problem
-from zoo.find import Candidate, pareto_front
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
 LETTER, LINE = 6.4, 13
@@ -58,11 +58,17 @@ def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
         path.write_text(_page(picture, known), encoding="utf-8")
 
 
+def page(found: Sequence[Candidate], metric: str) -> str:
+    """A page with the picture and a table of models; those without a latency stand by their MACs."""
+    return _page(layout(found, metric), found)
+
+
 def layout(known: Sequence[Candidate], metric: str) -> Picture:
-    """Latency goes across, in powers; accuracy goes up, or where there is none, MACs in powers."""
+    """Latency goes across, in powers, or MACs where some have none; accuracy goes up, or where there is none, MACs in powers."""
     scored = [one for one in known if one.figure is not None]
     shown, rises = (scored, False) if scored else (list(known), True)
-    xs = [one.ms or 1.0 for one in shown]
+    timed = all(one.ms for one in shown)
+    xs = [one.ms if timed and one.ms else one.macs / 1e9 for one in shown]
     ys = [one.figure.value if one.figure else one.macs / 1e9 for one in shown]
     across, x_ticks = _scale(xs, LEFT, WIDTH - RIGHT, True)
     up, y_ticks = _scale(ys, HEIGHT - BOTTOM, TOP, rises)
@@ -77,7 +83,7 @@ def layout(known: Sequence[Candidate], metric: str) -> Picture:
         for one, (x, y) in zip(shown, places, strict=True)
     ]
     guessed = any(one.latency == "predicted" for one in shown)
-    across_text = "latency in ms" + (", open points are predictions" if guessed else "")
+    across_text = ("latency in ms" if timed else "GMACs") + (", open points are predictions" if guessed else "")
     return Picture(
         "Accuracy and latency" if scored else "Work and latency",
         across_text,
@@ -164,7 +170,8 @@ def svg(picture: Picture) -> str:
     parts.append(f'<polyline points="{line}" fill="none" stroke="#888" stroke-dasharray="4 3"/>')
     for point in picture.points:
         one, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
-        said = f"{one.name}: {one.ms:.3g} ms ({one.latency})" + (f", {one.figure.value:g} %" if one.figure else "")
+        said = one.name + (f", {one.ms:.3g} ms ({one.latency})" if one.ms else f", {one.macs / 1e9:.3g} GMACs")
+        said += f", {one.figure.value:g} %" if one.figure else ""
         parts.append(
             f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="4" fill="{fill}" stroke="{point.colour}" stroke-width="1.5">'
             f"<title>{html.escape(said)}</title></circle>"
@@ -191,7 +198,7 @@ def _page(picture: Picture, known: Sequence[Candidate]) -> str:
         f"<th>{text}</th>" for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
     )
     rows = "\n".join(
-        f"<tr><td>{html.escape(one.name)}</td><td>{one.ms:.4g}</td><td>{one.latency}</td><td>{one.figure.value if one.figure else ''}</td>"
+        f"<tr><td>{html.escape(one.name)}</td><td>{f'{one.ms:.4g}' if one.ms else ''}</td><td>{one.latency}</td><td>{one.figure.value if one.figure else ''}</td>"
         f"<td>{one.params}</td><td>{one.macs}</td><td>{html.escape(one.licence)}</td></tr>"
         for one in known
     )

@@ -1,0 +1,262 @@
+"""Model cards: one generated page per family, an index, and an overview that sorts. `zoo card --all` writes them.
+
+Everything on a page comes from data that ships: specs, profiles, published figures, manifests, measured rows. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo import catalog
+from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
+from zoo.console import count
+from zoo.measure.latency import Latency
+from zoo.measure.profiles import costs
+from zoo.measure.published import METRIC, published
+from zoo.measure.store import newest, shipped_rows
+from zoo.specs.tree import plain
+from zoo.weights.manifest import Manifest, read_manifest
+
+HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
+"""Licences that the Hub has a word for; it calls all others `other`."""
+
+
+def card(family: str) -> str:
+    """The page of a family, Markdown with the front matter that the Hub reads. Raises KeyError for an unknown family."""
+    names = [name for name, entry in catalog.entries().items() if entry.family == family]
+    entry = catalog.entry(names[0])
+    parts = [
+        _front_matter(family, names),
+        f"# {family}\n\n{entry.title}. Paper: {entry.paper or 'none'}. Code of the authors: {entry.code or 'none'}. "
+        f"Licence of the code: {entry.licence or 'unknown'}.",
+        _licence_note(entry.licence),
+        "## Models\n\n" + _table(MODEL_COLUMNS, [_model_row(name) for name in names]) + "\n\n" + FORMS,
+        _published_note(names),
+        "## Latency\n\n" + _latency(names),
+        "## Weights\n\n" + _weights(names),
+        "## One layer\n\n" + _layers(names[0]),
+        "## Use\n\n" + USE.format(name=_shown(names)),
+        "## Spec\n\n```toml\n" + (catalog.MODELS / entry.file).read_text(encoding="utf-8").strip() + "\n```",
+        "## Cite\n\n" + _cite(entry),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+MODEL_COLUMNS = ["model", "parameters", "deployed", "MACs", "deployed", "input", METRIC]
+FORMS = '*Deployed* is the form of `zoo.create(name, form="deploy")`: branches merged, norms folded. 1 MAC is 2 FLOPs.'
+USE = """```python
+import torch
+import zoo
+
+model = zoo.create("{name}")
+print(model(torch.zeros(1, model.spec.input.channels, *zoo.transform(model).preprocess.rows_and_columns)).shape)
+```
+
+`zoo info {name} --tree` shows every layer, `zoo profile {name}` what it costs, `zoo bench {name}` how fast it is here. A checkpoint of
+the original code loads with `zoo.create("{name}", weights=PATH, source="official")` where the family has rules for its names."""
+
+
+def _front_matter(family: str, names: list[str]) -> str:
+    entry = catalog.entry(names[0])
+    lines = ["---", f"license: {HUB_LICENCES.get(entry.licence, 'other')}"]
+    if entry.licence not in HUB_LICENCES:
+        lines.append(f"license_name: {(entry.licence or 'unknown').lower().replace(' ', '-')}")
+    lines += ["library_name: blockzoo", f"pipeline_tag: {entry.task}", "tags:", f"- {entry.task}", f"- {family}"]
+    lines += [f"- arxiv:{entry.paper.removeprefix('arXiv:')}"] if entry.paper.startswith("arXiv:") else []
+    results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
+    if results:
+        lines.append("model-index:")
+    for name, figure in results:
+        dataset, _, measure = figure.metric.partition("@")[0].partition("/")
+        lines += [
+            f"- name: {name}", "  results:", f"  - task: {{type: {entry.task}}}",
+            f"    dataset: {{name: {dataset}, type: {dataset}}}",
+            f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
+            *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
+        ]  # fmt: skip
+    return "\n".join([*lines, "---"])
+
+
+def _any_figure(name: str) -> Figure | None:
+    return figure_of(name, METRIC) or figure_of(name, "digits/top1")
+
+
+def _licence_note(licence: str) -> str:
+    if licence_class(licence) == "permissive":
+        return ""
+    kind = (
+        "forbids commercial use"
+        if licence_class(licence) == "noncommercial"
+        else "is not one of the common permissive ones"
+    )
+    return f"> The licence, {licence or 'unknown'}, {kind}: read it before you use weights or code of the authors."
+
+
+def _model_row(name: str) -> list[str]:
+    entry, train, deploy = catalog.entry(name), costs()[name]["train"], costs()[name]["deploy"]
+    figure = figure_of(name, METRIC)
+    return [
+        f"`{name}`", count(train.params), count(deploy.params), count(train.macs), count(deploy.macs),
+        "x".join(map(str, entry.input_size)), f"{figure.value:g}" if figure else "",
+    ]  # fmt: skip
+
+
+def _published_note(names: list[str]) -> str:
+    known = [published()[name] for name in names if name in published()]
+    if not known:
+        return ""
+    said = f"Accuracies are published figures of the authors' weights, not ours: {known[0].source}."
+    return said + (f" {known[0].differs}" if known[0].differs else "")
+
+
+@functools.cache
+def _rows() -> list[Latency]:
+    return sorted(newest(shipped_rows()), key=lambda row: (row.device, row.runtime.key, row.form))
+
+
+def _latency(names: list[str]) -> str:
+    rows = [row for name in names for row in _rows() if row.model == name]
+    if not rows:
+        return "Not measured yet: `zoo bench NAME` measures on your machine."
+    shown = [
+        [f"`{row.model}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, row.verdict]
+        for row in rows
+    ]  # fmt: skip
+    table = _table(["model", "form", "run", "p50 ms", "interval", f"x {rows[0].anchor}", "device", "verdict"], shown)
+    return f"{table}\n\nFive fresh processes each, torch {rows[0].runtime.torch}; made by `zoo bench --all`."
+
+
+def _weights(names: list[str]) -> str:
+    found = [
+        read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json") for name in names for tag in catalog.entry(name).tags
+    ]
+    if not found:
+        return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
+    table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
+    smoke = any("digits" in one.tag for one in found)
+    return table + (
+        "\n\n*digits* weights are smoke weights: they prove the path on 32 x 32 scans, and rank nothing."
+        if smoke
+        else ""
+    )
+
+
+def _weights_row(manifest: Manifest) -> list[str]:
+    prepared = manifest.preprocess
+    figures = ", ".join(f"{name} {value.value:.1%}" for name, value in manifest.metrics.items())
+    said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
+    return [f"`{manifest.name}`", manifest.state, manifest.licence, figures, said]
+
+
+def _layers(name: str) -> str:
+    """A drawing of the last stage's first layer, from the filled spec."""
+    stage = catalog.published_spec(name).stages[-1]
+    lines = drawing([plain(branch) for branch in stage.layers[0]])
+    where = f"Layer 0 of {len(stage.layers)} in the last stage of `{name}`; (+) adds what went round."
+    return f"{where}\n\n```\n" + "\n".join(lines) + "\n```"
+
+
+def drawing(branches: Sequence[Any]) -> list[str]:
+    """A layer as two lines of text: its parts from left to right, and below them the connections that go round a residual."""
+    upper, lower = "x", " "
+    for call in branches:
+        parts = call.get("parts") if isinstance(call, dict) else None
+        if _name(call) == "residual" and parts:
+            inside = " -- ".join(_name(part) for part in parts if part != "none")
+            step = f" --+-- {inside} --(+)"
+            below = "   " + "'" + "-" * (len(step) - 6) + "^" + " "
+        else:
+            step, below = f" -- {_name(call)}", ""
+        upper, lower = upper + step, lower + below.ljust(len(step))
+    lines = [upper + " -->", lower.rstrip()]
+    return [line for line in lines if line.strip()]
+
+
+def _name(call: Any) -> str:
+    name = call if isinstance(call, str) else str(call.get("block", ""))
+    return name.removeprefix("core/").removesuffix("@1")
+
+
+def _shown(names: list[str]) -> str:
+    """The smallest model that has an accuracy, else the smallest."""
+    scored = [name for name in names if name in published()] or names
+    return min(scored, key=lambda name: costs()[name]["train"].macs)
+
+
+def _cite(entry: catalog.Entry) -> str:
+    number = entry.paper.removeprefix("arXiv:")
+    if not entry.paper.startswith("arXiv:"):
+        return entry.paper or "No paper."
+    return f"```\n@article{{{entry.family}, title = {{{entry.title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}\n```"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def index() -> str:
+    """The page of all families."""
+    rows = []
+    for family in sorted({entry.family for entry in catalog.entries().values()}):
+        names = [name for name, entry in catalog.entries().items() if entry.family == family]
+        entry = catalog.entry(names[0])
+        best = max((figure.value for name in names if (figure := figure_of(name, METRIC))), default=None)
+        macs = [costs()[name]["train"].macs for name in names]
+        span = f"{count(min(macs))} to {count(max(macs))}" if len(names) > 1 else count(macs[0])
+        rows.append(
+            [f"[{family}]({family}.md)", str(len(names)), span, f"{best:g}" if best else "", entry.licence, entry.title]
+        )
+    table = _table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
+    return f"# Model cards\n\n{len(catalog.entries())} models. [overview.html](overview.html) sorts them and draws accuracy against work.\n\n{table}\n"
+
+
+def overview() -> str:
+    """A page with a picture and a table of all models; deploy form."""
+    from zoo.choosing.picture import page
+
+    timed = {
+        row.model: row
+        for row in _rows()
+        if row.form == "deploy" and row.runtime.threads == 1 and row.runtime.batch == 1
+    }
+    found = [_candidate(name, timed.get(name)) for name in catalog.entries()]
+    return page(found, METRIC)
+
+
+def _candidate(name: str, row: Latency | None) -> Candidate:
+    entry, cost = catalog.entry(name), costs()[name]["deploy"]
+    return Candidate(
+        name, entry.family, "deploy", cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),
+        ms=row.p50_ms if row else None, latency="measured" if row else "", figure=figure_of(name, METRIC),
+    )  # fmt: skip
+
+
+def pages() -> dict[str, Callable[[], str]]:
+    """File name -> what makes it."""
+    families = sorted({entry.family for entry in catalog.entries().values()})
+    made: dict[str, Callable[[], str]] = {f"{family}.md": functools.partial(card, family) for family in families}
+    return made | {"README.md": index, "overview.html": overview}
+
+
+def stale(folder: Path) -> list[str]:
+    """Pages that are missing, or not what they would be today; and files that no page has."""
+    made = pages()
+    wrong = [
+        name
+        for name, make in made.items()
+        if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != make()
+    ]
+    return wrong + sorted(path.name for path in folder.iterdir() if path.name not in made)
+
+
+def write(folder: Path) -> list[str]:
+    """All pages; returns their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages()
+    for name, make in made.items():
+        (folder / name).write_text(make(), encoding="utf-8")
+    return list(made)

@@ -1,0 +1,1 @@
+"""Which model for a device and a budget."""

@@ -1,0 +1,203 @@
+"""One model for one budget: predict, shortlist, measure the finalists, write a folder that is ready to use."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from zoo.choosing.find import Candidate, find
+from zoo.errors import InputError, Problem
+from zoo.measure.bench import Progress, jobs_for, run
+from zoo.measure.latency import Latency
+from zoo.measure.published import METRIC
+
+REACH = 1.25
+"""Predictions up to so many times the budget are measured: the best model may be faster than it is thought to be."""
+FINALISTS = 6
+
+Measure = Callable[[Sequence[str]], dict[str, Latency]]
+
+
+class Picked(NamedTuple):
+    """The choice, the finalists as measured, and the milliseconds that decoding and resizing take before it, 0 if not asked for."""
+
+    choice: Candidate
+    row: Latency
+    finalists: list[tuple[Candidate, Latency]]
+    prepare_ms: float = 0.0
+
+
+def pick(
+    latency_ms: float,
+    metric: str = METRIC,
+    *,
+    quantile: Literal["p50", "p90"] = "p50",
+    form: Literal["train", "deploy"] = "deploy",
+    threads: int = 1,
+    minutes: float = 10.0,
+    commercial: bool = False,
+    images: Sequence[Path] = (),
+    end_to_end: bool = False,
+    measure: Measure | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Picked:
+    """The model with the best figure of `metric` whose measured latency is within the budget.
+
+    Finalists are measured from the best figure down, a few at a time, until one fits: so nothing that is worse than the choice
+    is measured, and everything that is better was. end_to_end: the budget includes reading, decoding and resizing one of `images`, or
+    of a 1080p JPEG where there are none, on one thread. Raises InputError when nothing fits, or when no latency is known.
+    """
+    known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="")
+    timed = [one for one in known if one.ms is not None]
+    if not timed:
+        raise InputError("pick", Problem("", "latencies of this machine", "none", next="run `zoo calibrate` first"))
+    shortlist = [one for one in timed if one.ms is not None and one.ms <= REACH * latency_ms]
+    measure = measure or _measuring(form, threads, progress)
+    finalists: list[tuple[Candidate, Latency]] = []
+    end = time.monotonic() + 60 * minutes
+    while shortlist and time.monotonic() < end:
+        batch, shortlist = shortlist[:FINALISTS], shortlist[FINALISTS:]
+        rows = measure([one.name for one in batch])
+        finalists += [(one, rows[one.name]) for one in batch if one.name in rows]
+        for one, row in finalists:
+            before = _preparing(one.name, images) if end_to_end else 0.0
+            if before + (row.p90_ms if quantile == "p90" else row.p50_ms) <= latency_ms:
+                return Picked(one, row, finalists, before)
+    fastest = min(timed, key=lambda one: one.ms or 0.0)
+    found = f"the fastest, {fastest.name}, takes {fastest.ms:.3g} ms"
+    raise InputError(
+        "pick", Problem("", f"a model within {latency_ms:g} ms", found, next="raise the budget, or --threads")
+    )
+
+
+def _measuring(form: str, threads: int, progress: Callable[[Progress], None]) -> Measure:
+    def measure(names: Sequence[str]) -> dict[str, Latency]:
+        return {row.model: row for row in run(jobs_for(names, [form], [threads]), progress=progress)}
+
+    return measure
+
+
+def _preparing(name: str, images: Sequence[Path]) -> float:
+    """Milliseconds from an image file to the model's input: the median over files."""
+    import numpy as np
+    from PIL import Image
+
+    from zoo.measure.clock import measure
+    from zoo.transforms import transform
+
+    prepare = transform(name)
+    files: list[Any] = [path.read_bytes() for path in images[:16]]
+    if not files:
+        drawn = np.random.default_rng(0).integers(0, 255, (135, 240, 3), np.uint8)
+        kept = io.BytesIO()
+        Image.fromarray(drawn).resize((1920, 1080)).save(kept, "JPEG", quality=90)
+        files = [kept.getvalue()]
+    return statistics.median(statistics.median(measure(partial(_prepared, prepare, data), 0.1).ms) for data in files)
+
+
+def _prepared(prepare: Any, data: bytes) -> Any:
+    from PIL import Image
+
+    return prepare(Image.open(io.BytesIO(data)))
+
+
+def write(picked: Picked, folder: Path) -> list[Path]:
+    """A folder to start from: the net as one file, its spec, weights where there are any, pre-processing, labels, `run.py`, a report.
+
+    Raises InputError for a folder that holds something already.
+    """
+    from zoo import front, transforms
+    from zoo.exporting.python import export_python
+
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
+    folder.mkdir(parents=True, exist_ok=True)
+    name = picked.choice.name
+    usable = [one for one in front.manifests(name) if one.state != "listed"]
+    model = front.create(name, pretrained=bool(usable))
+    export_python(model, folder / "net.py")
+    (folder / "spec.json").write_text(json.dumps(model.spec.tree, indent=1))
+    if usable:
+        front.save(model, folder / "model.safetensors")
+    prepare = transforms.transform(model)
+    (folder / "preprocess.json").write_text(json.dumps(msgspec.to_builtins(prepare.preprocess), indent=1))
+    labels = _labels(name)
+    if labels:
+        (folder / "labels.txt").write_text("\n".join(labels) + "\n")
+    (folder / "run.py").write_text(RUN.format(name=name, form=picked.row.form, threads=picked.row.runtime.threads))
+    (folder / "report.json").write_text(json.dumps(report(picked), indent=1))
+    return sorted(folder.iterdir())
+
+
+def report(picked: Picked) -> dict[str, Any]:
+    """What was chosen, and against what, in plain values."""
+    rows = [msgspec.to_builtins(one) | {"measured": msgspec.to_builtins(row)} for one, row in picked.finalists]
+    return {
+        "choice": picked.choice.name,
+        "p50_ms": picked.row.p50_ms,
+        "prepare_ms": picked.prepare_ms,
+        "verdict": picked.row.verdict,
+        "finalists": rows,
+    }
+
+
+def _labels(name: str) -> list[str]:
+    from zoo import front
+
+    try:
+        return front.labels(name)
+    except (InputError, ImportError):
+        return []
+
+
+RUN = '''"""Classifies image files with {name}: python run.py IMAGE..."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import zoo
+
+HERE = Path(__file__).parent
+weights = HERE / "model.safetensors"
+if not weights.exists():
+    print("there is no model.safetensors beside this file: the answers are random", file=sys.stderr)
+model = zoo.create("{name}", weights=weights if weights.exists() else None, form="{form}")
+prepare = zoo.transform(zoo.Preprocess(**json.loads((HERE / "preprocess.json").read_text())))
+labels = (HERE / "labels.txt").read_text().splitlines() if (HERE / "labels.txt").exists() else None
+torch.set_num_threads({threads})
+with torch.inference_mode():
+    for path in sys.argv[1:]:
+        best = model(prepare(path)).softmax(-1)[0].topk(min(3, model.num_classes))
+        for share, index in zip(best.values.tolist(), best.indices.tolist()):
+            print(f"{{path}}: {{share:.1%}} {{labels[index] if labels else index}}")
+'''
+
+
+def regret(
+    truth: dict[str, float], guessed: dict[str, float], figures: dict[str, float], budget: float
+) -> float | None:
+    """By how much the choice is worse than the best that exhaustive measurement would find; None where nothing fits.
+
+    truth and guessed: measured and predicted milliseconds. The choice is what `pick` would make with these.
+    """
+    best = max((figures[name] for name in truth if truth[name] <= budget), default=None)
+    tried = sorted((name for name in truth if guessed[name] <= REACH * budget), key=lambda name: -figures[name])
+    chosen = next((figures[name] for name in tried if truth[name] <= budget), None)
+    if best is None:
+        return None
+    return best - chosen if chosen is not None else best
+
+
+def median_and_p95(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
