@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from blocks.attention.cache import look_back, seen_before
 from blocks.attention.heads import check_divides, split_heads
-from blocks.attention.rotary import positions_after, rotated
+from blocks.attention.rotary import Rope, check_rope, positions_after, rotated, score_scale
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
@@ -24,7 +24,7 @@ from blocks.slots import Linear, Norm, slot
 Count = Annotated[int, Meta(ge=1)]
 Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
 Window = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
-Base = Annotated[Annotated[float, Meta(gt=0)] | None, Meta(extra_json_schema={"added": "0.1"})]
+Turned = Annotated[Rope | None, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -41,12 +41,12 @@ class Attention(Recurrent):
     `num_kv_heads` keys and values are each shared by num_heads / num_kv_heads neighbouring heads. `causal`: position t
     sees those up to t. `cross`: keys and values come from `ctx.memory` (B, M, C). `qk_norm` norms each query and key.
     `bias` holds for the first maps, and for W_o unless `out_bias` says otherwise. `ctx.mask` hides padding. In training
-    `attn_drop` of the weights and `proj_drop` of the outputs are dropped. `rope_base` turns queries and keys by their
+    `attn_drop` of the weights and `proj_drop` of the outputs are dropped. `rope` turns queries and keys by their
     positions (blocks.attention.rotary). With a `window` a token of a causal sequence sees itself and window - 1 before it.
     The state of a causal attention holds the keys and values (B, M, num_kv_heads, head_dim) that later tokens may see, and
     the number of tokens so far (B,); after padding also which of the M are tokens (B, M).
     Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for a window or
-    a state or packed sequences where `causal` is false, and for rotary positions where heads are odd or `cross` is set.
+    a state or packed sequences where `causal` is false, and for rotary positions with `cross` or that do not fit.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Attention(Recurrent):
         linear: Linear = slot("dense"),
         attn_drop: Drop = 0.0,
         proj_drop: Drop = 0.0,
-        rope_base: Base = None,
+        rope: Turned = None,
         window: Window = None,
     ):
         super().__init__()
         self.attn_drop, self.proj_drop = attn_drop, proj_drop
-        self.rope_base, self.window = rope_base, window
+        self.rope, self.window = rope, window
         if window is not None and not causal:
             raise ValueError("a window is of the tokens before: it needs a causal attention")
         if causal and cross:
@@ -77,13 +77,10 @@ class Attention(Recurrent):
         self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
         self.num_kv_heads = num_kv_heads or self.num_heads
         check_divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
-        if rope_base is not None and (cross or self.head_dim % 2):
-            what = (
-                "a memory has no positions"
-                if cross
-                else f"its channels are turned in pairs, not {self.head_dim} of them"
-            )
-            raise ValueError(f"rotary positions are not for this attention: {what}")
+        check_rope(rope, self.head_dim)
+        if rope is not None and cross:
+            raise ValueError("a cross attention has no rotary positions: a memory has none")
+        self.scale = self.head_dim**-0.5 * score_scale(rope)
         self.causal, self.cross = causal, cross
         width, kv_width = self.num_heads * self.head_dim, 2 * self.num_kv_heads * self.head_dim
         if cross:
@@ -110,17 +107,17 @@ class Attention(Recurrent):
             return super().forward(x, ctx)
         refuse_state(ctx, "that needs an attention with `causal`")
         q, k, v = self._queries_keys_values(x, ctx)
-        if self.rope_base is not None:
+        if self.rope is not None:
             where, _ = positions_after(x, None, None)
-            q, k = rotated(q, where, self.rope_base), rotated(k, where, self.rope_base)
+            q, k = rotated(q, where, self.rope), rotated(k, where, self.rope)
         mask = None if self.cross else token_mask(x, ctx)
         return self._attend(q, k, v, None if mask is None else mask[:, None, None, :], False, ctx)
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         q, k, v = self._queries_keys_values(x, ctx)
         where, after = positions_after(x, seen_before(state), mask)
-        if self.rope_base is not None:
-            q, k = rotated(q, where, self.rope_base), rotated(k, where, self.rope_base)
+        if self.rope is not None:
+            q, k = rotated(q, where, self.rope), rotated(k, where, self.rope)
         (k, v), visible, is_causal, state = look_back((k, v), where, after, state, mask, self.window)
         return self._attend(q, k, v, visible, is_causal, ctx), state
 
@@ -140,6 +137,7 @@ class Attention(Recurrent):
             attn_mask=visible,
             dropout_p=self.attn_drop if self.training else 0.0,
             is_causal=is_causal,
+            scale=self.scale,
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
         return F.dropout(run(self.proj, y.transpose(1, 2).flatten(2), ctx), self.proj_drop, self.training)

@@ -1,9 +1,43 @@
-"""Rotary positions: pairs of channels turned by angles that grow with the position. Paper: arXiv:2104.09864."""
+"""Rotary positions: pairs of channels turned by angles that grow with the position. Paper: arXiv:2104.09864.
+
+Longer sequences than those of the training: all angles divided (`linear`), or those of the slow pairs (`yarn`,
+arXiv:2309.00071, with the two borders of its paper).
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Literal
+
+import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor
+
+FAST, SLOW = 32, 1
+"""Turns within the original length above which a pair of channels is fast, and up to which it is slow."""
+
+
+class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pair i of d channels is turned by theta^(-2 i / d) at every step; `scaling` by `factor` from `original_length` tokens on."""
+
+    theta: Annotated[float, Meta(gt=0)] = 10000.0
+    scaling: Literal["linear", "yarn"] | None = None
+    factor: Annotated[float, Meta(ge=1)] = 1.0
+    original_length: Annotated[int, Meta(ge=1)] | None = None
+
+
+def check_rope(rope: Rope | None, dims: int) -> None:
+    """Raises ValueError for channels that make no pairs, and for a scaling that lacks what it needs."""
+    if rope is not None and dims % 2:
+        raise ValueError(f"rotary positions turn channels in pairs, and {dims} is odd; {dims + 1} would do")
+    if rope is not None and rope.scaling == "yarn" and rope.original_length is None:
+        raise ValueError("rotary positions scaled by `yarn` need `original_length`, the tokens of the training")
+
+
+def score_scale(rope: Rope | None) -> float:
+    """By what `yarn` multiplies scores: (1 + ln(factor) / 10)^2."""
+    return (1 + math.log(rope.factor) / 10) ** 2 if rope is not None and rope.scaling == "yarn" else 1.0
 
 
 def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -13,16 +47,32 @@ def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tupl
     return where, before + (x.shape[1] if mask is None else mask.sum(1))
 
 
-def rotated(x: Tensor, positions: Tensor, base: float = 10000.0, dims: int | None = None) -> Tensor:
-    """The first `dims` channels (all, without a value) of x (B, L, H, K) turned by positions (B, L) base^(-2 i / dims).
+def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
+    """x (B, L, H, K) turned by its positions (B, L), channel i together with channel i + K / 2, as in Llama's checkpoints.
 
-    Channel i is turned with channel i + dims / 2, as in Llama's checkpoints. Angles in float32 at least.
+    Angles in float32 at least.
     """
-    dims = x.shape[-1] if dims is None else dims
     wide = torch.promote_types(x.dtype, torch.float32)
-    turns = base ** (-torch.arange(0, dims, 2, device=x.device, dtype=wide) / dims)
+    turns = _turns(rope, x.shape[-1], x.device, wide)
     angle = (positions.to(wide).unsqueeze(-1) * turns).unsqueeze(2)
     cos, sin = angle.cos(), angle.sin()
-    left, right = x[..., :dims].to(wide).chunk(2, -1)
-    turned = torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
-    return turned if dims == x.shape[-1] else torch.cat([turned, x[..., dims:]], -1)
+    left, right = x.to(wide).chunk(2, -1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
+
+
+def _turns(rope: Rope, dims: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(dims / 2,) angles per step."""
+    pairs = torch.arange(dims // 2, device=device, dtype=dtype)
+    turns = rope.theta ** (-2 * pairs / dims)
+    if rope.scaling == "linear":
+        return turns / rope.factor
+    if rope.scaling is None or rope.original_length is None:
+        return turns
+
+    def pair_of(count: int) -> float:
+        """The pair that turns so often within the original length."""
+        return dims * math.log(rope.original_length / (count * 2 * math.pi)) / (2 * math.log(rope.theta))  # type: ignore[operator]
+
+    first, last = max(math.floor(pair_of(FAST)), 0), min(math.ceil(pair_of(SLOW)), dims - 1)
+    slow = ((pairs - first) / max(last - first, 1e-3)).clamp(0, 1)
+    return turns * (1 - slow) + turns / rope.factor * slow

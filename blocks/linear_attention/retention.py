@@ -14,7 +14,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from blocks.attention.heads import check_divides
-from blocks.attention.rotary import positions_after, rotated
+from blocks.attention.rotary import Rope, positions_after, rotated
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.linear_recurrence import linear_recurrence
@@ -50,13 +50,13 @@ class Retention(Recurrent):
         num_heads: Count = 4,
         expand_k: Ratio = 1.0,
         expand_v: Ratio = 2.0,
-        base: Ratio = 10000.0,
+        theta: Ratio = 10000.0,
         bias: bool = False,
         eps: Ratio = 1e-5,
         linear: Linear = slot("dense"),
     ):
         super().__init__()
-        self.num_heads, self.base = num_heads, base
+        self.num_heads, self.rope = num_heads, Rope(theta=theta)
         keys, values = int(expand_k * dim), int(expand_v * dim)
         check_divides("2 * num_heads", 2 * num_heads, "expand_k * dim", keys)
         check_divides("num_heads", num_heads, "expand_v * dim", values)
@@ -81,7 +81,7 @@ class Retention(Recurrent):
         S, seen = state or (None, None)
         q, k, v = (run(p, x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
         where, seen = positions_after(x, seen, mask)
-        q, k = rotated(q, where, self.base), rotated(k, where, self.base)
+        q, k = rotated(q, where, self.rope), rotated(k, where, self.rope)
         rate = 2.0 ** -torch.arange(FIRST_RATE, FIRST_RATE + self.num_heads, device=x.device, dtype=torch.float64)
         log_decay = torch.log1p(-rate).to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:2], -1)
         y, S = linear_recurrence(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 import blocks.ops
 from blocks.attention.attention import Attention
-from blocks.attention.rotary import rotated
+from blocks.attention.rotary import Rope, _turns, rotated, score_scale
 from blocks.context import Context
 from blocks.linear_attention.linear_attention import LinearAttention
 from blocks.ops.linear_attention import causal_linear_attention, linear_attention
@@ -90,6 +92,17 @@ def test_padding_changes_nothing(kind, causal, side):
     torch.testing.assert_close(y[:, real], block(x()), rtol=1e-4, atol=1e-5)
 
 
+def test_yarn_slows_the_slow_pairs_only_and_sharpens_scores():
+    rope = Rope(theta=10000.0, scaling="yarn", factor=40.0, original_length=4096)
+    plain, scaled = (_turns(each, 64, torch.device("cpu"), torch.float64) for each in (Rope(), rope))
+    ratio = plain / scaled
+    torch.testing.assert_close(ratio[:10], torch.ones(10, dtype=torch.float64))  # 32 turns: pair 10.5
+    torch.testing.assert_close(ratio[23:], torch.full((9,), 40.0, dtype=torch.float64))  # 1 turn: pair 22.5
+    assert ratio[11:23].diff().gt(0).all() and score_scale(rope) == pytest.approx((0.1 * math.log(40) + 1) ** 2)
+    half = _turns(Rope(scaling="linear", factor=2.0), 64, torch.device("cpu"), torch.float64)
+    torch.testing.assert_close(half, plain / 2)
+
+
 def test_sample_of_padding_alone_has_something_to_look_at():
     block, mask = Attention(64, causal=True), torch.tensor([[False, False, True, True], [False] * 4])
     y = block(x(4), Context(mask=mask))
@@ -106,12 +119,12 @@ def test_window_sees_itself_and_what_is_before_it():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_rotary_attention_sees_distances_not_positions(causal):
-    block, tokens = Attention(64, rope_base=100.0, causal=causal).double(), x(9).double()
+    block, tokens = Attention(64, rope=Rope(theta=100.0), causal=causal).double(), x(9).double()
     q, k, v = block._queries_keys_values(tokens, None)
     where = torch.arange(9)
     scores = torch.stack(
         [
-            torch.einsum("blhk,bmhk->bhlm", rotated(q, at, 100.0), rotated(k, at, 100.0))
+            torch.einsum("blhk,bmhk->bhlm", rotated(q, at, Rope(theta=100.0)), rotated(k, at, Rope(theta=100.0)))
             for at in (where.expand(2, -1), where.expand(2, -1) + 50)
         ]
     )
@@ -124,7 +137,7 @@ def test_rotary_attention_sees_distances_not_positions(causal):
 
 
 def test_rotation_turns_channels_of_the_two_halves_together():
-    turned = rotated(torch.tensor([1.0, 0, 0, 1]).view(1, 1, 1, 4), torch.tensor([[2]]), 10000.0)
+    turned = rotated(torch.tensor([1.0, 0, 0, 1]).view(1, 1, 1, 4), torch.tensor([[2]]), Rope())
     one, other = torch.tensor(2.0), torch.tensor(0.02)
     expected = torch.stack([one.cos(), -other.sin(), one.sin(), other.cos()])
     torch.testing.assert_close(turned.flatten(), expected)
@@ -142,12 +155,13 @@ def test_rotation_turns_channels_of_the_two_halves_together():
         ),
         ({"window": 4}, "a window is of the tokens before: it needs a causal attention"),
         (
-            {"rope_base": 1e4, "num_heads": 1, "head_dim": 15},
-            "rotary positions are not for this attention: its channels are turned in pairs, not 15 of them",
+            {"rope": Rope(), "num_heads": 1, "head_dim": 15},
+            "rotary positions turn channels in pairs, and 15 is odd; 16 would do",
         ),
+        ({"rope": Rope(), "cross": True}, "a cross attention has no rotary positions: a memory has none"),
         (
-            {"rope_base": 1e4, "cross": True},
-            "rotary positions are not for this attention: a memory has no positions",
+            {"rope": Rope(scaling="yarn", factor=4)},
+            "rotary positions scaled by `yarn` need `original_length`, the tokens of the training",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import blocks.ops
 from blocks.attention.latent_attention import LatentAttention
 from blocks.attention.restormer_attention import RestormerAttention
-from blocks.attention.rotary import rotated
+from blocks.attention.rotary import Rope, rotated
 from blocks.context import Context
 from blocks.linear_attention.feature_maps import Favor, plain, reweighted
 from blocks.linear_attention.hyena import Hyena
@@ -120,13 +120,13 @@ def test_restormer_attends_between_channels():
 
 @torch.no_grad()
 def test_latent_attention_is_attention_with_keys_made_from_few_numbers():
-    block, x = LatentAttention(64, q_rank=24, value_dim=20).double(), tokens()
+    block, x = LatentAttention(64, q_rank=24, v_dim=20).double(), tokens()
     where = torch.arange(21).expand(2, -1)
     q = block.q_b_proj(block.q_a_layernorm(block.q_a_proj(x))).unflatten(-1, (4, 48))
     latent, k_r = block.kv_a_proj_with_mqa(x).split([64, 16], -1)
     k, v = block.kv_b_proj(block.kv_a_layernorm(latent)).unflatten(-1, (4, 52)).split([32, 20], -1)
-    k_r = rotated(k_r.unsqueeze(2), where).expand(-1, -1, 4, -1)
-    q = torch.cat([q[..., :32], rotated(q[..., 32:], where)], -1)
+    k_r = rotated(k_r.unsqueeze(2), where, Rope()).expand(-1, -1, 4, -1)
+    q = torch.cat([q[..., :32], rotated(q[..., 32:], where, Rope())], -1)
     scores = torch.einsum("blhk,bmhk->bhlm", q, torch.cat([k, k_r], -1)) / 48**0.5
     weights = scores.masked_fill(torch.ones(21, 21).triu(1).bool(), -torch.inf).softmax(-1)
     torch.testing.assert_close(block(x), block.o_proj(torch.einsum("bhlm,bmhv->blhv", weights, v).flatten(2)))

@@ -16,8 +16,13 @@ from blocks.slots import Place
 
 LENGTH, DIM = 21, 64
 MORE: dict[str, dict[str, Any]] = {
-    "attention, grouped and rotary": {"block": "attention", "num_heads": 4, "num_kv_heads": 2, "rope_base": 100.0},
-    "attention with a window": {"block": "attention", "window": 4, "rope_base": 100.0, "qk_norm": "rms_norm"},
+    "attention, grouped and rotary": {
+        "block": "attention",
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "rope": {"theta": 100.0},
+    },
+    "attention with a window": {"block": "attention", "window": 4, "rope": {"theta": 100.0}, "qk_norm": "rms_norm"},
     "attention with a window of one": {"block": "attention", "window": 1},
     "delta_net with gate": {"block": "delta_net", "gate": True, "neg_eigval": True},
     "hgrn2 with a lower bound": {"block": "hgrn2", "lower_bound": 0.4},
@@ -26,7 +31,7 @@ MORE: dict[str, dict[str, Any]] = {
         f"linear_attention, {name}": {"block": "linear_attention", "feature_map": name, "head_dim": 8}
         for name in ("relu", "relu2", "taylor", "rebased", "favor", "hedgehog")
     },
-    "latent_attention with short queries": {"block": "latent_attention", "q_rank": 24, "value_dim": 20},
+    "latent_attention with short queries": {"block": "latent_attention", "q_rank": 24, "v_dim": 20},
     "linear_attention, cosformer": {"block": "linear_attention", "feature_map": "cosformer", "max_length": 50},
 }
 """Other forms of a block, by the name of the test: its parameters with `block`."""

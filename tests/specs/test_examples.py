@@ -20,15 +20,14 @@ SCHEMA = jsonschema.Draft202012Validator(export())
 
 # What an example needs and no block gives yet: block -> where it is named first.
 MISSING_BLOCKS = {
-    "deepseek_v3": {"token_embedding": "spec.stem.block", "latent_attention": "spec.define.mla.block", "lm_head": "spec.head.block"},
+    "deepseek_v3": {"token_embedding": "spec.stem.block", "lm_head": "spec.head.block"},
     "efficientvim": {},
     "efficientvit_m": {},
-    "hybrid_lm": {"token_embedding": "spec.stem.block", "mamba2": "spec.define.mamba2.block", "lm_head": "spec.head.block"},
+    "hybrid_lm": {"token_embedding": "spec.stem.block", "lm_head": "spec.head.block"},
 }  # fmt: skip
 # Parameters that are yet to come to a block that is there: (block, parameter).
 MISSING_PARAMETERS = {
     "deepseek_v3": {("topk_router", "bias"), ("topk_router", "group_k"), ("topk_router", "groups"), ("topk_router", "scale")},
-    "hybrid_lm": {("attention", "rope")},
 }  # fmt: skip
 
 
