@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -172,6 +173,20 @@ def push(
         except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
             raise InputError("push", Problem(repo, "a repository that takes the files", _told(error))) from None
     return f"hub:{repo}@{done.oid}"
+
+
+def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
+    """Copies what a repository holds of a model, verified, into a folder: weights and `zoo.json`. Returns the files.
+
+    Raises as `repository` does, and InputError for a folder that holds such files already.
+    """
+    target = Path(folder)
+    there = [name for name in (RECORD, WEIGHTS) if (target / name).exists()]
+    if there:
+        raise InputError("pull", Problem(str(target), "a folder without these files", ", ".join(there)))
+    found = repository(text)
+    target.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(found.folder / name, target / name)) for name in (RECORD, WEIGHTS)]
 
 
 def _write(model: Any, folder: Path, licence: str, licence_class: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import zoo
 from tests.hub.loopback import Hub
+from zoo import cli
 from zoo.errors import InputError, SpecError, WeightsError
 from zoo.hub import parse, repository
 
@@ -192,3 +193,14 @@ def test_importing_and_listing_open_no_socket(monkeypatch: pytest.MonkeyPatch) -
 def test_a_repository_is_pinned_to_the_commit_that_was_seen(hub: Hub, pushed: str) -> None:
     found = repository("hub:acme/star")
     assert found.manifest.revision == pushed.partition("@")[2]
+
+
+def test_the_commands_push_and_pull(hub: Hub, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["push", f"{NAME}.digits", "acme/nano", "--json"]) == 0
+    where = json.loads(capsys.readouterr().out)["reference"]
+    assert cli.main(["pull", where, str(tmp_path / "out")]) == 0
+    back = zoo.create(NAME, weights=tmp_path / "out" / "model.safetensors")
+    with torch.no_grad():
+        assert torch.equal(back(X), model(X))
+    assert cli.main(["pull", where, str(tmp_path / "out")]) == 2
+    assert "a folder without these files" in capsys.readouterr().err
