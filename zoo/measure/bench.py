@@ -10,6 +10,7 @@ import functools
 import hashlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Literal, NamedTuple
@@ -125,8 +126,11 @@ def _answers(plan: Plan) -> Iterator[Answer]:
     """What a fresh worker process says, line by line. One that dies is an answer, too."""
     command = [sys.executable, "-m", "zoo.measure.worker"]
     open_jobs = [job.key for job in plan.jobs]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
-        assert worker.stdin and worker.stdout and worker.stderr
+    with (
+        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would fill up, and stop it
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as worker,
+    ):
+        assert worker.stdin and worker.stdout
         try:
             with suppress(BrokenPipeError):  # it died before it listened, which its silence will tell
                 worker.stdin.write(msgspec.json.encode(plan))
@@ -135,7 +139,8 @@ def _answers(plan: Plan) -> Iterator[Answer]:
                 answer = msgspec.json.decode(line, type=Answer)
                 open_jobs.remove(answer.key)
                 yield answer
-            last = (worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+            said.seek(0)
+            last = (said.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
         finally:
             worker.kill()
     if open_jobs:
