@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.ops import recurrence_native
+from blocks.ops import recurrence_native, recurrence_triton
 from blocks.ops.chunks import (
     BACKWARD,
     EXCLUSIVE,
@@ -355,3 +355,4 @@ def delta_flops(q, r, k, v, gain, beta, log_decay, *args, out_shape=None, **kwar
 
 
 implements(OP, "native", unless=recurrence_native.refusal)(recurrence_native.delta_rule)
+implements(OP, "triton", unless=recurrence_triton.refusal)(recurrence_triton.delta_rule)

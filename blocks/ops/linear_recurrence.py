@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blocks.ops import recurrence_native
+from blocks.ops import recurrence_native, recurrence_triton
 from blocks.ops.chunks import (
     BACKWARD,
     EXCLUSIVE,
@@ -296,3 +296,4 @@ def recurrence_flops(q, k, v, log_decay, *args, out_shape=None, **kwargs) -> int
 
 
 implements(OP, "native", unless=recurrence_native.refusal)(recurrence_native.linear_recurrence)
+implements(OP, "triton", unless=recurrence_triton.refusal)(recurrence_triton.linear_recurrence)

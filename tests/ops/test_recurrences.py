@@ -80,7 +80,7 @@ def gradients(kind: str, inputs: Inputs, backend: str, **options: Any) -> Inputs
     """Of a loss that weighs every output and the last state."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     y, state = run(kind, leaves, backend, **options)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)
     loss = (y.double() * weights).sum() + state.double().square().sum()
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
