@@ -20,6 +20,7 @@ from zoo.choosing.pick import Measure, Picked, pick, regret, write
 from zoo.choosing.picture import draw, layout
 from zoo.errors import InputError
 from zoo.measure import store as stores
+from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.law import Errors, Law
@@ -112,6 +113,15 @@ def test_a_front_holds_nothing_that_a_faster_model_equals() -> None:
     front = find(max_latency_ms=100.0, pareto=True, sort="latency")
     assert [one.name for one in front] == ["mobileone_s0", "starnet_s1", "starnet_s2", "convformer_s18"]
     assert pareto_front([]) == []
+
+
+def test_rows_of_older_code_are_stale() -> None:
+    entry = catalog.entry("starnet_s1")
+    facts = FACTS | {"model": entry.name, "digest": entry.digest, "form": "deploy", "device": HERE.id, "date": "2027"}
+    for source, stale in ((source_hash(tuple(entry.blocks)), False), ("0" * 12, True)):
+        with Store() as store:
+            store.add([compose(facts | {"source": source, "date": f"{facts['date']}{stale:d}"}, quiet(10.0))])
+        assert {one.name: one.stale for one in find(max_latency_ms=20.0)}["starnet_s1"] is stale
 
 
 def test_an_unknown_device_names_the_nearest() -> None:

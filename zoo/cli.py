@@ -147,6 +147,19 @@ def parser() -> Parser:
     find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
     find.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
 
+    push = _command(commands, "push", "hub:push", "upload a model to a repository of the Hub")
+    push.add_argument("name", help="a model, a tag means its weights: starnet_nano.digits")
+    push.add_argument("repo", metavar="ORG/REPO")
+    push.add_argument(
+        "--weights", default="", metavar="FILE", help="a .safetensors file of the model, instead of its own weights"
+    )
+    push.add_argument("--private", action="store_true")
+    push.add_argument("--licence", default="", help="of the weights, where they are yours")
+
+    pull = _command(commands, "pull", "hub:pull", "fetch a repository of the Hub, verified, into a folder")
+    pull.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
+    pull.add_argument("folder")
+
     card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
     card.add_argument("name", nargs="?", default="", help="a model or a family")
     card.add_argument(

@@ -16,6 +16,7 @@ from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
+from zoo.hub import is_hub, repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
@@ -64,7 +65,7 @@ def create(
 
     (FSDP2 shards contiguous parameters only: call `.to(memory_format=torch.contiguous_format)` before `fully_shard`.)
 
-    model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a spec file, a Spec, or a spec as a table.
+    model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of the name's tag, or the best at hand; adapted when the request changes the model, with a
@@ -80,12 +81,13 @@ def create(
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
-    published = find_spec(model)
-    wanted = _changed_spec(model, published, overrides, settings, swap, at)
+    found = repository(model) if is_hub(model) else None
+    published = found.spec if found else find_spec(model)
+    wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
     wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
     wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
     weights = weights if weights is not None else checkpoint_path
-    tag = catalog.split_tag(model)[1] if isinstance(model, str) and not is_file(model) else ""
+    tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
     built = build(wanted)
     if global_pool == "":
         built.head = None
@@ -94,8 +96,10 @@ def create(
     _guard(built, max_params)
     if weights is not None:
         _load(built, wanted, weights, source, dtype, device)
+    elif found:
+        _load_manifest(built, published, wanted, found.manifest, found.folder, dtype, device)
     elif pretrained or tag:
-        _load_published(built, published, wanted, tag, swap, dtype, device)
+        _load_published(built, published, wanted, tag, dtype, device)
     elif str(device) != "meta":
         materialise(built, wanted.init, device)
         if dtype is not None:
@@ -232,7 +236,7 @@ def manifests(name: str) -> list[Manifest]:
 
 
 def _load_published(
-    model: Backbone, published: Spec, wanted: Spec, tag: str, swap: Any, dtype: torch.dtype | None, device: Any
+    model: Backbone, published: Spec, wanted: Spec, tag: str, dtype: torch.dtype | None, device: Any
 ) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
     name = f"{published.name}.{tag}" if tag else published.name
@@ -247,12 +251,25 @@ def _load_published(
                 next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)',
             ),
         )
-    manifest = usable[0]
+    _load_manifest(model, published, wanted, usable[0], catalog.WEIGHTS, dtype, device)
+
+
+def _load_manifest(
+    model: Backbone,
+    published: Spec,
+    wanted: Spec,
+    manifest: Manifest,
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: Any,
+) -> None:
+    """The bytes of a manifest in its folder."""
+    name = manifest.name
     if manifest.digest != published.digest:
         raise WeightsError(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
-    tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
+    tensors = read_tensors(fetch(manifest, folder), name)
     model.pretrained = manifest
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)

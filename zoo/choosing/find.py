@@ -14,6 +14,7 @@ import msgspec
 
 from zoo import catalog
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.measure.code import source_hash
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
@@ -35,7 +36,8 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model. `latency` says whether `ms` was `measured` or `predicted`; `why` is what leaves it out."""
+    """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured with
+    an older source of its blocks; `why` is what leaves it out."""
 
     name: str
     family: str
@@ -50,6 +52,7 @@ class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
     high_ms: float | None = None
     p90_ms: float | None = None
     latency: Literal["measured", "predicted", ""] = ""
+    stale: bool = False
     memory_bytes: int | None = None
     figure: Figure | None = None
     why: list[str] = []
@@ -158,7 +161,9 @@ def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -
             )
     for name, entry in catalog.entries().items():
         cost = costs()[name][form]
-        timed = _timed(rows.get(entry.digest), guesses.get((entry.digest, form)))
+        row = rows.get(entry.digest)
+        timed = _timed(row, guesses.get((entry.digest, form)))
+        timed["stale"] = row is not None and bool(row.source) and row.source != source_hash(tuple(entry.blocks))
         timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
         yield Candidate(
             name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),

@@ -47,7 +47,7 @@ def find(arguments: Namespace) -> int:
 
 
 def _row(one: Candidate) -> list[str]:
-    mark = "~" if one.latency == "predicted" else ""
+    mark = "~" if one.latency == "predicted" else "*" if one.stale else ""
     return [
         one.name,
         f"{mark}{one.ms:.3g}" if one.ms is not None else "",

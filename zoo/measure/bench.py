@@ -8,18 +8,18 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
-import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from blocks import registry
 from zoo import __version__
 from zoo.errors import InputError, Problem
+from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, compose
 from zoo.measure.store import Store
@@ -65,17 +65,9 @@ def _spec(model: str) -> Spec:
     return find_spec(model)
 
 
-@functools.lru_cache(maxsize=4096)
 def source_of(model: str) -> str:
-    """Hash of the source files of the blocks that a model is made of: rows of older code show as stale."""
-    homes = {registry.describe(block).target.partition(":")[0] for block in _spec(model).blocks()}
-    digest = hashlib.sha256()
-    for home in sorted(homes):
-        spec = importlib.util.find_spec(home) if home in sys.modules or home.startswith("blocks.") else None
-        if spec is not None and spec.origin:
-            with open(spec.origin, "rb") as file:
-                digest.update(file.read())
-    return digest.hexdigest()[:12]
+    """Hash of the source of the blocks that a model is made of."""
+    return source_hash(tuple(_spec(model).blocks()))
 
 
 def run(
@@ -134,16 +126,21 @@ def _answers(plan: Plan) -> Iterator[Answer]:
     """What a fresh worker process says, line by line. One that dies is an answer, too."""
     command = [sys.executable, "-m", "zoo.measure.worker"]
     open_jobs = [job.key for job in plan.jobs]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
-        assert worker.stdin and worker.stdout and worker.stderr
+    with (
+        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would fill up, and stop it
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as worker,
+    ):
+        assert worker.stdin and worker.stdout
         try:
-            worker.stdin.write(msgspec.json.encode(plan))
-            worker.stdin.close()
+            with suppress(BrokenPipeError):  # it died before it listened, which its silence will tell
+                worker.stdin.write(msgspec.json.encode(plan))
+                worker.stdin.close()
             for line in worker.stdout:
                 answer = msgspec.json.decode(line, type=Answer)
                 open_jobs.remove(answer.key)
                 yield answer
-            last = (worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+            said.seek(0)
+            last = (said.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
         finally:
             worker.kill()
     if open_jobs:

@@ -1,0 +1,58 @@
+"""Feature levels are timm's: the same maps, widths and reductions, for every model that timm has."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from tests.models.parity import entries, smallest
+
+OTHERWISE = {
+    "resnet": "timm counts the stem's map, before its pooling, as level 0; ours begin with the first stage",
+    "mobileone": "timm counts the stem's map, at half the size, as level 0; ours begin with the first stage",
+    "mobilenetv4": "timm counts the stem's map as level 0 and joins the last two stages; ours are the stages",
+}
+"""Families whose levels differ, and how."""
+TIMM = entries("timm")
+
+
+def levels(name: str, timm: types.ModuleType) -> tuple[list[torch.Tensor], list[torch.Tensor], Any, Any]:
+    theirs = timm.create_model(TIMM[name]).eval()
+    ours: Any = zoo.create(name, weights=theirs.state_dict(), source="timm")
+    x = torch.randn(1, *theirs.default_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = ours.forward_intermediates(x, intermediates_only=True)
+        expected = theirs.forward_intermediates(x, intermediates_only=True)
+    return found, expected, ours.feature_info, theirs.feature_info
+
+
+def check(name: str, timm: types.ModuleType) -> None:
+    found, expected, ours, theirs = levels(name, timm)
+    rows = theirs if isinstance(theirs, list) else theirs.info
+    family = zoo.info(name).family
+    if family in OTHERWISE:
+        assert [tuple(one.shape) for one in found] != [tuple(one.shape) for one in expected], "remove it from OTHERWISE"
+        assert distance(found[-1], expected[-1]) <= 1e-4
+        return
+    assert (ours.reduction(), ours.channels()) == ([row["reduction"] for row in rows], [row["num_chs"] for row in rows])
+    for ourselves, them in zip(found, expected, strict=True):
+        assert distance(ourselves, them) <= 1e-4
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", smallest("timm"))
+def test_levels_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
+    check(name, timm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TIMM if name not in smallest("timm")])
+def test_levels_of_every_model_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
+    check(name, timm)
