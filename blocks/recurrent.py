@@ -6,6 +6,9 @@ read from and left in `ctx.state`. A mixer is left with `mix`, which continues a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,53 +40,70 @@ class Recurrent(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        if ctx is None:
-            return self.mix(x, None, None, None)[0]
-        state = ctx.state.get(self.path) if ctx.state is not None else None
-        if ctx.cu_seqlens is not None:
-            if ctx.mask is not None or len(x) != 1:
-                raise ValueError(
-                    f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
-                )
-            y, state = self.mix_packed(x, state, ctx.cu_seqlens, ctx)
-            return self._leaving(y, state, ctx)
-        mask = token_mask(x, ctx)
-        if mask is None:
-            y, state = self.mix(x, state, None, ctx)
-        else:
-            order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # tokens first, in their order
-            mask = mask.gather(1, order)
-            y, state = self.mix(zero_padding(_at(x, order), mask), state, mask, ctx)
-            y = _at(y, order.argsort(1))
-        return self._leaving(y, state, ctx)
-
-    def _leaving(self, y: Tensor, state: State, ctx: Context) -> Tensor:
-        if ctx.state is not None:
-            ctx.state[self.path] = state
-        return y
+        return stepwise(self.mix, self.mix_packed, self.path, x, ctx)
 
     def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
-        """Each sequence by itself, with its own part of what other blocks have left in `ctx.slots`."""
-        lengths = lengths_of(x, borders)
-        states = [None if state is None else tuple(part[i : i + 1] for part in state) for i in range(len(lengths))]
-        inner = [Context() for _ in lengths]
-        for slot, values in ctx.slots.items():
-            for path, value in values.items():
-                for one, part in zip(inner, value.split(lengths, 1), strict=True):
-                    one.write(slot, path, part)
-        parts = zip(x.split(lengths, 1), states, inner, strict=True)
-        outputs, after = zip(*(self.mix(part, before, None, one) for part, before, one in parts), strict=True)
-        for slot, values in inner[0].slots.items():
-            for path in values:
-                ctx.write(slot, path, torch.cat([one.slots[slot][path] for one in inner], 1))
-        return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
+        """`mix` for sequences packed into one sample (1, L, C), of which `state` has one each."""
+        return one_by_one(self.mix, x, state, borders, ctx)
 
 
-def unpacked(x: Tensor, borders: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed sequences (1, L, C) as samples, padding behind their tokens (N, longest, C), and the mask of their tokens."""
+def stepwise(
+    mix: Callable[..., Any], mix_packed: Callable[..., Any], path: str, x: Tensor, ctx: Context | None
+) -> Tensor:
+    """The outputs of `mix` for what ctx asks: padding anywhere, packed sequences, the state at `path`, read and left.
+
+    `mix` and `mix_packed` are those of `Recurrent`.
+    """
+    if ctx is None:
+        return mix(x, None, None, None)[0]
+    state = ctx.state.get(path) if ctx.state is not None else None
+    mask = token_mask(x, ctx, packed=True)
+    if ctx.cu_seqlens is not None:
+        if mask is not None or len(x) != 1:
+            raise ValueError(
+                f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
+            )
+        y, state = mix_packed(x, state, ctx.cu_seqlens, ctx)
+    elif mask is None:
+        y, state = mix(x, state, None, ctx)
+    else:
+        order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # tokens first, in their order
+        mask = mask.gather(1, order)
+        y, state = mix(zero_padding(_at(x, order), mask), state, mask, ctx)
+        y = _at(y, order.argsort(1))
+    if ctx.state is not None:
+        ctx.state[path] = state
+    return y
+
+
+def one_by_one(
+    mix: Callable[..., Any], x: Tensor, state: State | None, borders: Tensor, ctx: Context
+) -> tuple[Tensor, State]:
+    """Each packed sequence by itself, with its own part of what other blocks have left in `ctx.slots`."""
+    lengths = lengths_of(x, borders)
+    states = [None if state is None else tuple(part[i : i + 1] for part in state) for i in range(len(lengths))]
+    inner = [Context() for _ in lengths]
+    for slot, values in ctx.slots.items():
+        for path, value in values.items():
+            for one, part in zip(inner, value.split(lengths, 1), strict=True):
+                one.write(slot, path, part)
+    parts = zip(x.split(lengths, 1), states, inner, strict=True)
+    outputs, after = zip(*(mix(part, before, None, one) for part, before, one in parts), strict=True)
+    for slot, values in inner[0].slots.items():
+        for path in values:
+            ctx.write(slot, path, torch.cat([one.slots[slot][path] for one in inner], 1))
+    return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
+
+
+def samples(
+    mix: Callable[..., Any], x: Tensor, state: State | None, borders: Tensor, ctx: Context
+) -> tuple[Tensor, State]:
+    """Packed sequences as samples of different lengths, so that what is kept of them is one tensor."""
     parts = x[0].split(lengths_of(x, borders))
+    rows = nn.utils.rnn.pad_sequence(parts, True)
     mask = nn.utils.rnn.pad_sequence([part.new_ones(len(part), dtype=torch.bool) for part in parts], True)
-    return nn.utils.rnn.pad_sequence(parts, True), mask
+    y, state = mix(rows, state, mask, ctx)
+    return y[mask].unsqueeze(0), state
 
 
 def _at(x: Tensor, order: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from blocks.attention.rotary import Rope, check_rope, positions_after, rotated, 
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
-from blocks.recurrent import Recurrent, State, unpacked
+from blocks.recurrent import State, samples, stepwise
 from blocks.registry import block
 from blocks.slots import Linear, Norm, slot
 
@@ -34,7 +34,7 @@ Turned = Annotated[Rope | None, Meta(extra_json_schema={"added": "0.1"})]
     abilities=("causal", "noncausal", "cross", "step", "any_resolution"),
     paper="arXiv:1706.03762",
 )
-class Attention(Recurrent):
+class Attention(nn.Module):
     """y = W_o concat_h softmax(q_h k_h^T / sqrt(head_dim)) v_h, with [q | k | v] = W_qkv x.
 
     (B, L, C) -> (B, L, C). Of `num_heads` and `head_dim` one decides, both may; with neither, heads are 32 wide.
@@ -48,6 +48,8 @@ class Attention(Recurrent):
     Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for a window or
     a state or packed sequences where `causal` is false, and for rotary positions with `cross` or that do not fit.
     """
+
+    path = ""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class Attention(Recurrent):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if self.causal:
-            return super().forward(x, ctx)
+            return stepwise(self.mix, self.mix_packed, self.path, x, ctx)
         refuse_state(ctx, "that needs an attention with `causal`")
         q, k, v = self._queries_keys_values(x, ctx)
         if self.rope is not None:
@@ -122,10 +124,7 @@ class Attention(Recurrent):
         return self._attend(q, k, v, visible, is_causal, ctx), state
 
     def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
-        """As samples of different lengths, so that the keys and values that are kept of them are one tensor."""
-        rows, mask = unpacked(x, borders)
-        y, state = self.mix(rows, state, mask, ctx)
-        return y[mask].unsqueeze(0), state
+        return samples(self.mix, x, state, borders, ctx)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, is_causal: bool, ctx: Context | None

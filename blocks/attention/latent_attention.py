@@ -17,7 +17,7 @@ from blocks.attention.rotary import Rope, check_rope, positions_after, rotated, 
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
-from blocks.recurrent import Recurrent, State, unpacked
+from blocks.recurrent import State, samples, stepwise
 from blocks.registry import block
 from blocks.slots import Linear, slot
 
@@ -32,7 +32,7 @@ Positive = Annotated[float, Meta(gt=0)]
     abilities=("causal", "noncausal", "step", "any_resolution", "1d"),
     paper="arXiv:2405.04434",
 )
-class LatentAttention(Recurrent):
+class LatentAttention(nn.Module):
     """y = W_o concat_h softmax([q | R q_r] [k | R k_r]^T / sqrt(d + r)) v, [k | v] of all heads = W_b norm(c), [c | k_r] = W_a x.
 
     d is `nope_dim`, r is `rope_dim`, the width of the part that is turned by positions and that all heads share among keys; v is
@@ -41,6 +41,8 @@ class LatentAttention(Recurrent):
     padding also which of the M are tokens (B, M). Raises ValueError for rotary positions that do not fit, and for a state or
     packed sequences where `causal` is false.
     """
+
+    path = ""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class LatentAttention(Recurrent):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if self.causal:
-            return super().forward(x, ctx)
+            return stepwise(self.mix, self.mix_packed, self.path, x, ctx)
         refuse_state(ctx, "that needs a latent_attention with `causal`")
         where, _ = positions_after(x, None, None)
         mask = token_mask(x, ctx)
@@ -96,10 +98,7 @@ class LatentAttention(Recurrent):
         return self._attend(x, where, kept, visible, is_causal), state
 
     def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
-        """As samples of different lengths, so that what is kept of them is one tensor."""
-        rows, mask = unpacked(x, borders)
-        y, state = self.mix(rows, state, mask, ctx)
-        return y[mask].unsqueeze(0), state
+        return samples(self.mix, x, state, borders, ctx)
 
     def _kept(self, x: Tensor, where: Tensor) -> tuple[Tensor, ...]:
         """norm(c) (B, L, kv_rank) and the turned k_r (B, L, rope_dim)."""

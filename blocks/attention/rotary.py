@@ -14,9 +14,6 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-FAST, SLOW = 32, 1
-"""Turns within the original length above which a pair of channels is fast, and up to which it is slow."""
-
 
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pair i of d channels is turned by theta^(-2 i / d) at every step; `scaling` by `factor` from `original_length` tokens on."""
@@ -73,6 +70,6 @@ def _turns(rope: Rope, dims: int, device: torch.device, dtype: torch.dtype) -> T
         """The pair that turns so often within the original length."""
         return dims * math.log(rope.original_length / (count * 2 * math.pi)) / (2 * math.log(rope.theta))  # type: ignore[operator]
 
-    first, last = max(math.floor(pair_of(FAST)), 0), min(math.ceil(pair_of(SLOW)), dims - 1)
+    first, last = max(math.floor(pair_of(32)), 0), min(math.ceil(pair_of(1)), dims - 1)  # fast before, slow behind
     slow = ((pairs - first) / max(last - first, 1e-3)).clamp(0, 1)
     return turns * (1 - slow) + turns / rope.factor * slow

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks.attention.heads import split_heads
 from blocks.attention.rotary import positions_after
@@ -16,7 +16,7 @@ from blocks.context import Context
 from blocks.linear_attention.feature_maps import Favor, FeatureMap, Hedgehog, plain, reweighted, width_of
 from blocks.ops.linear_attention import causal_linear_attention, linear_attention
 from blocks.ops.masks import refuse_state, token_mask
-from blocks.recurrent import Recurrent, State
+from blocks.recurrent import State, one_by_one, stepwise
 from blocks.registry import block
 from blocks.slots import Linear, Slot, slot
 
@@ -30,7 +30,7 @@ Added = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
     abilities=("causal", "noncausal", "step", "any_resolution"),
     paper="arXiv:2006.16236",
 )
-class LinearAttention(Recurrent):
+class LinearAttention(nn.Module):
     """y = W_o concat_h(phi(q) S / (phi(q) z + eps)), S = sum phi(k) v^T, z = sum phi(k), phi a feature map.
 
     (B, C, H, W) or (B, L, C) -> the same shape, at a cost linear in the positions. The sums run over all positions, or
@@ -42,6 +42,8 @@ class LinearAttention(Recurrent):
     Raises ValueError when heads do not divide, for a state or packed sequences where `causal` is false or `local` is set,
     and for a causal `cosformer` without `max_length`.
     """
+
+    path = ""
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class LinearAttention(Recurrent):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if self.causal and self.local is None and x.ndim == 3:
-            return super().forward(x, ctx)
+            return stepwise(self.mix, self.mix_packed, self.path, x, ctx)
         refuse_state(ctx, "that needs a linear_attention with `causal` and without `local`")
         size = x.shape[2:] if x.ndim == 4 else None
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2) if size else x
@@ -106,6 +108,9 @@ class LinearAttention(Recurrent):
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         y, state = self._attend(run(self.qkv, x), state, mask)
         return run(self.proj, y), state
+
+    def mix_packed(self, x: Tensor, state: State | None, borders: Tensor, ctx: Context) -> tuple[Tensor, State]:
+        return one_by_one(self.mix, x, state, borders, ctx)
 
     def _attend(self, qkv: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         """(B, L, widths of q, k and v) -> (B, L, heads * head_dim), all heads side by side; the state."""
@@ -125,10 +130,8 @@ class LinearAttention(Recurrent):
             k = k * mask[:, None, :, None]
         if self.causal:
             y, sums = causal_linear_attention(q, k, v, self.eps, sums)  # type: ignore[arg-type]
-            rest = *sums, *rest
-        else:
-            y = linear_attention(q, k, v, self.eps)
-        return y.transpose(1, 2).flatten(2).to(qkv.dtype), rest
+            return y.transpose(1, 2).flatten(2).to(qkv.dtype), (*sums, *rest)
+        return linear_attention(q, k, v, self.eps).transpose(1, 2).flatten(2).to(qkv.dtype), rest
 
     def _mapped(self, x: Tensor, query: bool) -> Tensor:
         return plain(x, self.feature_map) if self.features is None else self.features(x, query)

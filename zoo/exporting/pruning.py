@@ -10,7 +10,7 @@ def pruned(text: str, has_views: bool) -> str:
     """The same program with fewer lines. Every step may free the next, so they are repeated until nothing changes."""
     if not has_views and 'layout = "BLC"' not in text:
         text = _without_layouts(text)
-    while (shorter := _unreferenced(_settled(text))) != text:
+    while (shorter := _unreferenced(_unused_methods(_settled(text)))) != text:
         text = shorter
     return text
 
@@ -49,6 +49,8 @@ def _settled(text: str) -> str:
 
 SPOKEN = {"layout", "takes_ctx", "fresh"}
 """Attributes that are read by their names as text."""
+SPOKEN_METHODS = {"forward", "enter", "exit", "reset_buffers"}
+"""Methods that are called by torch, by views, or by their names as text."""
 
 
 def _assigned(item: ast.stmt) -> list[str]:
@@ -106,6 +108,17 @@ def _unreferenced(text: str) -> str:
     return text
 
 
+def _unused_methods(text: str) -> str:
+    """Without methods that no other line calls; `forward` and its like are called by torch and by views."""
+    for cls in [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]:
+        for method in [item for item in cls.body if isinstance(item, ast.FunctionDef)]:
+            rest = _cut(text, _lines(method))
+            asked = method.name.startswith("__") or method.name in SPOKEN_METHODS
+            if not asked and not re.search(rf"\.{method.name}\b", rest):
+                return _unused_methods(rest)
+    return text
+
+
 def _without_made(text: str) -> str:
     """`Block` where no buffer is computed."""
     text = re.sub(r"\n            elif isinstance\(value, Made\):\n[^\n]*", "", text)
@@ -113,7 +126,9 @@ def _without_made(text: str) -> str:
 
 
 def _lines(node: ast.stmt) -> set[int]:
-    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    """Of a statement, decorators included."""
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return set(range(first, (node.end_lineno or node.lineno) + 1))
 
 
 def _cut(text: str, doomed: set[int]) -> str:
