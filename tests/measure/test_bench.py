@@ -168,7 +168,19 @@ def test_options_that_mean_nothing_are_sentences(
 
 def test_a_killed_run_loses_nothing(tmp_path: Path) -> None:
     """The real thing: kill -9 in the middle, then --resume measures only what is missing."""
-    command = [sys.executable, "-m", "zoo", "bench", SMALL, "--threads", "1,2", "--seconds", "0.01", "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "zoo",
+        "bench",
+        SMALL,
+        "--threads",
+        "1,2",
+        "--seconds",
+        "0.01",
+        "--resume",
+        "--no-retry",
+    ]
     environment = os.environ | {"ZOO_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
         command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True

@@ -59,6 +59,7 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
             arguments.processes,
             arguments.seconds,
             arguments.resume,
+            retry=not arguments.no_retry,
             files=arguments.files,
             progress=progress,
             store=store,
