@@ -64,6 +64,7 @@ class Plugin(msgspec.Struct):
 
     @property
     def namespaces(self) -> list[str]:
+        """Those of its blocks and models."""
         return sorted({identity.partition("/")[0] for identity in self.blocks} | {*self.models, *self.factories})
 
     @property
@@ -79,10 +80,10 @@ class Plugin(msgspec.Struct):
 def plugins() -> dict[str, Plugin]:
     """Every distribution that declares something, by name, usable or not."""
     found: dict[str, Plugin] = {}
-    for point in _points():
-        name, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "?")
+    for name, version, points in _declared():
         plugin = found.setdefault(name, Plugin(name, version))
-        _take(plugin, point)
+        for point in points:
+            _take(plugin, point)
     for plugin in found.values():
         if plugin.state == "available" and plugin.api != API:
             told = f"it is written for plugin api {plugin.api}, and this blockzoo has {API}"
@@ -99,6 +100,7 @@ def forget() -> None:
     """See `blocks.registry.forget_plugins`, which forgets what is derived from this too."""
     plugins.cache_clear()
     targets.cache_clear()
+    _found.cache_clear()
 
 
 @functools.cache
@@ -135,19 +137,24 @@ def load(plugin: Plugin, point: EntryPoint, what: str) -> Any:
 def folder_of(point: EntryPoint) -> pathlib.Path | None:
     """The folder of the package that an entry point names: found by its top-level name, which imports nothing."""
     top, *rest = point.value.partition(":")[0].split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return pathlib.Path(places[0], *rest) if places else None
+    package = _found(top)
+    return package.joinpath(*rest) if package else None
 
 
 def package_of(point: EntryPoint) -> pathlib.Path | None:
     """The folder of its top-level package, None where that is a single file."""
-    from importlib.metadata import EntryPoint
+    return _found(point.value.partition(":")[0].partition(".")[0])
 
-    return folder_of(EntryPoint(point.name, point.value.partition(":")[0].partition(".")[0], point.group))
+
+@functools.cache
+def _found(package: str) -> pathlib.Path | None:
+    """The folder of a top-level package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return pathlib.Path(places[0]) if places else None
 
 
 def refusal(namespace: str) -> str:
@@ -161,19 +168,38 @@ def refusal(namespace: str) -> str:
 _WORDS = {"clash": "shut out", "incompatible": "not compatible", "disabled": "switched off"}
 
 
-def _points() -> Iterator[EntryPoint]:
-    if os.environ.get("ZOO_PLUGINS") == "off":
-        return
-    from importlib.metadata import entry_points  # slow to import, and needed when somebody asks
+def _declared() -> Iterator[tuple[str, str, list[EntryPoint]]]:
+    """Name, version and entry points of our groups, of every installed distribution that has some."""
+    folders = [] if os.environ.get("ZOO_PLUGINS") == "off" else list(_declaring())
+    if not folders:
+        return  # and importlib.metadata, which takes longer to import than all else here, stays where it is
+    from importlib.metadata import PathDistribution
 
+    for folder in folders:
+        found = PathDistribution(folder)
+        about = found.metadata  # parsed at each call
+        yield about["Name"], about["Version"], [point for point in found.entry_points if point.group in GROUPS]
+
+
+def _declaring() -> Iterator[pathlib.Path]:
+    """The metadata folders of distributions whose entry points name one of our groups; of two versions in sys.path the first."""
     seen = set()
-    every = entry_points()
-    for group in GROUPS:
-        for point in every.select(group=group):
-            key = (point.dist.name if point.dist else "", group, point.name, point.value)
-            if key not in seen:  # a folder that stands twice in sys.path
-                seen.add(key)
-                yield point
+    for place in sys.path:
+        try:
+            with os.scandir(place or ".") as entries:
+                found = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
+        except OSError:  # an archive, or a folder that is not there
+            continue
+        for path in found:
+            name = os.path.basename(path).partition("-")[0].removesuffix(".egg").lower()
+            try:
+                with open(os.path.join(path, "entry_points.txt"), "rb") as file:
+                    declares = b"[zoo." in file.read()
+            except OSError:
+                declares = False
+            if declares and name not in seen:
+                yield pathlib.Path(path)
+            seen.add(name)
 
 
 def _take(plugin: Plugin, point: EntryPoint) -> None:

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,6 +58,11 @@ def checked(timeout: float) -> list[Report]:
         return list(pool.map(lambda plugin: _tried(plugin, timeout), known))
 
 
+def _counts() -> Counter[str]:
+    """Models by namespace."""
+    return Counter(namespace_of(name) for name in catalog.entries())
+
+
 def _known() -> list[Plugin]:
     catalog.entries()  # both mark those whose data cannot be read
     registry.plugin_index()
@@ -64,7 +70,8 @@ def _known() -> list[Plugin]:
 
 
 def _report(plugin: Plugin, cause: str = "") -> Report:
-    models = sum(namespace_of(name) in plugin.namespaces for name in catalog.entries()) if plugin.usable else 0
+    counts = _counts()
+    models = sum(counts[space] for space in plugin.namespaces) if plugin.usable else 0
     state = "broken" if cause else plugin.state
     blocks = sorted(plugin.blocks)
     return Report(

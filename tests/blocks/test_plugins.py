@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -41,8 +42,8 @@ def install(monkeypatch, *points):
         return SimpleNamespace(name=name, value=value, dist=dist, load=load, group=group)
 
     declared = [point(*each) for each in points]
-    groups = SimpleNamespace(select=lambda group: [each for each in declared if each.group == group])
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda: groups)
+    found = [(point.dist.name, point.dist.version, [point]) for point in declared]
+    monkeypatch.setattr(plugins, "_declared", lambda: [] if os.environ.get("ZOO_PLUGINS") == "off" else found)
     registry.forget_plugins()
 
 

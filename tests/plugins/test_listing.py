@@ -18,9 +18,19 @@ def many() -> list[Package]:
         module = f"many_{i}"
         identities = [f"{module}/block_{j}@1" for j in range(BLOCKS)]
         infos = [{"id": identity, "kind": "act", "target": f"{module}.code:Made"} for identity in identities]
-        entry = {"family": "net", "file": "net.toml", "task": "image-classification", "digest": "0" * 64, "params": 1, "macs": 1}
+        entry = {
+            "family": "net",
+            "file": "net.toml",
+            "task": "image-classification",
+            "digest": "0" * 64,
+            "params": 1,
+            "macs": 1,
+        }
         entries = [entry | {"name": f"net_{j}", "input_size": [32, 32]} for j in range(MODELS)]
-        points = {"zoo.blocks": {identity: f"{module}.code:Made" for identity in identities}, "zoo.models": {module: module}}
+        points = {
+            "zoo.blocks": {identity: f"{module}.code:Made" for identity in identities},
+            "zoo.models": {module: module},
+        }
         files = {
             "__init__.py": "import os\nos._exit(9)\n", "code.py": "import os\nos._exit(9)\n",
             "blocks.json": json.dumps(infos), "models/index.json": json.dumps(entries),
