@@ -41,7 +41,7 @@ _HOME = {
     "list_pretrained": "zoo.catalog",
     "is_model": "zoo.catalog",
     "info": "zoo.catalog:entry",
-    "push": "zoo.hub",
+    "push": "zoo.hub.upload",
     "spec": "zoo.naming",
     "transform": "zoo.transforms",
     "Spec": "zoo.specs.model",

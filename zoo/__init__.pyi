@@ -19,7 +19,7 @@ from zoo.front import export as export
 from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import save as save
-from zoo.hub import push as push
+from zoo.hub.upload import push as push
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate

@@ -16,7 +16,8 @@ from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
-from zoo.hub import is_hub, repository
+from zoo.hub.client import is_hub
+from zoo.hub.repository import repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec

@@ -15,7 +15,8 @@ import zoo
 from tests.hub.loopback import Hub
 from zoo import cli
 from zoo.errors import InputError, SpecError, WeightsError
-from zoo.hub import parse, repository
+from zoo.hub.client import parse
+from zoo.hub.repository import repository
 
 NAME = "starnet_nano"
 X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,96 @@
+"""A repository of the Hub that holds a model: read, verified, copied. Data only; no pickle is ever opened."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from zoo.errors import InputError, Problem, WeightsError
+from zoo.hub.client import Reference, commit_of, fetch, parse
+from zoo.specs.model import Spec
+from zoo.specs.read import MAX_BYTES, read_bytes
+from zoo.specs.resolve import resolve
+from zoo.weights.manifest import Manifest, parse_manifest
+from zoo.weights.refusals import BytesError
+from zoo.weights.verify import sha256_of, verify
+
+SCHEMA = "zoo.json/1"
+RECORD, WEIGHTS = "zoo.json", "model.safetensors"
+
+
+class Repository(NamedTuple):
+    """What a repository says: the spec, the manifest of its weights, and the folder in which they lie."""
+
+    spec: Spec
+    manifest: Manifest
+    folder: Path
+
+
+def repository(text: str) -> Repository:
+    """Fetches what is missing, and verifies it. Raises InputError when it cannot be had, WeightsError and SpecError for its content."""
+    reference = parse(text)
+    record = fetch(reference, RECORD)
+    if record.stat().st_size > MAX_BYTES:
+        raise WeightsError(
+            str(reference), Problem(RECORD, f"at most {MAX_BYTES:,} bytes", f"{record.stat().st_size:,}")
+        )
+    spec, manifest = _read(record.read_bytes(), reference)
+    pinned = reference._replace(revision=commit_of(record) or reference.revision)
+    path = fetch(pinned, WEIGHTS)
+    try:
+        verify(path, manifest)
+    except BytesError:
+        path = _fetched_anew(pinned, path)
+        verify(path, manifest)
+    return Repository(spec, msgspec.structs.replace(manifest, revision=pinned.revision), path.parent)
+
+
+def _read(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(str(reference), Problem(RECORD, "JSON", str(error))) from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(str(reference), Problem(f"{RECORD}: schema", f"`{SCHEMA}`", f"`{found}`"))
+    manifest = parse_manifest(json.dumps(content.get("manifest")), f"{reference}: {RECORD}: manifest")
+    if manifest.source != f"file:{WEIGHTS}" or not manifest.sha256:
+        problem = Problem(f"{RECORD}: manifest.source", f"`file:{WEIGHTS}` with its sha256", f"`{manifest.source}`")
+        raise WeightsError(str(reference), problem)
+    spec = resolve(read_bytes(json.dumps(content.get("spec")).encode(), f"{reference.repo}.json"), "")
+    spec.name = manifest.model
+    if spec.digest != manifest.digest:
+        problem = Problem(
+            f"{RECORD}: manifest.digest", f"that of the spec beside it, {spec.digest[:12]}", manifest.digest[:12]
+        )
+        raise WeightsError(str(reference), problem)
+    return spec, manifest
+
+
+def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
+    """Copies what a repository holds of a model, verified, into a folder: weights and `zoo.json`. Returns the files.
+
+    Raises as `repository` does, and InputError for a folder that holds such files already.
+    """
+    target = Path(folder)
+    there = [name for name in (RECORD, WEIGHTS) if (target / name).exists()]
+    if there:
+        raise InputError("pull", Problem(str(target), "a folder without these files", ", ".join(there)))
+    found = repository(text)
+    target.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(found.folder / name, target / name)) for name in (RECORD, WEIGHTS)]
+
+
+def _fetched_anew(reference: Reference, path: Path) -> Path:
+    """Sets a file aside whose bytes are not those of its manifest, and fetches it once more."""
+    blob = path.resolve()
+    with contextlib.suppress(OSError):
+        os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
+        path.unlink(missing_ok=True)
+    return fetch(reference, WEIGHTS, anew=True)
