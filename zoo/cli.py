@@ -161,6 +161,22 @@ def parser() -> Parser:
     pull.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
     pull.add_argument("folder")
 
+    pin = _command(commands, "pin", "supply:pin", "fetch listed weights, prove them against the spec, keep them")
+    pin.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
+    pin.add_argument("--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)")
+    pin.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    pin.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
+
+    lock = _command(commands, "lock", "supply:lock", "write zoo.lock: the spec and the bytes of each name")
+    lock.add_argument(
+        "names", nargs="*", metavar="NAME", help="MODEL, MODEL.TAG or hub:ORG/REPO (default: all at hand)"
+    )
+    lock.add_argument("--out", default="zoo.lock", metavar="FILE")
+
+    mirror = _command(commands, "mirror", "supply:mirror", "copy all that a lock names into a folder, for ZOO_MIRROR")
+    mirror.add_argument("folder")
+    mirror.add_argument("--lock", default="zoo.lock", metavar="FILE")
+
     card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
     card.add_argument("name", nargs="?", default="", help="a model or a family")
     card.add_argument(

@@ -24,12 +24,16 @@ from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
+from zoo.supply.collection import manifests
+from zoo.supply.locks import allow, locked_only
+from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import expected_header, load_state, put_tensors, read_tensors
-from zoo.weights.manifest import Manifest, read_manifest
+from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint
 from zoo.weights.source import resolve as fetch
+from zoo.weights.verify import sha256_of
 
 MAX_PARAMS = 1_000_000_000
 
@@ -40,7 +44,7 @@ def create(
     model: str | os.PathLike[str] | Spec | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     weights: Weights | None = None,
     source: str = "zoo",
     checkpoint_path: Weights | None = None,
@@ -69,8 +73,8 @@ def create(
     model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
-    pretrained: the weights of the name's tag, or the best at hand; adapted when the request changes the model, with a
-        report in `.adapt_report`. A name with a tag implies it.
+    pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the
+        model, with a report in `.adapt_report`. A name with a tag implies it. Listed weights want `zoo pin NAME.TAG` once.
     weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`. `checkpoint_path` is
         the same under timm's name.
     form: `train`, or `deploy` (re-parameterised, norms folded).
@@ -89,6 +93,7 @@ def create(
     wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
     weights = weights if weights is not None else checkpoint_path
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
+    tag = pretrained if isinstance(pretrained, str) else tag
     built = build(wanted)
     if global_pool == "":
         built.head = None
@@ -98,7 +103,7 @@ def create(
     if weights is not None:
         _load(built, wanted, weights, source, dtype, device)
     elif found:
-        _load_manifest(built, published, wanted, found.manifest, found.folder, dtype, device)
+        _load_manifest(built, published, wanted, found.manifest, dtype, device)
     elif pretrained or tag:
         _load_published(built, published, wanted, tag, dtype, device)
     elif str(device) != "meta":
@@ -205,6 +210,8 @@ def _guard(model: Backbone, max_params: int) -> None:
 
 def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
     """A checkpoint that the user names, through the family's key rules for its source."""
+    if not isinstance(weights, Mapping) and locked_only() and os.path.isfile(weights):
+        allow(sha256_of(os.fspath(weights)), spec.name)
     content = open_checkpoint(weights, spec.name)
     if source != "zoo":
         if source not in spec.keys:
@@ -225,34 +232,20 @@ def _left_out(model: Backbone, spec: Spec) -> set[str]:
     return set() if whole else build(spec).state_dict().keys() - model.state_dict().keys()
 
 
-def manifests(name: str) -> list[Manifest]:
-    """The manifests of a model's weights, best first (embedded before pinned before listed)."""
-    model, tag = catalog.split_tag(name)
-    found = [
-        read_manifest(catalog.WEIGHTS / f"{model}.{known}.json")
-        for known in catalog.entry(model).tags
-        if tag in ("", known)
-    ]
-    return sorted(found, key=lambda manifest: ("embedded", "pinned", "listed").index(manifest.state))
-
-
 def _load_published(
     model: Backbone, published: Spec, wanted: Spec, tag: str, dtype: torch.dtype | None, device: Any
 ) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
     name = f"{published.name}.{tag}" if tag else published.name
-    usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
+    known = manifests(name)
+    usable = [manifest for manifest in known if manifest.state != "listed"]
     if not usable:
-        raise WeightsError(
-            name,
-            Problem(
-                "",
-                "weights that can be had",
-                "none",
-                next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)',
-            ),
-        )
-    _load_manifest(model, published, wanted, usable[0], catalog.WEIGHTS, dtype, device)
+        listed_ones = [manifest.name for manifest in known]
+        found = f"none; {listed(listed_ones)}, which nobody here has fetched yet" if listed_ones else "none"
+        by_hand = f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)'
+        how = f"`zoo pin {listed_ones[0]}` fetches and proves it" if listed_ones else by_hand
+        raise WeightsError(name, Problem("", "weights that can be had", found, next=how))
+    _load_manifest(model, published, wanted, brought(usable[0]), dtype, device)
 
 
 def _load_manifest(
@@ -260,17 +253,17 @@ def _load_manifest(
     published: Spec,
     wanted: Spec,
     manifest: Manifest,
-    folder: Path,
     dtype: torch.dtype | None,
     device: Any,
 ) -> None:
-    """The bytes of a manifest in its folder."""
+    """The bytes of a manifest, which are on this machine."""
     name = manifest.name
     if manifest.digest != published.digest:
         raise WeightsError(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
-    tensors = read_tensors(fetch(manifest, folder), name)
+    allow(manifest.sha256, name)
+    tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
     model.pretrained = manifest
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)

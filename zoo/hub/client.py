@@ -59,7 +59,7 @@ def fetch(reference: Reference, name: str, anew: bool = False) -> Path:
         )
     try:
         return Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision, force_download=anew))
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the client raises what its HTTP library does, which is another from version to version
         raise InputError(str(reference), Problem(name, "a file that can be fetched", told(error))) from None
 
 
@@ -92,8 +92,11 @@ def reachable() -> bool:
 
 
 def commit_of(path: Path) -> str:
-    """The commit in whose snapshot a cached file stands."""
-    return path.parent.name if COMMIT.fullmatch(path.parent.name) else ""
+    """The commit in whose snapshot a cached file stands, however deep."""
+    return next(
+        (parent.name for parent in path.parents if parent.parent.name == "snapshots" and COMMIT.fullmatch(parent.name)),
+        "",
+    )
 
 
 def told(error: Exception) -> str:

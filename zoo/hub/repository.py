@@ -16,6 +16,7 @@ from zoo.hub.client import Reference, commit_of, fetch, parse
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES, read_bytes
 from zoo.specs.resolve import resolve
+from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest, parse_manifest
 from zoo.weights.refusals import BytesError
 from zoo.weights.verify import sha256_of, verify
@@ -25,30 +26,55 @@ RECORD, WEIGHTS = "zoo.json", "model.safetensors"
 
 
 class Repository(NamedTuple):
-    """What a repository says: the spec, the manifest of its weights, and the folder in which they lie."""
+    """What a repository says: the spec, the manifest of its weights, and its files on this machine, by name."""
 
     spec: Spec
     manifest: Manifest
-    folder: Path
+    files: dict[str, Path]
 
 
 def repository(text: str) -> Repository:
-    """Fetches what is missing, and verifies it. Raises InputError when it cannot be had, WeightsError and SpecError for its content."""
+    """Fetches what is missing, and verifies it. Raises InputError when it cannot be had, WeightsError and SpecError for its content.
+
+    A repository that the lock names is taken at the locked commit, its files from the store or the mirror where they have them."""
     reference = parse(text)
-    record = fetch(reference, RECORD)
+    locked = locks.entries().get(f"hub:{reference.repo}")
+    if locked and reference.revision in ("main", locked.revision):
+        reference = reference._replace(revision=locked.revision)
+    else:
+        locked = None
+    record = _file(reference, RECORD, locked)
     if record.stat().st_size > MAX_BYTES:
         raise WeightsError(
             str(reference), Problem(RECORD, f"at most {MAX_BYTES:,} bytes", f"{record.stat().st_size:,}")
         )
     spec, manifest = _read(record.read_bytes(), reference)
     pinned = reference._replace(revision=commit_of(record) or reference.revision)
-    path = fetch(pinned, WEIGHTS)
+    path = _file(pinned, WEIGHTS, locked)
     try:
         verify(path, manifest)
     except BytesError:
-        path = _fetched_anew(pinned, path)
+        path = fetched_anew(pinned, WEIGHTS, path)
         verify(path, manifest)
-    return Repository(spec, msgspec.structs.replace(manifest, revision=pinned.revision), path.parent)
+    for one in (record, path):
+        locks.allow(sha256_of(one), str(reference))
+    manifest = msgspec.structs.replace(manifest, revision=pinned.revision, source=f"file:{path}")
+    return Repository(spec, manifest, {RECORD: record, WEIGHTS: path})
+
+
+def _file(reference: Reference, name: str, locked: locks.Locked | None) -> Path:
+    """From the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
+    file = next((one for one in locked.files if one.name == name), None) if locked else None
+    if file is None:
+        return fetch(reference, name)
+    if store.has(file):
+        return store.place(file)
+    path = fetch(reference, name)
+    if (
+        name != WEIGHTS and sha256_of(path) != file.sha256
+    ):  # the weights are held against their manifest, with a second try
+        raise WeightsError(str(reference), Problem(name, f"sha256 {file.sha256}, as locked", "other bytes"))
+    return path
 
 
 def _read(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
@@ -84,13 +110,13 @@ def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
         raise InputError("pull", Problem(str(target), "a folder without these files", ", ".join(there)))
     found = repository(text)
     target.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(found.folder / name, target / name)) for name in (RECORD, WEIGHTS)]
+    return [Path(shutil.copyfile(path, target / name)) for name, path in found.files.items()]
 
 
-def _fetched_anew(reference: Reference, path: Path) -> Path:
-    """Sets a file aside whose bytes are not those of its manifest, and fetches it once more."""
+def fetched_anew(reference: Reference, name: str, path: Path) -> Path:
+    """Sets a file aside whose bytes are not those that were promised, and fetches it once more."""
     blob = path.resolve()
     with contextlib.suppress(OSError):
         os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
         path.unlink(missing_ok=True)
-    return fetch(reference, WEIGHTS, anew=True)
+    return fetch(reference, name, anew=True)

@@ -1,0 +1,62 @@
+"""The zoo's own store of pinned weights, under the sha256 of each: what is not there is asked of the mirror."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoo.errors import InputError, Problem
+from zoo.folders import data_path
+from zoo.supply.locks import File
+from zoo.weights.refusals import refuse_file
+from zoo.weights.verify import sha256_of
+
+
+def folder() -> Path:
+    return data_path() / "weights"
+
+
+def made_folder() -> Path:
+    """Raises InputError where none can be made."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = Problem("", "a folder for weights", error.strerror or str(error), next="set ZOO_DATA to one of yours")
+        raise InputError(str(folder()), problem) from None
+    return folder()
+
+
+def place(file: File) -> Path:
+    """The suffix stays, for it says what may be done with the bytes."""
+    return folder() / f"{file.sha256}{Path(file.name).suffix}"
+
+
+def take(path: Path) -> File:
+    """Moves a file of the store's own disk into its place. Raises OSError."""
+    file = File.of(path, "model.safetensors", anew=True)
+    os.replace(path, place(file))
+    return file
+
+
+def has(file: File) -> bool:
+    """Whether the bytes are here, now that the mirror was asked. Raises InputError for a mirror that fails."""
+    from zoo.supply import mirrors
+
+    return place(file).exists() or mirrors.ask(file, place(file))
+
+
+def obtain(file: File, subject: str, next: str = "") -> Path:
+    """The bytes, from the store or from the mirror. Raises WeightsError where neither has them, InputError for a mirror that fails."""
+    from zoo.supply import mirrors
+
+    if has(file):
+        return place(file)
+    where = f"sha256 {file.sha256}"
+    expected = f"these bytes in {folder()}" + (f" or in {mirrors.address()}" if mirrors.address() else "")
+    raise refuse_file(f"{subject}: the bytes are not at hand; nothing was loaded", where, expected, "none", next)
+
+
+def damaged(path: Path) -> str:
+    """The sha256 that a file of the store has instead of its own, or ""."""
+    found = sha256_of(path, use_stamps=False)
+    return "" if found == path.stem else found
