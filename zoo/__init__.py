@@ -46,6 +46,7 @@ _HOME = {
     "pin": "zoo.supply.pinning",
     "lock": "zoo.supply.locks",
     "mirror": "zoo.supply.mirrors",
+    "audit": "zoo.supply.audits",
     "spec": "zoo.naming",
     "transform": "zoo.transforms",
     "Spec": "zoo.specs.model",

@@ -29,6 +29,7 @@ from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.specs.model import Spec as Spec
+from zoo.supply.audits import audit as audit
 from zoo.supply.locks import lock as lock
 from zoo.supply.mirrors import mirror as mirror
 from zoo.supply.pinning import pin as pin

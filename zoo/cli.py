@@ -177,6 +177,20 @@ def parser() -> Parser:
     mirror.add_argument("folder")
     mirror.add_argument("--lock", default="zoo.lock", metavar="FILE")
 
+    cache = _command(commands, "cache", "supply:cache", "the weights files on this machine: list, verify, prune")
+    cache.add_argument(
+        "action", choices=["list", "verify", "prune"], help="verify sets damaged files aside; prune deletes leftovers"
+    )
+    cache.add_argument("--dry-run", action="store_true", help="say what prune would delete")
+
+    audit = _command(
+        commands,
+        "audit",
+        "supply:audit",
+        "who vouches for each file that weights are loaded from; exit code 1 on a stranger",
+    )
+    audit.add_argument("--sbom", default="", metavar="FORMAT", help="print a bill of materials: cyclonedx")
+
     card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
     card.add_argument("name", nargs="?", default="", help="a model or a family")
     card.add_argument(

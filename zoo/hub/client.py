@@ -66,6 +66,7 @@ def fetch(reference: Reference, name: str, anew: bool = False) -> Path:
 def client() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # the client asks at import
     import huggingface_hub
+    import huggingface_hub.constants
     import huggingface_hub.errors
 
     return huggingface_hub

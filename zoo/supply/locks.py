@@ -1,7 +1,7 @@
 """What is pinned: for each name the spec, the commit and the bytes, in the user's own pins and in a project's `zoo.lock`.
 
 `zoo pin` writes the user's pins, one small file each, so that two processes never rewrite each other's. `zoo lock` writes a project's
-`zoo.lock`: `$ZOO_LOCK`, else the file of that name in the working folder. Where both know a name, the project's holds.
+`zoo.lock`: `$ZOO_LOCK`, else the file of that name in the working folder or in the mirror. Where both know a name, the project's holds.
 `ZOO_LOCKED=1` refuses all bytes that are in neither; with a project's lock, all that are not in that one. Imports no torch.
 """
 
@@ -74,11 +74,12 @@ def pins_folder() -> Path:
 
 def pins() -> dict[str, Locked]:
     """The user's pins, by name. A file that is none of ours is passed over: `zoo audit` names it."""
-    found = (_pin(path) for path in sorted(pins_folder().glob("*.json")))
+    found = (read_pin(path) for path in sorted(pins_folder().glob("*.json")))
     return {entry.name: entry for entry in found if entry is not None}
 
 
-def _pin(path: Path) -> Locked | None:
+def read_pin(path: Path) -> Locked | None:
+    """None for a file that is no pin of ours."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Locked)
     except (OSError, msgspec.MsgspecError, RecursionError):
@@ -93,11 +94,11 @@ def save_pin(entry: Locked) -> Path:
 
 
 def project_lock() -> Path | None:
-    """`$ZOO_LOCK`, else `zoo.lock` in the working folder where there is one."""
+    """`$ZOO_LOCK`, else the first `zoo.lock` that there is: in the working folder, in the mirror if that is a folder."""
     if chosen := os.environ.get("ZOO_LOCK"):
         return Path(chosen).expanduser()
-    here = Path("zoo.lock")
-    return here if here.is_file() else None
+    places = [Path("zoo.lock"), Path(os.environ.get("ZOO_MIRROR", ".")).expanduser() / "zoo.lock"]
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_lock(path: str | Path) -> dict[str, Locked]:
