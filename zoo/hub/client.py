@@ -58,9 +58,35 @@ def fetch(reference: Reference, name: str, anew: bool = False) -> Path:
             str(reference), Problem(name, "a Hub that can be reached", found, next="check the network, or HF_ENDPOINT")
         )
     try:
-        return Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision, force_download=anew))
+        return _downloaded(reference, name, anew)
     except Exception as error:  # the client raises what its HTTP library does, which is another from version to version
-        raise InputError(str(reference), Problem(name, "a file that can be fetched", told(error))) from None
+        problem = Problem(name, "a file that can be fetched", told(error), next=_advice(error))
+        raise InputError(str(reference), problem) from None
+
+
+def _downloaded(reference: Reference, name: str, anew: bool) -> Path:
+    """Once more where the first answer was cut off or came too late; the client itself resumes and waits for a busy Hub."""
+    hub = client()
+    for again in (True, False):
+        try:
+            return Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision, force_download=anew))
+        except Exception as error:
+            if not again or 400 <= _status(error) < 500 or getattr(error, "errno", None):
+                raise
+    raise AssertionError
+
+
+def _status(error: Exception) -> int:
+    """The Hub's answer as a number, 0 where there was none."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+def _advice(error: Exception) -> str:
+    if _status(error) in (401, 403):
+        return "ask for access on the page of the repository, then `hf auth login`"
+    if getattr(error, "errno", None):
+        return "free some space there, or set HF_HUB_CACHE to a folder of yours"
+    return ""
 
 
 def client() -> Any:

@@ -114,9 +114,12 @@ def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def fetched_anew(reference: Reference, name: str, path: Path) -> Path:
-    """Sets a file aside whose bytes are not those that were promised, and fetches it once more."""
-    blob = path.resolve()
+    """Sets a file aside whose bytes are not those that were promised, and fetches it once more.
+
+    A link that leads out of the repository's cache is removed, and what it leads to is left alone."""
+    blob, cache = path.resolve(), next(parent for parent in path.parents if parent.name == "snapshots").parent.resolve()
     with contextlib.suppress(OSError):
-        os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
+        if blob.is_relative_to(cache):
+            os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
         path.unlink(missing_ok=True)
     return fetch(reference, name, anew=True)
