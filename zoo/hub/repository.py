@@ -48,7 +48,7 @@ def repository(text: str) -> Repository:
         raise WeightsError(
             str(reference), Problem(RECORD, f"at most {MAX_BYTES:,} bytes", f"{record.stat().st_size:,}")
         )
-    spec, manifest = _read(record.read_bytes(), reference)
+    spec, manifest = read_record(record.read_bytes(), reference)
     pinned = reference._replace(revision=commit_of(record) or reference.revision)
     path = _file(pinned, WEIGHTS, locked)
     try:
@@ -77,7 +77,8 @@ def _file(reference: Reference, name: str, locked: locks.Locked | None) -> Path:
     return path
 
 
-def _read(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
+def read_record(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
+    """What a `zoo.json` says. Raises WeightsError, and SpecError for its spec."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

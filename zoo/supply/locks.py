@@ -82,7 +82,7 @@ def read_pin(path: Path) -> Locked | None:
     """None for a file that is no pin of ours."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Locked)
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -111,7 +111,7 @@ def read_lock(path: str | Path) -> dict[str, Locked]:
         models = msgspec.json.decode(data, type=Lock).models
     except OSError as error:
         raise InputError(str(path), Problem("", "a lock that can be read", error.strerror or str(error))) from None
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), Problem("", f"a lock of the schema {SCHEMA}", str(error))) from None
     outside = [file.name for entry in models for file in entry.files if path_fault(file.name)]
     if outside:
