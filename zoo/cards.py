@@ -18,6 +18,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.specs.tree import plain
+from zoo.supply.collection import published as published_weights
 from zoo.weights.manifest import Manifest, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -130,13 +131,15 @@ def _latency(names: list[str]) -> str:
 
 
 def _weights(names: list[str]) -> str:
-    found = [
-        read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json") for name in names for tag in catalog.entry(name).tags
-    ]
+    entries = [catalog.entry(name) for name in names]
+    found = [read_manifest(catalog.WEIGHTS / f"{entry.name}.{tag}.json") for entry in entries for tag in entry.tags]
+    found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
     smoke = any("digits" in one.tag for one in found)
+    if any(one.state == "listed" for one in found):
+        table += "\n\n`zoo pin NAME` fetches *listed* weights, proves them against the spec and keeps them; nobody of us has seen their bytes."
     return table + (
         "\n\n*digits* weights are smoke weights: they prove the path on 32 x 32 scans, and rank nothing."
         if smoke
@@ -146,7 +149,10 @@ def _weights(names: list[str]) -> str:
 
 def _weights_row(manifest: Manifest) -> list[str]:
     prepared = manifest.preprocess
-    figures = ", ".join(f"{name} {value.value:.1%}" for name, value in manifest.metrics.items())
+    digits = {
+        name: 1 if value.n else 2 for name, value in manifest.metrics.items()
+    }  # printed figures as they are printed
+    figures = ", ".join(f"{name} {value.value:.{digits[name]}%}" for name, value in manifest.metrics.items())
     said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
     return [f"`{manifest.name}`", manifest.state, manifest.licence, figures, said]
 

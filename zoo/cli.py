@@ -52,7 +52,10 @@ def parser() -> Parser:
     listing.add_argument("--family", default="", help="only this family")
     listing.add_argument("--task", default="", help="only this task")
     listing.add_argument("--block", default="", help="only models that use this block")
-    listing.add_argument("--pretrained", action="store_true", help="only models with weights at hand")
+    listing.add_argument(
+        "--pretrained", action="store_true", help="only models with weights at hand: shipped or pinned"
+    )
+    listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
 
     info = _command(commands, "info", "catalogue:info", "all that is known of one model")
     info.add_argument("name")

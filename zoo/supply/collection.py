@@ -1,7 +1,8 @@
 """The weights that a model's name stands for: those that ship, those that others published, and of these the pinned. Imports no torch.
 
-`zoo/models/weights/<family>.toml` lists weights that others published: a table per tag, of any fields of a manifest that its models share,
-and under `models` what each has of its own. `top1` is short for the metric, in percent, with `figures` as the place where it is printed.
+`zoo/models/weights/<family>.toml` lists weights that others published: fields of a manifest that all share, a table for each tag with
+those that its models share, and under `models` what each has of its own. `top1` is short for a metric, in percent, at `size` or at the size
+of `preprocess` or of the spec, with `figures` as the place where it is printed.
 A line there says where bytes are; nobody of us has seen them, so none has a hash. `zoo pin` sees to that, on a machine with a network.
 """
 
@@ -72,18 +73,22 @@ def tables(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     if not path.exists():
         return {}
     content = tomllib.loads(path.read_text(encoding="utf-8"))
+    tags = {key: table for key, table in content.items() if isinstance(table, dict) and "models" in table}
+    everywhere = {key: value for key, value in content.items() if key not in tags}
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for tag, table in content.items():
-        shared = {key: value for key, value in table.items() if key != "models"}
-        found |= {(model, tag): {**shared, **own} for model, own in table["models"].items()}
+    for tag, table in tags.items():
+        shared = everywhere | {key: value for key, value in table.items() if key != "models"}
+        found |= {(model, tag): shared | own for model, own in table["models"].items()}
     return found
 
 
 def _manifest(model: str, tag: str, values: dict[str, Any], path: Path) -> Manifest:
-    top1, printed = values.pop("top1", None), values.pop("figures", "")
+    entry = catalog.entry(model)
+    top1, printed, size = (values.get(key) for key in ("top1", "figures", "size"))
+    values = {key: value for key, value in values.items() if key not in ("top1", "figures", "size")}
     if top1 is not None:
-        size = values["preprocess"]["size"]
+        size = size or values.get("preprocess", {}).get("size") or entry.input_size[-1]
         values["metrics"] = {f"imagenet-1k/top1@{size}": {"value": round(top1 / 100, 6), "source": printed}}
-    digest = catalog.entry(model).digest
+    digest = entry.digest
     own = {"model": model, "tag": tag, "digest": digest, "state": "pinned" if "sha256" in values else "listed"}
     return parse_manifest(json.dumps(own | values), f"{path.name}: {tag}.models.{model}")
