@@ -70,15 +70,19 @@ def _front_matter(family: str, names: list[str]) -> str:
     results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
     if results:
         lines.append("model-index:")
-    for name, figure in results:
-        dataset, _, measure = figure.metric.partition("@")[0].partition("/")
-        lines += [
-            f"- name: {name}", "  results:", f"  - task: {{type: {entry.task}}}",
-            f"    dataset: {{name: {dataset}, type: {dataset}}}",
-            f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
-            *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
-        ]  # fmt: skip
+    lines += [line for name, figure in results for line in model_index(name, entry.task, figure)]
     return "\n".join([*lines, "---"])
+
+
+def model_index(name: str, task: str, figure: Figure) -> list[str]:
+    """One entry of a card's `model-index`, as the Hub reads it."""
+    dataset, _, measure = figure.metric.partition("@")[0].partition("/")
+    return [
+        f"- name: {name}", "  results:", f"  - task: {{type: {task}}}",
+        f"    dataset: {{name: {dataset}, type: {dataset}}}",
+        f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
+        *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
+    ]  # fmt: skip
 
 
 def _any_figure(name: str) -> Figure | None:

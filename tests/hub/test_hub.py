@@ -47,7 +47,9 @@ def test_a_repository_holds_weights_spec_profile_and_card(hub: Hub, pushed: str,
     assert {"model.safetensors", "zoo.json", "README.md"} <= set(files)
     record = json.loads(files["zoo.json"])
     assert record["manifest"]["digest"] == model.digest and record["profile"]["macs"] == zoo.profile(NAME).macs
-    assert b"license: apache-2.0" in files["README.md"]
+    card = files["README.md"].decode()
+    assert "license: apache-2.0" in card and 'zoo.create("hub:acme/star")' in card
+    assert "metrics: [{type: accuracy, name: top1, value: 99.44}]" in card
 
 
 def test_pre_processing_and_labels_travel(pushed: str, model: Any) -> None:

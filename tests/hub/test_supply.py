@@ -90,6 +90,14 @@ def test_a_folder_stands_for_the_network(elsewhere: Path, answer: Tensor) -> Non
     assert zoo.create("starnet_nano.up").pretrained.state == "pinned"
 
 
+def test_a_copy_of_a_repository_that_is_damaged_is_taken_from_the_mirror_again(elsewhere: Path, answer: Tensor) -> None:
+    same("hub:acme/vim", answer)
+    path = store.place(locks.entries()["hub:acme/vim"].files[1])
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    same("hub:acme/vim", answer)
+    assert len(list(store.folder().glob("*.quarantine-*"))) == 1
+
+
 def test_only_the_locked_is_loaded_when_that_is_wanted(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_LOCKED", "1")
     zoo.create("starnet_nano.up"), zoo.create("vim_nano.digits"), zoo.create("hub:acme/vim")
@@ -164,7 +172,7 @@ def test_a_lock_holds_spec_commit_bytes_licence_and_distribution(hub: Hub, pinne
     assert (
         entry["digest"] == zoo.spec("starnet_nano").digest and entry["revision"] == hub.commits["acme/upstream"][0][0]
     )
-    assert entry["licence"] == "MIT" and (entry["distribution"], entry["version"]) == ("blockzoo", zoo.__version__)
+    assert entry["licence"] == "MIT" and entry["distributions"] == {"blockzoo": zoo.__version__}
     bytes_read = store.place(locks.pins()[pinned].files[0]).read_bytes()
     assert entry["files"][0]["sha256"] == hashlib.sha256(bytes_read).hexdigest()
     zoo.lock(pinned, tmp_path / "two.lock")
@@ -225,6 +233,10 @@ def test_damaged_bytes_are_found_set_aside_and_fetched_anew(pinned: str, capsys:
     assert capsys.readouterr().out == "every file is what it should be\n"
     path = store.place(locks.pins()[pinned].files[0])
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(
+        WeightsError, match=f"next      `zoo cache verify` sets the file aside, `zoo pin {pinned}` fetches"
+    ):
+        zoo.create(pinned)
     assert cli.main(["cache", "verify"]) == 1
     assert f"`zoo pin {pinned}` fetches it again" in capsys.readouterr().out
     assert not path.exists() and list(path.parent.glob("*.quarantine-*"))

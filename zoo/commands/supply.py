@@ -11,8 +11,9 @@ import msgspec
 
 from zoo.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
-from zoo.supply.inventory import Item, inventory, prune, set_aside
+from zoo.supply.inventory import Item, inventory, prune
 from zoo.supply.locks import Locked
+from zoo.supply.store import set_aside
 
 
 def pin(arguments: Namespace) -> int:
@@ -94,7 +95,7 @@ def _verify(arguments: Namespace) -> int:
     bad = [(item, fault) for item in inventory() if item.kind != "leftover" and (fault := item.fault())]
     for item, _ in bad:
         if item.kind != "shipped" and item.sha256 and item.path.exists():
-            set_aside(item)
+            set_aside(item.path)
     if arguments.json:
         dump([_plain(item) | {"fault": fault} for item, fault in bad])
     for item, fault in bad if not arguments.json else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -51,22 +50,23 @@ def repository(text: str) -> Repository:
     spec, manifest = read_record(record.read_bytes(), reference)
     pinned = reference._replace(revision=commit_of(record) or reference.revision)
     path = _file(pinned, WEIGHTS, locked)
+    manifest = msgspec.structs.replace(manifest, revision=pinned.revision, source=f"file:{path}")
     try:
         verify(path, manifest)
     except BytesError:
-        path = fetched_anew(pinned, WEIGHTS, path)
+        store.set_aside(path)
+        path = _file(pinned, WEIGHTS, locked, anew=True)
         verify(path, manifest)
     for one in (record, path):
         locks.allow(sha256_of(one), str(reference))
-    manifest = msgspec.structs.replace(manifest, revision=pinned.revision, source=f"file:{path}")
     return Repository(spec, manifest, {RECORD: record, WEIGHTS: path})
 
 
-def _file(reference: Reference, name: str, locked: locks.Locked | None) -> Path:
+def _file(reference: Reference, name: str, locked: locks.Locked | None, anew: bool = False) -> Path:
     """From the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
     file = next((one for one in locked.files if one.name == name), None) if locked else None
     if file is None:
-        return fetch(reference, name)
+        return fetch(reference, name, anew)
     if store.has(file):
         return store.place(file)
     path = fetch(reference, name)
@@ -112,15 +112,3 @@ def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
     found = repository(text)
     target.mkdir(parents=True, exist_ok=True)
     return [Path(shutil.copyfile(path, target / name)) for name, path in found.files.items()]
-
-
-def fetched_anew(reference: Reference, name: str, path: Path) -> Path:
-    """Sets a file aside whose bytes are not those that were promised, and fetches it once more.
-
-    A link that leads out of the repository's cache is removed, and what it leads to is left alone."""
-    blob, cache = path.resolve(), next(parent for parent in path.parents if parent.name == "snapshots").parent.resolve()
-    with contextlib.suppress(OSError):
-        if blob.is_relative_to(cache):
-            os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
-        path.unlink(missing_ok=True)
-    return fetch(reference, name, anew=True)

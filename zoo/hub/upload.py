@@ -40,7 +40,7 @@ def push(
     if offline() or not reachable():
         raise InputError("push", Problem("", "a Hub that can be reached", f"no answer from {hub.constants.ENDPOINT}"))
     with tempfile.TemporaryDirectory() as folder:
-        _write(model, Path(folder), licence, licence_class)
+        _write(model, repo, Path(folder), licence, licence_class)
         try:
             api = hub.HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
@@ -52,7 +52,7 @@ def push(
     return f"hub:{repo}@{done.oid}"
 
 
-def _write(model: Any, folder: Path, licence: str, licence_class: Any) -> None:
+def _write(model: Any, repo: str, folder: Path, licence: str, licence_class: Any) -> None:
     from zoo.front import save
     from zoo.measure.profile import profile
     from zoo.measure.store import Store
@@ -78,21 +78,18 @@ def _write(model: Any, folder: Path, licence: str, licence_class: Any) -> None:
         "latency": [msgspec.to_builtins(row) for row in rows],
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1))
-    (folder / "README.md").write_text(_card(spec, manifest))
+    (folder / "README.md").write_text(_card(spec, manifest, repo))
 
 
-def _card(spec: Spec, manifest: Manifest) -> str:
-    from zoo.cards import HUB_LICENCES
+def _card(spec: Spec, manifest: Manifest, repo: str) -> str:
+    from zoo.cards import HUB_LICENCES, model_index
+    from zoo.choosing.find import Figure
 
-    lines = ["---", f"license: {HUB_LICENCES.get(manifest.licence, 'other')}", "library_name: blockzoo"]
-    lines += [f"pipeline_tag: {spec.family.task}"] if spec.family.task else []
-    lines += [
-        "---",
-        "",
-        f"# {spec.name}",
-        "",
-        f"Digest of the spec: `{spec.digest}`. Licence: {manifest.licence}.",
-        "",
-        "```python",
-    ]
-    return "\n".join([*lines, "import zoo", "", 'model = zoo.create("hub:ORG/REPO")', "```", ""])
+    task = spec.family.task
+    figures = [Figure(name, round(100 * one.value, 2), one.source) for name, one in manifest.metrics.items()]
+    index = [line for figure in figures for line in model_index(spec.name, task, figure)]
+    front = ["---", f"license: {HUB_LICENCES.get(manifest.licence, 'other')}", "library_name: blockzoo"]
+    front += [f"pipeline_tag: {task}", *(["model-index:", *index] if index else []), "---"]
+    said = [f"# {spec.name}", "", f"Digest of the spec: `{spec.digest}`. Licence: {manifest.licence}."]
+    code = ["```python", "import zoo", "", f'model = zoo.create("hub:{repo}")', "```"]
+    return "\n".join([*front, "", *said, "", *code, ""])

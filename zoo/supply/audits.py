@@ -65,7 +65,7 @@ def _library(name: str) -> dict[str, Any]:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        version = locks.our_distribution()[1] if name == "blockzoo" else ""
+        version = locks.distributions([])["blockzoo"] if name == "blockzoo" else ""
     found = {"type": "library", "bom-ref": f"pkg:pypi/{name.lower()}@{version}", "name": name, "version": version}
     return {**found, "purl": found["bom-ref"]} if version else found
 
@@ -77,7 +77,7 @@ def _weights(finding: Finding, licences: dict[str, locks.Locked]) -> dict[str, A
         "type": "machine-learning-model",
         "bom-ref": f"{item.kind}:{item.name or item.path.name}:{item.path.name}",
         "name": item.name or item.path.name,
-        "version": entry.revision or entry.version if entry else "",
+        "version": entry.revision if entry else "",
         "hashes": [{"alg": "SHA-256", "content": item.sha256}] if item.sha256 else [],
         "properties": [
             {"name": "zoo:place", "value": item.kind},

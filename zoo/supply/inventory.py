@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -99,16 +98,6 @@ def _own_promise(record: Path) -> dict[str, str]:
         return {RECORD: sha256_of(record, use_stamps=False), WEIGHTS: manifest.sha256}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # a WeightsError is a ValueError
-
-
-def set_aside(item: Item) -> Path:
-    """Renames a damaged file, so that nobody loads it and the next call fetches it anew. Raises OSError."""
-    path = item.path.resolve()
-    aside = path.with_name(f"{path.name}.quarantine-{sha256_of(path, use_stamps=False)[:12]}")
-    os.replace(path, aside)
-    if item.path != path:
-        item.path.unlink(missing_ok=True)
-    return aside
 
 
 def prune(dry: bool = False) -> list[Item]:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from blocks import registry
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.folders import data_path, write_whole
@@ -40,7 +41,7 @@ class File(msgspec.Struct, frozen=True):
 
 class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One name: `starnet_s1.in1k`, or `hub:org/repo`. `files` are the bytes that `zoo.create` reads, `published` those at the `source`
-    where they had to be converted; `distribution` is the package that holds the spec."""
+    where they had to be converted; `distributions` are the packages that hold the spec and its blocks, with their versions."""
 
     name: str
     digest: Sha256
@@ -48,8 +49,7 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: str = ""
     licence: str
     licence_class: str = "unknown"
-    distribution: str = ""
-    version: str = ""
+    distributions: dict[str, str] = {}
     files: tuple[File, ...]
     published: File | None = None
 
@@ -61,11 +61,13 @@ class Lock(msgspec.Struct, frozen=True):
     schema: Literal["zoo.lock/1"] = SCHEMA
 
 
-def our_distribution() -> tuple[str, str]:
-    """Name and version of the package that holds the core collection."""
+def distributions(blocks: Iterable[str]) -> dict[str, str]:
+    """{distribution: version} of this package, and of the plugins that hold some of these blocks."""
     from zoo import __version__
 
-    return "blockzoo", __version__
+    points = registry.plugin_targets()
+    owners = [points[block].dist for block in blocks if block in points]
+    return {"blockzoo": __version__} | {owner.name: owner.version for owner in owners if owner}
 
 
 def pins_folder() -> Path:
@@ -185,11 +187,10 @@ def _shipped(weights: str) -> Locked | None:
     if not path.exists():
         return None
     manifest = read_manifest(path)
-    name, version = our_distribution()
     file = File(manifest.source.partition(":")[2], manifest.sha256, manifest.size_bytes or 0)
     return Locked(
         name=manifest.name, digest=manifest.digest, source=manifest.source, licence=manifest.licence,
-        licence_class=manifest.licence_class, distribution=name, version=version, files=(file,),
+        licence_class=manifest.licence_class, distributions=distributions(catalog.entry(weights).blocks), files=(file,),
     )  # fmt: skip
 
 
@@ -201,5 +202,6 @@ def _of_repository(text: str) -> Locked:
     manifest = found.manifest
     return Locked(
         name=f"hub:{parse(text).repo}", digest=manifest.digest, source=f"hub:{parse(text).repo}", revision=manifest.revision,
-        licence=manifest.licence, licence_class=manifest.licence_class, files=tuple(File.of(path, name) for name, path in found.files.items()),
+        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(found.spec.blocks()),
+        files=tuple(File.of(path, name) for name, path in found.files.items()),
     )  # fmt: skip

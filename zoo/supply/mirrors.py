@@ -144,9 +144,8 @@ def _licences(entries: Iterable[Locked]) -> str:
 def _card(entry: Locked) -> str:
     lines = [f"# {entry.name}", "", f"Licence: {entry.licence} ({entry.licence_class})."]
     lines += [f"Source: {entry.source}" + (f" at {entry.revision}." if entry.revision else ".")]
-    lines += [
-        f"Spec: digest {entry.digest}" + (f", in {entry.distribution} {entry.version}." if entry.version else ".")
-    ]
+    holders = ", ".join(f"{name} {version}" for name, version in entry.distributions.items())
+    lines += [f"Spec: digest {entry.digest}, in {holders}."]
     if entry.published:
         lines += [f"Converted from {entry.published.name}, sha256 {entry.published.sha256}."]
     lines += ["", *(f"- {file.name}: {file.size_bytes:,} bytes, sha256 {file.sha256}" for file in entry.files), ""]

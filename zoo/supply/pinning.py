@@ -23,7 +23,6 @@ import msgspec
 from zoo import catalog
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, offline
-from zoo.hub.repository import fetched_anew
 from zoo.supply import locks, store
 from zoo.supply.collection import manifests, published
 from zoo.supply.download import download
@@ -93,6 +92,8 @@ def brought(manifest: Manifest) -> Manifest:
     if manifest.state != "pinned":
         return manifest
     entry = locks.entries().get(manifest.name)
+    if entry is None:
+        locks.allow("", manifest.name)
     if entry is None and not manifest.source.endswith(".safetensors"):
         how = f"`zoo pin {manifest.name}` converts it in a process of its own"
         raise refuse_file(f"{manifest.name}: a pickle is never opened here", manifest.source, next=how)
@@ -124,10 +125,9 @@ def _pinned(manifest: Manifest, revision: str, work: Path) -> Locked:
     path, commit, promised = _downloaded(manifest, revision, work)
     _convert(manifest, path, work / "model.safetensors")
     _prove(manifest, work / "model.safetensors")
-    distribution, version = locks.our_distribution()
     return Locked(
         name=manifest.name, digest=manifest.digest, source=manifest.source, revision=commit, licence=manifest.licence,
-        licence_class=manifest.licence_class, distribution=distribution, version=version,
+        licence_class=manifest.licence_class, distributions=locks.distributions(catalog.entry(manifest.name).blocks),
         files=(store.take(work / "model.safetensors"),), published=promised,
     )  # fmt: skip
 
@@ -150,7 +150,8 @@ def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, st
     try:
         _verify(path, manifest)
     except BytesError:
-        path = fetched_anew(reference, name, path)
+        store.set_aside(path)
+        path = fetch(reference, name, anew=True)
         _verify(path, manifest)
     return path, reference.revision, File.of(path, Path(name).name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -56,7 +57,13 @@ def obtain(file: File, subject: str, next: str = "") -> Path:
     raise refuse_file(f"{subject}: the bytes are not at hand; nothing was loaded", where, expected, "none", next)
 
 
-def damaged(path: Path) -> str:
-    """The sha256 that a file of the store has instead of its own, or ""."""
-    found = sha256_of(path, use_stamps=False)
-    return "" if found == path.stem else found
+def set_aside(path: Path) -> None:
+    """Renames a file whose bytes are not the promised ones, here or in the Hub's cache, so that nobody loads it again.
+
+    A link that leads out of its cache is removed, and what it leads to is left alone. What cannot be renamed stays as it is."""
+    blob = path.resolve()
+    home = next((parent.parent / "blobs" for parent in path.parents if parent.name == "snapshots"), path.parent)
+    with contextlib.suppress(OSError):
+        if blob.parent == home.resolve() or not path.is_symlink():
+            os.replace(blob, blob.with_name(f"{blob.name}.quarantine-{sha256_of(blob, use_stamps=False)[:12]}"))
+        path.unlink(missing_ok=True)
