@@ -179,7 +179,7 @@ def accept_lock(data: bytes) -> None:
 def targets() -> dict[str, Target]:
     names = ["starnet_nano", "mambaout_nano", "moe_vit_nano", "vim_nano"]
     specs = [json.dumps(zoo.spec(name).plain()).encode() for name in names]
-    texts = [(zoo.catalog.MODELS / zoo.info(name).file).read_bytes() for name in names]
+    texts = [zoo.catalog.source_of(name).read_bytes() for name in names]
     files = [
         save({"a": torch.zeros(2, 3), "b.c": torch.ones(4, dtype=torch.int8)}, {"format": "pt"}),
         save({f"layer.{i}.weight": torch.zeros(1) for i in range(20)}),
@@ -208,7 +208,7 @@ def _plain(values: Any) -> Any:
 def _record(name: str) -> bytes:
     import msgspec
 
-    from zoo.supply.collection import manifests
+    from zoo.supply.manifests import manifests
 
     manifest = msgspec.structs.replace(manifests(name)[0], source=f"file:{WEIGHTS}", state="pinned")
     return json.dumps(

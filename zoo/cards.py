@@ -18,7 +18,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.specs.tree import plain
-from zoo.supply.collection import published as published_weights
+from zoo.supply.manifests import published as published_weights
 from zoo.weights.manifest import Manifest, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -40,7 +40,7 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + USE.format(name=_shown(names)),
-        "## Spec\n\n```toml\n" + (catalog.MODELS / entry.file).read_text(encoding="utf-8").strip() + "\n```",
+        "## Spec\n\n```toml\n" + catalog.source_of(entry.name).read_text(encoding="utf-8").strip() + "\n```",
         "## Cite\n\n" + _cite(entry),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -136,7 +136,7 @@ def _latency(names: list[str]) -> str:
 
 def _weights(names: list[str]) -> str:
     entries = [catalog.entry(name) for name in names]
-    found = [read_manifest(catalog.WEIGHTS / f"{entry.name}.{tag}.json") for entry in entries for tag in entry.tags]
+    found = [read_manifest(catalog.weights_manifest(entry.name, tag)) for entry in entries for tag in entry.tags]
     found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blocks.registry import describe, list_blocks
+from blocks.registry import core_index, describe
 from zoo import catalog
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
@@ -20,12 +20,15 @@ from zoo.hub.client import is_hub
 from zoo.hub.repository import repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
+from zoo.opaque import Opaque, is_opaque, refuse_edits
+from zoo.opaque import deploy as deploy_opaque
+from zoo.opaque import manifests as opaque_manifests
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
-from zoo.supply.collection import manifests
 from zoo.supply.locks import allow, locked_only
+from zoo.supply.manifests import manifests as known_manifests
 from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
@@ -86,6 +89,16 @@ def create(
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
+    if is_opaque(model):
+        refuse_edits(str(model), {"overrides": overrides, "settings": settings, "swap": swap, "at": at})
+        options = dict(
+            num_classes=num_classes, in_chans=in_chans, img_size=img_size, global_pool=global_pool, drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate, attn_drop_rate=attn_drop_rate, proj_drop_rate=proj_drop_rate,
+            features_only=features_only or None, out_indices=out_indices,
+        )  # fmt: skip
+        weights = weights if weights is not None else checkpoint_path
+        name = f"{catalog.split_tag(str(model))[0]}.{pretrained}" if isinstance(pretrained, str) else str(model)
+        return _create_opaque(name, options, bool(pretrained), weights, form, device, dtype, max_params)
     found = repository(model) if is_hub(model) else None
     published = found.spec if found else find_spec(model)
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
@@ -121,6 +134,43 @@ def create(
     return built
 
 
+def _create_opaque(
+    name: str, options: dict[str, Any], pretrained: bool, weights: Weights | None, form: str, device: Any, dtype: Any, most: int
+) -> Any:  # fmt: skip
+    """A model that the code of a plugin builds: on meta where weights follow, else with its own initial values."""
+    wanted = Opaque(catalog.split_tag(name)[0], options)
+    manifest = _usable(name) if weights is None and (pretrained or catalog.split_tag(name)[1]) else None
+    model: Any = wanted.build("meta" if weights is not None or manifest else device or "cpu")
+    _guard(model, most)
+    if weights is not None:
+        load_state(model, _opened(weights, name), name, dtype, device)
+    elif manifest is not None:
+        _load_opaque(model, wanted, manifest, dtype, device)
+    elif dtype is not None:
+        model.to(dtype)
+    if str(device) != "meta":
+        model.to(memory_format=torch.channels_last)
+    return deploy(model) if form == "deploy" else model
+
+
+def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dtype | None, device: Any) -> None:
+    """The bytes of a manifest, adapted where the request changes the model."""
+    name, expected = manifest.name, expected_header(model)
+    allow(manifest.sha256, name)
+    tensors = read_tensors(fetch(manifest, catalog.home_of(wanted.name).weights), name)
+    if wanted.options.get("features_only"):
+        tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
+    model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
+    if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
+        load_state(model, tensors, name, dtype, device)
+        return
+    fitted, report = adapt(tensors, expected, subject=name, swapped=(), model=model)
+    values = wanted.build("cpu").state_dict(keep_vars=True)
+    put_tensors(model, {key: values[key] for key in report.names("new")})
+    load_state(model, fitted, name, dtype, device, keep=report.names("new"))
+    model.adapt_report = report
+
+
 def deploy(model: nn.Module) -> Any:
     """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
 
@@ -130,7 +180,7 @@ def deploy(model: nn.Module) -> Any:
     from blocks.folding import fuse
     from blocks.packing import pack
 
-    fused = fuse(model)
+    fused = deploy_opaque(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model)
     like = next(fused.parameters(), None)
     if like is None or like.is_meta:
         return fused
@@ -181,7 +231,7 @@ def _with_drops(spec: Spec, rates: Mapping[str, float | None]) -> Spec:
             continue
         owners = [block for block in spec.blocks() if name in describe(block).params]
         if not owners:
-            blocks = listed([block for block in list_blocks() if name in describe(block).params])
+            blocks = listed([info.name for info in core_index().values() if name in info.params])
             problem = Problem(
                 f"{name}_rate", f"a model with a block that drops there ({blocks})", f"none in {spec.name}"
             )
@@ -210,9 +260,7 @@ def _guard(model: Backbone, max_params: int) -> None:
 
 def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
     """A checkpoint that the user names, through the family's key rules for its source."""
-    if not isinstance(weights, Mapping) and locked_only() and os.path.isfile(weights):
-        allow(sha256_of(os.fspath(weights)), spec.name)
-    content = open_checkpoint(weights, spec.name)
+    content = _opened(weights, spec.name)
     if source != "zoo":
         if source not in spec.keys:
             known = ["zoo", *spec.keys]
@@ -226,26 +274,43 @@ def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: tor
     load_state(model, tensors, spec.name, dtype, device)
 
 
+def _opened(weights: Weights, subject: str) -> dict[str, Any]:
+    """What a checkpoint holds; with `ZOO_LOCKED=1` only bytes that the lock names."""
+    if not isinstance(weights, Mapping) and locked_only() and os.path.isfile(weights):
+        allow(sha256_of(os.fspath(weights)), subject)
+    return open_checkpoint(weights, subject)
+
+
 def _left_out(model: Backbone, spec: Spec) -> set[str]:
     """Names that the spec's model has and this one has not on purpose: it lost its head or its last stages."""
     whole = model.head is not None and model.out_indices is None
     return set() if whole else build(spec).state_dict().keys() - model.state_dict().keys()
 
 
+def manifests(name: str) -> list[Manifest]:
+    """The manifests of a model's weights, best first (embedded before pinned before listed)."""
+    return opaque_manifests(name) if is_opaque(name) else known_manifests(name)
+
+
 def _load_published(
     model: Backbone, published: Spec, wanted: Spec, tag: str, dtype: torch.dtype | None, device: Any
 ) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
-    name = f"{published.name}.{tag}" if tag else published.name
+    manifest = _usable(f"{published.name}.{tag}" if tag else published.name)
+    _load_manifest(model, published, wanted, brought(manifest), dtype, device)
+
+
+def _usable(name: str) -> Manifest:
+    """The best manifest of a name whose bytes can be had. Raises WeightsError."""
     known = manifests(name)
     usable = [manifest for manifest in known if manifest.state != "listed"]
-    if not usable:
-        listed_ones = [manifest.name for manifest in known]
-        found = f"none; {listed(listed_ones)}, which nobody here has fetched yet" if listed_ones else "none"
-        by_hand = f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)'
-        how = f"`zoo pin {listed_ones[0]}` fetches and proves it" if listed_ones else by_hand
-        raise WeightsError(name, Problem("", "weights that can be had", found, next=how))
-    _load_manifest(model, published, wanted, brought(usable[0]), dtype, device)
+    if usable:
+        return usable[0]
+    names = [manifest.name for manifest in known]
+    found = f"none; {listed(names)}, which nobody here has fetched yet" if names else "none"
+    call = f'zoo.create("{catalog.split_tag(name)[0]}", weights=PATH, source=...)'
+    how = f"`zoo pin {names[0]}` fetches and proves it" if names else f"pass a checkpoint: {call}"
+    raise WeightsError(name, Problem("", "weights that can be had", found, next=how))
 
 
 def _load_manifest(
@@ -263,7 +328,7 @@ def _load_manifest(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
     allow(manifest.sha256, name)
-    tensors = read_tensors(fetch(manifest, catalog.WEIGHTS), name)
+    tensors = read_tensors(fetch(manifest, catalog.home_of(manifest.model).weights), name)
     model.pretrained = manifest
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)

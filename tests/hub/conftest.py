@@ -16,10 +16,9 @@ from torch import Tensor
 import zoo
 from tests.hub.loopback import Hub, serving
 from zoo import catalog
-from zoo.supply import collection
+from zoo.collection import CORE
+from zoo.supply import manifests
 from zoo.weights.convert import KeyRules
-
-WEIGHTS = catalog.WEIGHTS
 
 
 @pytest.fixture
@@ -51,8 +50,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Lists weights of starnet_nano that the Hub, or whatever `source` says, should have; returns their name."""
-    monkeypatch.setattr(catalog, "WEIGHTS", tmp_path / "listed")
-    shutil.copytree(WEIGHTS, catalog.WEIGHTS)
+    home = CORE._replace(folder=tmp_path / "models")
+    shutil.copytree(CORE.folder, home.folder)
+    monkeypatch.setattr(catalog, "collections", lambda: {"": home})
     entries = catalog.entries()
 
     def listed(source: str = "hub:acme/upstream/model.safetensors", rules: str = "official", **fields: Any) -> str:
@@ -64,14 +64,14 @@ def listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             "origin": "a test",
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in {**values, **fields}.items()]
-        collection._published.cache_clear()
-        (catalog.WEIGHTS / "starnet.toml").write_text("\n".join(["[up.models.starnet_nano]", *lines]))
+        manifests._published.cache_clear()
+        (home.weights / "starnet.toml").write_text("\n".join(["[up.models.starnet_nano]", *lines]))
         entry = msgspec.structs.replace(entries["starnet_nano"], tags=[], listed=["up"])
         monkeypatch.setattr(catalog, "entries", lambda: {**entries, "starnet_nano": entry})
         return "starnet_nano.up"
 
     yield listed
-    collection._published.cache_clear()
+    manifests._published.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_only_the_locked_is_loaded_when_that_is_wanted(elsewhere: Path, monkeypa
     with pytest.raises(WeightsError, match="because ZOO_LOCKED is set; found sha256 [0-9a-f]{64}; next: `zoo lock`"):
         zoo.create("gmlp_nano.digits")
     with pytest.raises(WeightsError, match="because ZOO_LOCKED is set"):
-        zoo.create("gmlp_nano", weights=catalog.WEIGHTS / "gmlp_nano.digits.safetensors")
+        zoo.create("gmlp_nano", weights=catalog.home_of("vim_nano").weights / "gmlp_nano.digits.safetensors")
     zoo.create("gmlp_nano")
 
 
@@ -273,20 +273,20 @@ def test_an_audit_names_strangers(
     pinned: str, pushed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo.create(pushed)
-    (catalog.WEIGHTS / "stranger.safetensors").write_bytes(b"who am I")
+    (catalog.home_of("vim_nano").weights / "stranger.safetensors").write_bytes(b"who am I")
     assert cli.main(["audit", "--json"]) == 1
     faults = {
         row["path"].rpartition("/")[2]: row["fault"] for row in json.loads(capsys.readouterr().out) if row["fault"]
     }
     assert faults == {"stranger.safetensors": "nobody vouches for it"}
-    (catalog.WEIGHTS / "stranger.safetensors").unlink()
+    (catalog.home_of("vim_nano").weights / "stranger.safetensors").unlink()
     zoo.lock(pinned, tmp_path / "zoo.lock")
     monkeypatch.setenv("ZOO_LOCK", str(tmp_path / "zoo.lock"))
     assert [found.item.kind for found in zoo.audit() if found.fault] == ["repository", "repository"]
 
 
 def test_an_audit_finds_a_changed_byte(pinned: str) -> None:
-    path = catalog.WEIGHTS / "vim_nano.digits.safetensors"
+    path = catalog.home_of("vim_nano").weights / "vim_nano.digits.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     (found,) = [found for found in zoo.audit() if found.fault]
     assert found.item.name == "vim_nano.digits" and found.fault.startswith("sha256 ")

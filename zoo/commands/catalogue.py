@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-import blocks as registry
+from blocks import registry
 from zoo import catalog
 from zoo.console import complain, count, dump, table
-from zoo.supply.collection import at_hand, manifests
+from zoo.errors import listed
+from zoo.supply.manifests import at_hand, manifests
 from zoo.weights.manifest import Manifest
 
 
@@ -98,7 +99,10 @@ def blocks(arguments: Namespace) -> int:
     if name and not any(sign in name for sign in "*?["):
         return _describe(registry.describe(name), arguments.json)
     names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
-    found = [registry.describe(one) for one in names]
+    known = {name: registry.known(registry.resolve(name) or "") for name in names}
+    found = [info for info in known.values() if info is not None]
+    if silent := [name for name, info in known.items() if info is None]:
+        complain(f"their packages say nothing of {listed(silent)}; `zoo blocks NAME` loads and describes one")
     if arguments.json:
         dump([msgspec.to_builtins(one) for one in found])
         return 0

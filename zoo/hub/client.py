@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -66,14 +67,13 @@ def fetch(reference: Reference, name: str, anew: bool = False) -> Path:
 
 def _downloaded(reference: Reference, name: str, anew: bool) -> Path:
     """Once more where the first answer was cut off or came too late; the client itself resumes and waits for a busy Hub."""
-    hub = client()
-    for again in (True, False):
-        try:
-            return Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision, force_download=anew))
-        except Exception as error:
-            if not again or 400 <= _status(error) < 500 or getattr(error, "errno", None):
-                raise
-    raise AssertionError
+    download = functools.partial(client().hf_hub_download, reference.repo, name, revision=reference.revision)
+    try:
+        return Path(download(force_download=anew))
+    except Exception as error:
+        if 400 <= _status(error) < 500 or getattr(error, "errno", None):
+            raise
+    return Path(download(force_download=anew))
 
 
 def _status(error: Exception) -> int:

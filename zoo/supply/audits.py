@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from blocks import registry
+from blocks import plugins
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.supply import locks
 from zoo.supply.inventory import Item, inventory
@@ -50,15 +50,10 @@ def bill_of_materials(findings: list[Finding], form: str = "cyclonedx") -> dict[
             "tools": {"components": [_library("blockzoo")]},
         },
         "components": [
-            *(_library(name) for name in (*LIBRARIES, *_plugins())),
+            *(_library(name) for name in (*LIBRARIES, *plugins.plugins())),
             *(_weights(finding, licences) for finding in findings),
         ],
     }
-
-
-def _plugins() -> list[str]:
-    points = registry.plugin_targets().values()
-    return sorted({point.dist.name for point in points if point.dist})
 
 
 def _library(name: str) -> dict[str, Any]:

@@ -54,13 +54,15 @@ def inventory() -> list[Item]:
 
 
 def _shipped() -> Iterator[Item]:
-    vouched = {path.name: ("", "") for path in catalog.WEIGHTS.glob("*.safetensors")}
-    for path in catalog.WEIGHTS.glob("*.json"):
-        with contextlib.suppress(ProblemsError):
-            manifest = read_manifest(path)
-            vouched[manifest.source.partition(":")[2]] = (manifest.name, manifest.sha256)
-    for file, (name, sha256) in sorted(vouched.items()):
-        yield Item("shipped", name, catalog.WEIGHTS / file, sha256)
+    """Of the core and of plugins."""
+    for home in catalog.collections().values():
+        vouched = {path.name: ("", "") for path in home.weights.glob("*.safetensors")}
+        for path in home.weights.glob("*.json"):
+            with contextlib.suppress(ProblemsError):
+                manifest = read_manifest(path)
+                vouched[manifest.source.partition(":")[2]] = (home.full(home.short(manifest.name)), manifest.sha256)
+        for file, (name, sha256) in sorted(vouched.items()):
+            yield Item("shipped", name, home.weights / file, sha256)
 
 
 def _stored() -> Iterator[Item]:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from blocks import registry
+from blocks import plugins
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.folders import data_path, write_whole
@@ -61,12 +61,12 @@ class Lock(msgspec.Struct, frozen=True):
     schema: Literal["zoo.lock/1"] = SCHEMA
 
 
-def distributions(blocks: Iterable[str]) -> dict[str, str]:
-    """{distribution: version} of this package, and of the plugins that hold some of these blocks."""
+def distributions(names: Iterable[str]) -> dict[str, str]:
+    """{distribution: version} of this package, and of the plugins that own some of these models and blocks."""
     from zoo import __version__
 
-    points = registry.plugin_targets()
-    owners = [points[block].dist for block in blocks if block in points]
+    namespaces = {name.rpartition("/")[0] for name in names} - {"", *plugins.RESERVED}
+    owners = [plugins.owner_of(namespace) for namespace in sorted(namespaces)]
     return {"blockzoo": __version__} | {owner.name: owner.version for owner in owners if owner}
 
 
@@ -157,7 +157,7 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
     Raises UnknownModelError, WeightsError for weights that are not at hand, and what `zoo.create` raises for a repository.
     """
-    from zoo.supply.collection import at_hand
+    from zoo.supply.manifests import at_hand
 
     wanted = [names] if isinstance(names, str) else list(names)
     entries: list[Locked] = []
@@ -169,7 +169,7 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
 
 def _of_model(name: str) -> list[Locked]:
-    from zoo.supply.collection import at_hand
+    from zoo.supply.manifests import at_hand
 
     found = at_hand(name)
     if not found:
@@ -183,14 +183,14 @@ def _of_model(name: str) -> list[Locked]:
 def _shipped(weights: str) -> Locked | None:
     from zoo.weights.manifest import read_manifest
 
-    path = catalog.WEIGHTS / f"{weights}.json"
+    path = catalog.weights_manifest(*catalog.split_tag(weights))
     if not path.exists():
         return None
     manifest = read_manifest(path)
     file = File(manifest.source.partition(":")[2], manifest.sha256, manifest.size_bytes or 0)
     return Locked(
         name=manifest.name, digest=manifest.digest, source=manifest.source, licence=manifest.licence,
-        licence_class=manifest.licence_class, distributions=distributions(catalog.entry(weights).blocks), files=(file,),
+        licence_class=manifest.licence_class, distributions=distributions([weights, *catalog.entry(weights).blocks]), files=(file,),
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def source_of(entry: Locked, file: File) -> Path:
     from zoo.supply import store
 
     if entry.source.startswith("embedded:"):
-        return catalog.WEIGHTS / file.name
+        return catalog.home_of(entry.name).weights / file.name
     if entry.name.startswith("hub:"):
         if store.place(file).exists():
             return store.place(file)

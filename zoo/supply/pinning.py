@@ -24,9 +24,9 @@ from zoo import catalog
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, offline
 from zoo.supply import locks, store
-from zoo.supply.collection import manifests, published
 from zoo.supply.download import download
 from zoo.supply.locks import File, Locked
+from zoo.supply.manifests import manifests, published
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest
 from zoo.weights.refusals import BytesError, TensorsError, refuse_file
@@ -127,7 +127,7 @@ def _pinned(manifest: Manifest, revision: str, work: Path) -> Locked:
     _prove(manifest, work / "model.safetensors")
     return Locked(
         name=manifest.name, digest=manifest.digest, source=manifest.source, revision=commit, licence=manifest.licence,
-        licence_class=manifest.licence_class, distributions=locks.distributions(catalog.entry(manifest.name).blocks),
+        licence_class=manifest.licence_class, distributions=locks.distributions([manifest.name, *catalog.entry(manifest.name).blocks]),
         files=(store.take(work / "model.safetensors"),), published=promised,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from zoo import catalog
+from zoo.collection import Collection
 from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
 
@@ -27,7 +28,7 @@ def manifests(name: str) -> list[Manifest]:
     """The manifests of a model's weights, best first: embedded before pinned before listed. Raises as `catalog.entry` does."""
     model, tag = catalog.split_tag(name)
     entry = catalog.entry(name)
-    found = [read_manifest(catalog.WEIGHTS / f"{model}.{one}.json") for one in entry.tags if tag in ("", one)]
+    found = [read_manifest(catalog.weights_manifest(model, one)) for one in entry.tags if tag in ("", one)]
     found += [_pinned(published(f"{model}.{one}")) for one in entry.listed if tag in ("", one)]
     return sorted(found, key=lambda manifest: ORDER.index(manifest.state))
 
@@ -58,13 +59,14 @@ def _pinned(manifest: Manifest) -> Manifest:
 
 
 def published(name: str) -> Manifest:
-    """The manifest of `model.tag` as the collection lists it. Raises WeightsError for an entry that is no manifest."""
-    return _published(catalog.WEIGHTS / catalog.entry(name).file)[name]
+    """The manifest of `model.tag` as its collection lists it. Raises WeightsError for an entry that is no manifest."""
+    return _published(catalog.home_of(name), catalog.entry(name).file)[name]
 
 
 @functools.cache
-def _published(path: Path) -> dict[str, Manifest]:
-    found = [_manifest(model, tag, values, path) for (model, tag), values in tables(path).items()]
+def _published(home: Collection, file: str) -> dict[str, Manifest]:
+    path = home.weights / file
+    found = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
     return {manifest.name: manifest for manifest in found}
 
 

@@ -11,8 +11,9 @@ import pytest
 import zoo
 from tests.models.conftest import timm as timm
 from zoo import catalog, cli
+from zoo.collection import Collection
 from zoo.errors import WeightsError
-from zoo.supply import collection
+from zoo.supply import manifests as collection
 from zoo.weights.manifest import Manifest
 
 LISTED = [f"{model}.{tag}" for model, entry in catalog.entries().items() for tag in entry.listed]
@@ -67,11 +68,13 @@ def test_fields_are_shared_by_file_and_by_tag(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_is_no_manifest_is_named_by_its_place(tmp_path: Path) -> None:
-    (tmp_path / "x.toml").write_text(
+    home = Collection("", tmp_path, "a test")
+    home.weights.mkdir()
+    (home.weights / "x.toml").write_text(
         '[up.models]\nvim_nano = { source = "ftp://x", licence = "MIT", licence_class = "permissive" }'
     )
     with pytest.raises(WeightsError, match=r"x\.toml: up\.models\.vim_nano: 1 error\n  origin\n    expected a value"):
-        collection._published(tmp_path / "x.toml")
+        collection._published(home, "x.toml")
 
 
 def best(name: str) -> list[Manifest]:
