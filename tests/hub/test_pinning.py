@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
@@ -175,6 +179,22 @@ def test_a_plain_download_follows_its_address_and_says_what_fails(
     with pytest.raises(InputError, match="Not Found"):
         download.download(f"{url}.none", tmp_path / "other")
     assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["net.pth"]
+
+
+def test_a_download_never_leaves_https() -> None:
+    asked = urllib.request.Request("https://example.org/net.pth")
+    with pytest.raises(urllib.error.URLError, match="a redirect to http, which does not protect the bytes"):
+        download._NoDowngrade().redirect_request(
+            asked, io.BytesIO(), 302, "", HTTPMessage(), "http://example.org/net.pth"
+        )
+
+
+def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/net.pth"
+    with pytest.raises(InputError, match="expected a host that can be reached; found no answer within 0.8 s"):
+        download.download(url, tmp_path / "net.pth")
 
 
 def test_an_https_source_is_pinned(

@@ -104,15 +104,14 @@ def offline() -> bool:
     )
 
 
-def reachable() -> bool:
-    """Whether the Hub's address takes a connection. Behind a proxy that is for the client to find out."""
-    parts = urlsplit(client().constants.ENDPOINT)
+def reachable(address: str = "") -> bool:
+    """Whether the Hub, or another address, takes a connection in time. Behind a proxy that is for the caller to find out."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
         return True
+    parts = urlsplit(address or client().constants.ENDPOINT)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection(
-            (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), PATIENCE
-        ).close()
+        socket.create_connection((parts.hostname or "", port), PATIENCE).close()
     except OSError:
         return False
     return True

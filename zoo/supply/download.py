@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from zoo.errors import InputError, Problem
+from zoo.hub.client import PATIENCE as ANSWER_S
+from zoo.hub.client import reachable
 
 PATIENCE = 10.0
 """Seconds without a byte."""
@@ -28,7 +30,11 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
 
 
 def download(url: str, target: Path, max_bytes: int | None = None) -> Path:
-    """Writes what is at `url` to `target`, which appears only when all bytes are there. Raises InputError."""
+    """Writes what is at `url` to `target`, which appears only when all bytes are there. Raises InputError, within a second where
+    nothing answers."""
+    if not reachable(url):
+        found = f"no answer within {ANSWER_S:g} s"
+        raise InputError(url, Problem("", "a host that can be reached", found, next="check the network"))
     draft = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     opener = urllib.request.build_opener(_NoDowngrade)
     try:
