@@ -22,13 +22,12 @@ from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.opaque import deploy as deploy_opaque
-from zoo.opaque import manifests as opaque_manifests
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
 from zoo.supply.locks import allow, locked_only
-from zoo.supply.manifests import manifests as known_manifests
+from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
@@ -146,7 +145,7 @@ def _create_opaque(
     if weights is not None:
         load_state(model, _opened(weights, name), name, dtype, device)
     elif manifest is not None:
-        _load_opaque(model, wanted, manifest, dtype, device)
+        _load_opaque(model, wanted, brought(manifest), dtype, device)
     elif dtype is not None:
         model.to(dtype)
     if str(device) != "meta":
@@ -286,11 +285,6 @@ def _left_out(model: Backbone, spec: Spec) -> set[str]:
     """Names that the spec's model has and this one has not on purpose: it lost its head or its last stages."""
     whole = model.head is not None and model.out_indices is None
     return set() if whole else build(spec).state_dict().keys() - model.state_dict().keys()
-
-
-def manifests(name: str) -> list[Manifest]:
-    """The manifests of a model's weights, best first (embedded before pinned before listed)."""
-    return opaque_manifests(name) if is_opaque(name) else known_manifests(name)
 
 
 def _load_published(

@@ -18,6 +18,8 @@ import msgspec
 
 from zoo import catalog
 from zoo.collection import Collection
+from zoo.opaque import is_opaque
+from zoo.opaque import manifest as opaque_manifest
 from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
 
@@ -59,7 +61,9 @@ def _pinned(manifest: Manifest) -> Manifest:
 
 
 def published(name: str) -> Manifest:
-    """The manifest of `model.tag` as its collection lists it. Raises WeightsError for an entry that is no manifest."""
+    """The manifest of `model.tag` as its collection, or the code of a plugin, lists it. Raises WeightsError for one that is none."""
+    if is_opaque(name):
+        return opaque_manifest(name)
     return _published(catalog.home_of(name), catalog.entry(name).file)[name]
 
 

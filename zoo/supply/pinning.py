@@ -23,6 +23,8 @@ import msgspec
 from zoo import catalog
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, offline
+from zoo.opaque import Opaque, is_opaque
+from zoo.specs.model import Spec
 from zoo.supply import locks, store
 from zoo.supply.download import download
 from zoo.supply.locks import File, Locked
@@ -167,7 +169,7 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
-    command = [sys.executable, "-m", "zoo.supply.convert", manifest.model, manifest.key_rules or "zoo", manifest.dtype]
+    command = [sys.executable, "-m", "zoo.supply.convert", manifest.name, manifest.key_rules or "zoo", manifest.dtype]
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     try:
@@ -188,10 +190,17 @@ def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     raise TensorsError(manifest.name, problems)
 
 
+def spec_of(manifest: Manifest) -> Spec:
+    """What the weights are for; where the code of a plugin builds it, with the classes that these weights have."""
+    if is_opaque(manifest.model):
+        return Opaque(manifest.model, tag=manifest.tag)
+    return catalog.published_spec(manifest.model)
+
+
 def _prove(manifest: Manifest, path: Path) -> None:
     """The header of the converted file is that of the published spec, name by name. Raises WeightsError."""
     from zoo.build.builder import build
     from zoo.weights.load import expected_header, ties_of
 
-    model = build(catalog.published_spec(manifest.model))
+    model = build(spec_of(manifest))
     check_header(read_header(path, manifest.name), expected_header(model), manifest.name, ties_of(model))
