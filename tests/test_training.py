@@ -76,7 +76,7 @@ def test_the_trained_model_is_handed_back_in_eval_mode() -> None:
 
 def test_only_matrices_decay() -> None:
     model = Small()
-    decayed, free = training._groups(model, 0.05)
+    decayed, free = training._groups(model, training.Recipe(weight_decay=0.05))
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
     assert {id(p) for p in decayed["params"]} == {id(p) for p in model.parameters() if p.ndim > 1}
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
