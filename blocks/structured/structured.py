@@ -59,7 +59,7 @@ class StructuredLinear(nn.Module):
         rows = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
         y = self.product(rows.reshape(-1, self.dim))
         if self.bias is not None:
-            y = y + self.bias
+            y = y + self.bias.to(y.dtype)  # under autocast the product is narrower
         y = y.reshape(*rows.shape[:-1], self.out_dim)
         return y.permute(0, 3, 1, 2) if x.ndim == 4 else y
 

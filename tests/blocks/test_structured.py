@@ -140,3 +140,28 @@ def test_training_heeds_the_rates_of_blocks():
     model = zoo.create("linear_vit_nano", swap={"linear": "btt"}, device="meta")
     rate = {id(p): group["lr"] for group in _groups(model, Recipe(lr=1e-3)) for p in group["params"]}
     assert rate[id(model.get_submodule("stages.0.layers.0.1.1.fc1").R)] == pytest.approx(4e-3)
+
+
+def test_swap_of_linears_reports_parameters_and_macs_of_each():
+    from zoo.measure.swaps import swap_report
+
+    rows = swap_report(zoo.spec("linear_vit_nano"), {"linear": "monarch"})
+    assert len(rows) == 16 and {row["after"] for row in rows} == {"monarch"}
+    fc1 = next(row for row in rows if row["path"] == "stages.0.layers.0.1.1.fc1")
+    assert (fc1["params_before"], fc1["params_after"]) == (64 * 128 + 128, 4 * 16 * (16 + 32) + 128)
+    assert (fc1["macs_before"], fc1["macs_after"]) == (64 * 64 * 128, 64 * 4 * 16 * (16 + 32))
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_structured_linears_are_exported(name):
+    layer, x = built(name, 24, 30).float(), torch.randn(2, 5, 24)
+    length = torch.export.Dim("length", min=2, max=64)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({1: length},))
+    longer = torch.randn(2, 9, 24)
+    torch.testing.assert_close(program.module()(longer), layer(longer))
+
+
+@pytest.mark.parametrize("name", ["dense", *LINEARS])
+def test_autocast_reaches_the_output(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert blocks.get(name)(24, 30)(torch.randn(2, 5, 24)).dtype == torch.bfloat16
