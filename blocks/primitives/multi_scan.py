@@ -9,6 +9,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from blocks.primitives.views import each_route, merged
 from blocks.registry import block
 
 Route = Literal[
@@ -58,12 +59,8 @@ class MultiScan(nn.Module):
 
     def exit(self, y: Tensor, memo: tuple[int, ...]) -> Tensor:
         rank, *size = memo
-        volumes = [_back(scan, route, size) for scan, route in zip(y.chunk(len(self.routes)), self.routes, strict=True)]
-        total = volumes[0]
-        for volume in volumes[1:]:
-            total = total + volume
-        if self.merge == "mean":
-            total = total / len(volumes)
+        scans = zip(each_route(y, len(self.routes)), self.routes, strict=True)
+        total = merged([_back(scan, route, size) for scan, route in scans], self.merge)
         return total.permute(0, 4, 1, 2, 3) if rank == 5 else total.flatten(0, 1).permute(0, 3, 1, 2)
 
 
