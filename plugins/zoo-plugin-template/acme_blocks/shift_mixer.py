@@ -30,7 +30,9 @@ class ShiftMixer(nn.Module):
         super().__init__()
         self.width = int(share * dim)
         if self.width == 0:
-            raise ValueError(f"share = {share:g} of {dim} channels is none; the smallest that moves one is {1 / dim:.4g}")
+            raise ValueError(
+                f"share = {share:g} of {dim} channels is none; the smallest that moves one is {1 / dim:.4g}"
+            )
         self.proj = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

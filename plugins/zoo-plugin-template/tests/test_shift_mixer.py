@@ -1,7 +1,6 @@
 """What the conformance checks cannot know: that the channels move where the paper says."""
 
 import torch
-
 from acme_blocks.shift_mixer import ShiftMixer
 
 
