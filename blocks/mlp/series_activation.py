@@ -25,14 +25,14 @@ class SeriesActivation(nn.Module):
     that no two terms are alike; where to start, the paper leaves open.
     """
 
+    no_decay = ("scale", "shift")
+
     def __init__(self, dim: int, *, terms: Annotated[int, Meta(ge=1)] = 2, act: Act = slot("gelu")):
         super().__init__()
         self.act = act(dim)
         self.scale = nn.Parameter(torch.empty(terms, dim))
         self.shift = nn.Parameter(torch.empty(terms, dim))
         self.reset_parameters()
-
-    no_decay = ("scale", "shift")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

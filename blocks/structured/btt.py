@@ -18,10 +18,10 @@ from blocks.structured.structured import EVERYWHERE, StructuredLinear, block_dia
 
 @block("btt", kind="linear", abilities=EVERYWHERE, paper="arXiv:2406.06248")
 class Btt(StructuredLinear):
-    """y_{ab} = sum_{c,s} L_{b,a,(c,s)} sum_d R_{c,(b,s),d} x_{cd} + b, with the channels laid out as tables x_{cd} and y_{ab}.
+    """y_{ij} = sum_{k,s} L_{j,i,(k,s)} sum_l R_{k,(j,s),l} x_{kl} + b_{ij}, with the channels laid out as tables x_{kl} and y_{ij}.
 
     (B, C, H, W), (B, L, C) or (B, C) -> the same with `out_dim` channels. The tables are as square as the widths allow, s
-    runs over `rank`. With c of n_1, d of n_2, a of m_1 and b of m_2 values, R is (n_1, m_2 rank, n_2) and L
+    runs over `rank`. With n_1, n_2, m_1 and m_2 values of k, l, i and j, R is (n_1, m_2 rank, n_2) and L
     (m_2, m_1, n_1 rank): about 2 rank C^1.5 weights. Each factor starts normal with deviation
     sqrt(min(fan-in, fan-out)) / fan-in and learns at C / (2 fan-in) times the rate of a dense layer (`lr_scales`).
     """
