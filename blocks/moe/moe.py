@@ -30,6 +30,7 @@ Expert = Annotated[Slot, Meta(extra_json_schema={"kinds": ["channel_mixer"]})]
 class Moe(nn.Module):
     """y = shared(x) + sum over the k experts e of each token of weight_e * expert_e(x), or what else the router says.
 
+    With `shared_gate` the shared expert is weighed by sigmoid(w x), as in Qwen2.
     (B, L, C) -> (B, L, C). `expert` is built for each expert of the router, into `experts.0`, `experts.1`, …; if its
     signature names `num_experts` it is built once, holds the parameters of all, and is run as `experts(rows, counts)`:
     rows (R, C) sorted by expert, counts a list of E numbers of rows. Outputs are summed in float32. No token is dropped,
@@ -39,13 +40,24 @@ class Moe(nn.Module):
     gives the same outputs at num_experts / k times the cost, since a graph cannot hold slices whose sizes come from data.
     """
 
-    def __init__(self, dim: int, *, router: Router, expert: Expert = slot("gated_mlp"), shared: Expert | None = None):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        router: Router,
+        expert: Expert = slot("gated_mlp"),
+        shared: Expert | None = None,
+        shared_gate: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+    ):
         super().__init__()
+        if shared_gate and shared is None:
+            raise ValueError("shared_gate weighs the shared expert, and there is none: state `shared` too")
         self.router = Slot(router.call, router.place.at("router"))(dim)
         self.num_experts = int(self.router.num_experts)  # type: ignore[arg-type]
         packed = _names_num_experts(expert.call)
         self.experts: nn.Module = self._packed_expert(expert, dim) if packed else self._copies(expert, dim)
         self.shared = Slot(shared.call, shared.place.at("shared"))(dim) if shared else None
+        self.shared_gate = nn.Linear(dim, 1, bias=False) if shared_gate else None
 
     def _copies(self, expert: Slot, dim: int) -> RepeatedExperts:
         places = [expert.place.at(f"experts.{index}") for index in range(self.num_experts)]
@@ -58,7 +70,10 @@ class Moe(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         routing = self.router(x, ctx) if getattr(self.router, "takes_ctx", False) else self.router(x)
         y: Tensor = routing.mix(x, self.experts, self.num_experts, ctx)
-        return y if self.shared is None else y + run(self.shared, x, ctx)
+        if self.shared is None:
+            return y
+        shared = run(self.shared, x, ctx)
+        return y + (shared if self.shared_gate is None else shared * self.shared_gate(x).sigmoid())
 
     def active_params(self) -> int:
         """Parameters that one token meets: all but those of the experts it does not go to."""

@@ -102,7 +102,5 @@ class TopkRouter(LinearRouter):
 def check_groups(num_experts: int, groups: int) -> None:
     """Raises ValueError when the experts do not fall into equal groups."""
     if num_experts % groups:
-        near = min(
-            (n for n in range(1, num_experts + 1) if num_experts % n == 0), key=lambda n: abs(n - groups)
-        )
+        near = min((n for n in range(1, num_experts + 1) if num_experts % n == 0), key=lambda n: abs(n - groups))
         raise ValueError(f"groups = {groups} do not divide {num_experts} experts; the nearest that do are {near}")
