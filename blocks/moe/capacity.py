@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blocks.context import Context
-from blocks.moe.routing import Routing
+from blocks.moe.routing import Routing, shape_of
 from blocks.moe.scoring import LinearRouter, share
 
 
@@ -55,7 +55,7 @@ class CapacityRouter(LinearRouter):
         scores = logits.softmax(-1)
         weights, indices = scores.topk(int(self.k), -1)
         weights = share(weights) if self.renormalise else weights
-        chosen = indices.view(len(x), -1, indices.shape[-1])
+        chosen = indices.view(*shape_of(x), indices.shape[-1])
         if ctx is not None and ctx.mask is not None:
             chosen = chosen.masked_fill(~ctx.mask.bool().unsqueeze(-1), -1)
         room = capacity_of(chosen.shape[1], self.k, self.num_experts, self.capacity)

@@ -31,8 +31,8 @@ def by_slices(rows: Tensor, counts: list[int], expert: Callable[[int, Tensor], T
     Where no gradient is wanted the outputs are written over the rows, which saves memory that nobody has touched yet.
     """
     parts = [(e, part) for e, part in enumerate(rows.split(counts)) if counts[e] != 0]
-    if len(parts) == 1:
-        return expert(*parts[0])
+    if len(parts) <= 1:
+        return expert(*parts[0]) if parts else rows
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat([expert(e, part) for e, part in parts])
     for e, part in parts:
@@ -45,13 +45,13 @@ def run_experts(experts: Any, rows: Tensor, counts: list[int], ctx: Context | No
     return experts(rows, counts, ctx) if getattr(experts, "takes_ctx", False) else experts(rows, counts)
 
 
-def tally(choices: Tensor, num_experts: int, expected: int | None) -> list[int]:
+def tally(choices: Tensor, num_experts: int, expected: float) -> list[int]:
     """How many choices lead nowhere (-1), to each of the experts, and beyond them (E and more): E + 2 counts.
 
-    On meta nothing is known of the choices: `expected` of them (all without it) go to the first expert, which costs as much.
+    On meta nothing is known of the choices: the share `expected` of them goes to the first expert, which costs as much.
     """
     if choices.is_meta:
-        reach = choices.numel() if expected is None else expected
+        reach = round(choices.numel() * expected)
         return [choices.numel() - reach, reach, *[0] * num_experts]
     return torch.bincount((choices + 1).clamp(max=num_experts + 1), minlength=num_experts + 2).tolist()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocks.context import Context
 from blocks.moe.capacity import capacity_of
-from blocks.moe.routing import Routing
+from blocks.moe.routing import Routing, shape_of
 from blocks.moe.scoring import Count, LinearRouter, Weight
 from blocks.registry import block
 
@@ -34,7 +34,7 @@ class ExpertChoiceRouter(LinearRouter):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         logits = self.logits(x)
         scores = logits.softmax(-1)
-        by_expert = scores.view(len(x), -1, self.num_experts).transpose(1, 2)
+        by_expert = scores.view(*shape_of(x), self.num_experts).transpose(1, 2)
         B, E, L = by_expert.shape
         if ctx is not None and ctx.mask is not None:
             by_expert = by_expert.masked_fill(~ctx.mask.bool().unsqueeze(1), -1.0)

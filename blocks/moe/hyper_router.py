@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,8 +44,7 @@ class HyperRouter(ScoringRouter):
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """A score for each token and expert."""
-        tokens = shape[0] * shape[2] * shape[3] if len(shape) == 4 else shape[0] * shape[1]
-        return {"matmul": tokens * self.embedding.shape[1] * self.num_experts}
+        return {"matmul": math.prod(shape) * self.num_experts}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         made = widened(self.hypernet(self.embedding)).view(self.num_experts, -1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks.context import Context
+from blocks.moe.routing import shape_of
 
 
 def given_key(ctx: Context | None, key: str, x: Tensor, count: int) -> Tensor:
@@ -13,14 +14,14 @@ def given_key(ctx: Context | None, key: str, x: Tensor, count: int) -> Tensor:
 
     Raises ValueError when the shape fits neither the batch nor its tokens.
     """
-    tokens = (x.shape[0], x.shape[2] * x.shape[3]) if x.ndim == 4 else x.shape[:2]
+    tokens = shape_of(x)
     written = list(ctx.read(key).values()) if ctx is not None else []
     if not written:
         return torch.zeros(tokens, dtype=torch.int64, device=x.device).flatten()
     numbers = written[-1].to(x.device)
-    if numbers.shape not in ((tokens[0],), tuple(tokens)):
+    if numbers.shape not in (tokens[:1], tokens):
         raise ValueError(
             f"`{key}` in ctx has shape {tuple(numbers.shape)}; it should number the examples, ({tokens[0]},), "
-            f"or the tokens, {tuple(tokens)}, from 0 to {count - 1}"
+            f"or the tokens, {tokens}, from 0 to {count - 1}"
         )
     return (numbers.unsqueeze(-1).expand(tokens) if numbers.ndim == 1 else numbers).flatten()

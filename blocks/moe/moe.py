@@ -75,6 +75,12 @@ class Moe(nn.Module):
         shared = run(self.shared, x, ctx)
         return y + (shared if self.shared_gate is None else shared * self.shared_gate(x).sigmoid())
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """What mixing costs beside router and experts, where it is more than sorting."""
+        mixing = getattr(self.router, "mixing_macs", None)
+        routed = sum(parameter.numel() for parameter in self.experts.parameters())
+        return {"matmul": mixing(shape, routed)} if callable(mixing) else {}
+
     def active_params(self) -> int:
         """Parameters that one token meets: all but those of the experts it does not go to."""
         routed = sum(parameter.numel() for parameter in self.experts.parameters())

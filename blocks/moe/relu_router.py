@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocks.context import Context
 from blocks.moe.routing import Routing
-from blocks.moe.scoring import Count, LinearRouter, load_of, share
+from blocks.moe.scoring import Count, LinearRouter, share
 from blocks.registry import block
 
 
@@ -41,15 +41,15 @@ class ReluRouter(LinearRouter):
         experts = torch.arange(self.num_experts, device=x.device).expand_as(weights)
         indices = torch.where(weights <= 0, -1, experts)  # NaN goes everywhere, and is seen
         self._tell(ctx, logits, weights, indices)
-        return Routing(weights.to(x.dtype), indices, expected=int(self.k * len(weights)))
+        return Routing(weights.to(x.dtype), indices, expected=self.k / self.num_experts)
 
     def _tell(self, ctx: Context | None, logits: Tensor, weights: Tensor, indices: Tensor) -> None:
         active = (indices >= 0).to(weights.dtype)
-        crowded = (active.sum(0) * weights.sum(0)).sum() * self.num_experts / (self.k * max(1, len(weights)) ** 2)
+        crowded = (active.sum(0) * weights.sum(0)).sum() * self.num_experts / (self.k * max(1, weights.shape[0]) ** 2)
         self.tell(ctx, logits, share(weights), indices)
         if ctx is not None and self.training:
             ctx.losses[self.path] = {"l1": self.l1_weight.to(crowded.dtype) * crowded}
-        self.report(ctx, sparsity=1 - active.mean(), load=load_of(indices, self.num_experts, weights.dtype))
+        self.report(ctx, sparsity=1 - active.mean(), importance=share(weights.detach().sum(0)))
 
     @torch.no_grad()
     def adapt(self, report: dict[str, Tensor]) -> None:

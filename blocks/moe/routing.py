@@ -3,7 +3,8 @@
 A router is a block of kind `router` with the attributes `num_experts` and `k` (how many of them a token meets; the mean,
 where it varies). Its `forward(x, ctx)` gives one of the three answers below, each with
 `mix(x, experts, num_experts, ctx)`: (B, L, C) -> (B, L, C). `experts(rows, counts)` runs rows (R, C) sorted by expert
-through the experts, `counts` (a list) of them each. B sequences of L tokens, T = B * L; E experts, S slots for each.
+through the experts, `counts` (a list) of them each. A router whose mixing multiplies matrices says how much in
+`mixing_macs(shape, expert_params)`; one that changes itself after a step of training has `adapt(report)`. B sequences of L tokens, T = B * L; E experts, S slots for each.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class Routing(NamedTuple):
 
     The three have one shape, in any order. Without `tokens`, `weights` and `indices` are (T, k), a row for each token. The
     index -1 leads nowhere: the route is dropped. Where `stays`, an index from E on leaves the token as it is, and no expert
-    runs. `expected` is the number of routes that reach an expert where values are not known, on meta; all without it.
+    runs. `expected` is the share of the routes that reach an expert where values are not known, on meta.
     """
 
     weights: Tensor
     indices: Tensor
     tokens: Tensor | None = None
     stays: bool = False
-    expected: int | None = None
+    expected: float = 1.0
 
     def mix(self, x: Tensor, experts: nn.Module, num_experts: int, ctx: Context | None = None) -> Tensor:
         """Sorted by expert once; while torch.export traces, every token goes through every expert, most with weight 0."""
@@ -106,3 +107,8 @@ def as_rows(x: Tensor) -> Tensor:
     """(B, C, H, W) or (B, L, C) -> (T, C), the tokens of the whole batch."""
     x = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
     return x.reshape(-1, x.shape[-1])
+
+
+def shape_of(x: Tensor) -> tuple[int, int]:
+    """(B, L) of (B, C, H, W) or (B, L, C)."""
+    return (x.shape[0], x.shape[2] * x.shape[3]) if x.ndim == 4 else (x.shape[0], x.shape[1])

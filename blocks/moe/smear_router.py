@@ -29,6 +29,10 @@ class SmearRouter(nn.Module):
         self.norm = norm(dim) if norm else None
         self.gate = nn.Linear(dim, num_experts)
 
+    def mixing_macs(self, shape: tuple[int, ...], expert_params: int) -> int:
+        """Each sequence sums the parameters of all experts."""
+        return shape[0] * expert_params
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Merging:
         mean = _mean(as_sequences(x), None if ctx is None else ctx.mask)
         if self.norm is not None:

@@ -45,6 +45,10 @@ class SoftRouter(nn.Module):
         """A score for each token and slot."""
         return {"matmul": math.prod(shape) * self.phi.shape[0] * self.phi.shape[1]}
 
+    def mixing_macs(self, shape: tuple[int, ...], expert_params: int) -> int:
+        """Tokens into slots, and slots into tokens."""
+        return 2 * self.macs(shape)["matmul"]
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Slots:
         logits = self.logits(as_sequences(x))
         if ctx is not None and ctx.mask is not None:

@@ -55,7 +55,7 @@ class ZeroExpertRouter(LinearRouter):
         indices = (scores.detach() + self.balance_bias.to(scores.dtype)).topk(self.choices, -1).indices
         weights = self.scale * scores.gather(-1, indices)
         self.tell(ctx, logits, scores, indices)
-        return Routing(weights.to(x.dtype), indices, stays=True, expected=round(len(weights) * self.k))
+        return Routing(weights.to(x.dtype), indices, stays=True, expected=self.k / self.choices)
 
     @torch.no_grad()
     def adapt(self, report: dict[str, Tensor]) -> None:
