@@ -5,7 +5,7 @@ R is here the number of rows that were sent, E the number of experts, T the numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,13 +16,25 @@ from blocks.chain import run
 from blocks.context import Context
 
 
-class RepeatedExperts(nn.ModuleList):
+class RepeatedExperts(nn.Module):
     """One module for each expert, at `0`, `1`, …; run as `experts(rows, counts)`, like a block that holds them all."""
 
     takes_ctx = True
 
+    def __init__(self, experts: Iterable[nn.Module]):
+        super().__init__()
+        for e, expert in enumerate(experts):
+            self.add_module(str(e), expert)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, e: int) -> nn.Module:
+        return list(self.children())[e]
+
     def forward(self, rows: Tensor, counts: list[int], ctx: Context | None = None) -> Tensor:
-        return by_slices(rows, counts, lambda e, part: run(self[e], part.unsqueeze(0), ctx).squeeze(0))
+        experts = list(self.children())
+        return by_slices(rows, counts, lambda e, part: run(experts[e], part.unsqueeze(0), ctx).squeeze(0))
 
 
 def by_slices(rows: Tensor, counts: list[int], expert: Callable[[int, Tensor], Tensor]) -> Tensor:

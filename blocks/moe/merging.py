@@ -34,5 +34,5 @@ def _stacked(experts: nn.Module) -> Parameters:
     """Name -> (E, …): the parameters of all experts."""
     if not isinstance(experts, RepeatedExperts):
         return dict(experts.named_parameters())
-    each = [dict(expert.named_parameters()) for expert in experts]
+    each = [dict(expert.named_parameters()) for expert in experts.children()]
     return {name: torch.stack([own[name] for own in each]) for name in each[0]}
