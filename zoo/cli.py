@@ -200,6 +200,31 @@ def parser() -> Parser:
     digits.add_argument("--epochs", type=int, default=None)
     digits.add_argument("--seed", type=int, default=None)
     digits.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    digits.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
+
+    listed_plugins = _command(commands, "plugins", "plugging:plugins", "the installed plugins, and whether they work")
+    listed_plugins.add_argument(
+        "--no-check", action="store_true", help="what they declare only; their code is not tried"
+    )
+    listed_plugins.add_argument("--timeout", type=float, default=60.0, help="seconds for each plugin (default 60)")
+
+    made = _command(commands, "new-plugin", "plugging:new_plugin", "begin a package of your own blocks and models")
+    made.add_argument("namespace", help="your namespace, as `acme` in acme/my_mixer")
+    made.add_argument(
+        "--from", dest="source", default="", metavar="FILE.py", help="a file with blocks, instead of the template's"
+    )
+    made.add_argument("--out", default="", metavar="DIR", help="the folder to make (default NAMESPACE-blocks)")
+
+    renamed = _command(
+        commands, "rename", "plugging:rename", "give a block another name; weights and records go with it"
+    )
+    renamed.add_argument("old", help="local/my_mixer")
+    renamed.add_argument("new", help="acme/my_mixer@1")
+    renamed.add_argument("folder", help="a folder with zoo.json, or the `models` of a plugin")
+
+    index = _command(commands, "index", "plugging:index", "write the catalogue data of a plugin you are working on")
+    index.add_argument("namespace")
+    index.add_argument("--check", action="store_true", help="only say whether it is up to date")
 
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
     schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import blocks
+import zoo
 from blocks.context import Context
 from blocks.moe.adaptation import adapt_routers
 from blocks.moe.balanced_assignment import balanced_assignment, sinkhorn
@@ -25,6 +26,7 @@ from blocks.moe.switch_router import SwitchRouter
 from blocks.moe.task_router import TaskRouter
 from blocks.moe.topk_router import BIAS_STEP, TopkRouter
 from zoo.measure.profile import profile
+from zoo.weights.convert import KeyRules
 
 DIM, E = 16, 4
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -392,3 +394,43 @@ def test_a_slot_that_nobody_wrote_is_refused(refused: Any) -> None:
 def test_what_cannot_be_is_refused(make: Any, message: str, refused: Any) -> None:
     with refused(message):
         make()
+
+
+PER_EXPERT = [
+    [f"experts.{{e}}.{theirs}.weight", f"experts.{ours}"]
+    for theirs, ours in (("gate_proj", "gate"), ("up_proj", "up"), ("down_proj", "down"))
+]
+STACKED = [
+    {"from": "experts.gate_up_proj", "split": {"dim": 1, "to": ["experts.gate", "experts.up"]}},
+    ["experts.down_proj", "experts.down"],
+]
+
+
+@pytest.mark.parametrize("layout", ["per expert", "stacked"])
+def test_key_rules_lead_from_public_layouts_to_packed_experts_and_back(layout: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"experts.gate": (E, 24, DIM), "experts.up": (E, 24, DIM), "experts.down": (E, DIM, 24)}
+    if layout == "stacked":  # transformers 5, in memory
+        rules: list[Any] = STACKED
+        source = {"experts.gate_up_proj": (E, 48, DIM), "experts.down_proj": (E, DIM, 24)}
+    else:  # published checkpoints
+        rules = [{"from": one, "to": other, "stack": {"dim": 0, "index": "e"}} for one, other in PER_EXPERT]
+        source = {one.format(e=e): shapes[other][1:] for one, other in PER_EXPERT for e in range(E)}
+    tensors = {name: torch.randn(shape, generator=draw) for name, shape in source.items()}
+    key_rules = KeyRules.from_data(rules, "here")
+    packed = key_rules.to_zoo(tensors, {name: (shape, None) for name, shape in shapes.items()}, "moe")
+    moe("topk_router", "packed_gated_mlp").load_state_dict(packed, strict=False)
+    back = key_rules.to_source(packed)
+    assert sorted(back) == sorted(tensors) and all(torch.equal(back[name], tensors[name]) for name in back)
+
+
+@pytest.mark.parametrize(
+    "name", ["soft_router", "expert_choice_router", "smear_router", "switch_router", "relu_router"]
+)
+def test_a_published_model_takes_another_router(name: str) -> None:
+    model: Any = zoo.create("moe_vit_nano", {"define.moe.router": ROUTERS[name]})
+    ctx = Context()
+    y = model.train()(torch.randn(2, 1, 32, 32), ctx)
+    (y.square().sum() + ctx.total_loss()).backward()
+    assert y.shape == (2, 10) and len(ctx.reports) == 3
+    assert all(path.endswith("router") for path in ctx.reports)

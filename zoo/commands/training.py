@@ -14,7 +14,7 @@ def digits(arguments: Namespace) -> int:
 
     import msgspec
 
-    from zoo.training import Recipe, train_digits
+    from zoo.training import Recipe, publish, train_digits
     from zoo.weights.load import save_weights
 
     name = catalog.split_tag(arguments.name)[0]
@@ -33,6 +33,8 @@ def digits(arguments: Namespace) -> int:
     result = train_digits(name, recipe, progress)
     if arguments.out:
         save_weights(result.model, arguments.out)
+    if arguments.publish:
+        publish(name, result, recipe)
     low, high = result.ci95
     if arguments.json:
         dump(

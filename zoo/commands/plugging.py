@@ -1,0 +1,107 @@
+"""`zoo plugins` and `zoo index`: what others have added, and the data that their packages carry."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import msgspec
+
+from blocks.plugins import Plugin, owner_of, package_of, refusal
+from blocks.plugins import plugins as declared
+from zoo.collection import Collection, collections, forget
+from zoo.console import dump, table
+from zoo.errors import InputError, Problem, listed, nearest
+
+
+def plugins(arguments: Namespace) -> int:
+    """Exit code 1 when a plugin does not work."""
+    from zoo.plugging import plugins as known
+
+    reports = known(check=not arguments.no_check, timeout=arguments.timeout)
+    if arguments.json:
+        dump([msgspec.to_builtins(report) for report in reports])
+    elif not reports:
+        print("no plugin is installed; `zoo new-plugin NAME` begins one")
+    else:
+        rows = [
+            [one.name, one.version, one.api, " ".join(one.namespaces), str(len(one.blocks)), str(one.models), one.state, one.cause]
+            for one in reports
+        ]  # fmt: skip
+        table(["plugin", "version", "api", "namespaces", "blocks", "models", "state", "cause"], rows)
+    return 1 if any(report.state in ("broken", "clash", "incompatible") for report in reports) else 0
+
+
+def index(arguments: Namespace) -> int:
+    """Loads every block and builds every model of a namespace, and writes down what they are."""
+    from zoo import indexing
+
+    plugin = _plugin(arguments.namespace)
+    done: list[str] = []
+    for package, blocks, home in _packages(plugin):
+        if not arguments.check:
+            done += [str(path) for path in indexing.write(package, blocks, home)]
+            continue
+        files = indexing.rendered(package, blocks, home)
+        done += [str(path) for path, fresh in files.items() if not path.is_file() or path.read_bytes() != fresh]
+    forget()
+    if arguments.check:
+        print(f"stale: {listed(done)}; run `zoo index {arguments.namespace}`" if done else "all up to date")
+        return 1 if done else 0
+    print(f"{plugin.owner}: wrote {listed(done)}")
+    return 0
+
+
+def new_plugin(arguments: Namespace) -> int:
+    """Says what to type next."""
+    from zoo.scaffold import new_plugin as make
+
+    made = make(arguments.namespace, arguments.out, arguments.source)
+    if arguments.json:
+        dump({"folder": str(made.folder), "models": made.models, "note": made.note})
+        return 0
+    steps = [f"pip install --no-deps -e {made.folder}"]
+    if arguments.source:
+        steps += [f"zoo train digits {name} --publish" for name in made.models] + [f"zoo index {arguments.namespace}"]
+    print(f"{made.folder} is made. Next:")
+    for step in [*steps, f"pytest --zoo-conformance {arguments.namespace}"]:
+        print(f"  {step}")
+    if made.note:
+        print(made.note)
+    return 0
+
+
+def rename(arguments: Namespace) -> int:
+    from zoo.renaming import rename as carry
+
+    done = carry(arguments.old, arguments.new, arguments.folder)
+    if arguments.json:
+        dump([one._asdict() for one in done])
+        return 0
+    rows = [[one.model, one.before[:12], one.after[:12], str(one.weights), str(one.rows)] for one in done]
+    table(["model", "digest before", "after", "weights", "latency rows"], rows)
+    return 0
+
+
+def _plugin(namespace: str) -> Plugin:
+    known = sorted(space for plugin in declared().values() if plugin.usable for space in plugin.namespaces)
+    plugin = owner_of(namespace)
+    if plugin is None or not plugin.usable:
+        expected = "the namespace of an installed plugin" + (f": {listed(known)}" if known else "")
+        cure = refusal(namespace) or "install yours with: pip install --no-deps -e FOLDER"
+        raise InputError("index", Problem("namespace", expected, f"`{namespace}`", nearest(namespace, known), cure))
+    return plugin
+
+
+def _packages(plugin: Plugin) -> list[tuple[Path, list[str], Collection | None]]:
+    """The folders of its packages, the blocks that live in each, and the collection in it."""
+    homes = [collections()[space] for space in sorted(plugin.models) if space in collections()]
+    folders = {package_of(point) for point in plugin.blocks.values()} | {home.folder.parent for home in homes}
+    return [
+        (
+            folder,
+            [identity for identity, point in plugin.blocks.items() if package_of(point) == folder],
+            next((home for home in homes if home.folder.parent == folder), None),
+        )
+        for folder in sorted(folder for folder in folders if folder is not None)
+    ]
