@@ -15,7 +15,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.moe.dispatch import RepeatedExperts
 from blocks.registry import block
-from blocks.slots import Router, Slot, slot
+from blocks.slots import NONE, Router, Slot, slot
 
 Expert = Annotated[Slot, Meta(extra_json_schema={"kinds": ["channel_mixer"]})]
 
@@ -30,11 +30,11 @@ Expert = Annotated[Slot, Meta(extra_json_schema={"kinds": ["channel_mixer"]})]
 class Moe(nn.Module):
     """y = shared(x) + sum over the k experts e of each token of weight_e * expert_e(x), or what else the router says.
 
-    With `shared_gate` the shared expert is weighed by sigmoid(w x), as in Qwen2.
-    (B, L, C) -> (B, L, C). `expert` is built for each expert of the router, into `experts.0`, `experts.1`, …; if its
-    signature names `num_experts` it is built once, holds the parameters of all, and is run as `experts(rows, counts)`:
-    rows (R, C) sorted by expert, counts a list of E numbers of rows. Outputs are summed in float32. No token is dropped,
-    except by routers with a capacity, which count what they drop. It is causal if its router is.
+    (B, L, C) -> (B, L, C). With `shared_gate` shared(x) is weighed by sigmoid(w x), as in Qwen2. `expert` is built for
+    each expert of the router, into `experts.0`, `experts.1`, …; if its signature names `num_experts` it is built once,
+    holds the parameters of all, and is run as `experts(rows, counts)`: rows (R, C) sorted by expert, counts a list of E
+    numbers of rows. Outputs are summed in float32. No token is dropped, except by routers with a capacity, which count
+    what they drop. It is causal if its router is. Raises ValueError when the experts are not as many as the router's.
     On meta, where nothing is known of the routes, all T * k rows go through the first expert, which costs the same. While
     torch.export traces, every token goes through every expert and the weights of the others are 0: the exported program
     gives the same outputs at num_experts / k times the cost, since a graph cannot hold slices whose sizes come from data.
@@ -65,6 +65,11 @@ class Moe(nn.Module):
 
     def _packed_expert(self, expert: Slot, dim: int) -> nn.Module:
         call: dict[str, Any] = expert.call if isinstance(expert.call, dict) else {"block": expert.call}
+        stated = call.get("num_experts", NONE)
+        if stated not in (None, NONE, self.num_experts):
+            raise ValueError(
+                f"the experts are to be {stated}, and the router chooses among {self.num_experts}: state it there alone"
+            )
         return Slot({**call, "num_experts": self.num_experts}, expert.place.at("experts"))(dim)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:

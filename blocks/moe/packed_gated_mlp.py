@@ -30,23 +30,23 @@ from blocks.slots import Act, slot
 class PackedGatedMlp(nn.Module):
     """Row r of expert e: y_r = down_e(act(gate_e x_r) * up_e x_r), with gate, up (E, I, C) and down (E, C, I).
 
-    As the expert of a `moe`: rows (R, C) sorted by expert and how many each has -> (R, C), what `gated_mlp` repeated for
+    As the expert of a `moe`, which says how many there are: rows (R, C) sorted by expert and how many each has -> (R, C), what `gated_mlp` repeated for
     each expert gives. On its own: (B, L, C) -> (B, L, C), every position through all experts, outputs summed, which is one
-    gated MLP of hidden width E * I. The hidden width is `hidden_dim`, or int(ratio * C) without one.
+    gated MLP of hidden width E * I, with E = 1 unless stated. The hidden width is `hidden_dim`, or int(ratio * C) without one.
     """
 
     def __init__(
         self,
         dim: int,
         *,
-        num_experts: Annotated[int, Meta(ge=1)],
+        num_experts: Annotated[int, Meta(ge=1)] | None = None,
         ratio: Ratio = 8 / 3,
         hidden_dim: Width | None = None,
         act: Act | None = slot("silu"),
     ):
         super().__init__()
         self.hidden_dim = hidden_dim or int(dim * ratio)
-        self.num_experts = num_experts
+        self.num_experts = num_experts = num_experts or 1
         self.gate = nn.Parameter(torch.empty(num_experts, self.hidden_dim, dim))
         self.up = nn.Parameter(torch.empty(num_experts, self.hidden_dim, dim))
         self.act = act(self.hidden_dim) if act else None

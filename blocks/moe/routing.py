@@ -86,7 +86,7 @@ class Slots(NamedTuple):
         B, _, E, S = self.dispatch.shape
         slots = self.dispatch.flatten(2).transpose(1, 2) @ x
         rows = slots.unflatten(1, (E, S)).transpose(0, 1).reshape(-1, x.shape[-1])
-        y = run_experts(experts, rows.clone(), [B * S] * E, ctx)
+        y = run_experts(experts, rows, [B * S] * E, ctx)
         return self.combine.flatten(2) @ y.unflatten(0, (E, B, S)).transpose(0, 1).flatten(1, 2)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import blocks
 import zoo
 from blocks.context import Context
+from blocks.mlp.mlp import GatedMlp
 from blocks.moe.adaptation import adapt_routers
 from blocks.moe.balanced_assignment import balanced_assignment, sinkhorn
 from blocks.moe.base_router import BaseRouter
@@ -20,6 +21,7 @@ from blocks.moe.expert_choice_router import ExpertChoiceRouter
 from blocks.moe.grouped_router import GroupedRouter
 from blocks.moe.modality_router import ModalityRouter
 from blocks.moe.moe import Moe
+from blocks.moe.packed_gated_mlp import PackedGatedMlp
 from blocks.moe.pre_attention_router import PreAttentionRouter, Remember
 from blocks.moe.relu_router import ReluRouter
 from blocks.moe.switch_router import SwitchRouter
@@ -77,6 +79,13 @@ def test_packed_experts_equal_repeated_ones(name: str) -> None:
         weights: list[Tensor] = [getattr(expert, part).weight for expert in repeated.experts]  # type: ignore[union-attr]
         grads = torch.stack([unmet if weight.grad is None else weight.grad for weight in weights])
         torch.testing.assert_close(getattr(packed.experts, part).grad, grads, rtol=1e-4, atol=1e-5)
+
+
+def test_packed_experts_alone_are_one_wide_mlp() -> None:
+    experts, wide = PackedGatedMlp(DIM, num_experts=3, hidden_dim=8), GatedMlp(DIM, hidden_dim=24)
+    state = {f"{part}.weight": getattr(experts, part).flatten(0, 1) for part in ("gate", "up")}
+    wide.load_state_dict({**state, "down.weight": experts.down.transpose(0, 1).flatten(1)})
+    torch.testing.assert_close(experts(x()), wide(x()))
 
 
 @every_router
@@ -386,6 +395,10 @@ def test_a_slot_that_nobody_wrote_is_refused(refused: Any) -> None:
             "k = 2 experts cannot be chosen where a modality has 1; the nearest that can is 1",
         ),
         (
+            lambda: Moe(DIM, router=ROUTERS["topk_router"], expert={"block": "packed_gated_mlp", "num_experts": 5}),
+            "the experts are to be 5, and the router chooses among 4: state it there alone",
+        ),
+        (
             lambda: Moe(DIM, router=ROUTERS["topk_router"], shared_gate=True),
             "shared_gate weighs the shared expert, and there is none: state `shared` too",
         ),
@@ -428,7 +441,8 @@ def test_key_rules_lead_from_public_layouts_to_packed_experts_and_back(layout: s
     "name", ["soft_router", "expert_choice_router", "smear_router", "switch_router", "relu_router"]
 )
 def test_a_published_model_takes_another_router(name: str) -> None:
-    model: Any = zoo.create("moe_vit_nano", {"define.moe.router": ROUTERS[name]})
+    expert = {"block": "packed_gated_mlp", "ratio": 1}
+    model: Any = zoo.create("moe_vit_nano", {"define.moe.router": ROUTERS[name], "define.moe.expert": expert})
     ctx = Context()
     y = model.train()(torch.randn(2, 1, 32, 32), ctx)
     (y.square().sum() + ctx.total_loss()).backward()
