@@ -53,6 +53,7 @@ def parser() -> Parser:
     listing.add_argument("--task", default="", help="only this task")
     listing.add_argument("--block", default="", help="only models that use this block")
     listing.add_argument("--pretrained", action="store_true", help="only models with weights at hand")
+    listing.add_argument("--names", action="store_true", help="names only, one a line")
 
     info = _command(commands, "info", "catalogue:info", "all that is known of one model")
     info.add_argument("name")
@@ -178,7 +179,12 @@ def parser() -> Parser:
     pick.add_argument("--minutes", type=float, default=10.0, help="for measuring finalists")
     pick.add_argument("--commercial", action="store_true", help="permissive licences only")
     pick.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
-    pick.add_argument("--images", default="", metavar="DIR", help="images of your own, for --end-to-end")
+    pick.add_argument(
+        "--images",
+        default="",
+        metavar="DIR",
+        help="images of your own: for --end-to-end, and in folders called like classes to try the finalists on",
+    )
     pick.add_argument(
         "--out", default="", metavar="DIR", help="write the model, pre-processing, labels, run.py and a report"
     )
@@ -229,6 +235,10 @@ def parser() -> Parser:
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
     schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")
     schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")
+    completion = _command(
+        commands, "completion", "completing:completion", "a script that completes commands, options and models"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     _command(commands, "doctor", "doctor:doctor", "what this installation has, and what is broken")
     return top
 

@@ -21,6 +21,9 @@ def list_models(arguments: Namespace) -> int:
         pattern, family=arguments.family, task=arguments.task, block=arguments.block, pretrained=arguments.pretrained
     )
     found = [catalog.entries()[name] for name in names]
+    if arguments.names:
+        print("\n".join(names))
+        return 0 if names else 1
     if arguments.json:
         dump([msgspec.to_builtins(entry) for entry in found])
         return 0
