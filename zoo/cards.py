@@ -18,6 +18,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.specs.tree import plain
+from zoo.supply.manifests import published as published_weights
 from zoo.weights.manifest import Manifest, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -69,15 +70,19 @@ def _front_matter(family: str, names: list[str]) -> str:
     results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
     if results:
         lines.append("model-index:")
-    for name, figure in results:
-        dataset, _, measure = figure.metric.partition("@")[0].partition("/")
-        lines += [
-            f"- name: {name}", "  results:", f"  - task: {{type: {entry.task}}}",
-            f"    dataset: {{name: {dataset}, type: {dataset}}}",
-            f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
-            *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
-        ]  # fmt: skip
+    lines += [line for name, figure in results for line in model_index(name, entry.task, figure)]
     return "\n".join([*lines, "---"])
+
+
+def model_index(name: str, task: str, figure: Figure) -> list[str]:
+    """One entry of a card's `model-index`, as the Hub reads it."""
+    dataset, _, measure = figure.metric.partition("@")[0].partition("/")
+    return [
+        f"- name: {name}", "  results:", f"  - task: {{type: {task}}}",
+        f"    dataset: {{name: {dataset}, type: {dataset}}}",
+        f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
+        *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
+    ]  # fmt: skip
 
 
 def _any_figure(name: str) -> Figure | None:
@@ -130,11 +135,15 @@ def _latency(names: list[str]) -> str:
 
 
 def _weights(names: list[str]) -> str:
-    found = [read_manifest(catalog.weights_manifest(name, tag)) for name in names for tag in catalog.entry(name).tags]
+    entries = [catalog.entry(name) for name in names]
+    found = [read_manifest(catalog.weights_manifest(entry.name, tag)) for entry in entries for tag in entry.tags]
+    found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
     smoke = any("digits" in one.tag for one in found)
+    if any(one.state == "listed" for one in found):
+        table += "\n\n`zoo pin NAME` fetches *listed* weights, proves them against the spec and keeps them; nobody of us has seen their bytes."
     return table + (
         "\n\n*digits* weights are smoke weights: they prove the path on 32 x 32 scans, and rank nothing."
         if smoke
@@ -144,7 +153,10 @@ def _weights(names: list[str]) -> str:
 
 def _weights_row(manifest: Manifest) -> list[str]:
     prepared = manifest.preprocess
-    figures = ", ".join(f"{name} {value.value:.1%}" for name, value in manifest.metrics.items())
+    digits = {
+        name: 1 if value.n else 2 for name, value in manifest.metrics.items()
+    }  # printed figures as they are printed
+    figures = ", ".join(f"{name} {value.value:.{digits[name]}%}" for name, value in manifest.metrics.items())
     said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
     return [f"`{manifest.name}`", manifest.state, manifest.licence, figures, said]
 

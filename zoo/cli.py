@@ -52,7 +52,10 @@ def parser() -> Parser:
     listing.add_argument("--family", default="", help="only this family")
     listing.add_argument("--task", default="", help="only this task")
     listing.add_argument("--block", default="", help="only models that use this block")
-    listing.add_argument("--pretrained", action="store_true", help="only models with weights at hand")
+    listing.add_argument(
+        "--pretrained", action="store_true", help="only models with weights at hand: shipped or pinned"
+    )
+    listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
     listing.add_argument("--names", action="store_true", help="names only, one a line")
 
     info = _command(commands, "info", "catalogue:info", "all that is known of one model")
@@ -161,6 +164,36 @@ def parser() -> Parser:
     pull = _command(commands, "pull", "hub:pull", "fetch a repository of the Hub, verified, into a folder")
     pull.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
     pull.add_argument("folder")
+
+    pin = _command(commands, "pin", "supply:pin", "fetch listed weights, prove them against the spec, keep them")
+    pin.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
+    pin.add_argument("--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)")
+    pin.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    pin.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
+
+    lock = _command(commands, "lock", "supply:lock", "write zoo.lock: the spec and the bytes of each name")
+    lock.add_argument(
+        "names", nargs="*", metavar="NAME", help="MODEL, MODEL.TAG or hub:ORG/REPO (default: all at hand)"
+    )
+    lock.add_argument("--out", default="zoo.lock", metavar="FILE")
+
+    mirror = _command(commands, "mirror", "supply:mirror", "copy all that a lock names into a folder, for ZOO_MIRROR")
+    mirror.add_argument("folder")
+    mirror.add_argument("--lock", default="zoo.lock", metavar="FILE")
+
+    cache = _command(commands, "cache", "supply:cache", "the weights files on this machine: list, verify, prune")
+    cache.add_argument(
+        "action", choices=["list", "verify", "prune"], help="verify sets damaged files aside; prune deletes leftovers"
+    )
+    cache.add_argument("--dry-run", action="store_true", help="say what prune would delete")
+
+    audit = _command(
+        commands,
+        "audit",
+        "supply:audit",
+        "who vouches for each file that weights are loaded from; exit code 1 on a stranger",
+    )
+    audit.add_argument("--sbom", default="", metavar="FORMAT", help="print a bill of materials: cyclonedx")
 
     card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
     card.add_argument("name", nargs="?", default="", help="a model or a family")
