@@ -169,7 +169,8 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
-    command = [sys.executable, "-m", "zoo.supply.convert", manifest.name, manifest.key_rules or "zoo", manifest.dtype]
+    model = manifest.name if is_opaque(manifest.model) else manifest.model  # the tag decides the classes of the former
+    command = [sys.executable, "-m", "zoo.supply.convert", model, manifest.key_rules or "zoo", manifest.dtype]
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     try:
