@@ -62,7 +62,8 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
     """The expanded tree with every default written in and every call in canonical form, origins kept."""
     issues: list[Issue] = []
     filled: dict[str, Any] = {"input": _fill_input(tree.get("input", {}), issues)}
-    filled["num_classes"] = fill(tree.get("num_classes", 1000), CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
+    classes = tree.get("num_classes", _classes(filled["input"]))
+    filled["num_classes"] = fill(classes, CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
     if "stem" in tree:
         filled["stem"] = fill(tree["stem"], OPTIONAL_CALL, ("stem",), issues, fill_call)
     if "dims" in tree:
@@ -110,6 +111,12 @@ def _fill_input(value: Any, issues: list[Issue]) -> Any:
         )
         return value
     return fill(value, INPUT_SCHEMA[kind], ("input",), issues, fill_call)
+
+
+def _classes(form: Any) -> int:
+    """What a model tells apart where nobody says: the next token of a text, the classes of ImageNet in a picture."""
+    tokens = form.get("vocab_size") if isinstance(form, dict) else None
+    return tokens if isinstance(tokens, int) else 1000
 
 
 def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
