@@ -47,7 +47,8 @@ def _stream(
     model: Any, ids: Tensor, count: int, temperature: float, top_k: int | None, stops: list[int], mask: Tensor | None
 ) -> Iterator[Tensor]:
     ends = torch.tensor(stops, dtype=ids.dtype, device=ids.device)
-    done, tokens, state = torch.zeros(len(ids), dtype=torch.bool, device=ids.device), ids, {}
+    state: Any = {}
+    done, tokens = torch.zeros(len(ids), dtype=torch.bool, device=ids.device), ids
     for _ in range(count):
         with torch.no_grad():  # not around the yield: the caller's own mode comes back there
             logits, state = model.next_logits(tokens, state, mask)

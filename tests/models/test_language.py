@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zoo
+from blocks.context import Context
 from tests.models.parity import GOLDEN, KEYED
+from zoo import catalog
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "model_mamba": ("mamba_nano", {"dims": [32], "depths": [2], "**.<mamba>.state_dim": 8}),
@@ -98,3 +101,82 @@ def test_the_rules_lead_back_to_the_checkpoint(case: Case) -> None:
     written = {key for key in exported if key != "lm_head.weight" or key in case.weights}
     assert written == set(case.weights)
     assert all(torch.equal(exported[key], case.weights[key]) for key in written)
+
+
+NANO = catalog.list_models("*_nano", task="language-modeling")
+
+
+@pytest.fixture(scope="module", params=NANO)
+def nano(request: pytest.FixtureRequest) -> Any:
+    """A small language model in float64, its weights moved at random so that nothing that starts at zero hides a fault."""
+    torch.manual_seed(0)
+    model = zoo.create(request.param).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model
+
+
+def tokens(length: int = 21) -> Tensor:
+    return torch.randint(0, 256, (2, length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[1] * 21, [5, 16], [20, 1]], ids=str)
+def test_every_family_reads_pieces_like_the_whole(nano: Any, pieces: list[int]) -> None:
+    state: dict[str, Any] = {}
+    found = []
+    for part in tokens().split(pieces, 1):
+        logits, state = nano(part, state=state)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found, 1), nano(tokens()).logits, rtol=0, atol=1e-9)
+    assert sum(part.numel() for block in state.values() for part in block) == 2 * nano.state_size(21)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_family_sees_padding(nano: Any, side: str) -> None:
+    ids, mask = torch.full((2, 30), 3), torch.zeros(2, 30, dtype=torch.bool)
+    for row, length in enumerate((21, 14)):
+        real = slice(30 - length, 30) if side == "left" else slice(0, length)
+        ids[row, real], mask[row, real] = tokens()[row, :length], True
+    logits, state = nano(ids, state={}, mask=mask)
+    last, _ = nano.next_logits(ids, {}, mask)
+    for row, length in enumerate((21, 14)):
+        alone = nano(tokens()[row : row + 1, :length]).logits[0]
+        torch.testing.assert_close(logits[row, mask[row]], alone, rtol=0, atol=1e-9)
+        torch.testing.assert_close(last[row], alone[-1], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_no_family_sees_the_future(nano: Any) -> None:
+    before, after = tokens(), tokens()
+    after[:, 12:] = 7
+    torch.testing.assert_close(nano(after).logits[:, :12], nano(before).logits[:, :12], rtol=0, atol=1e-9)
+
+
+def test_every_family_learns(nano: Any) -> None:
+    ctx = Context()
+    model = copy.deepcopy(nano).train()
+    logits = model(tokens(), ctx).logits
+    (logits.flatten(0, 1).logsumexp(-1).mean() - logits.mean() + ctx.total_loss()).backward()
+    assert [name for name, one in model.named_parameters() if one.grad is None or not one.grad.isfinite().all()] == []
+
+
+@torch.no_grad()
+def test_the_deploy_form_of_every_family_agrees(nano: Any) -> None:
+    single = copy.deepcopy(nano).float()
+    expected, found = single(tokens()).logits, zoo.deploy(single)(tokens()).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_keys_of_every_family_lead_there_and_back(nano: Any) -> None:
+    from zoo.weights.convert import KeyRules
+    from zoo.weights.load import expected_header
+
+    for source, data in nano.spec.keys.items():
+        rules = KeyRules.from_data(data, source)
+        state = nano.state_dict()
+        back = rules.to_zoo(rules.to_source(state), expected_header(nano), source)
+        assert state.keys() == back.keys()
+        assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
