@@ -23,17 +23,18 @@ def generate(arguments: Namespace) -> int:
     columns = model.stream(
         text.encode(arguments.prompt), arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k
     )
-    read, said, count = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
+    read, said, new = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
     show = (lambda part: None) if arguments.json else _show
     show(arguments.prompt)
-    for count, column in enumerate(columns, 1):
+    for column in columns:
+        new += 1
         part = read.decode(bytes([int(column[0])]))
         said += part
         show(part)
         if arguments.stop and said.endswith(arguments.stop):
             break
     if arguments.json:
-        dump({"model": arguments.name, "prompt": arguments.prompt, "text": said, "tokens": count})
+        dump({"model": arguments.name, "prompt": arguments.prompt, "text": said, "tokens": new})
     else:
         print()
     return 0
