@@ -10,19 +10,16 @@ import functools
 import importlib
 import inspect
 import logging
-import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from blocks import plugins
 from blocks.errors import BlockError, Problem, listed, nearest
 from blocks.schema import Param, signature_params
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 log = logging.getLogger("blocks")
 
@@ -33,8 +30,8 @@ KINDS = (
 LAYOUTS = ("any", "BCHW", "BLC")
 ABILITIES = ("causal", "noncausal", "cross", "step", "any_resolution", "1d", "2d", "3d")
 IDENTITY = re.compile(r"(?:(?P<namespace>[a-z][a-z0-9_]*)/)?(?P<name>[a-z][a-z0-9_]*)(?:@(?P<major>[1-9][0-9]*))?")
-ENTRY_POINTS = "zoo.blocks"
 INDEX = pathlib.Path(__file__).with_name("index.json")
+INDEX_OF_PLUGIN = "blocks.json"
 
 Block = TypeVar("Block", bound=type)
 
@@ -147,47 +144,9 @@ def core_index() -> dict[str, BlockInfo]:
     return {info.id: info for info in msgspec.json.decode(INDEX.read_bytes(), type=list[BlockInfo])}
 
 
-@functools.cache
-def plugin_targets() -> dict[str, EntryPoint]:
-    """Identity -> entry point of every block that an installed distribution declares. Imports no plugin code.
-
-    `ZOO_PLUGINS=off` hides all; `ZOO_PLUGINS=a,b` keeps the distributions a and b. Core names cannot be shadowed.
-    """
-    wanted = os.environ.get("ZOO_PLUGINS", "")
-    if wanted == "off":
-        return {}
-    from importlib.metadata import entry_points  # slow to import, and needed when somebody asks
-
-    targets: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        distribution = point.dist.name if point.dist else "?"
-        match = IDENTITY.fullmatch(point.name)
-        if wanted and distribution not in wanted.split(","):
-            continue
-        if not match or match["namespace"] in (None, "core", "local"):
-            log.warning(
-                "%s declares a block `%s`, which is not a name of the form `namespace/name@major`; it is ignored",
-                distribution,
-                point.name,
-            )
-            continue
-        identity = _identity(point.name, "")
-        if identity in targets:
-            other = targets[identity].dist
-            log.warning(
-                "`%s` is declared by %s and by %s; the second is ignored",
-                identity,
-                other.name if other else "?",
-                distribution,
-            )
-            continue
-        targets[identity] = point
-    return targets
-
-
 def identities() -> list[str]:
     """Every identity that can be asked for: core, plugins, local."""
-    return sorted({*core_index(), *plugin_targets(), *_local})
+    return sorted({*core_index(), *plugins.targets(), *_local})
 
 
 def resolve(name: str) -> str | None:
@@ -198,7 +157,7 @@ def resolve(name: str) -> str | None:
     spaces = [match["namespace"]] if match["namespace"] else ["core", "local"]
     for namespace in spaces:
         identity = f"{namespace}/{match['name']}@{match['major'] or 1}"
-        if identity in core_index() or identity in _loaded or identity in plugin_targets():
+        if identity in core_index() or identity in _loaded or identity in plugins.targets():
             return identity
     return None
 
@@ -218,10 +177,10 @@ def unknown(name: object) -> BlockError:
 
 def _claimed_by(name: str) -> str:
     space = name.partition("/")[0] if "/" in name else ""
-    return (
-        f"`{space}/` blocks come from a plugin package that is not installed"
-        if space not in ("", "core", "local")
-        else ""
+    if space in ("", *plugins.RESERVED):
+        return ""
+    return plugins.refusal(space) or (
+        "" if plugins.owner_of(space) else f"`{space}/` blocks come from a plugin package that is not installed"
     )
 
 
@@ -240,33 +199,58 @@ def get(name: str) -> type:
 
 
 def _load_plugin(identity: str) -> None:
-    point = plugin_targets()[identity]
-    owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-    try:
-        cls = point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as cause:  # a plugin may raise anything, SystemExit included
-        raise BlockError(
-            f"block `{identity}`",
-            Problem(
-                owner, "a module that imports", f"{type(cause).__name__}: {cause}", next=f"mend or uninstall {owner}"
-            ),
-        ) from cause
+    plugin = plugins.targets()[identity]
+    cls = plugins.load(plugin, plugin.blocks[identity], f"block `{identity}`")
     if getattr(cls, "block_id", None) != identity:
-        raise BlockError(
-            f"block `{identity}`", Problem(owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}")
-        )
+        problem = Problem(plugin.owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}")
+        plugin.fails("broken", f"`{identity}`: {problem.sentence()}")
+        raise BlockError(f"block `{identity}`", problem)
 
 
 def describe(name: str) -> BlockInfo:
-    """Identity, kind, layout, abilities, parameters with bounds and defaults, paper. Imports code only for local and plugin blocks."""
+    """Identity, kind, layout, abilities, parameters with bounds and defaults, paper.
+
+    Imports code only for the block of a plugin whose package has no index of its blocks. Raises BlockError.
+    """
     identity = resolve(name)
     if identity is None:
         raise unknown(name)
+    return known(identity) or info_of(get(identity))
+
+
+def known(identity: str) -> BlockInfo | None:
+    """What can be said of a block without importing it; None for that of a plugin which does not say."""
     if identity in core_index():
         return core_index()[identity]
-    return info_of(get(identity))
+    if identity in _loaded:
+        return info_of(_loaded[identity])
+    return plugin_index().get(identity)
+
+
+@functools.cache
+def plugin_index() -> dict[str, BlockInfo]:
+    """What packages say of their own blocks. A package whose index cannot be read is marked as broken."""
+    found: dict[str, BlockInfo] = {}
+    for plugin in plugins.plugins().values():
+        if not plugin.usable:
+            continue
+        folders = {plugins.package_of(point) for point in plugin.blocks.values()}
+        for path in sorted(folder / INDEX_OF_PLUGIN for folder in folders if folder is not None):
+            if not path.is_file():
+                continue
+            try:
+                infos = msgspec.json.decode(path.read_bytes(), type=list[BlockInfo])
+            except (OSError, msgspec.MsgspecError) as error:
+                plugin.fails("broken", f"{path} cannot be read ({error}); next: zoo index {plugin.namespaces[0]}")
+                continue
+            found |= {info.id: info for info in infos if info.id in plugin.blocks}
+    return found
+
+
+def forget_plugins() -> None:
+    """Reads the installed distributions anew at the next question: after an installation, or a change of ZOO_PLUGINS."""
+    plugins.forget()
+    plugin_index.cache_clear()
 
 
 def info_of(cls: type) -> BlockInfo:
@@ -283,17 +267,20 @@ def _class_info(cls: Any) -> BlockInfo:
 
 
 def list_blocks(pattern: str = "", *, kind: str | None = None, ability: str | None = None) -> list[str]:
-    """Names of registered blocks, sorted; filtered by glob pattern, kind and ability. Raises BlockError for an unknown kind or ability."""
+    """Names of registered blocks, sorted; filtered by glob pattern, kind and ability. Imports nothing.
+
+    A plugin's block of which its package says nothing has a name only, and passes no filter of kind or ability. Raises BlockError
+    for an unknown kind or ability.
+    """
     import fnmatch
 
     _check_words("", kind or KINDS[0], "any", (ability,) if ability else ())
     names = []
     for identity in identities():
         if kind or ability:
-            try:
-                info = describe(identity)
-            except BlockError:
-                continue  # a broken plugin is no reason not to list the rest
+            info = known(identity)
+            if info is None:
+                continue
             if (kind and info.kind != kind) or (ability and ability not in info.abilities):
                 continue
         name = identity.removeprefix("core/").removesuffix("@1")

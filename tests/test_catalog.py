@@ -12,7 +12,7 @@ from zoo import catalog
 def test_a_pattern_sees_models_under_their_names_and_those_of_their_weights() -> None:
     assert zoo.list_models("vim_nano") == zoo.list_models("vim_nano.digits") == ["vim_nano"]
     assert zoo.list_models("vim_nan") == []
-    assert zoo.list_models(filter="*.digits") == zoo.list_models(pretrained=True)
+    assert zoo.list_models(filter="*.digits") == zoo.list_models(pretrained=True, task="image-classification")
     assert zoo.list_pretrained("*.digits") == zoo.list_pretrained()
     assert zoo.list_pretrained("vim*") == ["vim_nano.digits"]
 

@@ -41,6 +41,7 @@ _HOME = {
     "list_pretrained": "zoo.catalog",
     "is_model": "zoo.catalog",
     "info": "zoo.catalog:entry",
+    "plugins": "zoo.plugging",
     "push": "zoo.hub",
     "spec": "zoo.naming",
     "transform": "zoo.transforms",

@@ -27,6 +27,7 @@ from zoo.measure.calibrate import predict as predict
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
+from zoo.plugging import plugins as plugins
 from zoo.specs.model import Spec as Spec
 from zoo.transforms import transform as transform
 from zoo.weights.manifest import Preprocess as Preprocess

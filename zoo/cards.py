@@ -39,7 +39,7 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + USE.format(name=_shown(names)),
-        "## Spec\n\n```toml\n" + (catalog.MODELS / entry.file).read_text(encoding="utf-8").strip() + "\n```",
+        "## Spec\n\n```toml\n" + catalog.source_of(entry.name).read_text(encoding="utf-8").strip() + "\n```",
         "## Cite\n\n" + _cite(entry),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -130,9 +130,7 @@ def _latency(names: list[str]) -> str:
 
 
 def _weights(names: list[str]) -> str:
-    found = [
-        read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json") for name in names for tag in catalog.entry(name).tags
-    ]
+    found = [read_manifest(catalog.weights_manifest(name, tag)) for name in names for tag in catalog.entry(name).tags]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])

@@ -1,4 +1,4 @@
-"""Names -> entries: what models there are, from a generated index. Data only; imports no torch.
+"""Names -> entries: what models there are, from the generated index of each collection. Data only; imports no torch.
 
 `python -m zoo.catalog` writes zoo/models/index.json from the family files; a test holds it to them.
 """
@@ -8,25 +8,30 @@ from __future__ import annotations
 import fnmatch
 import functools
 import pathlib
+import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from blocks import plugins
+from zoo.collection import CORE, Collection, collections, namespace_of
 from zoo.errors import Problem, UnknownModelError, nearest
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
     from zoo.specs.read import Family
 
-MODELS = pathlib.Path(__file__).with_name("models")
-INDEX = MODELS / "index.json"
-WEIGHTS = MODELS / "weights"
+NAME = re.compile(r"(?:[a-z][a-z0-9_]*/)?[a-z0-9][a-z0-9_]*(?:\.[A-Za-z0-9_][\w.-]*)?")
+"""A model, with its namespace where it is a plugin's, and a tag."""
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model as the catalogue knows it. `tags` are its weights; `params` and `macs` are those of the train form."""
+    """One model as the catalogue knows it. `tags` are its weights; `params` and `macs` are those of the train form.
+
+    `file` holds its spec; "" says that the code of a plugin builds it, and that no spec describes it.
+    """
 
     name: str
     family: str
@@ -46,8 +51,42 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @functools.cache
 def entries() -> dict[str, Entry]:
-    """Every model of the core collection, by name."""
-    return {entry.name: entry for entry in msgspec.json.decode(INDEX.read_bytes(), type=list[Entry])}
+    """Every model by name: those of the core, then those of plugins. A plugin whose index cannot be read is marked as broken."""
+    found: dict[str, Entry] = {}
+    for collection in collections().values():
+        found |= _indexed(collection)
+    return found
+
+
+def _indexed(collection: Collection) -> dict[str, Entry]:
+    """The entries of one collection, under the names that users know."""
+    try:
+        listed = msgspec.json.decode(collection.index_file.read_bytes(), type=list[Entry])
+    except (OSError, msgspec.MsgspecError) as error:
+        plugin = plugins.owner_of(collection.namespace)
+        if plugin is None:  # the core's own
+            raise
+        told = f"{collection.index_file} cannot be read ({error})"
+        plugin.fails(
+            "broken", f"{told}; next: zoo index {collection.namespace}, or pip install --force-reinstall {plugin.name}"
+        )
+        return {}
+    if not collection.namespace:
+        return {entry.name: entry for entry in listed}
+    full = collection.full
+    known = (msgspec.structs.replace(entry, name=full(entry.name), family=full(entry.family)) for entry in listed)
+    return {entry.name: entry for entry in known}
+
+
+def home_of(name: str) -> Collection:
+    """The collection of a model."""
+    return collections()[namespace_of(split_tag(name)[0])]
+
+
+def weights_manifest(name: str, tag: str) -> pathlib.Path:
+    """The file that describes the weights `tag` of a model."""
+    home = home_of(name)
+    return home.weights / f"{home.short(name)}.{tag}.json"
 
 
 def split_tag(name: str) -> tuple[str, str]:
@@ -60,9 +99,12 @@ def entry(name: str) -> Entry:
     """The entry of a model (a tag is allowed). Raises UnknownModelError with the nearest name."""
     model, tag = split_tag(name)
     if model not in entries():
-        near = nearest(model, entries())
+        near, lost = nearest(model, entries()), _missing_plugin(model)
         raise UnknownModelError(
-            "", Problem(f"no model `{name}`", f"one of {len(entries())} models", "", near, "`zoo list` shows them all")
+            "",
+            Problem(
+                f"no model `{name}`", f"one of {len(entries())} models", "", near, lost or "`zoo list` shows them all"
+            ),
         )
     found = entries()[model]
     if tag and tag not in found.tags:
@@ -71,6 +113,17 @@ def entry(name: str) -> Entry:
             "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, found.tags))
         )
     return found
+
+
+def _missing_plugin(model: str) -> str:
+    """Why the models of a namespace are not there."""
+    namespace = namespace_of(model)
+    if not namespace:
+        return ""
+    owner = plugins.owner_of(namespace)
+    if owner is None:
+        return f"`{namespace}/` models come from a plugin package that is not installed"
+    return plugins.refusal(namespace) or (f"{owner.owner} is broken: {owner.cause}" if owner.state == "broken" else "")
 
 
 Patterns = str | Sequence[str]
@@ -133,30 +186,44 @@ def is_model(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def family_of(file: str) -> Family:
-    """The family in a file of the core collection."""
+def family_of(path: pathlib.Path) -> Family:
+    """The family in a file of a collection."""
     from zoo.specs.read import read_file
 
-    return read_file(MODELS / file)
+    return read_file(path)
 
 
-def published_spec(name: str) -> Spec:
-    """The spec of a model as published, without changes."""
+def source_of(name: str) -> pathlib.Path:
+    """The file with the spec of a model. Raises InputError for one that no spec describes."""
+    from zoo.errors import InputError
+
+    found, home = entry(name), home_of(name)
+    if not found.file:
+        raise InputError(found.name, Problem("", "a model with a spec", f"one that the code of {home.owner} builds"))
+    return home.folder / found.file
+
+
+def published_spec(
+    name: str, overrides: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+) -> Spec:
+    """The spec of a model as published, or with changes from code and from the shell."""
     from zoo.specs.resolve import resolve
 
-    found = entry(name)
-    return resolve(family_of(found.file), found.name)
+    full = entry(name).name
+    spec = resolve(family_of(source_of(name)), home_of(name).short(full), overrides, settings)
+    spec.name = full
+    return spec
 
 
-def render() -> bytes:
-    """The bytes that index.json should hold. Builds every model on meta to count its parameters and MACs."""
+def render(collection: Collection = CORE) -> bytes:
+    """The bytes that the index of a collection should hold. Builds every model on meta to count its parameters and MACs."""
     from zoo.build.builder import build, input_size
     from zoo.measure.macs import count_macs
     from zoo.specs.read import read_file
     from zoo.specs.resolve import resolve
 
     found = []
-    for path in sorted(MODELS.glob("*.toml")):
+    for path in sorted(collection.folder.glob("*.toml")):
         family = read_file(path)
         for variant in family.variants:
             spec = resolve(family, variant)
@@ -179,7 +246,7 @@ def render() -> bytes:
                     spec.blocks(),
                     sorted(
                         manifest.name.removesuffix(".json").partition(".")[2]
-                        for manifest in WEIGHTS.glob(f"{variant}.*.json")
+                        for manifest in collection.weights.glob(f"{variant}.*.json")
                     ),
                 )
             )
@@ -189,8 +256,6 @@ def render() -> bytes:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """m5 before m36: digits count as numbers."""
-    import re
-
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -198,11 +263,11 @@ def main() -> int:
     """Writes the index; with --check only says whether it is up to date."""
     fresh = render()
     if "--check" in sys.argv[1:]:
-        current = INDEX.exists() and INDEX.read_bytes() == fresh
+        current = CORE.index_file.exists() and CORE.index_file.read_bytes() == fresh
         print("index.json is up to date" if current else "index.json is stale: run `python -m zoo.catalog`")
         return 0 if current else 1
-    INDEX.write_bytes(fresh)
-    print(f"{len(msgspec.json.decode(fresh))} models written to {INDEX.name}")
+    CORE.index_file.write_bytes(fresh)
+    print(f"{len(msgspec.json.decode(fresh))} models written to {CORE.index_file.name}")
     return 0
 
 

@@ -209,11 +209,24 @@ def parser() -> Parser:
     digits.add_argument("--epochs", type=int, default=None)
     digits.add_argument("--seed", type=int, default=None)
     digits.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    digits.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
+
     text = _command(train, "text", "training:text", "train on the docstrings of Python's library, byte by byte")
     text.add_argument("name")
     text.add_argument("--steps", type=int, default=None)
     text.add_argument("--seed", type=int, default=None)
     text.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    text.add_argument("--publish", action="store_true", help="make them the weights `pydoc` of the model's package")
+
+    listed_plugins = _command(commands, "plugins", "plugging:plugins", "the installed plugins, and whether they work")
+    listed_plugins.add_argument(
+        "--no-check", action="store_true", help="what they declare only; their code is not tried"
+    )
+    listed_plugins.add_argument("--timeout", type=float, default=60.0, help="seconds for each plugin (default 60)")
+
+    index = _command(commands, "index", "plugging:index", "write the catalogue data of a plugin you are working on")
+    index.add_argument("namespace")
+    index.add_argument("--check", action="store_true", help="only say whether it is up to date")
 
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
     schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")

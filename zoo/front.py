@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blocks.registry import describe, list_blocks
+from blocks.registry import core_index, describe
 from zoo import catalog
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
@@ -19,6 +19,9 @@ from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nea
 from zoo.hub import is_hub, repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
+from zoo.opaque import Opaque, is_opaque, refuse_edits
+from zoo.opaque import deploy as deploy_opaque
+from zoo.opaque import manifests as opaque_manifests
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
@@ -81,6 +84,15 @@ def create(
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
+    if is_opaque(model):
+        refuse_edits(str(model), {"overrides": overrides, "settings": settings, "swap": swap, "at": at})
+        options = dict(
+            num_classes=num_classes, in_chans=in_chans, img_size=img_size, global_pool=global_pool, drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate, attn_drop_rate=attn_drop_rate, proj_drop_rate=proj_drop_rate,
+            features_only=features_only or None, out_indices=out_indices,
+        )  # fmt: skip
+        weights = weights if weights is not None else checkpoint_path
+        return _create_opaque(str(model), options, pretrained, weights, form, device, dtype, max_params)
     found = repository(model) if is_hub(model) else None
     published = found.spec if found else find_spec(model)
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
@@ -93,7 +105,8 @@ def create(
         built.head = None
     if features_only:
         _keep_features(built, out_indices)
-    _guard(built, max_params)
+    if str(device) != "meta":  # where nothing takes memory
+        _guard(built, max_params)
     if weights is not None:
         _load(built, wanted, weights, source, dtype, device)
     elif found:
@@ -115,6 +128,42 @@ def create(
     return built
 
 
+def _create_opaque(
+    name: str, options: dict[str, Any], pretrained: bool, weights: Weights | None, form: str, device: Any, dtype: Any, most: int
+) -> Any:  # fmt: skip
+    """A model that the code of a plugin builds: on meta where weights follow, else with its own initial values."""
+    wanted = Opaque(catalog.split_tag(name)[0], options)
+    manifest = _usable(name) if weights is None and (pretrained or catalog.split_tag(name)[1]) else None
+    model: Any = wanted.build("meta" if weights is not None or manifest else device or "cpu")
+    _guard(model, most)
+    if weights is not None:
+        load_state(model, open_checkpoint(weights, name), name, dtype, device)
+    elif manifest is not None:
+        _load_opaque(model, wanted, manifest, dtype, device)
+    elif dtype is not None:
+        model.to(dtype)
+    if str(device) != "meta":
+        model.to(memory_format=torch.channels_last)
+    return deploy(model) if form == "deploy" else model
+
+
+def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dtype | None, device: Any) -> None:
+    """The bytes of a manifest, adapted where the request changes the model."""
+    name, expected = manifest.name, expected_header(model)
+    tensors = read_tensors(fetch(manifest, catalog.home_of(wanted.name).weights), name)
+    if wanted.options.get("features_only"):
+        tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
+    model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
+    if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
+        load_state(model, tensors, name, dtype, device)
+        return
+    fitted, report = adapt(tensors, expected, subject=name, swapped=(), model=model)
+    values = wanted.build("cpu").state_dict(keep_vars=True)
+    put_tensors(model, {key: values[key] for key in report.names("new")})
+    load_state(model, fitted, name, dtype, device, keep=report.names("new"))
+    model.adapt_report = report
+
+
 def deploy(model: nn.Module) -> Any:
     """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
 
@@ -124,7 +173,7 @@ def deploy(model: nn.Module) -> Any:
     from blocks.folding import fuse
     from blocks.packing import pack
 
-    fused = fuse(model)
+    fused = deploy_opaque(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model)
     like = next(fused.parameters(), None)
     if like is None or like.is_meta:
         return fused
@@ -175,7 +224,7 @@ def _with_drops(spec: Spec, rates: Mapping[str, float | None]) -> Spec:
             continue
         owners = [block for block in spec.blocks() if name in describe(block).params]
         if not owners:
-            blocks = listed([block for block in list_blocks() if name in describe(block).params])
+            blocks = listed([info.name for info in core_index().values() if name in info.params])
             problem = Problem(
                 f"{name}_rate", f"a model with a block that drops there ({blocks})", f"none in {spec.name}"
             )
@@ -226,9 +275,11 @@ def _left_out(model: Backbone, spec: Spec) -> set[str]:
 
 def manifests(name: str) -> list[Manifest]:
     """The manifests of a model's weights, best first (embedded before pinned before listed)."""
+    if is_opaque(name):
+        return opaque_manifests(name)
     model, tag = catalog.split_tag(name)
     found = [
-        read_manifest(catalog.WEIGHTS / f"{model}.{known}.json")
+        read_manifest(catalog.weights_manifest(model, known))
         for known in catalog.entry(model).tags
         if tag in ("", known)
     ]
@@ -239,19 +290,17 @@ def _load_published(
     model: Backbone, published: Spec, wanted: Spec, tag: str, dtype: torch.dtype | None, device: Any
 ) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
-    name = f"{published.name}.{tag}" if tag else published.name
+    manifest = _usable(f"{published.name}.{tag}" if tag else published.name)
+    _load_manifest(model, published, wanted, manifest, catalog.home_of(published.name).weights, dtype, device)
+
+
+def _usable(name: str) -> Manifest:
+    """The best manifest of a name whose bytes can be had. Raises WeightsError."""
     usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
-    if not usable:
-        raise WeightsError(
-            name,
-            Problem(
-                "",
-                "weights that can be had",
-                "none",
-                next=f'pass a checkpoint: zoo.create("{published.name}", weights=PATH, source=...)',
-            ),
-        )
-    _load_manifest(model, published, wanted, usable[0], catalog.WEIGHTS, dtype, device)
+    if usable:
+        return usable[0]
+    call = f'zoo.create("{catalog.split_tag(name)[0]}", weights=PATH, source=...)'
+    raise WeightsError(name, Problem("", "weights that can be had", "none", next=f"pass a checkpoint: {call}"))
 
 
 def _load_manifest(

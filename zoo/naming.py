@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo import catalog
 from zoo.errors import Problem, SpecError, listed
+from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit
 from zoo.specs.read import Family, family_of, read_file
@@ -40,14 +41,16 @@ def spec(
     if is_file(text):
         family, variant = _file(text)
         return resolve(family, variant, overrides, settings)
-    found = catalog.entry(text)
-    return resolve(catalog.family_of(found.file), found.name, overrides, settings)
+    if is_opaque(text):
+        refuse_edits(text, {"overrides": overrides, "settings": settings})
+        return Opaque(catalog.entry(text).name)
+    return catalog.published_spec(text, overrides, settings)
 
 
 def is_file(text: str) -> bool:
-    """Whether a model is named by a spec file rather than by its name."""
+    """Whether a model is named by a spec file rather than by its name; `acme/net` is a name, `./acme/net` is none."""
     path = text.partition(":")[0]
-    return path.endswith((".toml", ".json")) or os.sep in path
+    return path.endswith((".toml", ".json")) or (os.sep in path and not catalog.NAME.fullmatch(path))
 
 
 def _file(text: str) -> tuple[Family, str]:

@@ -117,10 +117,19 @@ def _loss(model: Any, windows: Tensor) -> Tensor:
 
 
 def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
-    """Writes the weights and their manifest into the package: NAME.pydoc.safetensors and .json."""
-    path = catalog.WEIGHTS / f"{name}.{TAG}.safetensors"
+    """Writes the weights and their manifest into the package that has the model: NAME.pydoc.safetensors and .json."""
+    home = catalog.home_of(name)
+    home.weights.mkdir(parents=True, exist_ok=True)
+    path = home.weights / f"{home.short(name)}.{TAG}.safetensors"
     save_weights(result.model, path)
     command = f"zoo train text {name}"
+    figure = Metric(
+        value=round(result.bits_per_byte, 4),
+        n=result.n,
+        command=command,
+        seed=recipe.seed,
+        date=str(datetime.date.today()),
+    )
     manifest = Manifest(
         model=name,
         tag=TAG,
@@ -132,28 +141,9 @@ def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
         licence="Apache-2.0",
         licence_class="permissive",
         origin="trained from scratch on the docstrings of Python's standard library; smoke weights: proof that the block learns, no ranking",
-        metrics={
-            f"{TAG}/bits_per_byte@{recipe.length}": Metric(
-                value=round(result.bits_per_byte, 4), n=result.n, command=command, seed=recipe.seed,
-                date=str(datetime.date.today()),
-            )
-        },
+        metrics={f"{TAG}/bits_per_byte@{recipe.length}": figure},
         probe=make_probe(result.model, 0, (1, 32)),
         recipe=command,
-    )  # fmt: skip
-    write_manifest(manifest, catalog.WEIGHTS / f"{name}.{TAG}.json")
+    )
+    write_manifest(manifest, path.with_suffix(".json"))
     return manifest
-
-
-def main(names: list[str]) -> None:
-    """`python -m zoo.text_training NAME...` trains and publishes into the package; `python -m zoo.catalog` lists the tags."""
-    for name in names:
-        result = train_text(name, progress=lambda *row: print(*row, flush=True))
-        publish_text(name, result, TextRecipe())
-        print(f"{name}: {result.bits_per_byte:.3f} bits per byte, {result.seconds:.0f} s", flush=True)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])

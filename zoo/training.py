@@ -162,9 +162,10 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
-    """Writes the weights and their manifest into the package: NAME.digits.safetensors and .json."""
-    catalog.WEIGHTS.mkdir(parents=True, exist_ok=True)
-    path = catalog.WEIGHTS / f"{name}.digits.safetensors"
+    """Writes the weights and their manifest into the package that has the model: NAME.digits.safetensors and .json."""
+    home = catalog.home_of(name)
+    home.weights.mkdir(parents=True, exist_ok=True)
+    path = home.weights / f"{home.short(name)}.digits.safetensors"
     save_weights(result.model, path)
     shape = (1, digits.PREPROCESS.channels, *digits.PREPROCESS.rows_and_columns)
     probe: Probe = make_probe(result.model, 0, shape)
@@ -191,7 +192,7 @@ def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
         probe=probe,
         recipe=command,
     )
-    write_manifest(manifest, catalog.WEIGHTS / f"{name}.digits.json")
+    write_manifest(manifest, path.with_suffix(".json"))
     return manifest
 
 

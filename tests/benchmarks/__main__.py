@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|create|forward|kernels|ops|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""`python -m tests.benchmarks [imports|plugins|create|forward|kernels|ops|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import choosing, clocks, creation, forward, imports, kernels, ops, recurrences
+from tests.benchmarks import choosing, clocks, creation, forward, imports, kernels, ops, plugged, recurrences
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "create", "forward", "kernels", "ops", "clocks", "choosing"]
+WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "clocks", "choosing"]
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> int:
     what = chosen.what or WHAT
     if "imports" in what:
         _show(results, "import", imports.run(chosen.rounds))
+    if "plugins" in what:
+        _show(results, "listing", plugged.run(chosen.rounds))
     if "create" in what:
         for table in (creation.random_weights, creation.from_file):
             for name, comparison in table(max(3, chosen.rounds // 2)).items():

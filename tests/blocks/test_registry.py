@@ -1,10 +1,9 @@
-"""The registry: names, clashes, filters, descriptions, plugins that misbehave, and that none of it imports torch."""
+"""The registry: names, clashes, filters, descriptions, and that none of it imports torch."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -18,11 +17,11 @@ from zoo.testing.isolation import own_registrations
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
     """Each test has its own registrations and its own view of the installed distributions."""
-    monkeypatch.delenv("ZOO_PLUGINS", raising=False)
-    registry.plugin_targets.cache_clear()
+    monkeypatch.setenv("ZOO_PLUGINS", "off")
+    registry.forget_plugins()
     with own_registrations():
         yield
-    registry.plugin_targets.cache_clear()
+    registry.forget_plugins()
 
 
 def make(name: str, **words):
@@ -145,94 +144,6 @@ def test_a_core_name_means_the_core_block_even_where_a_local_one_has_it():
     make(name)
     assert registry.resolve(name) == f"core/{name}@1"
     assert registry.resolve(f"local/{name}") == f"local/{name}@1"
-
-
-def plugin(monkeypatch, *points):
-    """Installs entry points: (name, distribution, what loading does)."""
-
-    def point(name, distribution, load):
-        return SimpleNamespace(
-            name=name, value="acme_blocks:X", dist=SimpleNamespace(name=distribution, version="0.3"), load=load
-        )
-
-    installed = [point(*each) for each in points]
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: installed if group == "zoo.blocks" else [])
-    registry.plugin_targets.cache_clear()
-
-
-def raising(error: BaseException):
-    def load():
-        raise error
-
-    return load
-
-
-def test_a_plugin_is_listed_without_being_loaded(monkeypatch):
-    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(AssertionError("loaded"))))
-    assert "acme/dynconv" in blocks.list_blocks()
-
-
-def test_a_plugin_block_loads_on_use(monkeypatch):
-    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", lambda: make("acme/dynconv@1")))
-    assert blocks.get("acme/dynconv").block_id == "acme/dynconv@1"
-    assert blocks.describe("acme/dynconv").kind == "act"
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (ImportError("No module named 'einx'"), "ImportError: No module named 'einx'"),
-        (SystemExit(3), "SystemExit: 3"),
-        (SyntaxError("invalid syntax"), "SyntaxError: invalid syntax"),
-        (RecursionError("too deep"), "RecursionError: too deep"),
-        (RuntimeError("boom"), "RuntimeError: boom"),
-    ],
-)
-def test_a_plugin_that_raises_is_named_with_its_distribution_and_cause(monkeypatch, error, told):
-    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(error)))
-    assert message(blocks.get, "acme/dynconv") == (
-        "block `acme/dynconv@1`: 1 error\n  acme-blocks 0.3\n"
-        f"    expected a module that imports; found {told}; next: mend or uninstall acme-blocks 0.3"
-    )
-    assert "acme/dynconv" not in blocks.list_blocks(kind="act")
-    assert blocks.list_blocks(kind="norm")  # the rest goes on
-
-
-def test_an_interrupt_from_the_keyboard_is_no_fault_of_a_plugin(monkeypatch):
-    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", raising(KeyboardInterrupt())))
-    with pytest.raises(KeyboardInterrupt):
-        blocks.get("acme/dynconv")
-
-
-def test_a_plugin_that_gives_no_block_is_told_what_was_expected(monkeypatch):
-    plugin(monkeypatch, ("acme/dynconv@1", "acme-blocks", lambda: 7))
-    assert message(blocks.get, "acme/dynconv").endswith(
-        "expected a class decorated with @block('acme/dynconv@1', …); found 7"
-    )
-
-
-@pytest.mark.parametrize("name", ["core/mlp@1", "mlp", "local/mlp@1", "Acme/Mlp"])
-def test_a_plugin_cannot_take_a_name_that_is_not_its_own(monkeypatch, caplog, name):
-    plugin(monkeypatch, (name, "acme-blocks", raising(AssertionError("loaded"))))
-    assert registry.plugin_targets() == {}
-    assert caplog.messages == [
-        f"acme-blocks declares a block `{name}`, which is not a name of the form `namespace/name@major`; it is ignored"
-    ]
-
-
-def test_two_distributions_with_one_name_are_told(monkeypatch, caplog):
-    plugin(monkeypatch, ("acme/x@1", "acme-blocks", raising(OSError())), ("acme/x@1", "other", raising(OSError())))
-    assert registry.plugin_targets()["acme/x@1"].dist.name == "acme-blocks"
-    assert caplog.messages == ["`acme/x@1` is declared by acme-blocks and by other; the second is ignored"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "kept"), [("off", []), ("other", ["other/y@1"]), ("acme-blocks,other", ["acme/x@1", "other/y@1"])]
-)
-def test_plugins_can_be_switched_off(monkeypatch, setting, kept):
-    plugin(monkeypatch, ("acme/x@1", "acme-blocks", raising(OSError())), ("other/y@1", "other", raising(OSError())))
-    monkeypatch.setenv("ZOO_PLUGINS", setting)
-    assert sorted(registry.plugin_targets()) == kept
 
 
 def test_importing_listing_and_describing_blocks_imports_no_torch():

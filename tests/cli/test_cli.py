@@ -10,6 +10,7 @@ from PIL import Image
 
 from zoo import digits
 from zoo.cli import main
+from zoo.collection import CORE
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -111,9 +112,7 @@ def test_demo_runs_every_embedded_model(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_spec_file_and_a_block_file_are_checked(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
-    from zoo import catalog
-
-    code, out, _ = run(capsys, "check", catalog.MODELS / "gmlp.toml")
+    code, out, _ = run(capsys, "check", CORE.folder / "gmlp.toml")
     assert code == 0
     assert "gmlp_nano" in out
     block = tmp_path / "mine.py"

@@ -164,7 +164,7 @@ def test_no_family_sees_padding(nano: Any, side: str) -> None:
     for row, length in enumerate((21, 14)):
         real = slice(30 - length, 30) if side == "left" else slice(0, length)
         ids[row, real], mask[row, real] = tokens()[row, :length], True
-    logits, state = nano(ids, state={}, mask=mask)
+    logits, _ = nano(ids, state={}, mask=mask)
     last, _ = nano.next_logits(ids, {}, mask)
     for row, length in enumerate((21, 14)):
         alone = nano(tokens()[row : row + 1, :length]).logits[0]

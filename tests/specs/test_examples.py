@@ -8,14 +8,14 @@ import tomllib
 import jsonschema
 import pytest
 
-from zoo import catalog
+from zoo.collection import CORE
 from zoo.errors import Problem, SpecError
 from zoo.specs.json_schema import export
 from zoo.specs.read import read_file
 from zoo.specs.resolve import resolve
 
 EXAMPLES = sorted((pathlib.Path(__file__).parent / "examples").glob("*.toml"))
-FAMILIES = sorted(catalog.MODELS.glob("*.toml"))
+FAMILIES = sorted(CORE.folder.glob("*.toml"))
 SCHEMA = jsonschema.Draft202012Validator(export())
 
 # What an example needs and no block gives yet: block -> where it is named first.

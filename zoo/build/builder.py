@@ -17,6 +17,7 @@ from blocks.slots import Place
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
+from zoo.opaque import Opaque
 from zoo.specs.check import ImageInput, TokenInput
 from zoo.specs.model import Spec
 
@@ -25,7 +26,11 @@ DEFAULT_LENGTH = 128
 
 
 def build(spec: Spec) -> Backbone:
-    """The model of a spec on the meta device, in eval mode. Raises SpecError with every block that refuses its place."""
+    """The model of a spec on the meta device, in eval mode: a Backbone, or what the code of a plugin builds.
+
+    Raises SpecError with every block that refuses its place."""
+    if isinstance(spec, Opaque):
+        return spec.build("meta")  # type: ignore[return-value]
     problems: list[Problem] = []
     with torch.device("meta"):
         model = _Builder(spec, problems).build()

@@ -29,6 +29,10 @@ class LanguageModel(Backbone):
     at real tokens: padding before or behind them changes nothing. Without a state nothing is kept, as in training.
     """
 
+    def __init__(self, *parts: Any):
+        super().__init__(*parts)
+        self.reads_slots = True  # recurrent blocks hand things on, so that every pass has a ctx
+
     def forward(  # type: ignore[override]
         self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
     ) -> Any:

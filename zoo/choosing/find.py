@@ -191,7 +191,7 @@ def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
 def figure_of(name: str, metric: str) -> Figure | None:
     """The figure of a metric: of weights that ship, or as published."""
     for tag in catalog.entry(name).tags:
-        manifest = read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json")
+        manifest = read_manifest(catalog.weights_manifest(name, tag))
         for found, value in manifest.metrics.items():
             if found.partition("@")[0] == metric:
                 return Figure(found, round(100 * value.value, 2), value.source or f"{name}.{tag}")

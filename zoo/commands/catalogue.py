@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-import blocks as registry
+from blocks import registry
 from zoo import catalog
 from zoo.console import complain, count, dump, table
+from zoo.errors import listed
 
 
 def list_models(arguments: Namespace) -> int:
@@ -63,7 +64,7 @@ def info(arguments: Namespace) -> int:
 def _weights(name: str, tag: str) -> dict[str, Any]:
     from zoo.weights.manifest import read_manifest
 
-    manifest = read_manifest(catalog.WEIGHTS / f"{name}.{tag}.json")
+    manifest = read_manifest(catalog.weights_manifest(name, tag))
     metrics = {key: metric.value for key, metric in manifest.metrics.items()}
     return {
         "name": manifest.name,
@@ -86,7 +87,10 @@ def blocks(arguments: Namespace) -> int:
     if name and not any(sign in name for sign in "*?["):
         return _describe(registry.describe(name), arguments.json)
     names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
-    found = [registry.describe(one) for one in names]
+    known = {name: registry.known(registry.resolve(name) or "") for name in names}
+    found = [info for info in known.values() if info is not None]
+    if silent := [name for name, info in known.items() if info is None]:
+        complain(f"their packages say nothing of {listed(silent)}; `zoo blocks NAME` loads and describes one")
     if arguments.json:
         dump([msgspec.to_builtins(one) for one in found])
         return 0

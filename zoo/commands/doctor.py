@@ -8,10 +8,11 @@ import platform
 from argparse import Namespace
 
 import blocks
-from blocks import registry
 from zoo import catalog
+from zoo.collection import CORE
 from zoo.console import dump, table
 from zoo.errors import ProblemsError
+from zoo.plugging import checked
 
 PACKAGES = ("torch", "safetensors", "huggingface-hub", "fvcore", "msgspec", "rich", "pillow", "numpy")
 OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
@@ -73,9 +74,9 @@ def _catalogue() -> list[tuple[str, str, str]]:
         ("blocks", "ok", f"{len(blocks.list_blocks())} registered"),
         ("models", "ok", f"{len(catalog.entries())} in the catalogue"),
     ]
-    for path in sorted(catalog.WEIGHTS.glob("*.json")):
+    for path in sorted(CORE.weights.glob("*.json")):
         try:
-            resolve(read_manifest(path), catalog.WEIGHTS)
+            resolve(read_manifest(path), CORE.weights)
             rows.append((f"weights {path.stem}", "ok", "bytes verified"))
         except ProblemsError as error:
             rows.append((f"weights {path.stem}", "broken", str(error).replace("\n", " ")))
@@ -92,13 +93,11 @@ def _native() -> list[tuple[str, str, str]]:
 
 def _plugins() -> list[tuple[str, str, str]]:
     rows = []
-    for identity, point in registry.plugin_targets().items():
-        owner = point.dist.name if point.dist else point.value
-        try:
-            registry.get(identity)
-            rows.append((f"block {identity}", "ok", owner))
-        except ProblemsError as error:
-            rows.append((f"block {identity}", "broken", str(error).replace("\n", " ")))
+    for report in checked(60):
+        well = report.state in ("available", "loaded")
+        told = f"{report.version}, {len(report.blocks)} blocks, {report.models} models"
+        state = "ok" if well else "absent" if report.state == "disabled" else "broken"
+        rows.append((f"plugin {report.name}", state, told if well else report.cause))
     if os.environ.get("ZOO_PLUGINS"):
         rows.append(("ZOO_PLUGINS", "ok", os.environ["ZOO_PLUGINS"]))
     return rows

@@ -39,7 +39,7 @@ def _source(name: str) -> str:
 
     if naming.is_file(name):
         return pathlib.Path(name.partition(":")[0]).read_text()
-    return (catalog.MODELS / catalog.entry(name).file).read_text()
+    return catalog.source_of(name).read_text()
 
 
 def _why(spec: Spec, text: str, as_json: bool) -> int:

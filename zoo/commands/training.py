@@ -14,7 +14,7 @@ def digits(arguments: Namespace) -> int:
 
     import msgspec
 
-    from zoo.training import Recipe, train_digits
+    from zoo.training import Recipe, publish, train_digits
     from zoo.weights.load import save_weights
 
     name = catalog.split_tag(arguments.name)[0]
@@ -33,6 +33,8 @@ def digits(arguments: Namespace) -> int:
     result = train_digits(name, recipe, progress)
     if arguments.out:
         save_weights(result.model, arguments.out)
+    if arguments.publish:
+        publish(name, result, recipe)
     low, high = result.ci95
     if arguments.json:
         dump(
@@ -58,7 +60,7 @@ def text(arguments: Namespace) -> int:
 
     import msgspec
 
-    from zoo.text_training import TextRecipe, train_text
+    from zoo.text_training import TextRecipe, publish_text, train_text
     from zoo.weights.load import save_weights
 
     name = catalog.split_tag(arguments.name)[0]
@@ -73,6 +75,8 @@ def text(arguments: Namespace) -> int:
     result = train_text(name, recipe, progress)
     if arguments.out:
         save_weights(result.model, arguments.out)
+    if arguments.publish:
+        publish_text(name, result, recipe)
     if arguments.json:
         figures = {"bits_per_byte": result.bits_per_byte, "n": result.n, "seconds": round(result.seconds, 1)}
         dump({"model": name} | figures)

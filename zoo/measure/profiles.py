@@ -1,4 +1,4 @@
-"""The profiles that ship with the package, of every model in both forms. `python -m zoo.measure.profiles` writes them.
+"""The profiles that ship with a collection, of every model in both forms. `python -m zoo.measure.profiles` writes the core's.
 
 Reading them imports no torch.
 """
@@ -11,8 +11,9 @@ import sys
 import msgspec
 
 from zoo import catalog
+from zoo.collection import CORE, Collection, collections
 
-PROFILES = catalog.MODELS / "data" / "profiles.json"
+PROFILES = "profiles.json"
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,8 +38,18 @@ Costs = dict[str, dict[str, Cost]]
 
 @functools.cache
 def costs() -> Costs:
-    """Those of the package."""
-    return msgspec.json.decode(PROFILES.read_bytes(), type=Costs)
+    """Those of all collections. Where a model ships none, its entry in the catalogue says what it knows, and no more."""
+    found: Costs = {}
+    for collection in collections().values():
+        path = collection.data / PROFILES
+        if path.is_file():
+            shipped = msgspec.json.decode(path.read_bytes(), type=Costs)
+            found |= {collection.full(name): forms for name, forms in shipped.items()}
+    for name, entry in catalog.entries().items():
+        if name not in found:
+            known = Cost(entry.macs, entry.params, entry.params, 4 * entry.params, 0, 0, 0, 0.0, complete=False)
+            found[name] = {"train": known, "deploy": known}
+    return found
 
 
 def cost_of(name: str, form: str) -> Cost:
@@ -55,10 +66,17 @@ def render(costs: Costs) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
+def write(collection: Collection) -> int:
+    """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
+    names = [name for name, entry in catalog.entries().items() if entry.file and catalog.home_of(name) == collection]
+    found = {collection.short(name): {form: cost_of(name, form) for form in ("train", "deploy")} for name in names}
+    collection.data.mkdir(exist_ok=True)
+    (collection.data / PROFILES).write_bytes(render(found))
+    return len(found)
+
+
 def main() -> int:
-    found = {name: {form: cost_of(name, form) for form in ("train", "deploy")} for name in catalog.list_models()}
-    PROFILES.write_bytes(render(found))
-    print(f"profiles of {len(found)} models written to {PROFILES.name}")
+    print(f"profiles of {write(CORE)} models written to {PROFILES}")
     return 0
 
 

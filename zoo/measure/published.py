@@ -7,8 +7,9 @@ import tomllib
 from typing import NamedTuple
 
 from zoo import catalog
+from zoo.collection import collections
 
-PUBLISHED = catalog.MODELS / "data" / "published.toml"
+PUBLISHED = "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 METRIC = "imagenet-1k/top1"
 
@@ -34,14 +35,15 @@ class Published(NamedTuple):
 def published() -> dict[str, Published]:
     """By model."""
     found = {}
-    for table in tomllib.loads(PUBLISHED.read_text(encoding="utf-8")).values():
-        for name, figures in table.items():
-            if isinstance(figures, list):
-                params, macs, top1 = figures
-                size = catalog.entries()[name].input_size[-1]
-                found[name] = Published(
-                    params, macs, top1, table.get("form", "train"), table["source"], size, table.get("differs", "")
-                )
+    for collection in collections().values():
+        path = collection.data / PUBLISHED
+        for table in tomllib.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ():
+            form, differs = table.get("form", "train"), table.get("differs", "")
+            for short, figures in table.items():
+                if isinstance(figures, list):
+                    name, (params, macs, top1) = collection.full(short), figures
+                    size = catalog.entries()[name].input_size[-1]
+                    found[name] = Published(params, macs, top1, form, table["source"], size, differs)
     return found
 
 

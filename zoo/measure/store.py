@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from zoo.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.folders import data_folder
 from zoo.measure.device import Device
@@ -24,7 +25,7 @@ from zoo.measure.latency import Latency, Sample
 
 log = logging.getLogger("zoo")
 
-SHIPPED = Path(__file__).parent.parent / "models" / "data" / "latency.jsonl"
+SHIPPED = "latency.jsonl"
 APPLICATION = 0x7A6F6F31
 """SQLite's own field for whose file it is: "zoo1"."""
 MIGRATIONS = (
@@ -180,12 +181,17 @@ def import_rows(store: Store, path: Path) -> int:
 
 
 def shipped_rows() -> list[Latency]:
-    """The rows in the package."""
-    return read_rows(SHIPPED)[1] if SHIPPED.exists() else []
+    """The rows that came with the collections."""
+    return [row for path in _shipped() for row in read_rows(path)[1]]
 
 
 def shipped_devices() -> list[Device]:
-    return read_rows(SHIPPED)[0] if SHIPPED.exists() else []
+    return list({device.id: device for path in _shipped() for device in read_rows(path)[0]}.values())
+
+
+def _shipped() -> list[Path]:
+    paths = [collection.data / SHIPPED for collection in collections().values()]
+    return [path for path in paths if path.is_file()]
 
 
 def newest(rows: Iterable[Latency]) -> Iterator[Latency]:

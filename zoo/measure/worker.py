@@ -82,10 +82,14 @@ def prepared(job: Job) -> nn.Module:
     """The model with values that keep activations normal numbers, on its device."""
     import zoo
     from zoo.measure.pieces import fill
+    from zoo.opaque import is_opaque
 
-    model = zoo.create(job.model, device="meta").to_empty(device="cpu")
     torch.manual_seed(0)
-    fill(model)
+    if is_opaque(job.model):
+        model = zoo.create(job.model)
+    else:
+        model = zoo.create(job.model, device="meta").to_empty(device="cpu")
+        fill(model)
     dtype = getattr(torch, job.runtime.dtype)
     model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if job.form == "deploy":

@@ -101,7 +101,8 @@ class Spec:
         return hash(self.digest)
 
     def __repr__(self) -> str:
-        return f"<Spec {self.name}: {len(self.dims)} stages, digest {self.digest[:12]}>"
+        stages = f"{len(self.tree['dims'])} stages, " if "dims" in self.tree else ""
+        return f"<Spec {self.name}: {stages}digest {self.digest[:12]}>"
 
 
 def essence(tree: dict[str, Any]) -> dict[str, Any]:

@@ -183,10 +183,12 @@ def _as_parameters(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) 
 def _make_buffers(model: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     """Call `reset_buffers()` of every module that has it, then convert what it made as `model.to(dtype)` would.
 
+    `init_non_persistent_buffers()` is timm's name for the same.
     A buffer on meta gets memory first, so that a module may fill what it has, or put new tensors in its place."""
     with torch.device(device or "cpu"):
         for module in model.modules():
-            if callable(reset := getattr(module, "reset_buffers", None)):
+            reset = getattr(module, "reset_buffers", None) or getattr(module, "init_non_persistent_buffers", None)
+            if callable(reset):
                 empty = _given_memory(module, device)
                 reset()
                 for name, memory in empty.items():

@@ -1,0 +1,84 @@
+"""Where models come from: the core's folder of data, and those of plugins. Nothing of a plugin is imported to read its data.
+
+A collection is a folder:
+
+    <family>.toml         specs, one file per family
+    index.json            what the catalogue knows of each model: `zoo index` writes it
+    weights/              <model>.<tag>.json, and the bytes of embedded weights beside it
+    data/                 profiles.json, latency.jsonl, published.toml
+
+A model of the namespace `acme` is called `acme/<variant>` wherever a user meets it; in the folder it has its bare name.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+from blocks import plugins
+from blocks.registry import forget_plugins
+
+
+class Collection(NamedTuple):
+    """`namespace` is "" for the core's; `owner` is the distribution with its version."""
+
+    namespace: str
+    folder: pathlib.Path
+    owner: str
+
+    @property
+    def index_file(self) -> pathlib.Path:
+        return self.folder / "index.json"
+
+    @property
+    def weights(self) -> pathlib.Path:
+        return self.folder / "weights"
+
+    @property
+    def data(self) -> pathlib.Path:
+        return self.folder / "data"
+
+    def full(self, name: str) -> str:
+        """The name that users know."""
+        return f"{self.namespace}/{name}" if self.namespace else name
+
+    def short(self, name: str) -> str:
+        """The name in the folder's files."""
+        return name.removeprefix(f"{self.namespace}/") if self.namespace else name
+
+
+CORE = Collection("", pathlib.Path(__file__).with_name("models"), "blockzoo")
+
+
+@functools.cache
+def collections() -> dict[str, Collection]:
+    """By namespace, the core's first. A plugin whose folder is not there is marked as broken, and left out."""
+    found = {"": CORE}
+    for plugin in plugins.plugins().values():
+        if not plugin.usable:
+            continue
+        for namespace, point in sorted(plugin.models.items()):
+            package = plugins.folder_of(point)
+            folder = package / "models" if package is not None else None
+            if folder is not None and folder.is_dir():
+                found[namespace] = Collection(namespace, folder, plugin.owner)
+                continue
+            where = folder if folder is not None else f"a package `{point.value}` with a folder `models`"
+            told = f"its models are not there: {where}"
+            plugin.fails("broken", f"{told}; next: pip install --force-reinstall {plugin.name}, or uninstall it")
+    return found
+
+
+def namespace_of(name: str) -> str:
+    """`acme` of `acme/shiftnet_nano`; "" for a core model."""
+    return name.rpartition("/")[0]
+
+
+def forget() -> None:
+    """Reads installed distributions and their data anew at the next question."""
+    from zoo import catalog
+
+    forget_plugins()
+    collections.cache_clear()
+    catalog.entries.cache_clear()

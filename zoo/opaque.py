@@ -1,0 +1,133 @@
+"""Models that no spec describes: the code of a plugin builds them, and the zoo lists, loads, counts and times them all the same.
+
+A plugin names a module in its entry point `zoo.factories`, its factory, with
+
+    create(name, **options) -> nn.Module       on torch's current default device, meta included; options as in `OPTIONS`
+    deploy(model) -> nn.Module                 optional: the deploy form, a copy
+    manifests(name) -> list[Manifest]          optional: its weights, best first
+
+where `name` lacks the namespace. Buffers that no state dict holds get their values from the `reset_buffers()` of their module, or
+from `init_non_persistent_buffers()`, as timm calls it. What a factory offers is listed in the `index.json` of its collection, with an empty `file`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from blocks import plugins
+from zoo import catalog
+from zoo.collection import namespace_of
+from zoo.errors import BlockError, InputError, Problem, listed
+from zoo.specs.model import Spec
+from zoo.specs.read import FamilyText
+from zoo.specs.tree import Origin, rooted
+from zoo.weights.manifest import Manifest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+OPTIONS = (
+    "num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate",
+    "features_only", "out_indices",
+)  # fmt: skip
+
+
+class Opaque(Spec):
+    """Stands where others have a Spec: a name, an input and a digest, on which records hang. `options` are what was asked for."""
+
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
+        entry = catalog.entry(name)
+        self.options = {key: value for key, value in (options or {}).items() if value is not None}
+        size = self.options.get("img_size", entry.input_size)
+        size = size if isinstance(size, int) else size[0] if size[0] == size[-1] else list(size)
+        tree = {
+            "input": {"kind": "image", "channels": self.options.get("in_chans", 3), "size": size},
+            "num_classes": self.options.get("num_classes", 1000),
+        }
+        text = FamilyText(entry.family, entry.title, entry.paper, entry.task, entry.licence, entry.code)
+        super().__init__(entry.name, text, rooted(tree, Origin(entry.name, "")), catalog.home_of(name).owner)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the name and the options: what the plugin's code makes of them is its own."""
+        canonical = json.dumps({"model": self.name, "options": self.options}, sort_keys=True, default=list)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def blocks(self) -> list[str]:
+        """None that the registry knows."""
+        return []
+
+    def plain(self) -> NoReturn:
+        """Raises InputError: there is no spec to show."""
+        raise InputError(self.name, Problem("", "a model with a spec", f"one that the code of {self.source} builds"))
+
+    def build(self, device: torch.device | str) -> nn.Module:
+        """The model in eval mode. Raises InputError with what the factory says when it refuses."""
+        import torch
+
+        factory = factory_of(self.name)
+        try:
+            with torch.device(device):
+                model: Any = factory.create(self._short, **self.options)
+        except Exception as refusal:  # the code of a plugin
+            told = f"{type(refusal).__name__}: {refusal}"
+            raise InputError(self.name, Problem("", "a request that its builder takes", told)) from refusal
+        model.spec, model.digest, model.pretrained = self, self.digest, None
+        built: nn.Module = model.eval()
+        return built
+
+    @property
+    def _short(self) -> str:
+        return self.name.partition("/")[2]
+
+
+def is_opaque(model: Any) -> bool:
+    """Whether a name is that of a model which a factory builds."""
+    if not isinstance(model, str) or "/" not in model:
+        return False
+    found = catalog.entries().get(catalog.split_tag(model)[0])
+    return found is not None and not found.file
+
+
+def factory_of(name: str) -> Any:
+    """The factory module of a model's namespace. Raises BlockError when its code does not load."""
+    namespace = namespace_of(name)
+    plugin = plugins.owner_of(namespace)
+    point = plugin.factories.get(namespace) if plugin is not None else None
+    if plugin is None or point is None:
+        owner = plugin.owner if plugin else "nobody"
+        raise BlockError(name, Problem(owner, "an entry point `zoo.factories` that builds its models", "none"))
+    return plugins.load(plugin, point, f"factory `{namespace}`")
+
+
+def refuse_edits(name: str, given: Mapping[str, Any]) -> None:
+    """Raises InputError for what can only be asked of a spec."""
+    asked = [word for word, value in given.items() if value]
+    if asked:
+        found = f"a model that {namespace_of(name)}'s code builds"
+        raise InputError(
+            name, Problem(listed(asked), "a model with a spec", found, next=f"it takes {listed(OPTIONS, 20)}")
+        )
+
+
+def manifests(name: str) -> list[Manifest]:
+    """Those that the factory knows, of the tag where the name has one."""
+    model, tag = catalog.split_tag(name)
+    factory = factory_of(model)
+    found: list[Manifest] = factory.manifests(model.partition("/")[2]) if hasattr(factory, "manifests") else []
+    return [manifest for manifest in found if tag in ("", manifest.tag)]
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    """The deploy form by the factory; a copy in eval mode where it offers none."""
+    import copy
+
+    make = getattr(factory_of(model.spec.name), "deploy", None)  # type: ignore[arg-type]
+    made: Any = make(model) if make is not None else copy.deepcopy(model).eval()
+    made.spec, made.digest, made.pretrained = model.spec, model.digest, model.pretrained
+    return made  # type: ignore[no-any-return]
