@@ -33,7 +33,7 @@ from zoo.weights.manifest import Manifest, read_manifest
 from zoo.weights.source import open_checkpoint
 from zoo.weights.source import resolve as fetch
 
-MAX_PARAMS = 1_000_000_000
+MAX_PARAMS = 4_000_000_000
 
 Weights = str | os.PathLike[str] | Mapping[str, Any]
 

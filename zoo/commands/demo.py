@@ -101,11 +101,15 @@ def _milliseconds(model: Any) -> float:
 
 
 def _continued(name: str) -> dict[str, Any]:
-    """What a model of bytes makes of the prompt, taking the likeliest byte each time, up to the end of the line."""
+    """What a model of bytes makes of the prompt, drawing each byte, up to the end of the line."""
+    import torch
+
     from zoo import catalog, front, text
 
     model: Any = front.create(name, pretrained=True)
-    new = model.generate(text.encode(PROMPT), NEW_TOKENS, stop=ord("\n"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        new = model.generate(text.encode(PROMPT), NEW_TOKENS, temperature=0.6, stop=ord("\n"))
     return {"model": name, "params": catalog.entry(name).params, "prompt": PROMPT, "text": text.decode(new[0]).rstrip()}
 
 
