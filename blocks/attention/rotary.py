@@ -45,7 +45,7 @@ def score_scale(rope: Rope | None) -> float:
 
 def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """(positions (B, L) of the tokens of x (B, L, ...), how many tokens there are then (B,)); `seen` (B,) came before."""
-    before = torch.zeros(len(x), dtype=torch.int64, device=x.device) if seen is None else seen
+    before = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if seen is None else seen
     where = before.unsqueeze(1) + torch.arange(x.shape[1], device=x.device)
     return where, before + (x.shape[1] if mask is None else mask.sum(1))
 

@@ -202,6 +202,12 @@ def test_images_have_no_place_in_a_model_of_tokens(gla: Any) -> None:
         zoo.transform(gla)
 
 
+def test_a_model_of_tokens_is_not_written_as_a_file_that_stands_alone(tmp_path: pathlib.Path) -> None:
+    expected = "gla_nano\n    expected a model of images; found a model of tokens; next: torch.export.export(model, (ids,)) takes it"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        zoo.export("gla_nano", tmp_path / "net.py")
+
+
 # text
 
 
