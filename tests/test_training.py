@@ -96,17 +96,18 @@ def test_what_is_left_still_is_not_changed() -> None:
 
 
 def test_published_weights_are_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
-    model = zoo.create("gmlp_nano")
+    model, home = zoo.create("gmlp_nano"), catalog.home_of("gmlp_nano")._replace(folder=tmp_path)
+    monkeypatch.setattr(catalog, "home_of", lambda name: home)
     recipe = Recipe(seed=5)
     training.publish("gmlp_nano", Result(model, 350, 359, wilson_interval(350, 359), 1.0), recipe)
-    manifest = read_manifest(tmp_path / "gmlp_nano.digits.json")
-    weights = tmp_path / "gmlp_nano.digits.safetensors"
+    manifest = read_manifest(tmp_path / "weights" / "gmlp_nano.digits.json")
+    weights = tmp_path / "weights" / "gmlp_nano.digits.safetensors"
     metric = manifest.metrics["digits/top1@32"]
     assert (manifest.digest, manifest.size_bytes) == (model.digest, weights.stat().st_size)
     assert manifest.sha256 == sha256_of(weights, use_stamps=False)
     assert (metric.correct, metric.n, metric.seed) == (350, 359, 5)
     assert metric.ci95 == wilson_interval(350, 359)
+    monkeypatch.undo()
     check_probe(zoo.create("gmlp_nano", weights=weights), manifest.probe, "gmlp_nano")
 
 
