@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import torch
@@ -163,8 +164,23 @@ def checked_init(cls: Any) -> Callable[..., None]:
         _check_bounds(cls, converted)
         # defaults that are slots stay shared templates: they hold no module
         init(self, **converted)
+        if not hasattr(cls, "reset_parameters") and any(parameter.is_meta for parameter in self.parameters()):
+            _made_with[self] = converted
 
     return __init__
+
+
+_made_with: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+"""The arguments of blocks on meta that have no way of their own to begin anew."""
+
+
+def made_again(module: nn.Module) -> nn.Module | None:
+    """A block as its constructor makes it, on the CPU, for one that was made on meta; None when nobody remembers how."""
+    if module not in _made_with:
+        return None
+    with torch.device("cpu"):
+        made: nn.Module = type(module)(**_made_with[module])
+    return made
 
 
 def _check_bounds(cls: Any, arguments: dict[str, Any]) -> None:

@@ -151,15 +151,13 @@ class PackedConv(Packed, Conv):
         return steep and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class PackedDense(Packed, Dense):
-    """A linear layer with packed weights; any layout, as `Dense`."""
+class PackedLinear(Packed, nn.Linear):
+    """A linear layer with packed weights; channels last, whatever stands before them, as `nn.Linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4:
-            return self._rows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self._rows(x)
+        return self.rows(x)
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def rows(self, x: Tensor) -> Tensor:
         kernel = self.kernel_for(x) if x.ndim > 1 and x.is_contiguous() else None
         if kernel is not None:
             return kernel(x)
@@ -175,10 +173,22 @@ class PackedDense(Packed, Dense):
         return lambda x: compute(x, packed, bias, *post)
 
 
+class PackedDense(PackedLinear, Dense):
+    """A linear layer with packed weights; any layout, as `Dense`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4:
+            return self.rows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.rows(x)
+
+
 def available() -> bool:
     """Whether this torch has oneDNN with the packing ops."""
     names = ("_convolution_pointwise", "_reorder_convolution_weight", "_linear_pointwise", "_reorder_linear_weight")
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+PACKED_LINEAR: dict[type, Any] = {nn.Linear: PackedLinear, Dense: PackedDense}
 
 
 def pack(model: nn.Module) -> nn.Module:
@@ -189,8 +199,8 @@ def pack(model: nn.Module) -> nn.Module:
         if type(module).forward is nn.Conv2d.forward and _is_plain(module):
             module.__class__ = PackedConv
             module.start()  # type: ignore[operator]
-        elif type(module) in (nn.Linear, Dense):
-            module.__class__ = PackedDense
+        elif type(module) in PACKED_LINEAR:
+            module.__class__ = PACKED_LINEAR[type(module)]
             module.start()  # type: ignore[operator]
     for module in list(model.modules()):
         if isinstance(module, (Chain, Residual)):

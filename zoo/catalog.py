@@ -10,7 +10,7 @@ import functools
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -215,41 +215,47 @@ def published_spec(
     return spec
 
 
+def specs_in(collection: Collection) -> Iterator[tuple[str, Spec]]:
+    """File name and spec of every model that stands in the files of a collection, installed or not."""
+    from zoo.specs.read import read_file
+    from zoo.specs.resolve import resolve
+
+    for path in sorted(collection.folder.glob("*.toml")):
+        family = read_file(path)
+        for variant in family.variants:
+            yield path.name, resolve(family, variant)
+
+
 def render(collection: Collection = CORE) -> bytes:
     """The bytes that the index of a collection should hold. Builds every model on meta to count its parameters and MACs."""
     from zoo.build.builder import build, input_size
     from zoo.measure.macs import count_macs
-    from zoo.specs.read import read_file
-    from zoo.specs.resolve import resolve
 
     found = []
-    for path in sorted(collection.folder.glob("*.toml")):
-        family = read_file(path)
-        for variant in family.variants:
-            spec = resolve(family, variant)
-            model = build(spec)
-            text = spec.family
-            found.append(
-                Entry(
-                    variant,
-                    text.name,
-                    path.name,
-                    text.task,
-                    spec.digest,
-                    sum(parameter.numel() for parameter in model.parameters()),
-                    count_macs(model).total,
-                    list(input_size(spec.input)),
-                    text.title,
-                    text.paper,
-                    text.licence,
-                    text.code,
-                    spec.blocks(),
-                    sorted(
-                        manifest.name.removesuffix(".json").partition(".")[2]
-                        for manifest in collection.weights.glob(f"{variant}.*.json")
-                    ),
-                )
+    for file, spec in specs_in(collection):
+        model = build(spec)
+        text = spec.family
+        found.append(
+            Entry(
+                spec.name,
+                text.name,
+                file,
+                text.task,
+                spec.digest,
+                sum(parameter.numel() for parameter in model.parameters()),
+                count_macs(model).total,
+                list(input_size(spec.input)),
+                text.title,
+                text.paper,
+                text.licence,
+                text.code,
+                spec.blocks(),
+                sorted(
+                    manifest.name.removesuffix(".json").partition(".")[2]
+                    for manifest in collection.weights.glob(f"{spec.name}.*.json")
+                ),
             )
+        )
     found.sort(key=lambda one: _natural(one.name))
     return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 

@@ -224,6 +224,20 @@ def parser() -> Parser:
     )
     listed_plugins.add_argument("--timeout", type=float, default=60.0, help="seconds for each plugin (default 60)")
 
+    made = _command(commands, "new-plugin", "plugging:new_plugin", "begin a package of your own blocks and models")
+    made.add_argument("namespace", help="your namespace, as `acme` in acme/my_mixer")
+    made.add_argument(
+        "--from", dest="source", default="", metavar="FILE.py", help="a file with blocks, instead of the template's"
+    )
+    made.add_argument("--out", default="", metavar="DIR", help="the folder to make (default NAMESPACE-blocks)")
+
+    renamed = _command(
+        commands, "rename", "plugging:rename", "give a block another name; weights and records go with it"
+    )
+    renamed.add_argument("old", help="local/my_mixer")
+    renamed.add_argument("new", help="acme/my_mixer@1")
+    renamed.add_argument("folder", help="a folder with zoo.json, or the `models` of a plugin")
+
     index = _command(commands, "index", "plugging:index", "write the catalogue data of a plugin you are working on")
     index.add_argument("namespace")
     index.add_argument("--check", action="store_true", help="only say whether it is up to date")

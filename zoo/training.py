@@ -169,7 +169,12 @@ def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
     save_weights(result.model, path)
     shape = (1, digits.PREPROCESS.channels, *digits.PREPROCESS.rows_and_columns)
     probe: Probe = make_probe(result.model, 0, shape)
-    command = f"zoo train digits {name}"
+    usual = Recipe()
+    command = f"zoo train digits {name}" + "".join(
+        f" --{flag} {getattr(recipe, flag)}"
+        for flag in ("epochs", "seed")
+        if getattr(recipe, flag) != getattr(usual, flag)
+    )
     manifest = Manifest(
         model=name,
         tag="digits",

@@ -140,3 +140,14 @@ def test_an_activation_writes_over_the_output_of_a_convolution_alone() -> None:
     x = X.clone()
     net(x)
     assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("shape", [(2, 32), (2, 9, 32), (2, 8, 8, 32), (2, 3, 4, 5, 32)])
+def test_a_linear_layer_of_torch_keeps_its_own_idea_of_channels(shape: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Linear(32, 1024)).eval()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = net(x)
+        found = pack(net)(x)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= 1e-5

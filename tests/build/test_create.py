@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+import blocks
 import zoo
 from blocks.context import Context
 from zoo.build.builder import check
 from zoo.errors import InputError, ProblemsError, SpecError
+from zoo.testing.isolation import own_registrations
 
 NET = {
     "schema": "zoo.spec/1",
@@ -199,3 +201,52 @@ def test_ctx_is_handed_through() -> None:
     zoo.create("moe_vit_nano").train()(torch.randn(2, 1, 32, 32), ctx)
     assert len(ctx.losses) == len(ctx.reports) == 3
     assert float(ctx.total_loss().detach()) > 0
+
+
+def test_a_block_that_says_nothing_of_first_values_begins_as_its_constructor_makes_it() -> None:
+    class Inner(torch.nn.Module):
+        def __init__(self, dim: int):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((dim,), 3.0))
+            self.register_buffer("count", torch.tensor(7.0))
+
+    with own_registrations():
+
+        @blocks.block("begins", kind="act")
+        class Begins(torch.nn.Module):
+            def __init__(self, dim: int, *, start: float = 2.0):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.full((dim,), start))
+                self.inner = Inner(dim)
+
+            def forward(self, x):
+                return x * self.scale[0] * self.inner.weight[0]
+
+        act = zoo.create("gmlp_nano", swap={"act": {"block": "begins", "start": 0.5}})
+        found = next(module for module in act.modules() if isinstance(module, Begins))
+        assert found.scale.tolist() == [0.5] * len(found.scale)
+        assert found.inner.weight.tolist() == [3.0] * len(found.scale) and float(found.inner.count) == 7.0
+
+
+def test_a_block_whose_beginning_nobody_remembers_says_what_to_write() -> None:
+    from zoo.build.builder import build
+    from zoo.build.init import materialise
+
+    with own_registrations():
+
+        @blocks.block("forgets", kind="act")
+        class Forgets(torch.nn.Module):
+            def __init__(self, dim: int):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.ones(dim))
+
+            def forward(self, x):
+                return x * self.scale[0]
+
+        spec = zoo.spec("gmlp_nano", {"**.<act>": "forgets"})
+        with pytest.raises(blocks.BlockError) as caught:
+            materialise(copy.deepcopy(build(spec)), spec.init)
+        assert str(caught.value) == (
+            "block `local/forgets@1`: 1 error\n    expected first values for its own `scale`; found no method that gives them; "
+            "next: give the block a `reset_parameters(self)`, and call it at the end of `__init__`"
+        )

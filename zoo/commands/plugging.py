@@ -9,9 +9,7 @@ import msgspec
 
 from blocks.plugins import Plugin, owner_of, package_of, refusal
 from blocks.plugins import plugins as declared
-from blocks.registry import INDEX_OF_PLUGIN, get, info_of
-from zoo import catalog
-from zoo.collection import collections, forget
+from zoo.collection import Collection, collections, forget
 from zoo.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
@@ -35,26 +33,53 @@ def plugins(arguments: Namespace) -> int:
 
 
 def index(arguments: Namespace) -> int:
-    """Loads every block and builds every model of a namespace, and writes down what they are.
-
-    That is `blocks.json` beside the package's `__init__.py`, and in its `models` folder `index.json` and `data/profiles.json`.
-    """
-    from zoo.measure import profiles
+    """Loads every block and builds every model of a namespace, and writes down what they are."""
+    from zoo import indexing
 
     plugin = _plugin(arguments.namespace)
-    files = {folder / INDEX_OF_PLUGIN: _described(plugin, folder) for folder in _packages(plugin)}
-    homes = [collections()[space] for space in sorted(plugin.models) if space in collections()]
-    specs = [home for home in homes if any(home.folder.glob("*.toml"))]
-    files |= {home.index_file: catalog.render(home) for home in specs}
-    if arguments.check:
-        stale = [path.name for path, fresh in files.items() if not path.is_file() or path.read_bytes() != fresh]
-        print(f"stale: {listed(stale)}; run `zoo index {arguments.namespace}`" if stale else "all up to date")
-        return 1 if stale else 0
-    for path, fresh in files.items():
-        path.write_bytes(fresh)
+    done: list[str] = []
+    for package, blocks, home in _packages(plugin):
+        if not arguments.check:
+            done += [str(path) for path in indexing.write(package, blocks, home)]
+            continue
+        files = indexing.rendered(package, blocks, home)
+        done += [str(path) for path, fresh in files.items() if not path.is_file() or path.read_bytes() != fresh]
     forget()
-    models = sum(profiles.write(home) for home in specs)
-    print(f"{len(plugin.blocks)} blocks and {models} models of {plugin.owner}: {listed([str(path) for path in files])}")
+    if arguments.check:
+        print(f"stale: {listed(done)}; run `zoo index {arguments.namespace}`" if done else "all up to date")
+        return 1 if done else 0
+    print(f"{plugin.owner}: wrote {listed(done)}")
+    return 0
+
+
+def new_plugin(arguments: Namespace) -> int:
+    """Says what to type next."""
+    from zoo.scaffold import new_plugin as make
+
+    made = make(arguments.namespace, arguments.out, arguments.source)
+    if arguments.json:
+        dump({"folder": str(made.folder), "models": made.models, "note": made.note})
+        return 0
+    steps = [f"pip install --no-deps -e {made.folder}"]
+    if arguments.source:
+        steps += [f"zoo train digits {name} --publish" for name in made.models] + [f"zoo index {arguments.namespace}"]
+    print(f"{made.folder} is made. Next:")
+    for step in [*steps, f"pytest --zoo-conformance {arguments.namespace}"]:
+        print(f"  {step}")
+    if made.note:
+        print(made.note)
+    return 0
+
+
+def rename(arguments: Namespace) -> int:
+    from zoo.renaming import rename as carry
+
+    done = carry(arguments.old, arguments.new, arguments.folder)
+    if arguments.json:
+        dump([one._asdict() for one in done])
+        return 0
+    rows = [[one.model, one.before[:12], one.after[:12], str(one.weights), str(one.rows)] for one in done]
+    table(["model", "digest before", "after", "weights", "latency rows"], rows)
     return 0
 
 
@@ -68,13 +93,15 @@ def _plugin(namespace: str) -> Plugin:
     return plugin
 
 
-def _packages(plugin: Plugin) -> list[Path]:
-    folders = {package_of(point) for point in plugin.blocks.values()}
-    return sorted(folder for folder in folders if folder is not None)
-
-
-def _described(plugin: Plugin, folder: Path) -> bytes:
-    """The bytes of the index of the blocks that live in one package."""
-    own = sorted(identity for identity, point in plugin.blocks.items() if package_of(point) == folder)
-    infos = [info_of(get(identity)) for identity in own]
-    return msgspec.json.format(msgspec.json.encode(infos, order="sorted"), indent=1) + b"\n"
+def _packages(plugin: Plugin) -> list[tuple[Path, list[str], Collection | None]]:
+    """The folders of its packages, the blocks that live in each, and the collection in it."""
+    homes = [collections()[space] for space in sorted(plugin.models) if space in collections()]
+    folders = {package_of(point) for point in plugin.blocks.values()} | {home.folder.parent for home in homes}
+    return [
+        (
+            folder,
+            [identity for identity, point in plugin.blocks.items() if package_of(point) == folder],
+            next((home for home in homes if home.folder.parent == folder), None),
+        )
+        for folder in sorted(folder for folder in folders if folder is not None)
+    ]

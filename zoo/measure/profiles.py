@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import functools
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from zoo import catalog
 from zoo.collection import CORE, Collection, collections
+
+if TYPE_CHECKING:
+    from zoo.specs.model import Spec
 
 PROFILES = "profiles.json"
 
@@ -52,11 +56,11 @@ def costs() -> Costs:
     return found
 
 
-def cost_of(name: str, form: str) -> Cost:
+def cost_of(model: str | Spec, form: str) -> Cost:
     """The shipped totals of one model, counted anew."""
     from zoo.measure.profile import profile
 
-    counted = profile(name, form="deploy" if form == "deploy" else "train", details=False)
+    counted = profile(model, form="deploy" if form == "deploy" else "train", details=False)
     return Cost(**{field: getattr(counted, field) for field in Cost.__struct_fields__})
 
 
@@ -68,8 +72,10 @@ def render(costs: Costs) -> bytes:
 
 def write(collection: Collection) -> int:
     """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
-    names = [name for name, entry in catalog.entries().items() if entry.file and catalog.home_of(name) == collection]
-    found = {collection.short(name): {form: cost_of(name, form) for form in ("train", "deploy")} for name in names}
+    order = [collection.short(name) for name in catalog.entries()]
+    specs = {spec.name: spec for _, spec in catalog.specs_in(collection)}
+    names = sorted(specs, key=lambda name: order.index(name) if name in order else len(order))
+    found = {name: {form: cost_of(specs[name], form) for form in ("train", "deploy")} for name in names}
     collection.data.mkdir(exist_ok=True)
     (collection.data / PROFILES).write_bytes(render(found))
     return len(found)

@@ -1,0 +1,38 @@
+"""What a plugin's package carries so that it is listed without being imported: `blocks.json`, `index.json`, `profiles.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from blocks.registry import INDEX_OF_PLUGIN, get, info_of
+from zoo import catalog
+from zoo.collection import Collection
+
+
+def rendered(package: Path, blocks: Iterable[str], collection: Collection | None) -> dict[Path, bytes]:
+    """Path -> the bytes that should stand there, for the blocks and specs of one package. Imports the blocks."""
+    files: dict[Path, bytes] = {}
+    if own := sorted(blocks):
+        infos = [info_of(get(identity)) for identity in own]
+        files[package / INDEX_OF_PLUGIN] = (
+            msgspec.json.format(msgspec.json.encode(infos, order="sorted"), indent=1) + b"\n"
+        )
+    if collection is not None and any(collection.folder.glob("*.toml")):
+        files[collection.index_file] = catalog.render(collection)
+    return files
+
+
+def write(package: Path, blocks: Iterable[str], collection: Collection | None) -> list[Path]:
+    """Writes them, and the profiles of all models in both forms; returns the files."""
+    from zoo.measure import profiles
+
+    files = rendered(package, blocks, collection)
+    for path, fresh in files.items():
+        path.write_bytes(fresh)
+    if collection is None or collection.index_file not in files:
+        return list(files)
+    profiles.write(collection)
+    return [*files, collection.data / profiles.PROFILES]

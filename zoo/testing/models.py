@@ -1,0 +1,218 @@
+"""What every model of a catalogue is held to, by its name alone: the same for the core's and for those of a plugin."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import zoo
+from blocks.context import Context
+from zoo import catalog, front
+from zoo.build.builder import meta_input
+from zoo.errors import ProblemsError
+from zoo.measure.fvcore_counts import fvcore_macs
+from zoo.measure.profile import profile
+from zoo.measure.profiles import cost_of, costs
+from zoo.measure.work import EXACT
+from zoo.specs.check import TokenInput
+from zoo.testing.verdicts import (
+    FAILED,
+    NOT_APPLICABLE,
+    OK,
+    ConformanceFailure,
+    NotApplicable,
+    Result,
+    require,
+    require_close,
+    require_equal,
+)
+from zoo.weights.probe import check_probe
+
+Check = Callable[[str], None]
+LARGE = 100_000_000
+"""Parameters above which a model is checked on meta only."""
+DEPLOYED = 1e-5
+"""How far the deploy form may be from the train form."""
+
+
+def index(name: str) -> None:
+    """The catalogue says what the spec says: digest, parameters, MACs."""
+    entry = catalog.entry(name)
+    found = profile(name, details=False)
+    for what, said, counted in (
+        ("digest", entry.digest, found.digest),
+        ("params", entry.params, found.params),
+        ("macs", entry.macs, found.macs),
+    ):
+        require(said == counted, f"the index says {what} = {said}, and it is {counted}; next: {_again(name)}")
+
+
+def shapes(name: str) -> None:
+    """Its output has a row for each input, and a column for each class."""
+    model = _built(name)
+    with torch.no_grad():
+        y = model(_input(model))
+    require(
+        y.shape[0] == 2 and y.shape[-1] == model.num_classes,
+        f"two inputs of {model.num_classes} classes gave {tuple(y.shape)}",
+    )
+    require(bool(y.isfinite().all()), "its outputs with fresh weights are not finite")
+
+
+def deployed(name: str) -> None:
+    """The deploy form equals the train form."""
+    model = _lived_in(name)
+    x = _input(model)
+    with torch.no_grad():
+        require_close(zoo.deploy(model)(x), model(x), DEPLOYED, "the deploy form against the train form")
+
+
+def gradient(name: str) -> None:
+    """The gradient of a loss reaches every parameter, and is finite."""
+    model, ctx = _lived_in(name).train(), Context()
+    y = model(_input(model), ctx)
+    (F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1]) + ctx.total_loss()).backward()
+    wanted = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    unreached = [key for key, parameter in wanted.items() if parameter.grad is None or not parameter.grad.any()]
+    require(not unreached, f"no gradient reaches {', '.join(unreached[:5])}")
+    broken = [key for key, parameter in wanted.items() if not parameter.grad.isfinite().all()]  # type: ignore[union-attr]
+    require(not broken, f"the gradient of {', '.join(broken[:5])} is not finite")
+
+
+def features(name: str) -> None:
+    """Its levels have the channels and the reduction that it tells."""
+    model = _built(name)
+    if isinstance(model.spec.input, TokenInput):
+        raise NotApplicable("it is no net for images")
+    told = model.feature_info
+    net = zoo.create(name, features_only=True, out_indices=tuple(range(len(told.channels()))))
+    x = _input(net)
+    with torch.no_grad():
+        maps = net(x)
+    found = [(y.shape[1], x.shape[-1] // y.shape[-1]) for y in maps]
+    said = list(zip(told.channels(), told.reduction(), strict=True))
+    require(found == said, f"its levels are (channels, reduction) = {found}, and it tells {said}")
+
+
+def saved(name: str) -> None:
+    """Weights that are saved and loaded give the same outputs, bit by bit."""
+    model = _lived_in(name)
+    x = _input(model)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder, "weights.safetensors")
+        zoo.save(model, path)
+        require_equal(zoo.create(name, weights=path)(x), model(x), "the output of saved and loaded weights")
+
+
+def profiled(name: str) -> None:
+    """The profile that ships is the one that is counted, complete, and the three counts agree."""
+    for form in ("train", "deploy"):
+        shipped, counted = costs()[name][form], cost_of(name, form)
+        require(
+            shipped == counted, f"the profile that ships ({form}) is not the one that is counted; next: {_again(name)}"
+        )
+    found = profile(name, details=False)
+    require(found.complete, f"nobody counts {', '.join(found.uncounted)}: register a FLOP formula beside the op")
+    said = {kind: found.analytic[kind] for kind in EXACT}
+    require(said == found.by_class, f"its blocks say {said}, and its operations are {found.by_class}: see `macs`")
+    if found.params <= LARGE:
+        traced = fvcore_macs(front.create(name), torch.zeros_like(meta_input(zoo.spec(name)), device="cpu"))
+        require(traced == said, f"its blocks say {said}, and fvcore counts {traced}")
+
+
+def weights(name: str) -> None:
+    """Weights that can be had are the bytes of their manifests, load strictly, and prove themselves."""
+    usable = [manifest for manifest in front.manifests(name) if manifest.state == "embedded"]
+    if not usable:
+        raise NotApplicable("it ships no weights")
+    for manifest in usable:
+        model = zoo.create(manifest.name)
+        require(manifest.probe is not None, f"{manifest.name} has no probe, which proves a load")
+        check_probe(model, manifest.probe, manifest.name)  # type: ignore[arg-type]
+
+
+def accuracy(name: str) -> None:
+    """A figure on the digits, which everybody has, is measured again."""
+    from zoo.training import evaluate
+
+    found = [
+        (m, metric) for m in front.manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")
+    ]
+    if not found:
+        raise NotApplicable("it has no figure on the digits")
+    for manifest, metric in found:
+        correct, n = evaluate(zoo.create(manifest.name))
+        near = (
+            metric.correct is not None and abs(correct - metric.correct) <= 1
+        )  # rounding of another machine may turn one
+        require(
+            n == metric.n and near, f"{manifest.name} says {metric.correct} of {metric.n}, and gets {correct} of {n}"
+        )
+
+
+CHECKS: dict[str, Check] = {
+    "index": index,
+    "shapes": shapes,
+    "deploy": deployed,
+    "gradient": gradient,
+    "features": features,
+    "saved": saved,
+    "profile": profiled,
+    "weights": weights,
+    "accuracy": accuracy,
+}
+"""Each raises ConformanceFailure with a sentence, or NotApplicable with a reason. A check's first line of docs says what it asks."""
+
+
+def run_check(name: str, check: str) -> Result:
+    """One check of one model; whatever is raised becomes a sentence."""
+    try:
+        CHECKS[check](name)
+    except NotApplicable as reason:
+        return Result(name, check, NOT_APPLICABLE, str(reason))
+    except ConformanceFailure as failure:
+        return Result(name, check, FAILED, str(failure))
+    except ProblemsError as error:
+        return Result(name, check, FAILED, " ".join(str(error).split()))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a model may raise anything
+        return Result(name, check, FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Result(name, check, OK)
+
+
+def _built(name: str) -> Any:
+    if catalog.entry(name).params > LARGE:
+        raise NotApplicable(f"it has more than {LARGE:,} parameters")
+    torch.manual_seed(0)
+    return zoo.create(name)
+
+
+def _lived_in(name: str) -> Any:
+    """The model with statistics and scales that are not at their neutral beginning."""
+    model = _built(name)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and tensor.ndim == 1:
+                noise = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
+    return model
+
+
+def _input(model: Any) -> Tensor:
+    empty, generator = meta_input(model.spec, 2), torch.Generator().manual_seed(2)
+    if isinstance(model.spec.input, TokenInput):
+        return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
+    return torch.randn(empty.shape, generator=generator).to(memory_format=torch.channels_last)
+
+
+def _again(name: str) -> str:
+    namespace = name.rpartition("/")[0]
+    return f"zoo index {namespace}" if namespace else "python -m zoo.catalog, then python -m zoo.measure.profiles"
