@@ -122,7 +122,9 @@ def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
     home.weights.mkdir(parents=True, exist_ok=True)
     path = home.weights / f"{home.short(name)}.{TAG}.safetensors"
     save_weights(result.model, path)
-    command = f"zoo train text {name}"
+    usual = TextRecipe()
+    changed = [flag for flag in ("steps", "seed") if getattr(recipe, flag) != getattr(usual, flag)]
+    command = f"zoo train text {name}" + "".join(f" --{flag} {getattr(recipe, flag)}" for flag in changed)
     figure = Metric(
         value=round(result.bits_per_byte, 4),
         n=result.n,
