@@ -1,6 +1,7 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
 from zoo.build.backbone import Backbone as Backbone
+from zoo.build.language import LanguageModel as LanguageModel
 from zoo.build.groups import param_groups as param_groups
 from zoo.catalog import entry
 from zoo.catalog import is_model as is_model

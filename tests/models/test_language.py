@@ -204,3 +204,51 @@ def test_the_keys_of_every_family_lead_there_and_back(nano: Any) -> None:
         back = rules.to_zoo(rules.to_source(state), expected_header(nano), source)
         assert state.keys() == back.keys()
         assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+@torch.no_grad()
+def test_every_family_keeps_packed_sequences_apart(nano: Any) -> None:
+    parts = tokens().flatten().split([5, 1, 20, 16])
+    borders = torch.tensor([0, 5, 6, 26, 42])
+    packed = nano(torch.cat(parts).unsqueeze(0), Context(cu_seqlens=borders)).logits[0]
+    alone = torch.cat([nano(part.unsqueeze(0)).logits[0] for part in parts])
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-9)
+
+
+def test_every_family_learns_the_same_without_keeping_activations(nano: Any) -> None:
+    gradients = []
+    for enable in (False, True):
+        model = copy.deepcopy(nano).train()
+        model.set_grad_checkpointing(enable)
+        model(tokens()).logits.square().mean().backward()
+        gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@torch.no_grad()
+def test_every_family_works_in_half_the_bits(nano: Any) -> None:
+    ids = tokens()
+    single, half = copy.deepcopy(nano).float(), copy.deepcopy(nano).bfloat16()
+    found = half(ids).logits
+    assert found.dtype == torch.bfloat16
+    assert float((found.float() - single(ids).logits).norm() / found.float().norm()) < 0.15
+
+
+def test_the_authors_names_of_rwkv7_lead_into_the_model() -> None:
+    about = json.loads((GOLDEN / "sequence" / "layer_rwkv7_time_mix.json").read_text())
+    shapes = {f"blocks.{i}.att.{key}": shape for i in range(2) for key, shape in about["keys"].items()}
+    shapes |= {f"blocks.{i}.ffn.x_k": [1, 1, 32] for i in range(2)}
+    shapes |= {f"blocks.{i}.ffn.key.weight": [64, 32] for i in range(2)}
+    shapes |= {f"blocks.{i}.ffn.value.weight": [32, 64] for i in range(2)}
+    norms = ["blocks.0.ln0", "ln_out", *(f"blocks.{i}.ln{n}" for i in range(2) for n in (1, 2))]
+    shapes |= {f"{norm}.{leaf}": [32] for norm in norms for leaf in ("weight", "bias")}
+    shapes |= {"emb.weight": [64, 32], "head.weight": [64, 32]}
+    weights = KEYED["keyed_state_dict"]({"keys": shapes, "gain": 1.0, "ls": [0.3, 0.9]})
+    ranks = {"decay_rank": 4, "a_rank": 4, "v_rank": 4, "gate_rank": 8, "head_dim": 8}
+    changes = {"input.vocab_size": 64, "dims": [32], "depths": [2], "define.time": ranks}
+    model: Any = zoo.create("rwkv7_nano", changes, weights=weights, source="official")
+    state = model.state_dict()
+    assert torch.equal(state["stages.0.layers.1.0.1.w_lora.lora.0.weight"], weights["blocks.1.att.w1"].T)
+    assert torch.equal(state["stages.0.layers.1.0.1.v_lora.lora.2.bias"], weights["blocks.1.att.v0"].flatten())

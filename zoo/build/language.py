@@ -88,7 +88,8 @@ class LanguageModel(Backbone):
 
     def state_size(self, length: int = 0) -> int:
         """Numbers that the state holds for each sequence after `length` tokens."""
-        return sum(int(size(length)) for module in self.modules() if callable(size := _sizer(self, module)))
+        parts: list[Any] = [part for part in self.modules() if part is not self and hasattr(part, "state_size")]
+        return sum(part.state_size(length) for part in parts)
 
     def _context(self, ctx: Context | None, state: Past | None, mask: Tensor | None) -> Context:
         ctx = Context() if ctx is None else ctx
@@ -97,8 +98,3 @@ class LanguageModel(Backbone):
         if mask is not None:
             ctx.mask = mask
         return ctx
-
-
-def _sizer(model: LanguageModel, module: Any) -> Any:
-    """The block's own `state_size`, none for the model itself."""
-    return None if module is model else getattr(module, "state_size", None)
