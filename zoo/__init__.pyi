@@ -1,8 +1,8 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
 from zoo.build.backbone import Backbone as Backbone
-from zoo.build.language import LanguageModel as LanguageModel
 from zoo.build.groups import param_groups as param_groups
+from zoo.build.language import LanguageModel as LanguageModel
 from zoo.catalog import entry
 from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models

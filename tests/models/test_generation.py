@@ -196,6 +196,22 @@ def test_another_number_of_classes_wants_a_head_of_its_own() -> None:
     assert model(IDS).logits.shape == (2, 9, 3)
 
 
+@pytest.mark.parametrize(
+    ("mixer", "more"), [("attention", "; next: write causal = true"), ("aggregated_attention", "")]
+)
+def test_a_mixer_that_sees_what_is_to_be_predicted_is_refused(mixer: str, more: str) -> None:
+    expected = f"expected a mixer that sees the past only; found `{mixer}` sees what follows, too{more}"
+    with pytest.raises(SpecError, match=re.escape(expected)):
+        zoo.create("gla_nano", swap={"token_mixer": mixer})
+
+
+def test_mixers_interchange_in_language_models() -> None:
+    swapped = {"block": "attention", "num_heads": 4, "causal": True}
+    for mixer in ("mamba", "retention", "hgrn2", "delta_net", "rwkv6", "identity", swapped):
+        model = zoo.create("gla_nano", swap={"token_mixer": mixer})
+        assert model.generate(IDS, 2).shape == (2, 2)
+
+
 def test_images_have_no_place_in_a_model_of_tokens(gla: Any) -> None:
     expected = "gla_nano\n    expected a model of images; found a model of tokens; next: give it ids (B, L)"
     with pytest.raises(InputError, match=re.escape(expected)):

@@ -190,8 +190,11 @@ def _chains(node: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
 
 
 def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
-    """A token mixer must have the pattern that its place asks for: all of an image, or only the past of a text."""
+    """A token mixer must have the pattern that its place asks for: all of an image, or of a text whose next token is asked
+    for (the head can be causal) only the past."""
     image = filled["input"].get("kind") == "image"
+    head = filled.get("head")
+    predicts = not image and isinstance(head, dict) and "causal" in registry.describe(head["block"]).abilities
     for path, call in calls(filled["stages"], ("stages",)):
         info = registry.describe(call["block"])
         if info.kind != "token_mixer" or not {"causal", "noncausal"} & set(info.abilities):
@@ -204,6 +207,9 @@ def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
                 else f'{{ within = ["{info.name}"], view = {{ block = "scan_2d" }} }}'
             )
             yield Issue(path, "a mixer that sees the whole image", f"`{info.name}` is causal", next=f"write {hint}")
+        if predicts and not ("causal" in info.abilities and call.get("causal", True)):
+            hint = "write causal = true" if "causal" in call else ""
+            yield Issue(path, "a mixer that sees the past only", f"`{info.name}` sees what follows, too", next=hint)
 
 
 def _scanned(filled: dict[str, Any], path: Path) -> bool:
