@@ -132,8 +132,9 @@ def _create_opaque(
     name: str, options: dict[str, Any], pretrained: bool, weights: Weights | None, form: str, device: Any, dtype: Any, most: int
 ) -> Any:  # fmt: skip
     """A model that the code of a plugin builds: on meta where weights follow, else with its own initial values."""
-    wanted = Opaque(catalog.split_tag(name)[0], options)
-    manifest = _usable(name) if weights is None and (pretrained or catalog.split_tag(name)[1]) else None
+    published, tag = catalog.split_tag(name)
+    manifest = _usable(name) if weights is None and (pretrained or tag) else None
+    wanted = Opaque(published, options, manifest.tag if manifest else tag)
     model: Any = wanted.build("meta" if weights is not None or manifest else device or "cpu")
     _guard(model, most)
     if weights is not None:

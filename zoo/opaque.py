@@ -2,9 +2,10 @@
 
 A plugin names a module in its entry point `zoo.factories`, its factory, with
 
-    create(name, **options) -> nn.Module       on torch's current default device, meta included; options as in `OPTIONS`
-    deploy(model) -> nn.Module                 optional: the deploy form, a copy
-    manifests(name) -> list[Manifest]          optional: its weights, best first
+    create(name, tag="", **options) -> nn.Module   on torch's current default device, meta included; options as in `OPTIONS`; the
+                                               weights `tag`, where some follow, may ask for other classes than usual
+    deploy(model) -> nn.Module                     optional: the deploy form, a copy
+    manifests(name) -> list[Manifest]              optional: its weights, best first
 
 where `name` lacks the namespace. Buffers that no state dict holds get their values from the `reset_buffers()` of their module, or
 from `init_non_persistent_buffers()`, as timm calls it. What a factory offers is listed in the `index.json` of its collection, with an empty `file`.
@@ -40,7 +41,8 @@ OPTIONS = (
 class Opaque(Spec):
     """Stands where others have a Spec: a name, an input and a digest, on which records hang. `options` are what was asked for."""
 
-    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None, tag: str = ""):
+        self.tag = tag
         entry = catalog.entry(name)
         self.options = {key: value for key, value in (options or {}).items() if value is not None}
         size = self.options.get("img_size", entry.input_size)
@@ -54,9 +56,7 @@ class Opaque(Spec):
 
     @functools.cached_property
     def digest(self) -> str:
-        """sha256 of the name and the options: what the plugin's code makes of them is its own."""
-        canonical = json.dumps({"model": self.name, "options": self.options}, sort_keys=True, default=list)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return digest_of(self.name, self.options)
 
     def blocks(self) -> list[str]:
         """None that the registry knows."""
@@ -73,10 +73,13 @@ class Opaque(Spec):
         factory = factory_of(self.name)
         try:
             with torch.device(device):
-                model: Any = factory.create(self._short, **self.options)
+                model: Any = factory.create(self._short, self.tag, **self.options)
         except Exception as refusal:  # the code of a plugin
             told = f"{type(refusal).__name__}: {refusal}"
             raise InputError(self.name, Problem("", "a request that its builder takes", told)) from refusal
+        classes = getattr(model, "num_classes", None) or self.num_classes
+        if classes != self.num_classes and "num_classes" not in self.options:  # the weights have others
+            self.options["num_classes"] = self.tree["num_classes"] = classes
         model.spec, model.digest, model.pretrained = self, self.digest, None
         built: nn.Module = model.eval()
         return built
@@ -84,6 +87,12 @@ class Opaque(Spec):
     @property
     def _short(self) -> str:
         return self.name.partition("/")[2]
+
+
+def digest_of(name: str, options: Mapping[str, Any]) -> str:
+    """sha256 of the name and the options: what the plugin's code makes of them is its own."""
+    canonical = json.dumps({"model": name, "options": dict(options)}, sort_keys=True, default=list)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def is_opaque(model: Any) -> bool:

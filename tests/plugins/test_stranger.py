@@ -119,3 +119,23 @@ def test_what_the_template_carries_is_up_to_date(stranger: Stranger) -> None:
     assert stranger.types("zoo", "index", "acme", "--check") == "all up to date\n"
     report = stranger.types("pytest", "--zoo-conformance", "acme")
     assert "| acme/shiftnet_nano | 9 of 9 |  |  |" in report
+
+
+def test_blocks_of_one_plugin_stand_in_models_of_another(stranger: Stranger) -> None:
+    fourier = ROOT / "plugins" / "zoo-fourier"
+    stranger.types(*INSTALL, str(fourier), str(template()))
+    changed = stranger.types(
+        "zoo", "create", "acme/shiftnet_nano", "--swap", "token_mixer=fourier/global_filter", "--json"
+    )
+    assert '"after": "fourier/global_filter"' in changed
+    stranger.types("pytest", "--zoo-conformance", "fourier", "-k", "nano-saved or filter or fnet")
+
+
+@pytest.mark.slow
+def test_the_fourier_plugin_holds_all_that_is_asked(stranger: Stranger) -> None:
+    fourier = ROOT / "plugins" / "zoo-fourier"
+    stranger.types(*INSTALL, str(fourier))
+    assert stranger.types("zoo", "index", "fourier", "--check") == "all up to date\n"
+    report = stranger.types("pytest", "--zoo-conformance", "fourier")
+    assert "| fourier/gfnet_nano | 9 of 9 |  |  |" in report
+    stranger.types("pytest", "-q", "--import-mode=importlib", str(fourier / "tests"))
