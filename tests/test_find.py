@@ -234,6 +234,44 @@ def test_decoding_and_resizing_count_when_asked_for() -> None:
     assert picked.prepare_ms > 1
 
 
+def labelled(folder: Path) -> list[Path]:
+    """Held-out scans of digits, in folders that are called like them."""
+    from PIL import Image
+
+    from zoo import digits
+
+    images, labels = digits.held_out()
+    paths = []
+    for i in range(24):
+        path = folder / str(labels[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((images[i] * (255 / images.max())).astype("uint8")).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_finalists_are_tried_on_labelled_images_of_the_user(tmp_path: Path) -> None:
+    nano = {"gmlp_nano": 2.0, "linear_vit_nano": 1.0, "starnet_nano": 3.0}
+    known = [
+        Candidate(name, name, "deploy", 1, 1, 4, "Apache-2.0", "permissive", ms=ms, latency="predicted",
+                  figure=Figure("digits/top1@32", 99.0, "")) for name, ms in nano.items()
+    ]  # fmt: skip
+    picked = pick(2.5, "digits/top1", measure=measured(**nano), images=labelled(tmp_path), known=known)
+    assert set(picked.trials) == {"gmlp_nano", "linear_vit_nano"}  # starnet_nano is too slow
+    assert all(tried.n == 24 and tried.correct >= 20 for tried in picked.trials.values())
+    assert picked.choice.name == max(picked.trials, key=lambda name: picked.trials[name].accuracy)
+
+
+def test_images_without_labels_and_models_without_weights_are_not_tried(tmp_path: Path) -> None:
+    from zoo.choosing.trial import trial
+
+    images = labelled(tmp_path)
+    assert trial("starnet_s1", images) is None
+    (tmp_path / "flat").mkdir()
+    flat = [path.rename(tmp_path / "flat" / path.name) for path in images]
+    assert trial("gmlp_nano", flat) is None
+
+
 def test_the_folder_runs(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import zoo
 from blocks.context import Context
 from zoo import catalog, digits, training
+from zoo.collection import CORE
 from zoo.errors import InputError
 from zoo.training import Recipe, Result, fit
 from zoo.weights.manifest import read_manifest
@@ -96,18 +97,19 @@ def test_what_is_left_still_is_not_changed() -> None:
 
 
 def test_published_weights_are_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    model, home = zoo.create("gmlp_nano"), catalog.home_of("gmlp_nano")._replace(folder=tmp_path)
-    monkeypatch.setattr(catalog, "home_of", lambda name: home)
+    home = CORE._replace(folder=tmp_path)
+    model = zoo.create("gmlp_nano")
     recipe = Recipe(seed=5)
-    training.publish("gmlp_nano", Result(model, 350, 359, wilson_interval(350, 359), 1.0), recipe)
-    manifest = read_manifest(tmp_path / "weights" / "gmlp_nano.digits.json")
-    weights = tmp_path / "weights" / "gmlp_nano.digits.safetensors"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(catalog, "home_of", lambda name: home)
+        training.publish("gmlp_nano", Result(model, 350, 359, wilson_interval(350, 359), 1.0), recipe)
+    manifest = read_manifest(home.weights / "gmlp_nano.digits.json")
+    weights = home.weights / "gmlp_nano.digits.safetensors"
     metric = manifest.metrics["digits/top1@32"]
     assert (manifest.digest, manifest.size_bytes) == (model.digest, weights.stat().st_size)
     assert manifest.sha256 == sha256_of(weights, use_stamps=False)
     assert (metric.correct, metric.n, metric.seed) == (350, 359, 5)
     assert metric.ci95 == wilson_interval(350, 359)
-    monkeypatch.undo()
     check_probe(zoo.create("gmlp_nano", weights=weights), manifest.probe, "gmlp_nano")
 
 

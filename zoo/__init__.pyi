@@ -20,7 +20,8 @@ from zoo.front import export as export
 from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import save as save
-from zoo.hub import push as push
+from zoo.hub.repository import pull as pull
+from zoo.hub.upload import push as push
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
@@ -30,6 +31,10 @@ from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.plugging import plugins as plugins
 from zoo.specs.model import Spec as Spec
+from zoo.supply.audits import audit as audit
+from zoo.supply.locks import lock as lock
+from zoo.supply.mirrors import mirror as mirror
+from zoo.supply.pinning import pin as pin
 from zoo.transforms import transform as transform
 from zoo.weights.manifest import Preprocess as Preprocess
 

@@ -18,6 +18,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.specs.tree import plain
+from zoo.supply.manifests import published as published_weights
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
@@ -112,15 +113,19 @@ def _front_matter(family: str, names: list[str]) -> str:
     results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
     if results:
         lines.append("model-index:")
-    for name, figure in results:
-        dataset, _, measure = figure.metric.partition("@")[0].partition("/")
-        lines += [
-            f"- name: {name}", "  results:", f"  - task: {{type: {entry.task}}}",
-            f"    dataset: {{name: {dataset}, type: {dataset}}}",
-            f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
-            *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
-        ]  # fmt: skip
+    lines += [line for name, figure in results for line in model_index(name, entry.task, figure)]
     return "\n".join([*lines, "---"])
+
+
+def model_index(name: str, task: str, figure: Figure) -> list[str]:
+    """One entry of a card's `model-index`, as the Hub reads it."""
+    dataset, _, measure = figure.metric.partition("@")[0].partition("/")
+    return [
+        f"- name: {name}", "  results:", f"  - task: {{type: {task}}}",
+        f"    dataset: {{name: {dataset}, type: {dataset}}}",
+        f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
+        *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
+    ]  # fmt: skip
 
 
 def _any_figure(name: str) -> Figure | None:
@@ -173,13 +178,17 @@ def _latency(names: list[str]) -> str:
 
 
 def _weights(names: list[str]) -> str:
-    found = [read_manifest(catalog.weights_manifest(name, tag)) for name in names for tag in catalog.entry(name).tags]
+    entries = [catalog.entry(name) for name in names]
+    found = [read_manifest(catalog.weights_manifest(entry.name, tag)) for entry in entries for tag in entry.tags]
+    found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
     smoke = any("digits" in one.tag for one in found)
     if any("pydoc" in one.tag for one in found):
         table += "\n\n*pydoc* weights are smoke weights: they prove that the block learns text, byte by byte, and rank nothing."
+    if any(one.state == "listed" for one in found):
+        table += "\n\n`zoo pin NAME` fetches *listed* weights, proves them against the spec and keeps them; nobody of us has seen their bytes."
     return table + (
         "\n\n*digits* weights are smoke weights: they prove the path on 32 x 32 scans, and rank nothing."
         if smoke
@@ -195,8 +204,10 @@ def _weights_row(manifest: Manifest) -> list[str]:
 
 
 def _figure(metric: Metric) -> str:
-    """A share of right answers in percent, any other figure as it is."""
-    return f"{metric.value:.1%}" if metric.correct is not None or metric.value <= 1 else f"{metric.value:g}"
+    """A share in percent, a printed one as it is printed; any other figure as it is."""
+    if metric.value > 1:
+        return f"{metric.value:g}"
+    return f"{metric.value:.1%}" if metric.n else f"{metric.value:.2%}"
 
 
 def _layers(name: str) -> str:

@@ -28,7 +28,8 @@ NAME = re.compile(r"(?:[a-z][a-z0-9_]*/)?[a-z0-9][a-z0-9_]*(?:\.[A-Za-z0-9_][\w.
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model as the catalogue knows it. `tags` are its weights; `params` and `macs` are those of the train form.
+    """One model as the catalogue knows it. `tags` are the weights that ship, `listed` those that others published; `params` and `macs`
+    are those of the train form.
 
     `file` holds its spec; "" says that the code of a plugin builds it, and that no spec describes it.
     """
@@ -47,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     blocks: list[str] = []
     tags: list[str] = []
+    listed: list[str] = []
 
 
 @functools.cache
@@ -107,10 +109,11 @@ def entry(name: str) -> Entry:
             ),
         )
     found = entries()[model]
-    if tag and tag not in found.tags:
-        known = ", ".join(f"`{model}.{tag}`" for tag in found.tags) or "no weights yet"
+    tags = [*found.tags, *found.listed]
+    if tag and tag not in tags:
+        known = ", ".join(f"`{model}.{one}`" for one in tags) or "no weights yet"
         raise UnknownModelError(
-            "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, found.tags))
+            "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, tags))
         )
     return found
 
@@ -143,16 +146,24 @@ def list_models(
     """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand.
 
     `module` is timm's word for the family. A pattern without wildcard is a name. Patterns see a model under its name and
-    under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list.
+    under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list. Weights at hand
+    ship or are pinned; without `pretrained` the listed ones count, too.
     """
+    from zoo.supply.manifests import at_hand
+
     family = family or module
     names: list[str] = []
+    loadable = set(at_hand()) if pretrained else set()
     for name, found in entries().items():
-        if (family and found.family != family) or (task and found.task != task) or (pretrained and not found.tags):
+        if (family and found.family != family) or (task and found.task != task):
+            continue
+        tagged = [
+            f"{name}.{tag}" for tag in [*found.tags, *found.listed] if not pretrained or f"{name}.{tag}" in loadable
+        ]
+        if pretrained and not tagged:
             continue
         if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
             continue
-        tagged = [f"{name}.{tag}" for tag in found.tags]
         if include_tags and tagged:
             names += [one for one in tagged if _wanted([name, one], filter, exclude_filters)]
         elif _wanted([name, *tagged], filter, exclude_filters):
@@ -230,6 +241,7 @@ def render(collection: Collection = CORE) -> bytes:
     """The bytes that the index of a collection should hold. Builds every model on meta to count its parameters and MACs."""
     from zoo.build.builder import build, input_size
     from zoo.measure.macs import count_macs
+    from zoo.supply.manifests import tables
 
     found = []
     for file, spec in specs_in(collection):
@@ -254,6 +266,7 @@ def render(collection: Collection = CORE) -> bytes:
                     manifest.name.removesuffix(".json").partition(".")[2]
                     for manifest in collection.weights.glob(f"{spec.name}.*.json")
                 ),
+                [tag for model, tag in tables(collection.weights / file) if model == spec.name],
             )
         )
     found.sort(key=lambda one: _natural(one.name))

@@ -52,7 +52,11 @@ def parser() -> Parser:
     listing.add_argument("--family", default="", help="only this family")
     listing.add_argument("--task", default="", help="only this task")
     listing.add_argument("--block", default="", help="only models that use this block")
-    listing.add_argument("--pretrained", action="store_true", help="only models with weights at hand")
+    listing.add_argument(
+        "--pretrained", action="store_true", help="only models with weights at hand: shipped or pinned"
+    )
+    listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
+    listing.add_argument("--names", action="store_true", help="names only, one a line")
 
     info = _command(commands, "info", "catalogue:info", "all that is known of one model")
     info.add_argument("name")
@@ -170,6 +174,36 @@ def parser() -> Parser:
     pull.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
     pull.add_argument("folder")
 
+    pin = _command(commands, "pin", "supply:pin", "fetch listed weights, prove them against the spec, keep them")
+    pin.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
+    pin.add_argument("--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)")
+    pin.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    pin.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
+
+    lock = _command(commands, "lock", "supply:lock", "write zoo.lock: the spec and the bytes of each name")
+    lock.add_argument(
+        "names", nargs="*", metavar="NAME", help="MODEL, MODEL.TAG or hub:ORG/REPO (default: all at hand)"
+    )
+    lock.add_argument("--out", default="zoo.lock", metavar="FILE")
+
+    mirror = _command(commands, "mirror", "supply:mirror", "copy all that a lock names into a folder, for ZOO_MIRROR")
+    mirror.add_argument("folder")
+    mirror.add_argument("--lock", default="zoo.lock", metavar="FILE")
+
+    cache = _command(commands, "cache", "supply:cache", "the weights files on this machine: list, verify, prune")
+    cache.add_argument(
+        "action", choices=["list", "verify", "prune"], help="verify sets damaged files aside; prune deletes leftovers"
+    )
+    cache.add_argument("--dry-run", action="store_true", help="say what prune would delete")
+
+    audit = _command(
+        commands,
+        "audit",
+        "supply:audit",
+        "who vouches for each file that weights are loaded from; exit code 1 on a stranger",
+    )
+    audit.add_argument("--sbom", default="", metavar="FORMAT", help="print a bill of materials: cyclonedx")
+
     card = _command(commands, "card", "choosing:card", "the page of a model's family, from the data that ships")
     card.add_argument("name", nargs="?", default="", help="a model or a family")
     card.add_argument(
@@ -187,7 +221,12 @@ def parser() -> Parser:
     pick.add_argument("--minutes", type=float, default=10.0, help="for measuring finalists")
     pick.add_argument("--commercial", action="store_true", help="permissive licences only")
     pick.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
-    pick.add_argument("--images", default="", metavar="DIR", help="images of your own, for --end-to-end")
+    pick.add_argument(
+        "--images",
+        default="",
+        metavar="DIR",
+        help="images of your own: for --end-to-end, and in folders called like classes to try the finalists on",
+    )
     pick.add_argument(
         "--out", default="", metavar="DIR", help="write the model, pre-processing, labels, run.py and a report"
     )
@@ -245,6 +284,10 @@ def parser() -> Parser:
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
     schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")
     schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")
+    completion = _command(
+        commands, "completion", "completing:completion", "a script that completes commands, options and models"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     _command(commands, "doctor", "doctor:doctor", "what this installation has, and what is broken")
     return top
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import secrets
 import sys
 
 from zoo.errors import InputError, Problem
@@ -11,7 +13,7 @@ from zoo.errors import InputError, Problem
 
 def data_folder() -> pathlib.Path:
     """The user's data folder of the zoo: $ZOO_DATA, or the system's own place. Made on first use. Raises InputError."""
-    folder = pathlib.Path(os.environ["ZOO_DATA"]).expanduser() if os.environ.get("ZOO_DATA") else _system_folder()
+    folder = data_path()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -19,6 +21,25 @@ def data_folder() -> pathlib.Path:
         problem = Problem(str(folder), "a folder for measurements", found, next="set ZOO_DATA to a folder of yours")
         raise InputError("the data folder cannot be made", problem) from None
     return folder
+
+
+def data_path() -> pathlib.Path:
+    """Where that folder is, or would be."""
+    return pathlib.Path(os.environ["ZOO_DATA"]).expanduser() if os.environ.get("ZOO_DATA") else _system_folder()
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """The file is there with all of these bytes, or as it was. Makes its folder. Raises InputError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _system_folder() -> pathlib.Path:

@@ -16,22 +16,26 @@ from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
-from zoo.hub import is_hub, repository
+from zoo.hub.client import is_hub
+from zoo.hub.repository import repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.opaque import deploy as deploy_opaque
-from zoo.opaque import manifests as opaque_manifests
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
+from zoo.supply.locks import allow, locked_only
+from zoo.supply.manifests import manifests
+from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import expected_header, load_state, put_tensors, read_tensors
-from zoo.weights.manifest import Manifest, read_manifest
+from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint
 from zoo.weights.source import resolve as fetch
+from zoo.weights.verify import sha256_of
 
 MAX_PARAMS = 4_000_000_000
 
@@ -42,7 +46,7 @@ def create(
     model: str | os.PathLike[str] | Spec | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     weights: Weights | None = None,
     source: str = "zoo",
     checkpoint_path: Weights | None = None,
@@ -71,8 +75,8 @@ def create(
     model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
-    pretrained: the weights of the name's tag, or the best at hand; adapted when the request changes the model, with a
-        report in `.adapt_report`. A name with a tag implies it.
+    pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the
+        model, with a report in `.adapt_report`. A name with a tag implies it. Listed weights want `zoo pin NAME.TAG` once.
     weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`. `checkpoint_path` is
         the same under timm's name.
     form: `train`, or `deploy` (re-parameterised, norms folded).
@@ -92,7 +96,8 @@ def create(
             features_only=features_only or None, out_indices=out_indices,
         )  # fmt: skip
         weights = weights if weights is not None else checkpoint_path
-        return _create_opaque(str(model), options, pretrained, weights, form, device, dtype, max_params)
+        name = f"{catalog.split_tag(str(model))[0]}.{pretrained}" if isinstance(pretrained, str) else str(model)
+        return _create_opaque(name, options, bool(pretrained), weights, form, device, dtype, max_params)
     found = repository(model) if is_hub(model) else None
     published = found.spec if found else find_spec(model)
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
@@ -100,6 +105,7 @@ def create(
     wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
     weights = weights if weights is not None else checkpoint_path
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
+    tag = pretrained if isinstance(pretrained, str) else tag
     built = build(wanted)
     if global_pool == "":
         built.head = None
@@ -110,7 +116,7 @@ def create(
     if weights is not None:
         _load(built, wanted, weights, source, dtype, device)
     elif found:
-        _load_manifest(built, published, wanted, found.manifest, found.folder, dtype, device)
+        _load_manifest(built, published, wanted, found.manifest, dtype, device)
     elif pretrained or tag:
         _load_published(built, published, wanted, tag, dtype, device)
     elif str(device) != "meta":
@@ -138,9 +144,9 @@ def _create_opaque(
     model: Any = wanted.build("meta" if weights is not None or manifest else device or "cpu")
     _guard(model, most)
     if weights is not None:
-        load_state(model, open_checkpoint(weights, name), name, dtype, device)
+        load_state(model, _opened(weights, name), name, dtype, device)
     elif manifest is not None:
-        _load_opaque(model, wanted, manifest, dtype, device)
+        _load_opaque(model, wanted, brought(manifest), dtype, device)
     elif dtype is not None:
         model.to(dtype)
     if str(device) != "meta":
@@ -151,6 +157,7 @@ def _create_opaque(
 def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dtype | None, device: Any) -> None:
     """The bytes of a manifest, adapted where the request changes the model."""
     name, expected = manifest.name, expected_header(model)
+    allow(manifest.sha256, name)
     tensors = read_tensors(fetch(manifest, catalog.home_of(wanted.name).weights), name)
     if wanted.options.get("features_only"):
         tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
@@ -254,7 +261,7 @@ def _guard(model: Backbone, max_params: int) -> None:
 
 def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
     """A checkpoint that the user names, through the family's key rules for its source."""
-    content = open_checkpoint(weights, spec.name)
+    content = _opened(weights, spec.name)
     if source != "zoo":
         if source not in spec.keys:
             known = ["zoo", *spec.keys]
@@ -268,23 +275,17 @@ def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: tor
     load_state(model, tensors, spec.name, dtype, device)
 
 
+def _opened(weights: Weights, subject: str) -> dict[str, Any]:
+    """What a checkpoint holds; with `ZOO_LOCKED=1` only bytes that the lock names."""
+    if not isinstance(weights, Mapping) and locked_only() and os.path.isfile(weights):
+        allow(sha256_of(os.fspath(weights)), subject)
+    return open_checkpoint(weights, subject)
+
+
 def _left_out(model: Backbone, spec: Spec) -> set[str]:
     """Names that the spec's model has and this one has not on purpose: it lost its head or its last stages."""
     whole = model.head is not None and model.out_indices is None
     return set() if whole else build(spec).state_dict().keys() - model.state_dict().keys()
-
-
-def manifests(name: str) -> list[Manifest]:
-    """The manifests of a model's weights, best first (embedded before pinned before listed)."""
-    if is_opaque(name):
-        return opaque_manifests(name)
-    model, tag = catalog.split_tag(name)
-    found = [
-        read_manifest(catalog.weights_manifest(model, known))
-        for known in catalog.entry(model).tags
-        if tag in ("", known)
-    ]
-    return sorted(found, key=lambda manifest: ("embedded", "pinned", "listed").index(manifest.state))
 
 
 def _load_published(
@@ -292,16 +293,20 @@ def _load_published(
 ) -> None:
     """Verified bytes of the published spec, adapted to the wanted one where they differ."""
     manifest = _usable(f"{published.name}.{tag}" if tag else published.name)
-    _load_manifest(model, published, wanted, manifest, catalog.home_of(published.name).weights, dtype, device)
+    _load_manifest(model, published, wanted, brought(manifest), dtype, device)
 
 
 def _usable(name: str) -> Manifest:
     """The best manifest of a name whose bytes can be had. Raises WeightsError."""
-    usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
+    known = manifests(name)
+    usable = [manifest for manifest in known if manifest.state != "listed"]
     if usable:
         return usable[0]
+    names = [manifest.name for manifest in known]
+    found = f"none; {listed(names)}, which nobody here has fetched yet" if names else "none"
     call = f'zoo.create("{catalog.split_tag(name)[0]}", weights=PATH, source=...)'
-    raise WeightsError(name, Problem("", "weights that can be had", "none", next=f"pass a checkpoint: {call}"))
+    how = f"`zoo pin {names[0]}` fetches and proves it" if names else f"pass a checkpoint: {call}"
+    raise WeightsError(name, Problem("", "weights that can be had", found, next=how))
 
 
 def _load_manifest(
@@ -309,17 +314,17 @@ def _load_manifest(
     published: Spec,
     wanted: Spec,
     manifest: Manifest,
-    folder: Path,
     dtype: torch.dtype | None,
     device: Any,
 ) -> None:
-    """The bytes of a manifest in its folder."""
+    """The bytes of a manifest, which are on this machine."""
     name = manifest.name
     if manifest.digest != published.digest:
         raise WeightsError(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
-    tensors = read_tensors(fetch(manifest, folder), name)
+    allow(manifest.sha256, name)
+    tensors = read_tensors(fetch(manifest, catalog.home_of(manifest.model).weights), name)
     model.pretrained = manifest
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)

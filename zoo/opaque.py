@@ -5,7 +5,7 @@ A plugin names a module in its entry point `zoo.factories`, its factory, with
     create(name, tag="", **options) -> nn.Module   on torch's current default device, meta included; options as in `OPTIONS`; the
                                                weights `tag`, where some follow, may ask for other classes than usual
     deploy(model) -> nn.Module                     optional: the deploy form, a copy
-    manifests(name) -> list[Manifest]              optional: its weights, best first
+    manifest(name, tag) -> Manifest | None         where weights are, for the tags that the entry lists as `listed`
 
 where `name` lacks the namespace. Buffers that no state dict holds get their values from the `reset_buffers()` of their module, or
 from `init_non_persistent_buffers()`, as timm calls it. What a factory offers is listed in the `index.json` of its collection, with an empty `file`.
@@ -124,12 +124,15 @@ def refuse_edits(name: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def manifests(name: str) -> list[Manifest]:
-    """Those that the factory knows, of the tag where the name has one."""
+def manifest(name: str) -> Manifest:
+    """What the factory knows of the weights `model.tag`. Raises InputError when it knows none."""
     model, tag = catalog.split_tag(name)
-    factory = factory_of(model)
-    found: list[Manifest] = factory.manifests(model.partition("/")[2]) if hasattr(factory, "manifests") else []
-    return [manifest for manifest in found if tag in ("", manifest.tag)]
+    made: Manifest | None = factory_of(model).manifest(model.partition("/")[2], tag)
+    if made is None:
+        raise InputError(
+            name, Problem("", f"weights that {namespace_of(model)}'s code knows", f"none of the tag `{tag}`")
+        )
+    return made
 
 
 def deploy(model: nn.Module) -> nn.Module:

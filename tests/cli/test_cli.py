@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -127,3 +130,27 @@ def test_a_spec_file_and_a_block_file_are_checked(capsys: pytest.CaptureFixture[
     assert code == 0, out
     code, out, _ = run(capsys, "--with", block, "create", "gmlp_nano", "--set", "**.<gelu>=cli_act")
     assert code == 0
+
+
+def test_bash_completes_commands_options_and_models(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    code, out, _ = run(capsys, "completion", "bash")
+    assert code == 0
+    script = tmp_path / "zoo.bash"
+    script.write_text(out)
+    program = tmp_path / "zoo"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m zoo "$@"\n')
+    program.chmod(0o755)
+
+    def completed(line: str) -> list[str]:
+        words = line.split(" ")
+        ask = (
+            f"source {script}; COMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}; "
+            "$(complete -p zoo | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
+        )
+        environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env=environment, check=True)
+        return done.stdout.split()
+
+    assert "profile" in completed("zoo prof")
+    assert "--tree" in completed("zoo info --t")
+    assert "gmlp_nano" in completed("zoo info gmlp_n")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants as constants
+import msgspec
 import pytest
+from torch import Tensor
 
+import zoo
 from tests.hub.loopback import Hub, serving
+from zoo import catalog
+from zoo.collection import CORE
+from zoo.supply import manifests
+from zoo.weights.convert import KeyRules
 
 
 @pytest.fixture
@@ -35,3 +45,39 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         yield running
+
+
+@pytest.fixture
+def listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Lists weights of starnet_nano that the Hub, or whatever `source` says, should have; returns their name."""
+    home = CORE._replace(folder=tmp_path / "models")
+    shutil.copytree(CORE.folder, home.folder)
+    monkeypatch.setattr(catalog, "collections", lambda: {"": home})
+    entries = catalog.entries()
+
+    def listed(source: str = "hub:acme/upstream/model.safetensors", rules: str = "official", **fields: Any) -> str:
+        values = {
+            "source": source,
+            "key_rules": rules,
+            "licence": "MIT",
+            "licence_class": "permissive",
+            "origin": "a test",
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {**values, **fields}.items()]
+        manifests._published.cache_clear()
+        (home.weights / "starnet.toml").write_text("\n".join(["[up.models.starnet_nano]", *lines]))
+        entry = msgspec.structs.replace(entries["starnet_nano"], tags=[], listed=["up"])
+        monkeypatch.setattr(catalog, "entries", lambda: {**entries, "starnet_nano": entry})
+        return "starnet_nano.up"
+
+    yield listed
+    manifests._published.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def upstream() -> dict[str, Tensor]:
+    """The weights of starnet_nano in the names of its authors."""
+    spec = zoo.spec("starnet_nano")
+    rules = KeyRules.from_data(spec.keys["official"], "keys")
+    tensors = rules.to_source(zoo.create("starnet_nano", pretrained=True).state_dict())
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,14 +23,25 @@ Fault = Callable[[str, bytes], bytes]
 
 
 class Hub:
-    """Repositories as lists of commits, and what was asked of it."""
+    """Repositories as lists of commits, and what was asked of it.
+
+    Misbehaviour: `fault` sends other bytes; `busy` answers 503 so many times; `stale` refuses commits; `gated` repositories want a yes of
+    their owner; `etag` is told for every file; files are fetched from the host `elsewhere`; `drops` so many bodies end halfway; each
+    quarter of a body waits `pause_s`."""
 
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, Files]]] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.tokens: list[str] = []
         self.fault: Fault = lambda path, data: data
         self.busy = 0
+        self.stale = False
+        self.gated: set[str] = set()
+        self.etag: str | None = None
+        self.elsewhere = ""
+        self.drops = 0
+        self.pause_s = 0.0
         self.lock = threading.Lock()
         self.url = ""
 
@@ -54,7 +66,7 @@ def serving() -> Iterator[Hub]:
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub
@@ -79,6 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         self.hub.requests.append(f"{self.command} {path}")
+        self.hub.tokens.append(self.headers.get("Authorization") or "")
         if self.hub.busy:
             self.hub.busy -= 1
             return self._send(503, b"busy")
@@ -95,7 +108,19 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self._body(data)
+
+    def _body(self, data: bytes) -> None:
+        if self.hub.drops and len(data) > 1000:
+            self.hub.drops -= 1
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return
+        step = len(data) if not self.hub.pause_s else len(data) // 4 + 1
+        for start in range(0, len(data), step or 1):
+            self.wfile.write(data[start : start + step])
+            self.wfile.flush()
+            time.sleep(self.hub.pause_s)
 
     def _json(self, value: Any, code: int = 200) -> None:
         self._send(code, json.dumps(value).encode(), Content_Type="application/json")
@@ -143,6 +168,8 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200)
 
     def commit(self, body: bytes, repo: str, revision: str) -> None:
+        if self.hub.stale:
+            return self._json({"error": "a commit has happened since"}, 412)
         files: Files = {}
         for line in body.splitlines():
             entry = json.loads(line)
@@ -164,13 +191,18 @@ class Handler(BaseHTTPRequestHandler):
         found = self.hub.at(repo, revision)
         if found is None:
             return self._missing(repo)
+        if repo in self.hub.gated:
+            return self._send(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="ask the owner")
         if path not in found[1]:
             return self._send(404, b"{}", X_Error_Code="EntryNotFound", X_Repo_Commit=found[0])
         true = found[1][path]
         data = self.hub.fault(path, true) if self.command == "GET" else true
-        headers = {"X_Repo_Commit": found[0], "ETag": f'"{hashlib.sha256(true).hexdigest()}"', "Accept_Ranges": "bytes"}
+        etag = self.hub.etag or hashlib.sha256(true).hexdigest()
+        headers = {"X_Repo_Commit": found[0], "ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
         if path.endswith(".safetensors"):
-            headers |= {"X_Linked_Etag": f'"{hashlib.sha256(true).hexdigest()}"', "X_Linked_Size": str(len(true))}
+            headers |= {"X_Linked_Etag": f'"{etag}"', "X_Linked_Size": str(len(true))}
+        if self.hub.elsewhere:
+            return self._send(302, b"", Location=f"{self.hub.elsewhere}/{repo}/resolve/{revision}/{path}", **headers)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked and self.command == "GET":
             start, end = int(asked[1]), int(asked[2] or len(data) - 1)

@@ -16,3 +16,4 @@ def test_a_language_model_that_is_pushed_comes_back_bit_equal(hub: Hub) -> None:
     back = zoo.create(zoo.push(model, "acme/gla"))
     assert torch.equal(back(IDS).logits, model(IDS).logits)
     assert back.head.table[0].weight is back.stem.weight
+    assert b"pipeline_tag: text-generation" in hub.commits["acme/gla"][-1][1]["README.md"]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.hub.conftest import hub as hub
+
 ROOT = pathlib.Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

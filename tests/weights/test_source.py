@@ -70,9 +70,9 @@ def test_a_source_on_the_network_says_what_to_do_now(tmp_path):
     with pytest.raises(WeightsError) as caught:
         resolve(manifest("hub:org/net/model.safetensors", "pinned"), tmp_path)
     assert str(caught.value) == (
-        "net.digits: downloading weights comes with a later version; nothing was loaded\n"
+        "net.digits: these weights are not on this machine; nothing was loaded\n"
         "  where     hub:org/net/model.safetensors\n"
-        "  next      download this file yourself and pass its path as `weights=`"
+        "  next      `zoo pin net.digits` fetches and proves them"
     )
 
 

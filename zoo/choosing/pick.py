@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from zoo.choosing.find import Candidate, find
+from zoo.choosing.trial import Trial, trial
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.latency import Latency
@@ -27,12 +28,16 @@ Measure = Callable[[Sequence[str]], dict[str, Latency]]
 
 
 class Picked(NamedTuple):
-    """The choice, the finalists as measured, and the milliseconds that decoding and resizing take before it, 0 if not asked for."""
+    """The choice, the finalists as measured, and the milliseconds that decoding and resizing take before it, 0 if not asked for.
+
+    `trials`: how the finalists that keep the budget, and have weights at hand, do on the user's labelled images.
+    """
 
     choice: Candidate
     row: Latency
     finalists: list[tuple[Candidate, Latency]]
     prepare_ms: float = 0.0
+    trials: dict[str, Trial] = {}
 
 
 def pick(
@@ -47,15 +52,18 @@ def pick(
     images: Sequence[Path] = (),
     end_to_end: bool = False,
     measure: Measure | None = None,
+    known: Sequence[Candidate] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Picked:
-    """The model with the best figure of `metric` whose measured latency is within the budget.
+    """The model with the best figure of `metric` whose measured latency is within the budget, of `known` or all models.
 
     Finalists are measured from the best figure down, a few at a time, until one fits: so nothing that is worse than the choice
     is measured, and everything that is better was. end_to_end: the budget includes reading, decoding and resizing one of `images`, or
-    of a 1080p JPEG where there are none, on one thread. Raises InputError when nothing fits, or when no latency is known.
+    of a 1080p JPEG where there are none, on one thread. Where images lie in folders that are called like classes, the finalists that fit
+    are tried on them, and those with weights are chosen by what they do there. Raises InputError when nothing fits, or when no
+    latency is known.
     """
-    known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="")
+    known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="") if known is None else known
     timed = [one for one in known if one.ms is not None]
     if not timed:
         raise InputError("pick", Problem("", "latencies of this machine", "none", next="run `zoo calibrate` first"))
@@ -67,10 +75,16 @@ def pick(
         batch, shortlist = shortlist[:FINALISTS], shortlist[FINALISTS:]
         rows = measure([one.name for one in batch])
         finalists += [(one, rows[one.name]) for one in batch if one.name in rows]
+        fit = []
         for one, row in finalists:
             before = _preparing(one.name, images) if end_to_end else 0.0
             if before + (row.p90_ms if quantile == "p90" else row.p50_ms) <= latency_ms:
-                return Picked(one, row, finalists, before)
+                fit.append(Picked(one, row, finalists, before))
+        if fit:
+            tried_out = {one.choice.name: trial(one.choice.name, images) for one in fit} if images else {}
+            trials = {name: tried for name, tried in tried_out.items() if tried is not None}
+            best = max(fit, key=lambda one: trials[one.choice.name].accuracy if one.choice.name in trials else -1.0)
+            return best._replace(trials=trials)
     fastest = min(timed, key=lambda one: one.ms or 0.0)
     found = f"the fastest, {fastest.name}, takes {fastest.ms:.3g} ms"
     raise InputError(
@@ -145,6 +159,7 @@ def report(picked: Picked) -> dict[str, Any]:
         "p50_ms": picked.row.p50_ms,
         "prepare_ms": picked.prepare_ms,
         "verdict": picked.row.verdict,
+        "trials": {name: tried._asdict() for name, tried in picked.trials.items()},
         "finalists": rows,
     }
 

@@ -11,6 +11,8 @@ from blocks import registry
 from zoo import catalog
 from zoo.console import complain, count, dump, table
 from zoo.errors import listed
+from zoo.supply.manifests import at_hand, manifests
+from zoo.weights.manifest import Manifest
 
 
 def list_models(arguments: Namespace) -> int:
@@ -21,23 +23,35 @@ def list_models(arguments: Namespace) -> int:
         pattern, family=arguments.family, task=arguments.task, block=arguments.block, pretrained=arguments.pretrained
     )
     found = [catalog.entries()[name] for name in names]
+    if arguments.listed:
+        found = [entry for entry in found if entry.listed]
+    if arguments.names:
+        print("\n".join(entry.name for entry in found))
+        return 0 if found else 1
     if arguments.json:
         dump([msgspec.to_builtins(entry) for entry in found])
         return 0
     if not found:
         complain(f"no model matches; {len(catalog.entries())} models are known: `zoo list`")
         return 1
+    loadable = set(at_hand())
     rows = [
-        [e.name, e.family, count(e.params), count(e.macs), "x".join(map(str, e.input_size)), " ".join(e.tags)]
+        [e.name, e.family, count(e.params), count(e.macs), "x".join(map(str, e.input_size)), _states(e, loadable)]
         for e in found
     ]
     table(["model", "family", "parameters", "MACs", "input", "weights"], rows)
     return 0
 
 
+def _states(entry: catalog.Entry, loadable: set[str]) -> str:
+    """The tags; those that are not at hand in brackets."""
+    names = {tag: f"{entry.name}.{tag}" for tag in [*entry.tags, *entry.listed]}
+    return " ".join(tag if name in loadable else f"({tag})" for tag, name in names.items())
+
+
 def info(arguments: Namespace) -> int:
     entry = catalog.entry(arguments.name)
-    facts = msgspec.to_builtins(entry) | {"weights": [_weights(entry.name, tag) for tag in entry.tags]}
+    facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in manifests(arguments.name)]}
     rows = _tree(entry.name) if arguments.tree else []
     if arguments.json:
         dump(facts | ({"tree": rows} if rows else {}))
@@ -49,7 +63,10 @@ def info(arguments: Namespace) -> int:
     }  # fmt: skip
     table([entry.name, ""], [[key, value] for key, value in shown.items() if value])
     for row in facts["weights"]:
-        print(f"weights {row['name']}: {row['state']}, {row['licence']}, {row['metrics']}")
+        figures = ", ".join(f"{name} {value:.2%}" for name, value in row["metrics"].items())
+        how = f"`zoo pin {row['name']}`" if row["state"] == "listed" else ""
+        said = [row["state"], f"{row['licence']} ({row['licence_class']})", figures, how]
+        print(f"weights {row['name']}: " + ", ".join(part for part in said if part))
     if rows:
         table(
             ["module", "block", "output", "parameters", "MACs"],
@@ -61,17 +78,15 @@ def info(arguments: Namespace) -> int:
     return 0
 
 
-def _weights(name: str, tag: str) -> dict[str, Any]:
-    from zoo.weights.manifest import read_manifest
-
-    manifest = read_manifest(catalog.weights_manifest(name, tag))
-    metrics = {key: metric.value for key, metric in manifest.metrics.items()}
+def _weights(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "state": manifest.state,
         "licence": manifest.licence,
+        "licence_class": manifest.licence_class,
         "size_bytes": manifest.size_bytes,
-        "metrics": metrics,
+        "source": manifest.source,
+        "metrics": {key: metric.value for key, metric in manifest.metrics.items()},
     }
 
 

@@ -158,6 +158,13 @@ def pick(arguments: Namespace) -> int:
     ]
     table(["finalist", "ms", "interval", arguments.metric, "verdict"], shown)
     before = f" and {picked.prepare_ms:.3g} ms before it" if picked.prepare_ms else ""
+    for name, tried in picked.trials.items():
+        low, high = tried.ci95
+        print(
+            f"{name}: {tried.correct} of {tried.n} of your images, {tried.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        )
+    if images and not picked.trials:
+        complain("no finalist was tried on your images: that needs weights, and folders that are called like classes")
     print(f"\n{picked.choice.name}: {picked.row.p50_ms:g} ms{before}")
     for path in written:
         print(f"  {path}")

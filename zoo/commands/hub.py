@@ -5,15 +5,16 @@ from __future__ import annotations
 from argparse import Namespace
 
 from zoo import catalog, front
-from zoo import hub as repositories
 from zoo.console import dump
+from zoo.hub.repository import pull as pull_repository
+from zoo.hub.upload import push as push_model
 
 
 def push(arguments: Namespace) -> int:
     tagged = bool(catalog.split_tag(arguments.name)[1])
     model = front.create(arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None)
     licence_class = "permissive" if arguments.licence in ("Apache-2.0", "MIT", "BSD-3-Clause") else "unknown"
-    where = repositories.push(
+    where = push_model(
         model, arguments.repo, private=arguments.private, licence=arguments.licence, licence_class=licence_class
     )
     dump({"reference": where}) if arguments.json else print(f'{where}\nnext: zoo.create("{where}")')
@@ -21,6 +22,6 @@ def push(arguments: Namespace) -> int:
 
 
 def pull(arguments: Namespace) -> int:
-    files = [str(path) for path in repositories.pull(arguments.reference, arguments.folder)]
+    files = [str(path) for path in pull_repository(arguments.reference, arguments.folder)]
     dump(files) if arguments.json else print("\n".join(files))
     return 0

@@ -206,6 +206,10 @@ def _metadata(pairs: Any) -> dict[str, str]:
         raise _Bad("__metadata__", "an object of strings", "another value in it")
     if len(dict(pairs)) < len(pairs):
         raise _Bad("__metadata__", "each name once", "a name twice")
+    try:
+        "".join(text for pair in pairs for text in pair).encode()
+    except UnicodeEncodeError:
+        raise _Bad("__metadata__", "Unicode text", "half of a surrogate pair") from None
     return dict(pairs)
 
 

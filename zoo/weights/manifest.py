@@ -131,6 +131,7 @@ def parse_manifest(text: str | bytes, subject: str) -> Manifest:
     duplicates: list[str] = []
     try:
         data = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, duplicates), parse_constant=_no_constant)
+        json.dumps(data, ensure_ascii=False).encode()  # JSON can spell half of a surrogate pair, which is no text
     except (ValueError, RecursionError) as error:
         raise WeightsError(subject, Problem("", "JSON", f"text that is not JSON ({error})")) from None
     problems = [Problem(name, "each key once", "the key twice") for name in duplicates]

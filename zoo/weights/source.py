@@ -39,9 +39,9 @@ def resolve(manifest: Manifest, folder: str | Path) -> Path:
         path = Path(folder, Path(rest).expanduser())
     else:
         raise refuse_file(
-            f"{manifest.name}: downloading weights comes with a later version; nothing was loaded",
+            f"{manifest.name}: these weights are not on this machine; nothing was loaded",
             manifest.source,
-            next="download this file yourself and pass its path as `weights=`",
+            next=f"`zoo pin {manifest.name}` fetches and proves them",
         )
     verify(path, manifest)
     return path

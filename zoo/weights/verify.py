@@ -94,6 +94,10 @@ def _mismatch(manifest: Manifest, digest: str, size_bytes: int) -> BytesError:
 def _way_out(manifest: Manifest) -> str:
     if manifest.state == "embedded":
         return "install the package again: a file inside it is damaged, changed or missing"
+    if manifest.sha256 and manifest.sha256 in manifest.source:  # the store keeps files under their hashes
+        return f"`zoo cache verify` sets the file aside, `zoo pin {manifest.name}` fetches it again"
+    if manifest.revision:
+        return "run again to download anew; a repeat means that the repository changed"
     return "restore the file; if the change is meant, write its manifest anew"
 
 

@@ -1,0 +1,230 @@
+"""Listed weights become usable by pinning them: proved, converted, remembered; what is wrong with them is told, and nothing is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPMessage
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import zoo
+from tests.hub.loopback import Hub
+from zoo import catalog, cli
+from zoo.errors import InputError, WeightsError
+from zoo.supply import download, locks, pinning, store
+
+X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+Listing = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def answer() -> Tensor:
+    with torch.no_grad():
+        return zoo.create("starnet_nano", pretrained=True)(X)
+
+
+def pickled(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def same(name: str, answer: Tensor) -> None:
+    with torch.no_grad():
+        assert torch.equal(zoo.create(name)(X), answer)
+
+
+def kept() -> list[Path]:
+    return [*store.folder().glob("*"), *locks.pins_folder().glob("*")]
+
+
+def test_pinned_weights_are_those_of_their_authors(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor
+) -> None:
+    name, commit = listing(), hub.put("acme/upstream", {"model.safetensors": save(upstream)})
+    entry = zoo.pin(name)
+    assert entry.revision == commit and entry.published.sha256 == hashlib.sha256(save(upstream)).hexdigest()
+    same(name, answer)
+    assert zoo.create("starnet_nano", pretrained=True).pretrained.state == "pinned"
+    assert zoo.create("starnet_nano", pretrained="up").pretrained.name == name
+
+
+def test_what_is_pinned_needs_no_network_and_no_second_pin(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor
+) -> None:
+    name = listing()
+    hub.put("acme/upstream", {"model.safetensors": save(upstream)})
+    first = zoo.pin(name)
+    hub.requests.clear()
+    hub.put("acme/upstream", {"model.safetensors": b"moved on"})
+    assert zoo.pin(name) == first
+    same(name, answer)
+    assert hub.requests == []
+
+
+def test_an_unpinned_name_says_how_to_pin_it(listing: Listing) -> None:
+    listing()
+    with pytest.raises(WeightsError, match=r"next: `zoo pin starnet_nano\.up` fetches and proves it"):
+        zoo.create("starnet_nano", pretrained=True)
+
+
+def test_a_pickle_is_converted_out_of_its_envelope(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor
+) -> None:
+    name = listing("hub:acme/upstream/deep/net.pth")
+    hub.put("acme/upstream", {"deep/net.pth": pickled({"state_dict": upstream, "epoch": 3})})
+    entry = zoo.pin(name)
+    assert store.place(entry.files[0]).suffix == ".safetensors" and entry.published.name == "net.pth"
+    same(name, answer)
+
+
+class Touch:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(hub: Hub, listing: Listing, tmp_path: Path) -> None:
+    name = listing("hub:acme/upstream/net.pth")
+    hub.put("acme/upstream", {"net.pth": pickled({"state_dict": Touch(tmp_path / "ran")})})
+    with pytest.raises(WeightsError, match="expected tensors and plain values only"):
+        zoo.pin(name)
+    assert not (tmp_path / "ran").exists() and kept() == []
+
+
+def test_weights_of_another_shape_are_named_and_not_kept(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor]
+) -> None:
+    name = listing()
+    hub.put("acme/upstream", {"model.safetensors": save({**upstream, "head.bias": torch.zeros(11)})})
+    with pytest.raises(WeightsError, match=r"expected shape \(10,\); found \(11,\) from source tensor `head\.bias`"):
+        zoo.pin(name)
+    assert kept() == []
+
+
+def test_weights_with_a_nan_are_refused(hub: Hub, listing: Listing, upstream: dict[str, Tensor]) -> None:
+    name = listing()
+    bad = {**upstream, "head.bias": torch.full((10,), float("nan"))}
+    hub.put("acme/upstream", {"model.safetensors": save(bad)})
+    with pytest.raises(WeightsError, match="10 NaN or infinite"):
+        zoo.pin(name)
+
+
+def test_bytes_that_are_not_those_of_the_hub_are_fetched_once_more(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor]
+) -> None:
+    name = listing()
+    hub.put("acme/upstream", {"model.safetensors": save(upstream)})
+    hub.fault = lambda path, data: data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(WeightsError, match="the bytes are not those of the manifest"):
+        zoo.pin(name)
+    assert len([request for request in hub.requests if request.startswith("GET") and "resolve" in request]) == 2
+
+
+def test_a_published_prefix_is_held_against_the_bytes(hub: Hub, listing: Listing, upstream: dict[str, Tensor]) -> None:
+    data = save(upstream)
+    hub.put("acme/upstream", {"model.safetensors": data})
+    zoo.pin(listing(sha256_prefix=hashlib.sha256(data).hexdigest()[:8]))
+    for path in kept():
+        path.unlink()
+    with pytest.raises(WeightsError, match=r"expected  sha256 00000000 \(a published prefix\)"):
+        zoo.pin(listing(sha256_prefix="00000000"))
+
+
+def test_weights_that_we_pinned_are_fetched_by_create(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor
+) -> None:
+    data = save(upstream)
+    commit = hub.put("acme/upstream", {"model.safetensors": data})
+    hub.put("acme/upstream", {"model.safetensors": b"moved on"})
+    same(listing(revision=commit, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)), answer)
+
+
+def test_a_pickle_that_we_pinned_wants_a_pin_of_the_user(hub: Hub, listing: Listing) -> None:
+    name = listing("hub:acme/upstream/net.pth", revision="0" * 40, sha256="0" * 64, size_bytes=1)
+    with pytest.raises(WeightsError, match="a pickle is never opened here") as error:
+        zoo.create(name)
+    assert "`zoo pin starnet_nano.up` converts it in a process of its own" in str(error.value) and hub.requests == []
+
+
+def test_a_licence_that_forbids_commercial_use_is_said_before_the_download(
+    hub: Hub, listing: Listing, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = listing(licence="CC-BY-NC-4.0", licence_class="noncommercial")
+    with pytest.raises(InputError, match="404"):
+        zoo.pin(name)
+    assert caplog.messages == ["starnet_nano.up: its licence, CC-BY-NC-4.0, forbids commercial use"]
+
+
+def test_a_plain_download_follows_its_address_and_says_what_fails(
+    hub: Hub, tmp_path: Path, upstream: dict[str, Tensor]
+) -> None:
+    hub.put("acme/upstream", {"net.pth": b"bytes"})
+    url = f"{hub.url}/acme/upstream/resolve/main/net.pth"
+    assert download.download(url, tmp_path / "net.pth").read_bytes() == b"bytes"
+    with pytest.raises(InputError, match="expected a file that can be fetched; found more than 4 bytes"):
+        download.download(url, tmp_path / "other", max_bytes=4)
+    with pytest.raises(InputError, match="Not Found"):
+        download.download(f"{url}.none", tmp_path / "other")
+    assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["net.pth"]
+
+
+def test_a_download_never_leaves_https() -> None:
+    asked = urllib.request.Request("https://example.org/net.pth")
+    with pytest.raises(urllib.error.URLError, match="a redirect to http, which does not protect the bytes"):
+        download._NoDowngrade().redirect_request(
+            asked, io.BytesIO(), 302, "", HTTPMessage(), "http://example.org/net.pth"
+        )
+
+
+def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/net.pth"
+    with pytest.raises(InputError, match="expected a host that can be reached; found no answer within 0.8 s"):
+        download.download(url, tmp_path / "net.pth")
+
+
+def test_an_https_source_is_pinned(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("acme/upstream", {"net.pth": pickled(upstream)})
+    address = f"{hub.url}/acme/upstream/resolve/main/net.pth"
+    monkeypatch.setattr(pinning, "download", lambda url, target, size: download.download(address, target, size))
+    name = listing("https://example.org/net.pth")
+    assert zoo.pin(name).revision == ""
+    same(name, answer)
+
+
+def test_the_command_pins_one_and_all_with_a_report(
+    hub: Hub, listing: Listing, upstream: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    name = listing()
+    monkeypatch.setattr(pinning.catalog, "entries", lambda only={"starnet_nano": catalog.entry("starnet_nano")}: only)
+    report = tmp_path / "report.json"
+    assert cli.main(["pin", "--all", "--report", str(report)]) == 1
+    assert "404" in json.loads(report.read_text())[0]["problem"]
+    hub.put("acme/upstream", {"model.safetensors": save(upstream)})
+    assert cli.main(["pin", name]) == 0
+    assert "starnet_nano.up: pinned at" in capsys.readouterr().out
+    assert cli.main(["pin", "--all", "--report", str(report)]) == 0
+    assert json.loads(report.read_text())[0]["pin"]["name"] == name
+    assert cli.main(["pin"]) == 2 and "expected a name, or --all; found neither" in capsys.readouterr().err
+
+
+def test_shipped_weights_are_not_pinned() -> None:
+    with pytest.raises(InputError, match="expected weights that are listed, not shipped"):
+        zoo.pin("caformer_nano.digits")

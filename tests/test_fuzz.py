@@ -1,0 +1,40 @@
+"""Mutated headers, specs, records and locks meet typed errors only."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import MAX_GROWTH_BYTES, Target, fuzz, targets
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_two_thousand_mutations_meet_typed_errors_only() -> None:
+    result = fuzz(2000)
+    assert result.broken == [] and result.growth_bytes <= MAX_GROWTH_BYTES
+    assert result.accepted.total() + result.refused.total() == 2000
+    assert all(result.refused[name] for name in targets())
+
+
+def test_another_error_is_a_finding_that_names_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(data: bytes) -> None:
+        if b"1" not in data:
+            raise KeyError("not typed")
+
+    target = Target([b"1"], lambda rng, data: b"0", accept)
+    monkeypatch.setattr("tests.fuzz.targets", lambda: {"lock": target})
+    assert fuzz(20).broken == ["--seed 0 --target lock --case 0: KeyError: 'not typed'"]
+    monkeypatch.setattr("tests.fuzz.targets", lambda: {"lock": target._replace(seeds=[b"0"])})
+    with pytest.raises(KeyError):
+        fuzz(20)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutations_meet_typed_errors_only() -> None:
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", "100000", "--seed", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

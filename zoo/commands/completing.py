@@ -1,0 +1,43 @@
+"""`zoo completion SHELL`: commands, options and names of models at the press of a key."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from zoo.errors import InputError, Problem
+
+MODELS = {
+    "bash": '_zoo_models() { compgen -W "$(zoo list --names 2>/dev/null)" -- "$1"; }',
+    "zsh": '_zoo_models() { local -a names; names=(${(f)"$(zoo list --names 2>/dev/null)"}); compadd -a names; }',
+    "tcsh": "",
+}
+COMPLETE = {"bash": "_zoo_models", "zsh": "_zoo_models", "tcsh": "`zoo list --names`"}
+
+
+def completion(arguments: Namespace) -> int:
+    """Prints a script for the shell to read at its start: `eval "$(zoo completion bash)"`."""
+    from zoo.cli import parser
+
+    try:
+        import shtab
+    except ImportError:
+        cure = 'pip install "blockzoo[completion]"'
+        raise InputError("completion", Problem("", "the package shtab", "none", next=cure)) from None
+    top = parser()
+    for command in _commands(top):
+        for action in command._actions:
+            if action.dest in ("name", "names") and not action.option_strings and action.choices is None:
+                action.complete = COMPLETE  # type: ignore[attr-defined]
+            elif action.dest in ("path", "out", "folder", "images", "export", "take", "files", "source"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(top, arguments.shell, preamble=MODELS))  # type: ignore[arg-type]
+    return 0
+
+
+def _commands(parser: Any) -> list[Any]:
+    """The parser and those of its commands."""
+    below = [
+        choice for action in parser._actions if hasattr(action.choices, "values") for choice in action.choices.values()
+    ]
+    return [parser, *(command for choice in below for command in _commands(choice))]

@@ -1,0 +1,142 @@
+"""`zoo pin`, `zoo lock`, `zoo mirror`, `zoo cache`, `zoo audit`: where the bytes of weights come from, and who vouches for them."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zoo.console import complain, count, dump, table
+from zoo.errors import InputError, Problem
+from zoo.supply.inventory import Item, inventory, prune
+from zoo.supply.locks import Locked
+from zoo.supply.store import set_aside
+
+
+def pin(arguments: Namespace) -> int:
+    """One name or all; exit code 1 when one of all failed."""
+    from zoo.supply.pinning import Outcome, pin, pin_all
+
+    if bool(arguments.name) == arguments.all:
+        raise InputError("pin", Problem("", "a name, or --all", "both" if arguments.all else "neither"))
+    if arguments.all:
+        said = (lambda one: None) if arguments.json else _say
+        outcomes = pin_all(said)
+    else:
+        outcomes = [Outcome(arguments.name, pin(arguments.name, arguments.revision), "")]
+    rows = [
+        {"name": one.name, "problem": one.problem, "pin": msgspec.to_builtins(one.entry) if one.entry else None}
+        for one in outcomes
+    ]
+    if arguments.report:
+        Path(arguments.report).write_text(json.dumps(rows, indent=1))
+    if arguments.json:
+        dump(rows)
+    elif not arguments.all:
+        _say(outcomes[0])
+    return 1 if any(one.problem for one in outcomes) else 0
+
+
+def _say(outcome) -> None:  # type: ignore[no-untyped-def]
+    if outcome.entry is None:
+        complain(f"{outcome.name}: {outcome.problem}")
+        return
+    file = outcome.entry.files[0]
+    where = f" at {outcome.entry.revision[:12]}" if outcome.entry.revision else ""
+    print(f"{outcome.entry.name}: pinned{where}, {file.size_bytes:,} bytes, sha256 {file.sha256}")
+
+
+def lock(arguments: Namespace) -> int:
+    from zoo.supply.locks import lock
+
+    entries = lock(arguments.names, arguments.out)
+    if arguments.json:
+        dump(msgspec.to_builtins(entries))
+        return 0
+    table(["weights", "revision", "bytes", "licence"], [_row(entry) for entry in entries])
+    print(f"{len(entries)} locked in {arguments.out}")
+    return 0
+
+
+def _row(entry: Locked) -> list[str]:
+    size = sum(file.size_bytes for file in entry.files)
+    return [entry.name, entry.revision[:12], f"{size:,}", entry.licence]
+
+
+def mirror(arguments: Namespace) -> int:
+    from zoo.supply.mirrors import mirror
+
+    files = [str(path) for path in mirror(arguments.lock, arguments.folder)]
+    dump(files) if arguments.json else print(
+        f"{len(files)} files in {arguments.folder}; set ZOO_MIRROR to that folder or its address"
+    )
+    return 0
+
+
+def cache(arguments: Namespace) -> int:
+    return {"list": _list, "verify": _verify, "prune": _prune}[arguments.action](arguments)
+
+
+def _list(arguments: Namespace) -> int:
+    items = inventory()
+    if arguments.json:
+        dump([_plain(item) for item in items])
+        return 0
+    table(["kind", "weights", "bytes", "file"], [[i.kind, i.name, f"{i.size_bytes:,}", i.path] for i in items])
+    print(f"{len(items)} files, {count(sum(item.size_bytes for item in items))}bytes")
+    return 0
+
+
+def _verify(arguments: Namespace) -> int:
+    """Hashes all anew; sets damaged files of the caches aside. Exit code 1 when there was one."""
+    bad = [(item, fault) for item in inventory() if item.kind != "leftover" and (fault := item.fault())]
+    for item, _ in bad:
+        if item.kind != "shipped" and item.sha256 and item.path.exists():
+            set_aside(item.path)
+    if arguments.json:
+        dump([_plain(item) | {"fault": fault} for item, fault in bad])
+    for item, fault in bad if not arguments.json else ():
+        mend = "install the package again" if item.kind == "shipped" else f"`{_way_back(item)}` fetches it again"
+        print(f"{item.name or item.path}: {fault}; {mend}")
+    if not bad and not arguments.json:
+        print("every file is what it should be")
+    return 1 if bad else 0
+
+
+def _way_back(item: Item) -> str:
+    return f"zoo create {item.name}" if item.kind == "repository" else f"zoo pin {item.name}"
+
+
+def _prune(arguments: Namespace) -> int:
+    size = {item.path: item.size_bytes for item in inventory()}
+    gone = prune(arguments.dry_run)
+    if arguments.json:
+        dump([str(item.path) for item in gone])
+        return 0
+    for item in gone:
+        print(item.path)
+    done = "would be deleted" if arguments.dry_run else "deleted"
+    print(f"{len(gone)} files {done}, {count(sum(size[item.path] for item in gone))}bytes")
+    return 0
+
+
+def _plain(item: Item) -> dict[str, Any]:
+    return {"kind": item.kind, "name": item.name, "path": str(item.path), "size_bytes": item.size_bytes}
+
+
+def audit(arguments: Namespace) -> int:
+    """Exit code 1 when there is a stranger."""
+    from zoo.supply.audits import audit, bill_of_materials
+
+    findings = audit()
+    if arguments.sbom:
+        dump(bill_of_materials(findings, arguments.sbom))
+    elif arguments.json:
+        dump([_plain(found.item) | {"sha256": found.item.sha256, "fault": found.fault} for found in findings])
+    else:
+        rows = [[f.item.kind, f.item.name, f.item.path, f.fault or "vouched for"] for f in findings]
+        table(["kind", "weights", "file", "verdict"], rows)
+    return 1 if any(found.fault for found in findings) else 0

@@ -1,0 +1,207 @@
+"""What is pinned: for each name the spec, the commit and the bytes, in the user's own pins and in a project's `zoo.lock`.
+
+`zoo pin` writes the user's pins, one small file each, so that two processes never rewrite each other's. `zoo lock` writes a project's
+`zoo.lock`: `$ZOO_LOCK`, else the file of that name in the working folder or in the mirror. Where both know a name, the project's holds.
+`ZOO_LOCKED=1` refuses all bytes that are in neither; with a project's lock, all that are not in that one. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from blocks import plugins
+from zoo import catalog
+from zoo.errors import InputError, Problem, WeightsError
+from zoo.folders import data_path, write_whole
+from zoo.weights.manifest_rules import path_fault
+from zoo.weights.verify import sha256_of
+
+SCHEMA: Literal["zoo.lock/1"] = "zoo.lock/1"
+MAX_LOCK_BYTES = 2**24
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class File(msgspec.Struct, frozen=True):
+    name: str
+    sha256: Sha256
+    size_bytes: Size
+
+    @classmethod
+    def of(cls, path: Path, name: str = "", anew: bool = False) -> File:
+        """The facts of a file, hashed `anew` or as its stamp remembers. Raises OSError."""
+        return cls(name or path.name, sha256_of(path, use_stamps=not anew), path.stat().st_size)
+
+
+class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One name: `starnet_s1.in1k`, or `hub:org/repo`. `files` are the bytes that `zoo.create` reads, `published` those at the `source`
+    where they had to be converted; `distributions` are the packages that hold the spec and its blocks, with their versions."""
+
+    name: str
+    digest: Sha256
+    source: str
+    revision: str = ""
+    licence: str
+    licence_class: str = "unknown"
+    distributions: dict[str, str] = {}
+    files: tuple[File, ...]
+    published: File | None = None
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """The content of a `zoo.lock`."""
+
+    models: list[Locked]
+    schema: Literal["zoo.lock/1"] = SCHEMA
+
+
+def distributions(names: Iterable[str]) -> dict[str, str]:
+    """{distribution: version} of this package, and of the plugins that own some of these models and blocks."""
+    from zoo import __version__
+
+    namespaces = {name.rpartition("/")[0] for name in names} - {"", *plugins.RESERVED}
+    owners = [plugins.owner_of(namespace) for namespace in sorted(namespaces)]
+    return {"blockzoo": __version__} | {owner.name: owner.version for owner in owners if owner}
+
+
+def pins_folder() -> Path:
+    return data_path() / "pins"
+
+
+def pins() -> dict[str, Locked]:
+    """The user's pins, by name. A file that is none of ours is passed over: `zoo audit` names it."""
+    found = (read_pin(path) for path in sorted(pins_folder().glob("*.json")))
+    return {entry.name: entry for entry in found if entry is not None}
+
+
+def read_pin(path: Path) -> Locked | None:
+    """None for a file that is no pin of ours."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Locked)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def save_pin(entry: Locked) -> Path:
+    """Raises InputError where nothing can be written."""
+    path = pins_folder() / f"{entry.name.replace('/', '--').replace(':', '--')}.json"
+    write_whole(path, msgspec.json.format(msgspec.json.encode(entry), indent=1))
+    return path
+
+
+def project_lock() -> Path | None:
+    """`$ZOO_LOCK`, else the first `zoo.lock` that there is: in the working folder, in the mirror if that is a folder."""
+    if chosen := os.environ.get("ZOO_LOCK"):
+        return Path(chosen).expanduser()
+    places = [Path("zoo.lock"), Path(os.environ.get("ZOO_MIRROR", ".")).expanduser() / "zoo.lock"]
+    return next((path for path in places if path.is_file()), None)
+
+
+def read_lock(path: str | Path) -> dict[str, Locked]:
+    """By name. Raises InputError for a file that cannot be read or is no lock."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_LOCK_BYTES + 1)
+        if len(data) > MAX_LOCK_BYTES:
+            raise msgspec.ValidationError(f"more than {MAX_LOCK_BYTES:,} bytes")
+        models = msgspec.json.decode(data, type=Lock).models
+    except OSError as error:
+        raise InputError(str(path), Problem("", "a lock that can be read", error.strerror or str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), Problem("", f"a lock of the schema {SCHEMA}", str(error))) from None
+    outside = [file.name for entry in models for file in entry.files if path_fault(file.name)]
+    if outside:
+        raise InputError(str(path), Problem(outside[0], "the name of a file", path_fault(outside[0])))
+    return {entry.name: entry for entry in models}
+
+
+def write_lock(entries: Iterable[Locked], path: str | Path) -> None:
+    """The same entries give the same bytes. Raises InputError."""
+    data = msgspec.json.encode(Lock(sorted(entries, key=lambda entry: entry.name)))
+    write_whole(Path(path), msgspec.json.format(data, indent=1) + b"\n")
+
+
+def entries() -> dict[str, Locked]:
+    """Everything that is locked or pinned for this process, by name. Raises InputError for a project's lock that is none."""
+    path = project_lock()
+    project = read_lock(path) if path else {}
+    return project if path and locked_only() else {**pins(), **project}
+
+
+def locked_only() -> bool:
+    return os.environ.get("ZOO_LOCKED", "").lower() in ("1", "true", "yes", "on")
+
+
+def allow(sha256: str, subject: str) -> None:
+    """Returns unless `ZOO_LOCKED=1` and the lock does not name these bytes. Raises WeightsError."""
+    if not locked_only():
+        return
+    names = [entry.name for entry in entries().values() for file in entry.files if file.sha256 == sha256]
+    if not names:
+        where = project_lock() or pins_folder()
+        problem = Problem("", f"bytes that {where} names, because ZOO_LOCKED is set", f"sha256 {sha256 or 'unknown'}")
+        raise WeightsError(
+            subject, problem._replace(next="`zoo lock` writes the lock; unset ZOO_LOCKED to load anything")
+        )
+
+
+def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = "zoo.lock") -> list[Locked]:
+    """Writes `zoo.lock` (`path`; None writes nothing) for names, `model`, `model.tag` or `hub:org/repo@revision`; without names for
+    all weights that ship or are pinned. Returns the entries.
+
+    Raises UnknownModelError, WeightsError for weights that are not at hand, and what `zoo.create` raises for a repository.
+    """
+    from zoo.supply.manifests import at_hand
+
+    wanted = [names] if isinstance(names, str) else list(names)
+    entries: list[Locked] = []
+    for name in wanted or at_hand():
+        entries += [_of_repository(name)] if name.startswith("hub:") else _of_model(name)
+    if path is not None:
+        write_lock(entries, Path(path))
+    return entries
+
+
+def _of_model(name: str) -> list[Locked]:
+    from zoo.supply.manifests import at_hand
+
+    found = at_hand(name)
+    if not found:
+        model, tag = catalog.split_tag(name)
+        others = [f"{model}.{one}" for one in catalog.entry(name).listed if tag in ("", one)]
+        how = f"`zoo pin {others[0]}`" if others else ""
+        raise WeightsError(name, Problem("", "weights at hand", "none to lock", next=how))
+    return [_shipped(one) or entries()[one] for one in found]
+
+
+def _shipped(weights: str) -> Locked | None:
+    from zoo.weights.manifest import read_manifest
+
+    path = catalog.weights_manifest(*catalog.split_tag(weights))
+    if not path.exists():
+        return None
+    manifest = read_manifest(path)
+    file = File(manifest.source.partition(":")[2], manifest.sha256, manifest.size_bytes or 0)
+    return Locked(
+        name=manifest.name, digest=manifest.digest, source=manifest.source, licence=manifest.licence,
+        licence_class=manifest.licence_class, distributions=distributions([weights, *catalog.entry(weights).blocks]), files=(file,),
+    )  # fmt: skip
+
+
+def _of_repository(text: str) -> Locked:
+    from zoo.hub.client import parse
+    from zoo.hub.repository import repository
+
+    found = repository(text)
+    manifest = found.manifest
+    return Locked(
+        name=f"hub:{parse(text).repo}", digest=manifest.digest, source=f"hub:{parse(text).repo}", revision=manifest.revision,
+        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(found.spec.blocks()),
+        files=tuple(File.of(path, name) for name, path in found.files.items()),
+    )  # fmt: skip

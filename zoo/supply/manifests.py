@@ -1,0 +1,100 @@
+"""The weights that a model's name stands for: those that ship, those that others published, and of these the pinned. Imports no torch.
+
+`zoo/models/weights/<family>.toml` lists weights that others published: fields of a manifest that all share, a table for each tag with
+those that its models share, and under `models` what each has of its own. `top1` is short for a metric, in percent, at `size` or at the size
+of `preprocess` or of the spec, with `figures` as the place where it is printed.
+A line there says where bytes are; nobody of us has seen them, so none has a hash. `zoo pin` sees to that, on a machine with a network.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zoo import catalog
+from zoo.collection import Collection
+from zoo.opaque import is_opaque
+from zoo.opaque import manifest as opaque_manifest
+from zoo.supply import locks, store
+from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
+
+ORDER = ("embedded", "pinned", "listed")
+
+
+def manifests(name: str) -> list[Manifest]:
+    """The manifests of a model's weights, best first: embedded before pinned before listed. Raises as `catalog.entry` does."""
+    model, tag = catalog.split_tag(name)
+    entry = catalog.entry(name)
+    found = [read_manifest(catalog.weights_manifest(model, one)) for one in entry.tags if tag in ("", one)]
+    found += [_pinned(published(f"{model}.{one}")) for one in entry.listed if tag in ("", one)]
+    return sorted(found, key=lambda manifest: ORDER.index(manifest.state))
+
+
+def at_hand(name: str = "") -> list[str]:
+    """The weights that can be loaded here and now, `model.tag`: those of a model or of a tag, or all."""
+    tag = catalog.split_tag(name)[1]
+    pinned = locks.entries()
+    found = [catalog.entry(name)] if name else catalog.entries().values()
+    tags = ((entry.name, one) for entry in found for one in [*entry.tags, *entry.listed])
+    shipped = {(entry.name, one) for entry in found for one in entry.tags}
+    return [
+        f"{model}.{one}" for model, one in tags
+        if tag in ("", one) and ((model, one) in shipped or f"{model}.{one}" in pinned)
+    ]  # fmt: skip
+
+
+def _pinned(manifest: Manifest) -> Manifest:
+    """With the bytes of its pin, where there is one."""
+    entry = locks.entries().get(manifest.name)
+    if entry is None:
+        return manifest
+    file = entry.files[0]
+    return msgspec.structs.replace(
+        manifest, state="pinned", source=f"file:{store.place(file)}", revision=entry.revision,
+        digest=entry.digest, sha256=file.sha256, sha256_prefix="", size_bytes=file.size_bytes,
+    )  # fmt: skip
+
+
+def published(name: str) -> Manifest:
+    """The manifest of `model.tag` as its collection, or the code of a plugin, lists it. Raises WeightsError for one that is none."""
+    if is_opaque(name):
+        return opaque_manifest(name)
+    return _published(catalog.home_of(name), catalog.entry(name).file)[name]
+
+
+@functools.cache
+def _published(home: Collection, file: str) -> dict[str, Manifest]:
+    path = home.weights / file
+    found = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
+    return {manifest.name: manifest for manifest in found}
+
+
+def tables(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """{(model, tag): its fields}, as they stand in the file; nothing where there is none."""
+    if not path.exists():
+        return {}
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    tags = {key: table for key, table in content.items() if isinstance(table, dict) and "models" in table}
+    everywhere = {key: value for key, value in content.items() if key not in tags}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for tag, table in tags.items():
+        shared = everywhere | {key: value for key, value in table.items() if key != "models"}
+        found |= {(model, tag): shared | own for model, own in table["models"].items()}
+    return found
+
+
+def _manifest(model: str, tag: str, values: dict[str, Any], path: Path) -> Manifest:
+    entry = catalog.entry(model)
+    top1, printed, size = (values.get(key) for key in ("top1", "figures", "size"))
+    values = {key: value for key, value in values.items() if key not in ("top1", "figures", "size")}
+    if top1 is not None:
+        size = size or values.get("preprocess", {}).get("size") or entry.input_size[-1]
+        values["metrics"] = {f"imagenet-1k/top1@{size}": {"value": round(top1 / 100, 6), "source": printed}}
+    digest = entry.digest
+    own = {"model": model, "tag": tag, "digest": digest, "state": "pinned" if "sha256" in values else "listed"}
+    return parse_manifest(json.dumps(own | values), f"{path.name}: {tag}.models.{model}")

@@ -1,0 +1,206 @@
+"""`zoo pin`: weights that others published, fetched, hashed, proved against the spec, and kept as safetensors in our names.
+
+The published file is held against what its publisher says of it (a hash in the manifest, the Hub's own). A child process converts it,
+for it may be a pickle: opened with `weights_only=True`, without tokens, its tensors loaded strictly into the model of the spec. What
+comes out is checked here once more, and its name, commit and hashes become a pin of the user. `zoo.create` reads the pinned bytes only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from zoo import catalog
+from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
+from zoo.hub.client import Reference, commit_of, fetch, offline
+from zoo.opaque import Opaque, is_opaque
+from zoo.specs.model import Spec
+from zoo.supply import locks, store
+from zoo.supply.download import download
+from zoo.supply.locks import File, Locked
+from zoo.supply.manifests import manifests, published
+from zoo.weights.header import check_header, read_header
+from zoo.weights.manifest import Manifest
+from zoo.weights.refusals import BytesError, TensorsError, refuse_file
+from zoo.weights.verify import verify
+
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN_PATH")
+MINUTES = 30.0
+"""What a conversion may take."""
+FORBIDDING = ("noncommercial", "research")
+
+
+class Outcome(NamedTuple):
+    """What became of one name: the pin, or why there is none."""
+
+    name: str
+    entry: Locked | None
+    problem: str
+
+
+def pin(name: str, revision: str = "") -> Locked:
+    """Makes listed weights usable: downloads, hashes, converts, proves, and writes the user's pin. Pinned bytes at hand stay.
+
+    `name` has a tag, or is a model with one list entry. `revision`: a branch, tag or commit of the Hub; the default is the commit
+    of the manifest or the lock, else `main`. Raises InputError where nothing can be fetched, WeightsError for what is not the promised
+    bytes or does not fit the spec.
+    """
+    manifest = _one(name)
+    known = locks.entries().get(manifest.name)
+    if known and revision in ("", known.revision) and store.has(known.files[0]):
+        return known
+    revision = revision or (known.revision if known else "") or manifest.revision or "main"
+    _warn(manifest)
+    with tempfile.TemporaryDirectory(prefix=".pin-", dir=store.made_folder()) as work:
+        try:
+            entry = _pinned(manifest, revision, Path(work))
+        except OSError as error:
+            problem = Problem(manifest.source, "room for the weights", error.strerror or str(error))
+            raise InputError(manifest.name, problem) from None
+    if known and revision == known.revision and entry.files != known.files:
+        problem = Problem("", f"the locked bytes, sha256 {known.files[0].sha256}", entry.files[0].sha256)
+        raise WeightsError(manifest.name, problem)
+    locks.save_pin(entry)
+    return entry
+
+
+def pin_all(done: Callable[[Outcome], None] = lambda outcome: None) -> list[Outcome]:
+    """Every listed name of the catalogue; one that fails does not keep the others. `done` hears of each."""
+    outcomes = []
+    for model, entry in catalog.entries().items():
+        for tag in entry.listed:
+            name = f"{model}.{tag}"
+            try:
+                outcomes.append(Outcome(name, pin(name), ""))
+            except ProblemsError as error:
+                outcomes.append(Outcome(name, None, str(error)))
+            done(outcomes[-1])
+    return outcomes
+
+
+def brought(manifest: Manifest) -> Manifest:
+    """The manifest with its bytes on this machine: those of a pin from the store or the mirror, and safetensors that a manifest of
+    ours pins fetched and pinned now. Raises as `pin` does."""
+    if manifest.state != "pinned":
+        return manifest
+    entry = locks.entries().get(manifest.name)
+    if entry is None:
+        locks.allow("", manifest.name)
+    if entry is None and not manifest.source.endswith(".safetensors"):
+        how = f"`zoo pin {manifest.name}` converts it in a process of its own"
+        raise refuse_file(f"{manifest.name}: a pickle is never opened here", manifest.source, next=how)
+    if entry is None:
+        pin(manifest.name)
+        return manifests(manifest.name)[0]
+    store.obtain(entry.files[0], manifest.name, f"`zoo pin {manifest.name}`")
+    return manifest
+
+
+def _one(name: str) -> Manifest:
+    """The published manifest that a name means, whether or not it is pinned."""
+    model, tag = catalog.split_tag(name)
+    tags = [one for one in catalog.entry(name).listed if tag in ("", one)]
+    if len(tags) != 1:
+        names = [f"{model}.{one}" for one in tags]
+        expected = f"one of {listed(names)}" if names else "weights that are listed, not shipped"
+        raise InputError("pin", Problem(name, expected, "no choice" if names else "none of this name"))
+    return published(f"{model}.{tags[0]}")
+
+
+def _warn(manifest: Manifest) -> None:
+    if manifest.licence_class in FORBIDDING:
+        text = "%s: its licence, %s, forbids commercial use"
+        logging.getLogger("zoo").warning(text, manifest.name, manifest.licence)
+
+
+def _pinned(manifest: Manifest, revision: str, work: Path) -> Locked:
+    path, commit, promised = _downloaded(manifest, revision, work)
+    _convert(manifest, path, work / "model.safetensors")
+    _prove(manifest, work / "model.safetensors")
+    return Locked(
+        name=manifest.name, digest=manifest.digest, source=manifest.source, revision=commit, licence=manifest.licence,
+        licence_class=manifest.licence_class, distributions=locks.distributions([manifest.name, *catalog.entry(manifest.name).blocks]),
+        files=(store.take(work / "model.safetensors"),), published=promised,
+    )  # fmt: skip
+
+
+def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, str, File]:
+    """The published file, the commit in which it stands, and its facts; its bytes are those that its publisher promises."""
+    kind, _, rest = manifest.source.partition(":")
+    if kind == "https":
+        if offline():
+            found = "no network is wanted"
+            raise InputError(
+                manifest.name, Problem(manifest.source, "a network", found, next="unset ZOO_OFFLINE, once")
+            )
+        path = download(manifest.source, work / manifest.source.rpartition("/")[2], manifest.size_bytes)
+        _verify(path, manifest)
+        return path, "", File.of(path, anew=True)
+    org, repo, name = rest.split("/", 2)
+    path = fetch(Reference(f"{org}/{repo}", revision), name)
+    reference = Reference(f"{org}/{repo}", commit_of(path) or revision)
+    try:
+        _verify(path, manifest)
+    except BytesError:
+        store.set_aside(path)
+        path = fetch(reference, name, anew=True)
+        _verify(path, manifest)
+    return path, reference.revision, File.of(path, Path(name).name)
+
+
+def _verify(path: Path, manifest: Manifest) -> None:
+    """Raises WeightsError where the bytes are not those of a hash that was published, or by which the Hub's client keeps a large file."""
+    if manifest.sha256 or manifest.sha256_prefix:
+        verify(path, manifest)
+    kept_as = path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", kept_as):
+        verify(path, msgspec.structs.replace(manifest, sha256=kept_as))
+
+
+def _convert(manifest: Manifest, path: Path, out: Path) -> None:
+    """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
+    command = [sys.executable, "-m", "zoo.supply.convert", manifest.name, manifest.key_rules or "zoo", manifest.dtype]
+    environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
+    environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [*command, str(path), str(out)], env=environment, capture_output=True, text=True, timeout=60 * MINUTES
+        )
+    except subprocess.TimeoutExpired:
+        found = f"none within {MINUTES:g} minutes"
+        raise WeightsError(manifest.name, Problem(manifest.source, "a conversion", found)) from None
+    if done.returncode == 0:
+        return
+    try:
+        problems = [Problem(**values) for values in json.loads(done.stdout)]
+    except (ValueError, TypeError):
+        last = next(iter(reversed(done.stderr.strip().splitlines())), "")
+        found = f"a process that ended with {done.returncode}" + (f": {last}" if last else "")
+        problems = [Problem(manifest.source, "a conversion", found)]
+    raise TensorsError(manifest.name, problems)
+
+
+def spec_of(manifest: Manifest) -> Spec:
+    """What the weights are for; where the code of a plugin builds it, with the classes that these weights have."""
+    if is_opaque(manifest.model):
+        return Opaque(manifest.model, tag=manifest.tag)
+    return catalog.published_spec(manifest.model)
+
+
+def _prove(manifest: Manifest, path: Path) -> None:
+    """The header of the converted file is that of the published spec, name by name. Raises WeightsError."""
+    from zoo.build.builder import build
+    from zoo.weights.load import expected_header, ties_of
+
+    model = build(spec_of(manifest))
+    check_header(read_header(path, manifest.name), expected_header(model), manifest.name, ties_of(model))
