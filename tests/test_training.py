@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import zoo
 from blocks.context import Context
 from zoo import catalog, digits, training
-from zoo.collection import CORE
+from zoo.collection import Collection
 from zoo.errors import InputError
 from zoo.training import Recipe, Result, fit
 from zoo.weights.manifest import read_manifest
@@ -77,7 +77,7 @@ def test_the_trained_model_is_handed_back_in_eval_mode() -> None:
 
 def test_only_matrices_decay() -> None:
     model = Small()
-    decayed, free = training._groups(model, 0.05)
+    decayed, free = training._groups(model, training.Recipe(weight_decay=0.05))
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.05, 0.0)
     assert {id(p) for p in decayed["params"]} == {id(p) for p in model.parameters() if p.ndim > 1}
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
@@ -97,14 +97,13 @@ def test_what_is_left_still_is_not_changed() -> None:
 
 
 def test_published_weights_are_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    home = CORE._replace(folder=tmp_path)
     model = zoo.create("gmlp_nano")
-    recipe = Recipe(seed=5)
+    result = Result(model, 350, 359, wilson_interval(350, 359), 1.0)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(catalog, "home_of", lambda name: home)
-        training.publish("gmlp_nano", Result(model, 350, 359, wilson_interval(350, 359), 1.0), recipe)
-    manifest = read_manifest(home.weights / "gmlp_nano.digits.json")
-    weights = home.weights / "gmlp_nano.digits.safetensors"
+        elsewhere.setattr(catalog, "home_of", lambda name: Collection("", tmp_path, "blockzoo"))
+        training.publish("gmlp_nano", result, Recipe(seed=5))
+    manifest = read_manifest(tmp_path / "weights" / "gmlp_nano.digits.json")
+    weights = tmp_path / "weights" / "gmlp_nano.digits.safetensors"
     metric = manifest.metrics["digits/top1@32"]
     assert (manifest.digest, manifest.size_bytes) == (model.digest, weights.stat().st_size)
     assert manifest.sha256 == sha256_of(weights, use_stamps=False)

@@ -66,7 +66,9 @@ def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None) -
     start = time.perf_counter()
     data = torch.frombuffer(bytearray(text.training_text()), dtype=torch.uint8)
     draw = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(param_groups(model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, recipe.steps, recipe.warmup))
     average, losses = copy.deepcopy(model).eval(), []
     model.train()

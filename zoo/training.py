@@ -7,7 +7,7 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from zoo import catalog, digits
+from zoo.build.groups import lr_scales
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, Probe, counted_metric, write_manifest
 from zoo.weights.probe import make_probe
@@ -79,7 +80,7 @@ def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None) -> R
     x, y = _enlarged(images, recipe.upscaling), torch.from_numpy(labels)
     draw = torch.Generator().manual_seed(recipe.seed)
     steps = recipe.epochs * math.ceil(len(y) / recipe.batch_size)
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr)
+    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, steps, recipe.warmup))
     average, step = copy.deepcopy(model).eval(), 0
     model.train()
@@ -120,11 +121,17 @@ def _step(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
     return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing) + ctx.total_loss()
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; scales, shifts and the like do not."""
-    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices, rest = [p for p in free if p.ndim > 1], [p for p in free if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Matrices decay; scales, shifts and the like do not. Where a block asks for a rate of its own, it has it."""
+    scales = lr_scales(model)
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1, scales.get(name, 1.0)), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": recipe.weight_decay if decays else 0.0, "lr": recipe.lr * scale}
+        for (decays, scale), params in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+    ]
 
 
 def cosine_rate(step: int, steps: int, warmup: float) -> float:

@@ -92,13 +92,17 @@ class ImplicitFilter(nn.Module):
 
     freq: Tensor
 
-    def __init__(self, channels: int, max_length: int, hidden_dim: int, position_dim: int, depth: int = 3):
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, channels: int, max_length: int, hidden_dim: int, position_dim: int, depth: int = 3, bias: bool = True
+    ):
         super().__init__()
         if position_dim % 2 == 0:
             raise ValueError(
                 f"position_dim {position_dim} is even: positions are t and pairs of cosine and sine; {position_dim + 1} would do"
             )
-        self.bias = nn.Parameter(torch.empty(channels))
+        self.register_parameter("bias", nn.Parameter(torch.empty(channels)) if bias else None)
         self.freq = nn.Parameter(torch.empty(1, hidden_dim))
         widths = itertools.pairwise([position_dim, *[hidden_dim] * depth])
         layers = {str(2 * index): nn.Linear(*width) for index, width in enumerate(widths)}  # upstream counts the sines
@@ -108,7 +112,8 @@ class ImplicitFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.bias)
+        if self.bias is not None:
+            nn.init.normal_(self.bias)
         nn.init.constant_(self.freq, 1.0)
 
     def forward(self, length: int) -> Tensor:

@@ -58,9 +58,8 @@ class MonarchMixer(nn.Module):
         self.in_linear = linear(dim, 3 * dim, bias=bias)
         self.short_filter = nn.Conv1d(3 * dim, 3 * dim, kernel_size, groups=3 * dim)
         self.filter_fn = ImplicitFilter(dim, max_length, filter_dim, position_dim)
-        self.filter_fn2 = None if causal else ImplicitFilter(dim, max_length, filter_dim, position_dim)
-        if self.filter_fn2 is not None:
-            del self.filter_fn2.bias  # one bias serves both sides
+        # one bias serves both sides
+        self.filter_fn2 = None if causal else ImplicitFilter(dim, max_length, filter_dim, position_dim, bias=False)
         self.out_linear = linear(dim, dim, bias=bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:

@@ -74,6 +74,7 @@ class Rwkv7(Recurrent):
         super().__init__()
         self.dim, (self.num_heads, self.head_dim) = dim, split_heads(dim, num_heads, head_dim)
         self.first = depth_index == 0 if first is None else first
+        self.reads = None if self.first else FIRST_VALUES
         for name in "rwkvag":
             self.register_parameter(f"x_{name}", nn.Parameter(torch.empty(1, 1, dim)))
         width = self.num_heads * self.head_dim
@@ -146,5 +147,10 @@ class Rwkv7(Recurrent):
         if not firsts:
             raise ValueError(
                 "a later rwkv7 mixes its values with those of a first one, and ctx carries none; set `first`"
+            )
+        if firsts[-1].shape != v.shape:
+            raise ValueError(
+                f"the first rwkv7 leaves values {tuple(firsts[-1].shape)} and here they are {tuple(v.shape)}; "
+                "set `first` where the size or the width changes"
             )
         return torch.lerp(v, firsts[-1], self.v_lora(x).sigmoid())

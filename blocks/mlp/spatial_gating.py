@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.slots import Act, Linear, slot
 
 
 @block("spatial_gating_mlp", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2105.08050")
@@ -34,6 +33,7 @@ class SpatialGatingMlp(nn.Module):
         act: Act | None = slot("gelu"),
         eps: Annotated[float, Meta(gt=0)] = 1e-6,
         bias: bool = True,
+        linear: Annotated[Linear, Meta(extra_json_schema={"added": "0.1"})] = slot("dense"),
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
@@ -43,10 +43,10 @@ class SpatialGatingMlp(nn.Module):
                 f"ratio {ratio:g} of {dim} channels is a hidden width of {hidden_dim}, which has no two halves; "
                 f"the nearest ratio that works is {2 * max(1, round(hidden_dim / 2)) / dim:g}"
             )
-        self.fc1 = Dense(dim, hidden_dim, bias=bias)
+        self.fc1 = linear(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim) if act else None
         self.gate = SpatialGate(hidden_dim // 2, math.prod(input_size), eps)
-        self.fc2 = Dense(hidden_dim // 2, dim, bias=bias)
+        self.fc2 = linear(hidden_dim // 2, dim, bias=bias)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if x.shape[1] != self.gate.proj.in_features:
@@ -54,16 +54,16 @@ class SpatialGatingMlp(nn.Module):
                 f"this spatial_gating_mlp was built for {self.gate.proj.in_features} positions and meets {x.shape[1]}; "
                 "build the model with that input size"
             )
-        x = self.fc1(x)
+        x = run(self.fc1, x, ctx)
         if self.act is not None:
             x = run(self.act, x, ctx)
-        return self.fc2(self.gate(x))
+        return run(self.fc2, self.gate(x), ctx)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
-        return self.fc2.absorb_output(scale, shift)
+        return bool(self.fc2.absorb_output(scale, shift))  # type: ignore[operator]
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
-        return self.fc1.absorb_input(scale, shift)
+        return bool(self.fc1.absorb_input(scale, shift))  # type: ignore[operator]
 
 
 class SpatialGate(nn.Module):

@@ -157,13 +157,21 @@ class Scan2d(nn.Module):
         return torch.cat([_along(image, route) for route in self.routes]), tuple(x.shape[2:])
 
     def exit(self, y: Tensor, memo: Size) -> Tensor:
-        scans = [_back(scan, route, memo) for scan, route in zip(y.chunk(len(self.routes)), self.routes, strict=True)]
-        total = scans[0]
-        for scan in scans[1:]:
-            total = total + scan
-        if self.merge == "mean":
-            total = total / len(scans)
-        return total.permute(0, 3, 1, 2)
+        scans = zip(each_route(y, len(self.routes)), self.routes, strict=True)
+        return merged([_back(scan, route, memo) for scan, route in scans], self.merge).permute(0, 3, 1, 2)
+
+
+def each_route(y: Tensor, count: int) -> tuple[Tensor, ...]:
+    """What stands one behind the other on the batch axis, apart again; for any batch, in an exported net too."""
+    return y.unflatten(0, (count, -1)).unbind(0)
+
+
+def merged(scans: list[Tensor], merge: str) -> Tensor:
+    """The sum of the scans, or their mean."""
+    total = scans[0]
+    for scan in scans[1:]:
+        total = total + scan
+    return total / len(scans) if merge == "mean" else total
 
 
 def _along(image: Tensor, route: str) -> Tensor:

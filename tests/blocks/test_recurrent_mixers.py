@@ -177,6 +177,17 @@ def test_mamba2_from_its_projection_on_equals_upstream(golden, backend):
         case.check(mixer(given["zxbcdt"]))
 
 
+@pytest.mark.parametrize("name, groups", [("op_gated_rms_norm", 1), ("op_gated_rms_norm_groups", 4)])
+def test_norm_of_mamba2_equals_upstream(golden, name, groups):
+    case = golden(name)
+    given, gate_first = case.inputs, not case.about["arguments"]["norm_before_gate"]
+    mixer = Mamba2(16, head_dim=8, norm_groups=groups, eps=case.about["arguments"]["eps"]).to(case.dtype)
+    mixer.norm.weight.data = given["weight"]
+    gate = F.silu(given["z"])
+    with torch.no_grad():
+        case.check(mixer._normed(given["x"] * gate) if gate_first else mixer._normed(given["x"]) * gate)
+
+
 def test_mamba2_norms_each_group_where_asked_to():
     whole, parted = Mamba2(32, head_dim=16, norm_groups=1), Mamba2(32, head_dim=16, norm_groups=4)
     y = torch.randn(2, 5, 64)

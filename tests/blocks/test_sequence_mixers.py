@@ -145,13 +145,15 @@ def test_feature_maps_of_second_order_equal_upstream(golden, name, feature_map, 
         case.check(y)
 
 
-def test_based_equals_upstream(golden):
+def test_based_equals_upstream_whole_and_continued(golden):
     case = golden("layer_based")
     mixer = LinearAttention(32, num_heads=2, key_dim=8, feature_map="taylor", causal=True, eps=1e-12).to(case.dtype)
     qkv = torch.cat([case.state[f"{part}_proj.weight"] for part in "qkv"])
     mixer.load_state_dict({"qkv.weight": qkv, "proj.weight": case.state["o_proj.weight"]})
+    x, ctx = case.inputs["x"], Context(state={})
     with torch.no_grad():
-        case.check(mixer(case.inputs["x"]))
+        case.check(mixer(x))
+        case.check(torch.cat([mixer(part, ctx) for part in x.split([9] + [1] * (x.shape[1] - 9), 1)], 1))
 
 
 def test_favor_is_the_exponential_on_average_and_its_features_are_orthogonal():

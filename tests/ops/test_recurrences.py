@@ -490,3 +490,21 @@ def test_op_equals_upstream(golden, name, backend):
         y, last = upstream(name, case.inputs, case.about["arguments"])
     case.check(y)
     case.check(last, "final_state")
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+def test_recurrence_with_shared_keys_equals_upstream_whole_and_token_by_token(golden, backend):
+    case = golden("op_ssd_combined_groups")
+    able(backend, case.dtype)
+    given = case.inputs
+    dt = F.softplus(given["dt"] + given["dt_bias"])
+    streams = (given["C"], given["B"], given["x"] * dt.unsqueeze(-1), given["A"] * dt)
+    skip, gate = given["D"].unsqueeze(-1) * given["x"], F.silu(given["z"])
+    with blocks.ops.backend(backend):
+        case.check((linear_recurrence(*streams) + skip) * gate)
+        state, parts = None, []
+        for token in zip(*(stream.split(1, 1) for stream in streams), strict=True):
+            y, state = linear_recurrence(*token, initial_state=state, return_final_state=True)
+            parts.append(y)
+    case.check((torch.cat(parts, 1) + skip) * gate)
+    case.check(state.mT, "step_final_state")

@@ -1,4 +1,4 @@
-"""Parameters in groups: what does not decay, and learning rates that fall with depth (arXiv:2106.08254, section 3.2)."""
+"""Parameters in groups: what does not decay, and learning rates that fall with depth (arXiv:2106.08254, section 3.2) or are a block's own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def no_weight_decay(model: nn.Module) -> set[str]:
     }
 
 
+def lr_scales(model: nn.Module) -> dict[str, float]:
+    """Name -> factor of the learning rate, for the parameters whose blocks ask for one in `lr_scales`."""
+    return {
+        f"{path}.{name}" if path else name: scale
+        for path, module in model.named_modules()
+        for name, scale in (getattr(module, "lr_scales", None) or {}).items()
+    }
+
+
 def group_matcher(coarse: bool = False) -> dict[str, Any]:
     """The patterns that timm's `group_parameters` takes: layers in order, stem first, the head's own layers last."""
     if coarse:
@@ -38,23 +47,23 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser: vectors and what `no_weight_decay` names do not decay.
 
-    layer_decay: with d layers above it, a parameter learns at lr * layer_decay^d; the factor stands in `lr_scale`, and in `lr`
-    itself when that is given. Parameters that are not trained are left out.
+    A parameter learns at `lr_scale` times the rate: what its block asks for (`lr_scales`), and with layer_decay and d
+    layers above it layer_decay^d of that. Where `lr` is given, each group's own stands in `lr`. Parameters that are not
+    trained are left out.
     """
-    never = no_weight_decay(model)
+    never, own = no_weight_decay(model), lr_scales(model)
     depths = _depths(name for name, _ in model.named_parameters())
     top = max(depths.values(), default=0)
-    groups: dict[tuple[bool, int], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = parameter.ndim > 1 and name not in never
-        above = top - depths[name] if layer_decay is not None else 0
-        if (decays, above) not in groups:
-            scale = (layer_decay or 1.0) ** above
+        scale = own.get(name, 1.0) * (1.0 if layer_decay is None else layer_decay ** (top - depths[name]))
+        if (decays, scale) not in groups:
             group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
-            groups[decays, above] = group | ({"lr": lr * scale} if lr is not None else {})
-        groups[decays, above]["params"].append(parameter)
+            groups[decays, scale] = group | ({"lr": lr * scale} if lr is not None else {})
+        groups[decays, scale]["params"].append(parameter)
     return list(groups.values())
 
 

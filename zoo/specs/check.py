@@ -212,15 +212,16 @@ def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
             yield Issue(path, "a mixer that sees the past only", f"`{info.name}` sees what follows, too", next=hint)
 
 
+BOTH_WAYS = ("core/scan_2d@", "core/multi_scan@", "core/bidirectional@")
+"""Views and wirings that show a causal mixer its input from both ends."""
+
+
 def _scanned(filled: dict[str, Any], path: Path) -> bool:
-    """Whether a scan view around the call shows it the image along routes that cover it both ways."""
+    """Whether a scan view or a wiring around the call shows it the image from both ends."""
     node: Any = filled
     for step in path:
-        if (
-            isinstance(node, dict)
-            and isinstance(node.get("view"), dict)
-            and node["view"]["block"].startswith("core/scan_")
-        ):
+        around = [node, node.get("view")] if isinstance(node, dict) else []
+        if any(isinstance(call, dict) and str(call.get("block")).startswith(BOTH_WAYS) for call in around):
             return True
         node = node[step]
     return False

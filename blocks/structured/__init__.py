@@ -1,0 +1,1 @@
+"""Linear maps whose matrix is a product of small ones."""
