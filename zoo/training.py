@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
+from blocks.moe.adaptation import adapt_routers
 from zoo import catalog, digits
 from zoo.build.groups import lr_scales
 from zoo.weights.load import save_weights
@@ -88,12 +89,14 @@ def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None) -> R
         losses = []
         for rows in torch.randperm(len(y), generator=draw).split(recipe.batch_size):
             way = torch.randint(len(x), rows.shape, generator=draw)
-            loss = _step(model, _moved(x[way, rows], recipe, draw), y[rows], recipe)
+            ctx = Context()
+            loss = _loss(model, _moved(x[way, rows], recipe, draw), y[rows], recipe, ctx)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+            adapt_routers(model, ctx)
             step += 1
             follow(average, model, min(recipe.ema_decay, step / (step + 10)))
             losses.append(loss.item())
@@ -115,8 +118,7 @@ def evaluate(model: nn.Module, batch_size: int = 128) -> tuple[int, int]:
     return right, len(y)
 
 
-def _step(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
-    ctx = Context()
+def _loss(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, ctx: Context) -> Tensor:
     logits = model(x, ctx)
     return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing) + ctx.total_loss()
 

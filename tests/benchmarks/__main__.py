@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|plugins|create|forward|kernels|ops|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""`python -m tests.benchmarks [imports|plugins|create|forward|kernels|ops|experts|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import choosing, clocks, creation, forward, imports, kernels, ops, plugged, recurrences
+from tests.benchmarks import choosing, clocks, creation, experts, forward, imports, kernels, ops, plugged, recurrences
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "clocks", "choosing"]
+WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "experts", "clocks", "choosing"]
 
 
 def main(arguments: list[str]) -> int:
@@ -49,6 +49,9 @@ def main(arguments: list[str]) -> int:
         for rows in (ops, recurrences):
             for name, comparison in rows.run(chosen.rounds).items():
                 _show(results, name, comparison)
+    if "experts" in what:
+        for name, comparison in experts.run(chosen.rounds).items():
+            _show(results, name, comparison)
     if "clocks" in what:
         print("", *clocks.report(chosen.rounds), sep="\n")
     if "choosing" in what:

@@ -28,7 +28,7 @@ def token_by_token(layer: Moe, tokens: torch.Tensor) -> torch.Tensor:
     """Every token through its own experts, one after the other."""
     rows = []
     for token in tokens.flatten(0, 1):
-        weights, chosen = layer.router(token[None, None])
+        weights, chosen, *_ = layer.router(token[None, None])
         rows.append(
             sum(w * layer.experts[e](token[None, None])[0, 0] for w, e in zip(weights[0], chosen[0], strict=True))
         )
@@ -154,11 +154,11 @@ def test_experts_that_name_num_experts_are_built_once_and_see_sorted_rows():
             super().__init__()
             self.weight = nn.Parameter(torch.arange(float(num_experts)))
 
-        def forward(self, rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-            return rows * self.weight.repeat_interleave(counts).unsqueeze(-1)
+        def forward(self, rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
+            return rows * self.weight.repeat_interleave(torch.tensor(counts)).unsqueeze(-1)
 
     layer = moe(expert="local/packed_scale")
-    weights, indices = layer.router(x())
+    weights, indices, *_ = layer.router(x())
     expected = (weights * indices).sum(-1).view(2, 19, 1) * x()
     torch.testing.assert_close(layer(x()), expected, rtol=1e-5, atol=1e-6)
     assert list(layer.state_dict()) == ["router.gate.weight", "experts.weight"]

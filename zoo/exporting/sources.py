@@ -173,7 +173,13 @@ class Sources:
             self.imports.add("from typing import NamedTuple")
         else:
             self.imports |= {"from dataclasses import dataclass, field", "from typing import Any"}
-        body = textwrap.dedent("\n".join(text.split("\n")[node.lineno - 1 : node.end_lineno]))
+        self.definitions[name] = ""  # claims its place before what it needs
+        methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+        end = methods[0].lineno - 1 if methods else node.end_lineno
+        fields = textwrap.dedent("\n".join(text.split("\n")[node.lineno - 1 : end])).rstrip()
+        bodies = [textwrap.indent(self._text(item, text, cls), "    ") for item in methods]
+        del self.definitions[name]
+        body = "\n\n".join([fields, *bodies])
         self.definitions[name] = body if issubclass(cls, tuple) else f"@dataclass\n{body}"
         return name
 

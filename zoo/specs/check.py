@@ -190,26 +190,53 @@ def _chains(node: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
 
 
 def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
-    """A token mixer must have the pattern that its place asks for: all of an image, or of a text whose next token is asked
-    for (the head can be causal) only the past."""
-    image = filled["input"].get("kind") == "image"
-    head = filled.get("head")
-    predicts = not image and isinstance(head, dict) and "causal" in registry.describe(head["block"]).abilities
+    """A token mixer must have the pattern that its place asks for: all of an image, or only the past of a text."""
+    mixers = [(path, call) for path, call in calls(filled["stages"], ("stages",)) if _is_causal(call)]
+    if filled["input"].get("kind") != "image":
+        if mixers:
+            yield from _routing(filled, registry.describe(mixers[0][1]["block"]).name)
+        head = filled.get("head")
+        if isinstance(head, dict) and "causal" in registry.describe(head["block"]).abilities:
+            yield from _foresight(filled)
+        return
+    for path, call in mixers:
+        if not _scanned(filled, path):
+            name = registry.describe(call["block"]).name
+            hint = (
+                "causal = false" if "causal" in call else f'{{ within = ["{name}"], view = {{ block = "scan_2d" }} }}'
+            )
+            yield Issue(path, "a mixer that sees the whole image", f"`{name}` is causal", next=f"write {hint}")
+
+
+def _is_causal(call: dict[str, Any]) -> bool:
+    """Whether a call is that of a token mixer which sees only the past."""
+    info = registry.describe(call["block"])
+    if info.kind != "token_mixer" or not {"causal", "noncausal"} & set(info.abilities):
+        return False
+    return bool(call.get("causal", "noncausal" not in info.abilities))
+
+
+def _foresight(filled: dict[str, Any]) -> Iterator[Issue]:
+    """Where a head tells the next token (it can be causal), no mixer may see it."""
     for path, call in calls(filled["stages"], ("stages",)):
         info = registry.describe(call["block"])
-        if info.kind != "token_mixer" or not {"causal", "noncausal"} & set(info.abilities):
-            continue
-        causal = call.get("causal", "noncausal" not in info.abilities)
-        if image and causal and not _scanned(filled, path):
-            hint = (
-                "causal = false"
-                if "causal" in call
-                else f'{{ within = ["{info.name}"], view = {{ block = "scan_2d" }} }}'
-            )
-            yield Issue(path, "a mixer that sees the whole image", f"`{info.name}` is causal", next=f"write {hint}")
-        if predicts and not ("causal" in info.abilities and call.get("causal", True)):
+        mixes = info.kind == "token_mixer" and {"causal", "noncausal"} & set(info.abilities)
+        if mixes and not ("causal" in info.abilities and call.get("causal", True)):
             hint = "write causal = true" if "causal" in call else ""
             yield Issue(path, "a mixer that sees the past only", f"`{info.name}` sees what follows, too", next=hint)
+
+
+def _routing(filled: dict[str, Any], mixer: str) -> Iterator[Issue]:
+    """Beside a causal mixer a router must not look ahead either."""
+    for path, call in calls(filled["stages"], ("stages",)):
+        info = registry.describe(call["block"])
+        if info.kind == "router" and "causal" not in info.abilities:
+            yield Issue(
+                path,
+                f"a router that sees only the past, in a causal model (`{mixer}`)",
+                f"`{info.name}`, which looks at later tokens too",
+                next="`zoo blocks --kind router --ability causal` lists those that do not",
+            )
 
 
 BOTH_WAYS = ("core/scan_2d@", "core/multi_scan@", "core/bidirectional@")

@@ -162,13 +162,13 @@ def _spoil(module: nn.Module) -> None:
 
 
 def gradient(subject: Subject) -> None:
-    """The gradient reaches every parameter that asks for it, and the input."""
+    """The gradient reaches every parameter that asks for it, and the input; not that of a router, which may go by a key."""
     module = perturbed(subject.build(subject.forms[0])).train()
     wanted: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
     x = subject.input(subject.forms[0])
-    if x.is_floating_point():
+    if x.is_floating_point() and subject.info.kind != "router":
         wanted["the input"] = x.requires_grad_()
     if not wanted:
         raise NotApplicable("it has neither parameters nor an input that takes a gradient")

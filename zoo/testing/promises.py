@@ -73,7 +73,10 @@ def _outputs_around(
     head, tail = (other, x) if past else (x, other)
     changed = torch.cat([head[:, : border + 1], tail[:, border + 1 :]], 1)
     size = subject.input(form).shape
-    return tuple(_sequence(subject.run(module, _stream(sequence, size))) for sequence in (x, changed))  # type: ignore[return-value]
+    outputs = [subject.run(module, _stream(sequence, size)) for sequence in (x, changed)]
+    if subject.info.kind == "router" and len(outputs[0]) == BATCH * x.shape[1]:  # a row for each token of the batch
+        outputs = [y.unflatten(0, x.shape[:2]) for y in outputs]
+    return tuple(_sequence(y) for y in outputs)  # type: ignore[return-value]
 
 
 def _sequence(x: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""Capacity: an expert takes only so many tokens of a sequence; the others of its choices are dropped, and counted.
+
+B sequences of L tokens, k choices of each; E is here the number of experts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from blocks.context import Context
+from blocks.moe.routing import Routing, shape_of
+from blocks.moe.scoring import LinearRouter, share
+
+
+def capacity_of(length: int, k: float, num_experts: int, factor: float) -> int:
+    """Tokens of a sequence that one expert takes: ceil(factor * L * k / E), at least 1 and at most L."""
+    return max(1, min(length, math.ceil(factor * length * k / num_experts)))
+
+
+def places(experts: Tensor) -> Tensor:
+    """(B, R) experts in the order of priority -> (B, R) how many of the same expert stand before each."""
+    order = experts.argsort(dim=-1, stable=True)
+    grouped = experts.gather(-1, order)
+    rank = torch.arange(experts.shape[-1], device=experts.device).expand_as(experts)
+    return torch.empty_like(experts).scatter(-1, order, rank - torch.searchsorted(grouped, grouped))
+
+
+def within_capacity(indices: Tensor, order: Tensor, capacity: int) -> Tensor:
+    """`indices` (B, R) with -1 in place of choices beyond an expert's `capacity`; `order` (B, R): who is served first."""
+    place = places(indices.gather(-1, order))
+    return torch.where(torch.zeros_like(place).scatter(-1, order, place) < capacity, indices, -1)
+
+
+class CapacityRouter(LinearRouter):
+    """Base of the routers that choose the k best experts of a token, as far as there is room.
+
+    A token of which no choice is left passes through no expert; in a residual branch it stays as it is. `ctx.mask` keeps
+    padding from taking room. `ctx.reports` gets dropped, the number of choices without room, beside load and importance;
+    both losses count the choices before any was dropped.
+    """
+
+    capacity: float
+    renormalise: bool
+
+    def order(self, weights: Tensor) -> Tensor:
+        """(B, L, k) -> (B, L * k), the positions of the flattened choices in the order of priority."""
+        raise NotImplementedError
+
+    def route(self, x: Tensor, ctx: Context | None) -> Routing:
+        """(B, C, H, W) or (B, L, C) -> Routing."""
+        logits = self.logits(x)
+        scores = logits.softmax(-1)
+        weights, indices = scores.topk(int(self.k), -1)
+        weights = share(weights) if self.renormalise else weights
+        chosen = indices.view(*shape_of(x), indices.shape[-1])
+        if ctx is not None and ctx.mask is not None:
+            chosen = chosen.masked_fill(~ctx.mask.bool().unsqueeze(-1), -1)
+        room = capacity_of(chosen.shape[1], self.k, self.num_experts, self.capacity)
+        kept = within_capacity(chosen.flatten(1), self.order(weights.detach().view_as(chosen)), room)
+        self.tell(ctx, logits, scores, chosen)
+        self.report(ctx, dropped=(chosen.flatten(1) != kept).sum())
+        return Routing(weights.to(x.dtype), kept.view_as(indices))

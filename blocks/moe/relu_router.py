@@ -1,0 +1,58 @@
+"""ReMoE: weights are ReLUs of scores, so how many experts a token meets is learned. Paper: arXiv:2412.14711."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from blocks.context import Context
+from blocks.moe.routing import Routing
+from blocks.moe.scoring import Count, LinearRouter, share
+from blocks.registry import block
+
+
+@block("relu_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2412.14711")
+class ReluRouter(LinearRouter):
+    """s = relu(W x); a token goes to every expert with s > 0, weighed by s.
+
+    (B, C, H, W) or (B, L, C) -> Routing of T tokens with E routes each, most of which should lead nowhere. In training
+    `ctx.losses` gets l1 = l1_weight * E / (k T^2) * sum_i n_i sum_t s_{t,i}, n_i the tokens of expert i: an L1 norm that
+    weighs heavily on crowded experts. `l1_weight` is a buffer that `adapt` multiplies after each step by 1.2 or 1 / 1.2,
+    so that tokens come to meet k experts on average. The report has sparsity, the share of scores that are 0.
+    """
+
+    growth = 1.2
+
+    def __init__(self, dim: int, *, num_experts: Count, k: Count = 2, l1_start: Annotated[float, Meta(gt=0)] = 1e-8):
+        super().__init__(dim, num_experts, k)
+        self.l1_start = l1_start
+        self.register_buffer("l1_weight", torch.tensor(l1_start))
+        self.l1_weight: Tensor
+
+    def reset_parameters(self) -> None:
+        self.l1_weight.fill_(self.l1_start)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
+        logits = self.logits(x)
+        weights = logits.relu()
+        experts = torch.arange(self.num_experts, device=x.device).expand_as(weights)
+        indices = torch.where(weights <= 0, -1, experts)  # NaN goes everywhere, and is seen
+        self._tell(ctx, logits, weights, indices)
+        return Routing(weights.to(x.dtype), indices, expected=self.k / self.num_experts)
+
+    def _tell(self, ctx: Context | None, logits: Tensor, weights: Tensor, indices: Tensor) -> None:
+        active = (indices >= 0).to(weights.dtype)
+        crowded = (active.sum(0) * weights.sum(0)).sum() * self.num_experts / (self.k * max(1, weights.shape[0]) ** 2)
+        self.tell(ctx, logits, share(weights), indices)
+        if ctx is not None and self.training:
+            ctx.losses[self.path] = {"l1": self.l1_weight.to(crowded.dtype) * crowded}
+        self.report(ctx, sparsity=1 - active.mean(), importance=share(weights.detach().sum(0)))
+
+    @torch.no_grad()
+    def adapt(self, report: dict[str, Tensor]) -> None:
+        """After a step: a larger weight of the loss where scores are too seldom 0, else a smaller one."""
+        too_dense = torch.sign((1 - self.k / self.num_experts) - report["sparsity"])
+        self.l1_weight *= self.growth ** too_dense.to(self.l1_weight)
