@@ -59,9 +59,9 @@ def stepwise(
     state = ctx.state.get(path) if ctx.state is not None else None
     mask = token_mask(x, ctx, packed=True)
     if ctx.cu_seqlens is not None:
-        if mask is not None or len(x) != 1:
+        if mask is not None or x.shape[0] != 1:
             raise ValueError(
-                f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {len(x)} samples"
+                f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {x.shape[0]} samples"
             )
         y, state = mix_packed(x, state, ctx.cu_seqlens, ctx)
     elif mask is None:
@@ -129,7 +129,7 @@ def short_conv(x: Tensor, conv: nn.Conv1d, state: Tensor | None, mask: Tensor | 
     y = causal_conv1d(by_channel, conv.weight, conv.bias, state, "silu").transpose(1, 2)
     if mask is None:
         return y, conv_state(by_channel, conv.kernel_size[0], state)
-    before = x.new_zeros(len(x), x.shape[2], conv.kernel_size[0] - 1) if state is None else state.to(x.dtype)
+    before = x.new_zeros(x.shape[0], x.shape[2], conv.kernel_size[0] - 1) if state is None else state.to(x.dtype)
     return y, _last(torch.cat([before, by_channel], -1), conv.kernel_size[0] - 1, mask)
 
 

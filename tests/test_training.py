@@ -84,7 +84,7 @@ def test_only_matrices_decay() -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    rates = [training._rate(step, 100, 0.1) for step in range(101)]
+    rates = [training.cosine_rate(step, 100, 0.1) for step in range(101)]
     assert rates[:10] == [(step + 1) / 10 for step in range(10)]
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)

@@ -52,6 +52,7 @@ _HOME = {
     "transform": "zoo.transforms",
     "Spec": "zoo.specs.model",
     "Backbone": "zoo.build.backbone",
+    "LanguageModel": "zoo.build.language",
     "SpecError": "zoo.errors",
     "WeightsError": "zoo.errors",
     "InputError": "zoo.errors",

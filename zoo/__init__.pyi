@@ -2,6 +2,7 @@
 
 from zoo.build.backbone import Backbone as Backbone
 from zoo.build.groups import param_groups as param_groups
+from zoo.build.language import LanguageModel as LanguageModel
 from zoo.catalog import entry
 from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models

@@ -19,10 +19,14 @@ from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.specs.tree import plain
 from zoo.supply.manifests import published as published_weights
-from zoo.weights.manifest import Manifest, read_manifest
+from zoo.weights.manifest import Manifest, Metric, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 """Licences that the Hub has a word for; it calls all others `other`."""
+
+
+HUB_TASKS = {"language-modeling": "text-generation"}
+"""Tasks that the Hub calls otherwise."""
 
 
 def card(family: str) -> str:
@@ -34,12 +38,12 @@ def card(family: str) -> str:
         f"# {family}\n\n{entry.title}. Paper: {entry.paper or 'none'}. Code of the authors: {entry.code or 'none'}. "
         f"Licence of the code: {entry.licence or 'unknown'}.",
         _licence_note(entry.licence),
-        "## Models\n\n" + _table(MODEL_COLUMNS, [_model_row(name) for name in names]) + "\n\n" + FORMS,
+        "## Models\n\n" + _models(names) + "\n\n" + (TEXT_FORMS if _reads_text(entry) else FORMS),
         _published_note(names),
         "## Latency\n\n" + _latency(names),
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
-        "## Use\n\n" + USE.format(name=_shown(names)),
+        "## Use\n\n" + (TEXT_USE if _reads_text(entry) else USE).format(name=_shown(names)),
         "## Spec\n\n```toml\n" + catalog.source_of(entry.name).read_text(encoding="utf-8").strip() + "\n```",
         "## Cite\n\n" + _cite(entry),
     ]
@@ -60,12 +64,51 @@ print(model(torch.zeros(1, model.spec.input.channels, *zoo.transform(model).prep
 the original code loads with `zoo.create("{name}", weights=PATH, source="official")` where the family has rules for its names."""
 
 
+TEXT_COLUMNS = ["model", "parameters", "active", "vocabulary", "MACs", "scan FLOPs"]
+TEXT_FORMS = "*Active* are the parameters that one token meets. MACs and scan FLOPs are those of a pass over 128 tokens; 1 MAC is 2 FLOPs."
+TEXT_USE = """```python
+import torch
+import zoo
+
+model = zoo.create("{name}")
+logits, state = model(torch.tensor([[72, 105]]), state={{}})  # the state continues the sequence
+print(logits.shape, model.generate(torch.tensor([[72, 105]]), max_new_tokens=8))
+```
+
+`zoo info {name} --tree` shows every layer, `zoo profile {name}` what it costs. A checkpoint of the original code loads with
+`zoo.create("{name}", weights=PATH, source=...)`, source being a heading `[keys.…]` of the spec below."""
+
+
+def _reads_text(entry: catalog.Entry) -> bool:
+    return entry.task == "language-modeling"
+
+
+def _models(names: list[str]) -> str:
+    if not _reads_text(catalog.entry(names[0])):
+        return _table(MODEL_COLUMNS, [_model_row(name) for name in names])
+    return _table(TEXT_COLUMNS, [_text_row(name) for name in names])
+
+
+def _text_row(name: str) -> list[str]:
+    cost, form = costs()[name]["train"], catalog.published_spec(name).input
+    vocabulary = f"{getattr(form, 'vocab_size', 0):,}"
+    return [
+        f"`{name}`",
+        count(cost.params),
+        count(cost.active_params),
+        vocabulary,
+        count(cost.macs),
+        count(cost.scan_flops),
+    ]
+
+
 def _front_matter(family: str, names: list[str]) -> str:
     entry = catalog.entry(names[0])
     lines = ["---", f"license: {HUB_LICENCES.get(entry.licence, 'other')}"]
     if entry.licence not in HUB_LICENCES:
         lines.append(f"license_name: {(entry.licence or 'unknown').lower().replace(' ', '-')}")
-    lines += ["library_name: blockzoo", f"pipeline_tag: {entry.task}", "tags:", f"- {entry.task}", f"- {family}"]
+    tag = HUB_TASKS.get(entry.task, entry.task)
+    lines += ["library_name: blockzoo", f"pipeline_tag: {tag}", "tags:", f"- {entry.task}", f"- {family}"]
     lines += [f"- arxiv:{entry.paper.removeprefix('arXiv:')}"] if entry.paper.startswith("arXiv:") else []
     results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
     if results:
@@ -142,6 +185,8 @@ def _weights(names: list[str]) -> str:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
     smoke = any("digits" in one.tag for one in found)
+    if any("pydoc" in one.tag for one in found):
+        table += "\n\n*pydoc* weights are smoke weights: they prove that the block learns text, byte by byte, and rank nothing."
     if any(one.state == "listed" for one in found):
         table += "\n\n`zoo pin NAME` fetches *listed* weights, proves them against the spec and keeps them; nobody of us has seen their bytes."
     return table + (
@@ -153,12 +198,16 @@ def _weights(names: list[str]) -> str:
 
 def _weights_row(manifest: Manifest) -> list[str]:
     prepared = manifest.preprocess
-    digits = {
-        name: 1 if value.n else 2 for name, value in manifest.metrics.items()
-    }  # printed figures as they are printed
-    figures = ", ".join(f"{name} {value.value:.{digits[name]}%}" for name, value in manifest.metrics.items())
+    figures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
     said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
     return [f"`{manifest.name}`", manifest.state, manifest.licence, figures, said]
+
+
+def _figure(metric: Metric) -> str:
+    """A share in percent, a printed one as it is printed; any other figure as it is."""
+    if metric.value > 1:
+        return f"{metric.value:g}"
+    return f"{metric.value:.1%}" if metric.n else f"{metric.value:.2%}"
 
 
 def _layers(name: str) -> str:

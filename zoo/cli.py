@@ -96,6 +96,15 @@ def parser() -> Parser:
     predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
 
+    generate = _command(commands, "generate", "language:generate", "continue a text with a language model")
+    generate.add_argument("name")
+    generate.add_argument("--prompt", required=True, metavar="TEXT")
+    generate.add_argument("--tokens", type=int, default=200, help="most tokens to add (default 200)")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest (default 0)")
+    generate.add_argument("--top-k", type=int, default=None, help="draw among so many likeliest tokens")
+    generate.add_argument("--stop", default="", metavar="TEXT", help="end behind this text")
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+
     profile = _command(commands, "profile", "profiling:profile", "MACs, parameters and bytes of a model, exactly")
     profile.add_argument("name")
     profile.add_argument("--form", default="train", choices=["train", "deploy"])
@@ -240,6 +249,13 @@ def parser() -> Parser:
     digits.add_argument("--seed", type=int, default=None)
     digits.add_argument("--out", default="", help="write the weights to this .safetensors file")
     digits.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
+
+    text = _command(train, "text", "training:text", "train on the docstrings of Python's library, byte by byte")
+    text.add_argument("name")
+    text.add_argument("--steps", type=int, default=None)
+    text.add_argument("--seed", type=int, default=None)
+    text.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    text.add_argument("--publish", action="store_true", help="make them the weights `pydoc` of the model's package")
 
     listed_plugins = _command(commands, "plugins", "plugging:plugins", "the installed plugins, and whether they work")
     listed_plugins.add_argument(

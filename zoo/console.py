@@ -35,7 +35,7 @@ def dump(value: Any) -> None:
 
 def count(value: float, unit: str = "") -> str:
     """4649060 -> 4.65 M: three significant digits and a prefix."""
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()

@@ -82,7 +82,7 @@ def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None) -> R
     draw = torch.Generator().manual_seed(recipe.seed)
     steps = recipe.epochs * math.ceil(len(y) / recipe.batch_size)
     optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, steps, recipe.warmup))
     average, step = copy.deepcopy(model).eval(), 0
     model.train()
     for epoch in range(recipe.epochs):
@@ -98,7 +98,7 @@ def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None) -> R
             schedule.step()
             adapt_routers(model, ctx)
             step += 1
-            _follow(average, model, min(recipe.ema_decay, step / (step + 10)))
+            follow(average, model, min(recipe.ema_decay, step / (step + 10)))
             losses.append(loss.item())
         if progress is not None:
             progress(epoch + 1, recipe.epochs, sum(losses) / len(losses))
@@ -136,7 +136,8 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
+def cosine_rate(step: int, steps: int, warmup: float) -> float:
+    """Of the learning rate, at a step: up in a straight line for the share `warmup` of all steps, then a cosine to 0."""
     rise = max(1, int(steps * warmup))
     return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
@@ -160,7 +161,8 @@ def _moved(x: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * model, in place."""
     for kept, fresh in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(fresh, 1 - decay)

@@ -50,6 +50,10 @@ def preprocess_of(model: Any) -> Preprocess:
 
 
 def _by_size(spec: Any) -> Preprocess:
+    if not hasattr(spec.input, "channels"):
+        raise InputError(
+            "transform", Problem(spec.name, "a model of images", "a model of tokens", next="give it ids (B, L)")
+        )
     channels = spec.input.channels
     size = spec.input.size if isinstance(spec.input.size, int) else tuple(spec.input.size)
     mean = IMAGENET_MEAN if channels == 3 else (0.5,) * channels

@@ -25,6 +25,7 @@ Count = Annotated[int, Meta(ge=1)]
 Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
 Window = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
 Turned = Annotated[Rope | None, Meta(extra_json_schema={"added": "0.1"})]
+Neutral = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -39,10 +40,12 @@ class Attention(nn.Module):
 
     (B, L, C) -> (B, L, C). Of `num_heads` and `head_dim` one decides, both may; with neither, heads are 32 wide.
     `num_kv_heads` keys and values are each shared by num_heads / num_kv_heads neighbouring heads. `causal`: position t
-    sees those up to t. `cross`: keys and values come from `ctx.memory` (B, M, C). `qk_norm` norms each query and key.
+    sees those up to t. `cross`: keys and values come from `ctx.memory` (B, M, C). `qk_norm` norms each query and key, or without
+    `norm_heads` those of all heads of a token as one vector.
+    With `joint` false q has a map of its own, W_q, and [k | v] = W_kv x, as a `cross` attention always has.
     `bias` holds for the first maps, and for W_o unless `out_bias` says otherwise. `ctx.mask` hides padding. In training
     `attn_drop` of the weights and `proj_drop` of the outputs are dropped. `rope` turns queries and keys by their
-    positions (blocks.attention.rotary). With a `window` a token of a causal sequence sees itself and window - 1 before it.
+    positions (blocks.attention.rotary). Keys count `key_scale` times. With a `window` a token of a causal sequence sees itself and window - 1 before it.
     The state of a causal attention holds the keys and values (B, M, num_kv_heads, head_dim) that later tokens may see, and
     the number of tokens so far (B,); after padding also which of the M are tokens (B, M).
     Raises ValueError when heads do not divide, for `causal` with `cross`, without a memory to look at, for a window or
@@ -68,6 +71,9 @@ class Attention(nn.Module):
         proj_drop: Drop = 0.0,
         rope: Turned = None,
         window: Window = None,
+        joint: Neutral = True,
+        norm_heads: Neutral = True,
+        key_scale: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 1.0,
     ):
         super().__init__()
         self.attn_drop, self.proj_drop = attn_drop, proj_drop
@@ -82,16 +88,17 @@ class Attention(nn.Module):
         check_rope(rope, self.head_dim)
         if rope is not None and cross:
             raise ValueError("a cross attention has no rotary positions: a memory has none")
-        self.scale = self.head_dim**-0.5 * score_scale(rope)
-        self.causal, self.cross = causal, cross
+        self.scale = self.head_dim**-0.5 * score_scale(rope) * key_scale
+        self.causal, self.cross, self.joint = causal, cross, joint and not cross
         width, kv_width = self.num_heads * self.head_dim, 2 * self.num_kv_heads * self.head_dim
-        if cross:
+        if self.joint:
+            self.qkv = linear(dim, width + kv_width, bias=bias)
+        else:
             self.q = linear(dim, width, bias=bias)
             self.kv = linear(dim, kv_width, bias=bias)
-        else:
-            self.qkv = linear(dim, width + kv_width, bias=bias)
-        self.q_norm = qk_norm(self.head_dim) if qk_norm else None
-        self.k_norm = qk_norm(self.head_dim) if qk_norm else None
+        self.norm_heads = norm_heads
+        self.q_norm = qk_norm(self.head_dim if norm_heads else width) if qk_norm else None
+        self.k_norm = qk_norm(self.head_dim if norm_heads else kv_width // 2) if qk_norm else None
         self.proj = linear(width, dim, bias=bias if out_bias is None else out_bias)
 
     def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
@@ -143,23 +150,33 @@ class Attention(nn.Module):
 
     def _queries_keys_values(self, x: Tensor, ctx: Context | None) -> tuple[Tensor, ...]:
         """q (B, L, num_heads, head_dim), k and v (B, L or M, num_kv_heads, head_dim), normed."""
-        if self.cross:
-            if ctx is None or ctx.memory is None:
-                raise ValueError("a cross attention looks at ctx.memory (B, M, C), and there is none")
-            q = run(self.q, x, ctx).unflatten(-1, (-1, self.head_dim))
-            k, v = run(self.kv, ctx.memory, ctx).unflatten(-1, (-1, self.head_dim)).chunk(2, 2)
-        else:
+        if self.joint:
             qkv = run(self.qkv, x, ctx).unflatten(-1, (-1, self.head_dim))
             q, k, v = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], 2)
+        else:
+            q = run(self.q, x, ctx).unflatten(-1, (-1, self.head_dim))
+            k, v = run(self.kv, self._looked_at(x, ctx), ctx).unflatten(-1, (-1, self.head_dim)).chunk(2, 2)
         return self._normed(self.q_norm, q, ctx), self._normed(self.k_norm, k, ctx), v
 
+    def _looked_at(self, x: Tensor, ctx: Context | None) -> Tensor:
+        """What keys and values are made from."""
+        if not self.cross:
+            return x
+        if ctx is None or ctx.memory is None:
+            raise ValueError("a cross attention looks at ctx.memory (B, M, C), and there is none")
+        return ctx.memory
+
     def _normed(self, norm: nn.Module | None, x: Tensor, ctx: Context | None) -> Tensor:
-        """Each head's query or key normed by itself: to the norm, heads are tokens."""
-        return x if norm is None else run(norm, x.flatten(1, 2), ctx).view(x.shape)
+        """Each head's query or key normed by itself: to the norm, heads are tokens; without `norm_heads` they are channels."""
+        if norm is None:
+            return x
+        return run(norm, x.flatten(1, 2) if self.norm_heads else x.flatten(2), ctx).view(x.shape)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.proj.absorb_output(scale, shift))  # type: ignore[operator]
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
-        first = self.q if self.cross else self.qkv
-        return bool(first.absorb_input(scale, shift))  # type: ignore[operator]
+        if self.joint:
+            return bool(self.qkv.absorb_input(scale, shift))  # type: ignore[operator]
+        both = self.q.absorb_input(scale, shift) and (self.cross or self.kv.absorb_input(scale, shift))  # type: ignore[operator]
+        return bool(both)

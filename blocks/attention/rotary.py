@@ -16,12 +16,18 @@ from torch import Tensor
 
 
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Pair i of d channels is turned by theta^(-2 i / d) at every step; `scaling` by `factor` from `original_length` tokens on."""
+    """Pair i of d channels is turned by theta^(-2 i / d) at every step; `scaling` by `factor` from `original_length` tokens on.
+
+    `pairs`: channel i goes with channel i + d / 2 (`halves`, as in Llama's checkpoints) or 2 i with 2 i + 1 (`neighbours`, as in
+    DeepSeek's). `mscale` is how much `yarn` sharpens scores.
+    """
 
     theta: Annotated[float, Meta(gt=0)] = 10000.0
     scaling: Literal["linear", "yarn"] | None = None
     factor: Annotated[float, Meta(ge=1)] = 1.0
     original_length: Annotated[int, Meta(ge=1)] | None = None
+    pairs: Literal["halves", "neighbours"] = "halves"
+    mscale: Annotated[float, Meta(ge=0)] = 1.0
 
 
 def check_rope(rope: Rope | None, dims: int) -> None:
@@ -33,26 +39,26 @@ def check_rope(rope: Rope | None, dims: int) -> None:
 
 
 def score_scale(rope: Rope | None) -> float:
-    """By what `yarn` multiplies scores: (1 + ln(factor) / 10)^2."""
-    return (1 + math.log(rope.factor) / 10) ** 2 if rope is not None and rope.scaling == "yarn" else 1.0
+    """By what `yarn` multiplies scores: (1 + mscale ln(factor) / 10)^2."""
+    return (1 + rope.mscale * math.log(rope.factor) / 10) ** 2 if rope is not None and rope.scaling == "yarn" else 1.0
 
 
 def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """(positions (B, L) of the tokens of x (B, L, ...), how many tokens there are then (B,)); `seen` (B,) came before."""
-    before = torch.zeros(len(x), dtype=torch.int64, device=x.device) if seen is None else seen
+    before = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if seen is None else seen
     where = before.unsqueeze(1) + torch.arange(x.shape[1], device=x.device)
     return where, before + (x.shape[1] if mask is None else mask.sum(1))
 
 
 def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
-    """x (B, L, H, K) turned by its positions (B, L), channel i together with channel i + K / 2, as in Llama's checkpoints.
-
-    Angles in float32 at least.
-    """
+    """x (B, L, H, K) turned by its positions (B, L), with angles in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
     turns = _turns(rope, x.shape[-1], x.device, wide)
     angle = (positions.to(wide).unsqueeze(-1) * turns).unsqueeze(2)
     cos, sin = angle.cos(), angle.sin()
+    if rope.pairs == "neighbours":
+        left, right = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack([left * cos - right * sin, right * cos + left * sin], -1).flatten(-2).to(x.dtype)
     left, right = x.to(wide).chunk(2, -1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
 

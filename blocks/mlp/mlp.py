@@ -91,7 +91,7 @@ class GatedMlp(nn.Module):
     """y = W_down(act(W_gate x) * W_up x): SwiGLU with silu, GEGLU with gelu, ReGLU with relu, bilinear without `act`.
 
     (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one; 8/3
-    costs as much as a plain MLP of ratio 4.
+    costs as much as a plain MLP of ratio 4. `gate_scale` multiplies W_gate x.
     """
 
     def __init__(
@@ -103,9 +103,11 @@ class GatedMlp(nn.Module):
         act: Act | None = slot("silu"),
         bias: bool = False,
         linear: Linear = slot("dense"),
+        gate_scale: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 1.0,
     ):
         super().__init__()
         hidden_dim = hidden_dim or int(dim * ratio)
+        self.gate_scale = gate_scale
         self.gate = linear(dim, hidden_dim, bias=bias)
         self.up = linear(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim) if act else None
@@ -113,6 +115,7 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         gate = run(self.gate, x, ctx)
+        gate = gate if self.gate_scale == 1 else gate * self.gate_scale
         if self.act is not None:
             gate = run(self.act, gate, ctx)
         return run(self.down, gate * run(self.up, x, ctx), ctx)

@@ -163,7 +163,7 @@ def reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(o, w, the last state), step by step. `unbind`, since the gradient of an index is a full-size tensor at every step."""
     q, r, k = (shared_by(x, v.shape[2]) for x in (q, r, k))
-    S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    S = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, v, S
     a = torch.exp(torch.zeros_like(beta) if log_decay is None else log_decay)
@@ -196,7 +196,7 @@ def eager(
 
     (I - diag(beta) F) w = gain v + diag(beta) R S, with F the scores of r and k, R the decayed r, S the state before the chunk.
     """
-    S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    S = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, v, S
     (batch, length, heads, _), size = v.shape, chunk_size(v.shape[1])

@@ -91,7 +91,7 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     """(o, the last state), step by step. `unbind`, since the gradient of an index is a full-size tensor at every step."""
     q, k = shared_by(q, v.shape[2]), shared_by(k, v.shape[2])
-    S = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    S = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, S
     a = torch.exp(torch.zeros_like(v[..., 0]) if log_decay is None else log_decay)
@@ -121,7 +121,7 @@ def eager(
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence in chunks: matrices of scores within a chunk, the state carried from one to the next."""
-    first = v.new_zeros(len(v), v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
+    first = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, first
     a = None if log_decay is None else torch.exp(log_decay)

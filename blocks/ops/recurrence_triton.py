@@ -91,7 +91,7 @@ def _kind(log_decay: Tensor | None, on_values: bool) -> int:
 def _first(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     """The first state, in memory of its own, which the last one takes over."""
     if state is None:
-        return v.new_zeros(len(v), v.shape[2], k.shape[3], v.shape[3])
+        return v.new_zeros(v.shape[0], v.shape[2], k.shape[3], v.shape[3])
     return state.clone(memory_format=torch.contiguous_format)
 
 

@@ -36,10 +36,10 @@ def check_heads(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> No
 
 def check_states(state: Tensor | None, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
     """Raises ValueError unless there is a state (H, K, V) for each sequence, and packed ones make up one sample."""
-    sequences = len(v) if cu_seqlens is None else len(cu_seqlens) - 1
+    sequences = v.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     check_shapes({"initial_state": (state, (sequences, v.shape[2], k.shape[3], v.shape[3]))}, "v", v)
-    if cu_seqlens is not None and len(v) != 1:
-        raise ValueError(f"`cu_seqlens` packs sequences into one sample; v has {len(v)}")
+    if cu_seqlens is not None and v.shape[0] != 1:
+        raise ValueError(f"`cu_seqlens` packs sequences into one sample; v has {v.shape[0]}")
 
 
 def shared_by(x: Tensor, heads: int) -> Tensor:

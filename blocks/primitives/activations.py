@@ -128,3 +128,18 @@ class StarRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * F.relu(x).square() + self.bias
+
+
+@block("multiply", kind="act", abilities=EVERYWHERE)
+class Multiply(nn.Module):
+    """y = factor * x, by a number that is not learned.
+
+    Any shape -> the same shape.
+    """
+
+    def __init__(self, *, factor: float = 1.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor

@@ -7,6 +7,7 @@ channel's state, k the kernel of the convolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.selective_scan import selective_scan
 from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.slots import Linear, Norm, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Expand = Annotated[float, Meta(gt=0)]
@@ -49,7 +50,8 @@ class Mamba(Recurrent):
     """y = W_out((scan(u, delta, A, B, C) + D u) silu(z)), with u, delta, B, C and z all made from x.
 
     [u | z] = W_in x; u <- silu(conv u); [r | B | C] = W_x u; delta = softplus(W_dt r + b); A = -exp(A_log).
-    (B, L, C) -> (B, L, C). `dt_rank`, the length of r, is ceil(C / 16) without a value. The state holds the last inputs of
+    (B, L, C) -> (B, L, C). `dt_rank`, the length of r, is ceil(C / 16) without a value. `norm` norms each of r, B and C (Jamba,
+    arXiv:2403.19887). The state holds the last inputs of
     the convolution (B, E, k-1) and the state of the scan (B, E, N).
     """
 
@@ -65,6 +67,7 @@ class Mamba(Recurrent):
         dt_rank: Count | None = None,
         bias: bool = False,
         conv_bias: bool = True,
+        norm: Annotated[Norm | None, Meta(extra_json_schema={"added": "0.1"})] = None,
         linear: Linear = slot("dense"),
     ):
         super().__init__()
@@ -72,6 +75,9 @@ class Mamba(Recurrent):
         self.in_proj = linear(dim, 2 * hidden_dim, bias=bias)
         self.conv1d = depthwise(hidden_dim, kernel_size, conv_bias)
         self.x_proj = nn.Linear(hidden_dim, dt_rank + 2 * state_dim, bias=False)
+        self.dt_layernorm = norm(dt_rank) if norm else None
+        self.b_layernorm = norm(state_dim) if norm else None
+        self.c_layernorm = norm(state_dim) if norm else None
         self.dt_proj = StepProjection(dt_rank, hidden_dim)
         self.A_log = nn.Parameter(torch.empty(hidden_dim, state_dim))
         self.D = nn.Parameter(torch.empty(hidden_dim))
@@ -113,7 +119,7 @@ class Mamba(Recurrent):
         """From behind the convolution: u, z (B, L, E) and the state, of which the scan's part is that before it."""
         conv, h = state
         y, h = selective_scan(
-            *convolved_inputs(u.transpose(1, 2), self.x_proj, self.dt_proj, self.A_log, mask),
+            *convolved_inputs(u.transpose(1, 2), self.x_proj, self.dt_proj, self.A_log, mask, self._norms()),
             D=self.D,
             z=z.transpose(1, 2),
             delta_softplus=True,
@@ -122,6 +128,10 @@ class Mamba(Recurrent):
             cu_seqlens=borders,
         )
         return run(self.out_proj, y.transpose(1, 2), ctx), (conv, h)
+
+    def _norms(self) -> list[nn.Module]:
+        """Those of r, B and C, or none."""
+        return [norm for norm in (self.dt_layernorm, self.b_layernorm, self.c_layernorm) if norm is not None]
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.out_proj.absorb_output(scale, shift))  # type: ignore[operator]
@@ -178,11 +188,17 @@ def scan_inputs(
 
 
 def convolved_inputs(
-    u: Tensor, x_proj: nn.Linear, dt_proj: nn.Linear, A_log: Tensor, mask: Tensor | None = None
+    u: Tensor,
+    x_proj: nn.Linear,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    mask: Tensor | None = None,
+    norms: Sequence[nn.Module] = (),
 ) -> ScanInputs:
-    """The same from behind the convolution and its activation."""
+    """The same from behind the convolution and its activation; `norms` are those of r, B and C where there are any."""
     state_dim, dt_rank = A_log.shape[1], dt_proj.in_features
-    step, B, C = x_proj(u.transpose(1, 2)).split([dt_rank, state_dim, state_dim], -1)
+    parts = x_proj(u.transpose(1, 2)).split([dt_rank, state_dim, state_dim], -1)
+    step, B, C = (norm(part) for norm, part in zip(norms, parts, strict=True)) if norms else parts
     delta = dt_proj(step)
     if mask is not None:
         delta = delta.masked_fill(~mask.unsqueeze(-1), -torch.inf)  # of which the softplus is 0

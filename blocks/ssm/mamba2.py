@@ -25,6 +25,9 @@ from blocks.ssm.mamba import STEP_RANGE
 
 Count = Annotated[int, Meta(ge=1)]
 Step = Annotated[float, Meta(ge=0)]
+Neutral = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
+FiveNumbers = Annotated[list[float], Meta(min_length=5, max_length=5)]
+Multipliers = Annotated[FiveNumbers | None, Meta(extra_json_schema={"added": "0.1"})]
 
 DECAY_RANGE = (1.0, 16.0)
 """Rates -A at the start of training, drawn evenly."""
@@ -42,7 +45,8 @@ class Mamba2(Recurrent):
 
     [z | u | B | C | dt] = W_in x; [u | B | C] <- silu(conv [u | B | C]); dt = softplus(dt + dt_bias), kept within `dt_limit`;
     A = -exp(A_log). (B, L, C) -> (B, L, C). The norm takes the mean square of each of `norm_groups` parts of the width, of as many
-    as there are groups without a value. The state holds the last inputs of the convolution
+    as there are groups without a value. With `gate_last` the gate stands behind it, norm(S C + D u) silu(z), and without `normed`
+    there is none. `multipliers` scale z, u, B, C and dt behind W_in (Falcon-H1, arXiv:2507.22448). The state holds the last inputs of the convolution
     (B, E + 2 G N, k - 1) and S (B, H, N, head_dim). Raises ValueError when heads or groups do not divide.
     """
 
@@ -62,6 +66,9 @@ class Mamba2(Recurrent):
         bias: bool = False,
         conv_bias: bool = True,
         eps: Annotated[float, Meta(gt=0)] = 1e-5,
+        gate_last: Neutral = False,
+        normed: Neutral = True,
+        multipliers: Multipliers = None,
         linear: Linear = slot("dense"),
     ):
         super().__init__()
@@ -70,14 +77,14 @@ class Mamba2(Recurrent):
         self.num_heads, self.groups, self.norm_groups = self.hidden_dim // head_dim, groups, norm_groups or groups
         check_divides("groups", groups, "num_heads", self.num_heads)
         check_divides("norm_groups", self.norm_groups, "expand * dim", self.hidden_dim)
-        self.dt_limit = dt_limit
+        self.dt_limit, self.gate_last, self.multipliers = dt_limit, gate_last, multipliers
         width = self.hidden_dim + 2 * groups * state_dim
         self.in_proj = linear(dim, self.hidden_dim + width + self.num_heads, bias=bias)
         self.conv1d = depthwise(width, kernel_size, conv_bias)
         self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
         self.A_log = nn.Parameter(torch.empty(self.num_heads))
         self.D = nn.Parameter(torch.empty(self.num_heads))
-        self.norm = nn.RMSNorm(self.hidden_dim, eps=eps)
+        self.norm = nn.RMSNorm(self.hidden_dim, eps=eps) if normed else None
         self.out_proj = linear(self.hidden_dim, dim, bias=bias)
         self.reset_parameters()
 
@@ -97,7 +104,7 @@ class Mamba2(Recurrent):
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         conv, S = state or (None, None)
         sizes = [self.hidden_dim, self.conv1d.in_channels, self.num_heads]
-        z, convolved, step = run(self.in_proj, x).split(sizes, -1)
+        z, convolved, step = self._scaled(run(self.in_proj, x)).split(sizes, -1)
         convolved, conv = short_conv(convolved, self.conv1d, conv, mask)
         rows = self.groups * self.state_dim
         u, B, C = convolved.split([self.hidden_dim, rows, rows], -1)
@@ -107,10 +114,23 @@ class Mamba2(Recurrent):
         dt = zero_padding(dt if self.dt_limit is None else dt.clamp(*self.dt_limit), mask)
         log_decay = -torch.exp(self.A_log.to(wide)) * dt
         y, S = linear_recurrence(C, B, u * dt.unsqueeze(-1), log_decay, initial_state=S, return_final_state=True)
-        y = torch.addcmul(y, u, self.D.to(wide).unsqueeze(-1)).flatten(2) * F.silu(z.to(wide))
-        return run(self.out_proj, self._normed(y).to(x.dtype)), (conv, S)
+        y = torch.addcmul(y, u, self.D.to(wide).unsqueeze(-1)).flatten(2)
+        return run(self.out_proj, self._gated(y, F.silu(z.to(wide))).to(x.dtype)), (conv, S)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """What comes out of W_in, each of its five parts times its multiplier."""
+        if self.multipliers is None:
+            return x
+        rows = self.groups * self.state_dim
+        parts = x.split([self.hidden_dim, self.hidden_dim, rows, rows, self.num_heads], -1)
+        return torch.cat([part * scale for part, scale in zip(parts, self.multipliers, strict=True)], -1)
+
+    def _gated(self, y: Tensor, gate: Tensor) -> Tensor:
+        return self._normed(y) * gate if self.gate_last else self._normed(y * gate)
 
     def _normed(self, y: Tensor) -> Tensor:
+        if self.norm is None:
+            return y
         parts = y.unflatten(-1, (self.norm_groups, -1))
         return F.rms_norm(parts, parts.shape[-1:], None, self.norm.eps).flatten(2) * self.norm.weight
 

@@ -15,8 +15,12 @@ NANO = [name for name in catalog.list_models("*_nano")]
 FIRST = [
     next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
 ]
-SMALL = sorted({*NANO, *(name for name in FIRST if catalog.entry(name).params < 8_000_000)})
-REST = [name for name in catalog.list_models() if name not in SMALL]
+BROKEN = {name for name in catalog.list_models(task="language-modeling") if "core/moe@1" in catalog.entry(name).blocks}
+"""Of these every layer is a graph of its own, and compiling them takes seconds: `moe_vit_nano` stands for them."""
+SMALL = sorted({*NANO, *(name for name in FIRST if catalog.entry(name).params < 8_000_000)} - BROKEN)
+HUGE = 4_000_000_000
+"""Parameters beyond which `create` asks whether that is meant."""
+REST = [name for name in catalog.list_models() if name not in SMALL and catalog.entry(name).params < HUGE]
 LARGE = 60_000_000
 """Parameters from which on a model is taken with fewer layers: the blocks and widths are its own."""
 ROUTED = {name for name in catalog.list_models() if "core/moe@1" in catalog.entry(name).blocks}
@@ -41,7 +45,15 @@ def spec_of(name: str) -> zoo.Spec:
 
 def example(name: str, batch: int) -> torch.Tensor:
     form: Any = spec_of(name).input
+    if form.kind == "tokens":
+        return torch.randint(0, form.vocab_size, (batch, 24), generator=torch.Generator().manual_seed(0))
     return torch.randn(batch, form.channels, form.size, form.size, generator=torch.Generator().manual_seed(0))
+
+
+def values(output: Any) -> torch.Tensor:
+    """The logits, of language models too."""
+    found: torch.Tensor = getattr(output, "logits", output)
+    return found
 
 
 def compiles(name: str) -> None:
@@ -49,8 +61,8 @@ def compiles(name: str) -> None:
     torch._dynamo.reset()
     model, x = zoo.create(spec_of(name)), example(name, 2)
     with torch.no_grad():
-        expected = model(x)
-        found = torch.compile(model, backend="eager", fullgraph=name not in ROUTED)(x)
+        expected = values(model(x))
+        found = values(torch.compile(model, backend="eager", fullgraph=name not in ROUTED)(x))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -63,7 +75,7 @@ def exports(name: str) -> None:
         )
         for batch in (1, 3):
             x = example(name, batch)
-            torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(values(program.module()(x)), values(model(x)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -15,7 +15,7 @@ from zoo.training import evaluate
 from zoo.weights.probe import check_probe
 
 NANO = ["unireplknet_nano", "linear_vit_nano", "vim_nano", "moe_vit_nano", "gmlp_nano"]
-TRAINED = catalog.list_models(pretrained=True)
+TRAINED = catalog.list_models(pretrained=True, task="image-classification")
 MIXERS = [
     "dilated_reparam_conv",
     "linear_attention",

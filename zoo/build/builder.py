@@ -15,6 +15,7 @@ from blocks.construct import build_chain, construct
 from blocks.errors import BlockError, Problem
 from blocks.slots import Place
 from zoo.build.backbone import Backbone, Stage
+from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
 from zoo.opaque import Opaque
 from zoo.specs.check import ImageInput, TokenInput
@@ -95,7 +96,17 @@ class _Builder:
             built, width = self._stage(stage, f"stages.{i}", width, spec.dims[i])
             stages.append(built)
         head = self._part(spec.head, "head", width, None)
-        return Backbone(spec, stem, stages, head, width)
+        self._tie(head, stem)
+        reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
+        return (LanguageModel if reads_text else Backbone)(spec, stem, stages, head, width)
+
+    def _tie(self, head: nn.Module | None, stem: nn.Module | None) -> None:
+        if getattr(head, "tie", None) is None:
+            return
+        try:
+            head.tie_to(stem)  # type: ignore[union-attr, operator]
+        except ValueError as refusal:
+            self.problems.append(Problem("head.tie", found=str(refusal)))
 
     def _stage(self, stage: Any, path: str, width: int, target: int) -> tuple[Stage, int]:
         downsample = self._part(stage.downsample, f"{path}.downsample", width, target)

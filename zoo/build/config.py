@@ -8,18 +8,30 @@ import torch
 from torch import nn
 
 from zoo.build.builder import build, meta_input
+from zoo.specs.check import TokenInput
 
 
 def pretrained_cfg(model: Any) -> dict[str, Any]:
-    """Input size, interpolation, crop, mean, deviation, number of classes, names of the first convolution and the classifier."""
+    """Input size, interpolation, crop, mean, deviation, number of classes, names of the first convolution and the classifier.
+
+    Of a model that reads tokens only what is not of images.
+    """
     from zoo.transforms import preprocess_of
 
-    preprocess = preprocess_of(model)
     manifest = model.pretrained
-    return {
+    about = {
         "architecture": model.spec.name,
         "tag": manifest.tag if manifest is not None else "",
         "num_classes": model.num_classes,
+        "classifier": "head.classifier" if model.get_classifier() is not None else None,
+        "license": manifest.licence if manifest is not None else model.spec.family.licence,
+        "paper_ids": model.spec.family.paper,
+        "fixed_input_size": any(hasattr(module, "input_size") for module in model.modules()),
+    }
+    if isinstance(model.spec.input, TokenInput):
+        return about
+    preprocess = preprocess_of(model)
+    return about | {
         "input_size": (preprocess.channels, *preprocess.rows_and_columns),
         "pool_size": _pool_size(model),
         "crop_pct": preprocess.crop,
@@ -27,10 +39,6 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "mean": preprocess.mean,
         "std": preprocess.std,
         "first_conv": _first_conv(model),
-        "classifier": "head.classifier" if model.get_classifier() is not None else None,
-        "license": manifest.licence if manifest is not None else model.spec.family.licence,
-        "paper_ids": model.spec.family.paper,
-        "fixed_input_size": any(hasattr(module, "input_size") for module in model.modules()),
     }
 
 

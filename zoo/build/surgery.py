@@ -38,6 +38,8 @@ def reset_classifier(model: Any, num_classes: int, global_pool: str | None = Non
     if model.pretrained is not None:
         model.pretrained = msgspec.structs.replace(model.pretrained, labels="")
     model.spec, model.head, model.out_indices = spec, head, None
+    if getattr(head, "tie", None) is not None:
+        head.tie_to(model.stem)  # type: ignore[union-attr, operator]
 
 
 def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:

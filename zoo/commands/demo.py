@@ -16,16 +16,18 @@ MAIN_BLOCK = {
     "separable_conv": "separable convolution", "gated_mlp": "star operation",
 }  # fmt: skip
 """The kind of block that a model stands for, by the most particular block in use."""
+LANGUAGE = "language-modeling"
+PROMPT, NEW_TOKENS = "Return a list of ", 80
 SWAP = ("unireplknet_nano", "pooling")
 
 
 def demo(arguments: Namespace) -> int:
     from zoo import catalog
 
-    rows = [_row(name) for name in catalog.list_models(pretrained=True)]
-    swap = _swapped()
+    rows = [_row(name) for name in catalog.list_models(pretrained=True, task="image-classification")]
+    swap, texts = _swapped(), [_continued(name) for name in catalog.list_models(pretrained=True, task=LANGUAGE)]
     if arguments.json:
-        dump({"models": rows, "swap": swap})
+        dump({"models": rows, "swap": swap, "texts": texts})
         return 0
     print("Held-out handwritten digits, never trained on; smoke weights: they prove the path, they rank nothing.\n")
     table(
@@ -47,6 +49,9 @@ def demo(arguments: Namespace) -> int:
     print(
         f"  {swap['sites']} sites, {swap['params_before']:,} -> {swap['params_after']:,} parameters, {count(swap['macs_before'])} -> {count(swap['macs_after'])} MACs"
     )
+    for row in texts:
+        print(f"\n{row['model']}, a language model of {row['params']:,} parameters, goes on:")
+        print(f"  {row['prompt']}|{row['text']}")
     print(
         f"\nnext: zoo create {swap['model']} --swap token_mixer=linear_attention; zoo predict {rows[0]['model']} IMAGE"
         if rows
@@ -93,6 +98,19 @@ def _milliseconds(model: Any) -> float:
     finally:
         torch.set_num_threads(threads)
     return sorted(times[2:])[5] * 1e3
+
+
+def _continued(name: str) -> dict[str, Any]:
+    """What a model of bytes makes of the prompt, drawing each byte, up to the end of the line."""
+    import torch
+
+    from zoo import catalog, front, text
+
+    model: Any = front.create(name, pretrained=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        new = model.generate(text.encode(PROMPT), NEW_TOKENS, temperature=0.6, stop=ord("\n"))
+    return {"model": name, "params": catalog.entry(name).params, "prompt": PROMPT, "text": text.decode(new[0]).rstrip()}
 
 
 def _swapped() -> dict[str, Any]:

@@ -100,7 +100,7 @@ PLAIN_STAGE = '''class Stage(nn.Module):
 def export_python(model: Any, path: str | os.PathLike[str], force: bool = False) -> pathlib.Path:
     """Writes the file, whole or not at all, and returns its path.
 
-    Raises InputError for a file that is there already, unless `force`.
+    Raises InputError for a file that is there already, unless `force`, and for a model of tokens.
     """
     target = pathlib.Path(path)
     if target.exists() and not force:
@@ -118,7 +118,10 @@ def export_python(model: Any, path: str | os.PathLike[str], force: bool = False)
 
 
 def python_text(model: Any) -> str:
-    """The file for a Backbone, in train or deploy form, as text."""
+    """The file for a Backbone of images, in train or deploy form, as text. Raises InputError for a model of tokens."""
+    if hasattr(model.spec.input, "vocab_size"):
+        instead = "torch.export.export(model, (ids,)) takes it"
+        raise InputError("export", Problem(model.spec.name, "a model of images", "a model of tokens", next=instead))
     sources = Sources(with_context=model.reads_slots)
     sources.refer(run, "run")
     if model.reads_slots:

@@ -82,14 +82,16 @@ def _write(model: Any, repo: str, folder: Path, licence: str, licence_class: Any
 
 
 def _card(spec: Spec, manifest: Manifest, repo: str) -> str:
-    from zoo.cards import HUB_LICENCES, model_index
+    from zoo.cards import HUB_LICENCES, HUB_TASKS, model_index
     from zoo.choosing.find import Figure
 
     task = spec.family.task
-    figures = [Figure(name, round(100 * one.value, 2), one.source) for name, one in manifest.metrics.items()]
+    figures = [
+        Figure(name, round(100 * one.value, 2), one.source) for name, one in manifest.metrics.items() if one.value <= 1
+    ]
     index = [line for figure in figures for line in model_index(spec.name, task, figure)]
     front = ["---", f"license: {HUB_LICENCES.get(manifest.licence, 'other')}", "library_name: blockzoo"]
-    front += [f"pipeline_tag: {task}", *(["model-index:", *index] if index else []), "---"]
+    front += [f"pipeline_tag: {HUB_TASKS.get(task, task)}", *(["model-index:", *index] if index else []), "---"]
     said = [f"# {spec.name}", "", f"Digest of the spec: `{spec.digest}`. Licence: {manifest.licence}."]
     code = ["```python", "import zoo", "", f'model = zoo.create("hub:{repo}")', "```"]
     return "\n".join([*front, "", *said, "", *code, ""])

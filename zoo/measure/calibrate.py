@@ -47,7 +47,7 @@ def calibrate(
     Without enough stored measurements the rest of the time is used to measure models, one of each family first.
     """
     runtime = runtime or Runtime()
-    names = list(models or catalog.list_models())
+    names = list(models or catalog.list_models(task="image-classification"))
     device = this_device().id
     end = time.perf_counter() + 60 * minutes
     with Store() as store:

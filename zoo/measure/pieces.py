@@ -78,7 +78,18 @@ def _calls(model: Backbone) -> Iterator[tuple[str, nn.Module, Call]]:
         if stage.post is not None:
             yield f"{path}.post", stage.post, _run  # type: ignore[misc]
     if model.head is not None:
-        yield "head", model.head, _run
+        yield "head", _Tied(model.head) if getattr(model.head, "tie", None) else model.head, _run
+
+
+class _Tied(nn.Module):
+    """A head together with the table that it shares, which is no module of its own."""
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.head, self.table = head, head.table[0]  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run(self.head, x)
 
 
 def _run(module: nn.Module, x: Tensor, ctx: Context | None, memo: Any) -> Tensor:

@@ -62,7 +62,8 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
     """The expanded tree with every default written in and every call in canonical form, origins kept."""
     issues: list[Issue] = []
     filled: dict[str, Any] = {"input": _fill_input(tree.get("input", {}), issues)}
-    filled["num_classes"] = fill(tree.get("num_classes", 1000), CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
+    classes = tree.get("num_classes", _classes(filled["input"]))
+    filled["num_classes"] = fill(classes, CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
     if "stem" in tree:
         filled["stem"] = fill(tree["stem"], OPTIONAL_CALL, ("stem",), issues, fill_call)
     if "dims" in tree:
@@ -110,6 +111,12 @@ def _fill_input(value: Any, issues: list[Issue]) -> Any:
         )
         return value
     return fill(value, INPUT_SCHEMA[kind], ("input",), issues, fill_call)
+
+
+def _classes(form: Any) -> int:
+    """What a model tells apart where nobody says: the next token of a text, the classes of ImageNet in a picture."""
+    tokens = form.get("vocab_size") if isinstance(form, dict) else None
+    return tokens if isinstance(tokens, int) else 1000
 
 
 def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
@@ -188,6 +195,9 @@ def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
     if filled["input"].get("kind") != "image":
         if mixers:
             yield from _routing(filled, registry.describe(mixers[0][1]["block"]).name)
+        head = filled.get("head")
+        if isinstance(head, dict) and "causal" in registry.describe(head["block"]).abilities:
+            yield from _foresight(filled)
         return
     for path, call in mixers:
         if not _scanned(filled, path):
@@ -204,6 +214,16 @@ def _is_causal(call: dict[str, Any]) -> bool:
     if info.kind != "token_mixer" or not {"causal", "noncausal"} & set(info.abilities):
         return False
     return bool(call.get("causal", "noncausal" not in info.abilities))
+
+
+def _foresight(filled: dict[str, Any]) -> Iterator[Issue]:
+    """Where a head tells the next token (it can be causal), no mixer may see it."""
+    for path, call in calls(filled["stages"], ("stages",)):
+        info = registry.describe(call["block"])
+        mixes = info.kind == "token_mixer" and {"causal", "noncausal"} & set(info.abilities)
+        if mixes and not ("causal" in info.abilities and call.get("causal", True)):
+            hint = "write causal = true" if "causal" in call else ""
+            yield Issue(path, "a mixer that sees the past only", f"`{info.name}` sees what follows, too", next=hint)
 
 
 def _routing(filled: dict[str, Any], mixer: str) -> Iterator[Issue]:

@@ -56,7 +56,9 @@ def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> 
     if kind in KEEP_SHAPE:
         require(x.shape == y.shape, f"a block of kind {kind} keeps the shape; {found}")
     elif kind == "head":
-        require(y.shape == (BATCH, NUM_CLASSES), f"a head gives (B, num_classes) = ({BATCH}, {NUM_CLASSES}); {found}")
+        law = (BATCH, x.shape[1], NUM_CLASSES) if getattr(module, "per_token", False) else (BATCH, NUM_CLASSES)
+        names = "(B, L, num_classes)" if len(law) == 3 else "(B, num_classes)"
+        require(y.shape == law, f"a head gives {names} = {law}; {found}")
     elif kind in ("linear", "wiring", "embed", "stem", "downsample"):
         width = getattr(module, "out_dim", subject.in_dim)
         require(y.ndim >= 3 and channels(y) == width, f"the output should have out_dim = {width} channels; {found}")

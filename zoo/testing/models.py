@@ -57,7 +57,7 @@ def shapes(name: str) -> None:
     """Its output has a row for each input, and a column for each class."""
     model = _built(name)
     with torch.no_grad():
-        y = model(_input(model))
+        y = _answer(model, _input(model))
     require(
         y.shape[0] == 2 and y.shape[-1] == model.num_classes,
         f"two inputs of {model.num_classes} classes gave {tuple(y.shape)}",
@@ -70,13 +70,15 @@ def deployed(name: str) -> None:
     model = _lived_in(name)
     x = _input(model)
     with torch.no_grad():
-        require_close(zoo.deploy(model)(x), model(x), DEPLOYED, "the deploy form against the train form")
+        require_close(
+            _answer(zoo.deploy(model), x), _answer(model, x), DEPLOYED, "the deploy form against the train form"
+        )
 
 
 def gradient(name: str) -> None:
     """The gradient of a loss reaches every parameter, and is finite."""
     model, ctx = _lived_in(name).train(), Context()
-    y = model(_input(model), ctx)
+    y = _answer(model, _input(model), ctx)
     (F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1]) + ctx.total_loss()).backward()
     wanted = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     unreached = [key for key, parameter in wanted.items() if parameter.grad is None or not parameter.grad.any()]
@@ -107,7 +109,9 @@ def saved(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder, "weights.safetensors")
         zoo.save(model, path)
-        require_equal(zoo.create(name, weights=path)(x), model(x), "the output of saved and loaded weights")
+        require_equal(
+            _answer(zoo.create(name, weights=path), x), _answer(model, x), "the output of saved and loaded weights"
+        )
 
 
 def profiled(name: str) -> None:
@@ -211,6 +215,13 @@ def _input(model: Any) -> Tensor:
     if isinstance(model.spec.input, TokenInput):
         return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
     return torch.randn(empty.shape, generator=generator).to(memory_format=torch.channels_last)
+
+
+def _answer(model: Any, x: Tensor, *ctx: Context) -> Tensor:
+    """What the model gives, the logits where it gives more."""
+    output = model(x, *ctx)
+    found: Tensor = getattr(output, "logits", output)
+    return found
 
 
 def _again(name: str) -> str:

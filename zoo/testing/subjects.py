@@ -88,7 +88,7 @@ class Subject:
     @property
     def takes_ids(self) -> bool:
         """Whether the input is token numbers."""
-        return "vocab_size" in self.info.params
+        return "vocab_size" in self.info.params or bool(getattr(registry.get(self.name), "takes_ids", False))
 
     def size(self, form: str) -> tuple[int, ...]:
         side = 32 if self.info.kind in FROM_PIXELS else 14

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.errors import Problem
 from zoo.weights.manifest import Probe
@@ -16,9 +16,10 @@ KEPT_LOGITS = 16
 
 
 def make_probe(model: nn.Module, seed: int, shape: Sequence[int], atol: float = 1e-4, rtol: float = 1e-4) -> Probe:
-    """Run the model in eval mode on numpy RandomState(seed).standard_normal(shape), float32.
+    """Run the model in eval mode on numpy RandomState(seed).standard_normal(shape), float32; of a language model on
+    RandomState(seed).randint(0, vocabulary, shape).
 
-    `shape` is that of the whole input, for example (1, 3, 224, 224). Kept are the first 16 values of the flattened
+    `shape` is that of the whole input, for example (1, 3, 224, 224) or (1, 32) tokens. Kept are the first 16 values of the flattened
     output and the 2-norm of all of it."""
     logits, norm = _answer(model, seed, shape)
     return Probe(seed=seed, shape=tuple(shape), logits=tuple(logits), norm=norm, atol=atol, rtol=rtol)
@@ -41,15 +42,30 @@ def check_probe(model: nn.Module, probe: Probe, subject: str) -> None:
         raise TensorsError(subject, [problems[0]._replace(next=advice), *problems[1:]])
 
 
+def _input(model: nn.Module, seed: int, shape: Sequence[int]) -> Tensor:
+    draw = np.random.RandomState(seed)
+    vocabulary = vocabulary_of(model)
+    if vocabulary is not None:
+        return torch.from_numpy(draw.randint(0, vocabulary, tuple(shape)).astype(np.int64))
+    return torch.from_numpy(draw.standard_normal(tuple(shape)).astype(np.float32))
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """How many tokens a model tells apart that reads tokens."""
+    return getattr(getattr(getattr(model, "spec", None), "input", None), "vocab_size", None)
+
+
 def _answer(model: nn.Module, seed: int, shape: Sequence[int]) -> tuple[list[float], float]:
     """The first logits and the norm of the output, in float32 and float64."""
-    values = np.random.RandomState(seed).standard_normal(tuple(shape)).astype(np.float32)
     own = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.from_numpy(values).to(device=own.device, dtype=own.dtype)).float().cpu().flatten()
+            answer = model(
+                _input(model, seed, shape).to(own.device, own.dtype if vocabulary_of(model) is None else None)
+            )
+            output = getattr(answer, "logits", answer).float().cpu().flatten()
     finally:
         for module in training:
             module.training = True

@@ -1,0 +1,43 @@
+"""The stem of models that read tokens: a learned vector for each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.registry import block
+
+
+@block("token_embedding", kind="stem", layout="BLC", abilities=("causal", "noncausal", "any_resolution", "1d"))
+class TokenEmbedding(nn.Module):
+    """y = scale * W[ids]: row i of the table W for token number i.
+
+    (B, L) integers in [0, dim) -> (B, L, out_dim); `dim` is the number of different tokens. W starts normal with
+    deviation `std`.
+    """
+
+    takes_ids = True
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        scale: Annotated[float, Meta(gt=0)] = 1.0,
+        std: Annotated[float, Meta(gt=0)] = 0.02,
+    ):
+        super().__init__()
+        self.out_dim, self.scale, self.std = out_dim or dim, scale, std
+        self.weight = nn.Parameter(torch.empty(dim, self.out_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = F.embedding(ids, self.weight)
+        return x if self.scale == 1 else x * self.scale

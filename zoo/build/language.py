@@ -1,0 +1,100 @@
+"""Language models: a Backbone that reads token ids and can stop and go on anywhere in a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from blocks.context import Context
+from zoo.build.backbone import Backbone
+
+Past = Mapping[str, Any]
+"""What the blocks keep of the tokens so far, by module path: tensors (B, …)."""
+
+
+class Prediction(NamedTuple):
+    """`logits` (B, L, vocabulary): at each position scores for the token that follows. `state` goes into the next call, if one was asked for."""
+
+    logits: Tensor
+    state: dict[str, Any] | None = None
+
+
+class LanguageModel(Backbone):
+    """Token ids (B, L) -> Prediction(logits (B, L, vocabulary), state).
+
+    A sequence is begun with `state={}` and continued with the state of the prediction before it, in pieces of any
+    length; a state that was used is left as it was, so several continuations can start from it. `mask` (B, L) is True
+    at real tokens: padding before or behind them changes nothing. Without a state nothing is kept, as in training.
+    """
+
+    def __init__(self, *parts: Any):
+        super().__init__(*parts)
+        self.reads_slots = True  # recurrent blocks hand things on, so that every pass has a ctx
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
+    ) -> Any:
+        ctx = self._context(ctx, state, mask)
+        if self.out_indices is not None:
+            return super().forward(x, ctx)
+        return Prediction(self.forward_head(self.forward_features(x, ctx), ctx=ctx), ctx.state)
+
+    def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        """The tokens before the head, (B, L, C)."""
+        return super().forward_features(x, Context() if ctx is None else ctx)
+
+    def next_logits(self, x: Tensor, state: Past, mask: Tensor | None = None) -> Prediction:
+        """Scores (B, vocabulary) for what follows the last token of each sample, and the state behind it.
+
+        Costs less than `forward`: of a long prompt only the last position meets the head.
+        """
+        ctx = self._context(None, state, mask)
+        features = self.forward_features(x, ctx)
+        if mask is None:
+            last = features[:, -1:]
+        else:
+            place = mask.shape[1] - 1 - mask.flip(1).to(x.dtype).argmax(1)  # of the last True
+            last = features.gather(1, place.view(-1, 1, 1).expand(-1, 1, features.shape[-1]))
+        return Prediction(self.forward_head(last, ctx=ctx).squeeze(1), ctx.state)
+
+    def stream(self, ids: Tensor, max_new_tokens: int = 64, **choice: Any) -> Iterator[Tensor]:
+        """The tokens of `generate`, one column (B,) after the other, as they are chosen."""
+        from zoo.generation import stream
+
+        return stream(self, ids, max_new_tokens, **choice)
+
+    def generate(
+        self,
+        ids: Tensor,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        stop: int | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Continues the prompts `ids` (B, L); returns the new tokens (B, N), N <= max_new_tokens, without the prompts.
+
+        temperature: 0 takes the likeliest token; above it tokens are drawn from softmax(logits / temperature) by torch's
+        generator, among the `top_k` likeliest where that is given. stop: a token, or several, at which a sample ends; behind
+        it the sample repeats it until all have ended. mask: True at real tokens of the prompts. The prompt is read at
+        once and then one token at a time: a recurrent model holds no more after a thousand tokens than after one.
+        Raises InputError.
+        """
+        from zoo.generation import generate
+
+        return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask)
+
+    def state_size(self, length: int = 0) -> int:
+        """Numbers that the state holds for each sequence after `length` tokens."""
+        parts: list[Any] = [part for part in self.modules() if part is not self and hasattr(part, "state_size")]
+        return sum(part.state_size(length) for part in parts)
+
+    def _context(self, ctx: Context | None, state: Past | None, mask: Tensor | None) -> Context:
+        ctx = Context() if ctx is None else ctx
+        if state is not None:
+            ctx.state = dict(state)
+        if mask is not None:
+            ctx.mask = mask
+        return ctx

@@ -1,0 +1,45 @@
+"""`zoo generate`: a text continued by a language model."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from argparse import Namespace
+from typing import Any
+
+from zoo.console import dump
+
+
+def generate(arguments: Namespace) -> int:
+    """Prints the prompt and what follows it, as it comes. The model reads bytes; others need a tokenizer, which is not ours."""
+    import torch
+
+    from zoo import front, text
+    from zoo.text_training import check_bytes
+
+    model: Any = front.create(arguments.name, pretrained=True)
+    check_bytes(model)
+    torch.manual_seed(arguments.seed)
+    columns = model.stream(
+        text.encode(arguments.prompt), arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k
+    )
+    read, said, new = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
+    show = (lambda part: None) if arguments.json else _show
+    show(arguments.prompt)
+    for column in columns:
+        new += 1
+        part = read.decode(bytes([int(column[0])]))
+        said += part
+        show(part)
+        if arguments.stop and said.endswith(arguments.stop):
+            break
+    if arguments.json:
+        dump({"model": arguments.name, "prompt": arguments.prompt, "text": said, "tokens": new})
+    else:
+        print()
+    return 0
+
+
+def _show(part: str) -> None:
+    sys.stdout.write(part)
+    sys.stdout.flush()

@@ -1,0 +1,153 @@
+"""Training small language models on the docstrings of Python's library, byte by byte: one recipe, reproducible from its seed."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import math
+import time
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.context import Context
+from zoo import catalog, text
+from zoo.build.groups import param_groups
+from zoo.errors import InputError, Problem
+from zoo.training import Progress, cosine_rate, follow
+from zoo.weights.load import save_weights
+from zoo.weights.manifest import Manifest, Metric, write_manifest
+from zoo.weights.probe import make_probe
+from zoo.weights.verify import sha256_of
+
+TAG = "pydoc"
+
+
+class TextRecipe(msgspec.Struct, frozen=True):
+    """AdamW with warm-up and a cosine to zero on windows of `length` bytes, drawn anywhere in the text; decay only of matrices."""
+
+    steps: int = 2400
+    batch_size: int = 16
+    length: int = 256
+    lr: float = 4e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    ema_decay: float = 0.99
+    seed: int = 0
+
+
+class TextResult(NamedTuple):
+    """A trained model, and how many bits it needs for each of `n` bytes that it was not trained on."""
+
+    model: nn.Module
+    bits_per_byte: float
+    n: int
+    seconds: float
+
+
+def train_text(name: str, recipe: TextRecipe = TextRecipe(), progress: Progress | None = None) -> TextResult:
+    """Trains the model `name` from scratch. Raises InputError for a model that does not read bytes.
+
+    The same seed gives the same weights on one machine, with one number of threads and one Python.
+    """
+    from zoo.front import create
+
+    torch.manual_seed(recipe.seed)
+    model = create(name)
+    check_bytes(model)
+    return fit_text(model, recipe, progress)
+
+
+def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None) -> TextResult:
+    """Trains in place; returns the running average, which is what generalises. `progress` is told of every hundredth step."""
+    start = time.perf_counter()
+    data = torch.frombuffer(bytearray(text.training_text()), dtype=torch.uint8)
+    draw = torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.AdamW(
+        param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, recipe.steps, recipe.warmup))
+    average, losses = copy.deepcopy(model).eval(), []
+    model.train()
+    for step in range(1, recipe.steps + 1):
+        places = torch.randint(len(data) - recipe.length, (recipe.batch_size, 1), generator=draw)
+        loss = _loss(model, data[places + torch.arange(recipe.length + 1)].long())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        follow(average, model, min(recipe.ema_decay, step / (step + 10)))
+        losses.append(loss.item())
+        if progress is not None and (step % 100 == 0 or step == recipe.steps):
+            progress(step, recipe.steps, sum(losses) / len(losses))
+            losses = []
+    bits, n = bits_per_byte(average, recipe.length)
+    return TextResult(average, bits, n, time.perf_counter() - start)
+
+
+def bits_per_byte(model: Any, length: int = 256, batch_size: int = 16) -> tuple[float, int]:
+    """(bits for each byte, bytes) on the held-out text, in windows of `length` bytes that know nothing of each other."""
+    data = torch.frombuffer(bytearray(text.held_out_text()), dtype=torch.uint8).long()
+    windows = data[: len(data) // length * length].view(-1, length)
+    with torch.inference_mode():
+        nats = sum(
+            float(F.cross_entropy(model(part[:, :-1]).logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
+            for part in windows.split(batch_size)
+        )
+    n = windows[:, 1:].numel()
+    return nats / n / math.log(2), n
+
+
+def check_bytes(model: Any) -> None:
+    """Raises InputError for a model whose tokens are not bytes."""
+    vocabulary = getattr(model.spec.input, "vocab_size", None)
+    if vocabulary != text.BYTES or not hasattr(model, "generate"):
+        found = f"one of {vocabulary} tokens" if vocabulary else "one of images"
+        next_step = "encode the text with the tokenizer of the model and call model.generate(ids)" if vocabulary else ""
+        wanted = f"a language model of bytes ({text.BYTES} tokens)"
+        raise InputError("text", Problem(model.spec.name, wanted, found, next=next_step))
+
+
+def _loss(model: Any, windows: Tensor) -> Tensor:
+    ctx = Context()
+    logits = model(windows[:, :-1], ctx).logits
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()) + ctx.total_loss()
+
+
+def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
+    """Writes the weights and their manifest into the package that has the model: NAME.pydoc.safetensors and .json."""
+    home = catalog.home_of(name)
+    home.weights.mkdir(parents=True, exist_ok=True)
+    path = home.weights / f"{home.short(name)}.{TAG}.safetensors"
+    save_weights(result.model, path)
+    usual = TextRecipe()
+    changed = [flag for flag in ("steps", "seed") if getattr(recipe, flag) != getattr(usual, flag)]
+    command = f"zoo train text {name}" + "".join(f" --{flag} {getattr(recipe, flag)}" for flag in changed)
+    figure = Metric(
+        value=round(result.bits_per_byte, 4),
+        n=result.n,
+        command=command,
+        seed=recipe.seed,
+        date=str(datetime.date.today()),
+    )
+    manifest = Manifest(
+        model=name,
+        tag=TAG,
+        digest=result.model.digest,  # type: ignore[arg-type]
+        source=f"embedded:{path.name}",
+        state="embedded",
+        size_bytes=path.stat().st_size,
+        sha256=sha256_of(path, use_stamps=False),
+        licence="Apache-2.0",
+        licence_class="permissive",
+        origin="trained from scratch on the docstrings of Python's standard library; smoke weights: proof that the block learns, no ranking",
+        metrics={f"{TAG}/bits_per_byte@{recipe.length}": figure},
+        probe=make_probe(result.model, 0, (1, 32)),
+        recipe=command,
+    )
+    write_manifest(manifest, path.with_suffix(".json"))
+    return manifest
