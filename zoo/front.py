@@ -165,11 +165,18 @@ def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dt
     if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
         load_state(model, tensors, name, dtype, device)
         return
-    fitted, report = adapt(tensors, expected, subject=name, swapped=(), model=model)
+    first, last = (_prefixes(model, word) for word in ("first_conv", "classifier"))
+    fitted, report = adapt(tensors, expected, subject=name, stem=first, head=last, model=model)
     values = wanted.build("cpu").state_dict(keep_vars=True)
     put_tensors(model, {key: values[key] for key in report.names("new")})
     load_state(model, fitted, name, dtype, device, keep=report.names("new"))
     model.adapt_report = report
+
+
+def _prefixes(model: Any, word: str) -> tuple[str, ...]:
+    """Names that begin so belong to the first, or to the last, layer: as the model says in its `pretrained_cfg`."""
+    told = getattr(model, "pretrained_cfg", {}).get(word) or ()
+    return tuple(f"{path}." for path in ([told] if isinstance(told, str) else told))
 
 
 def deploy(model: nn.Module) -> Any:

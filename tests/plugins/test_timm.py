@@ -160,6 +160,8 @@ def test_weights_of_the_hub_are_pinned_with_the_classes_that_they_have(
     with torch.no_grad():
         assert torch.allclose(ours(x), theirs(x), atol=1e-5)
     fewer = zoo.create("timm/mobilenetv3_small_050", pretrained=True, num_classes=3)
+    grey = zoo.create("timm/mobilenetv3_small_050", pretrained=True, in_chans=1)
+    assert grey(x[:, :1]).shape == (1, 1000) and grey.adapt_report.names("summed") == ["conv_stem.weight"]
     assert fewer(x).shape == (1, 3) and set(fewer.adapt_report.names("new")) == {"classifier.weight", "classifier.bias"}
 
 
