@@ -237,3 +237,22 @@ def test_the_command_prints_totals_rows_and_three_counts(capsys: pytest.CaptureF
 )
 def test_printed_figures_are_compared_in_their_last_digit(printed: str, count: int, same: bool) -> None:
     assert agrees(printed, count) is same
+
+
+@pytest.mark.parametrize("name", ["gla_nano", "rwkv7_nano"])
+def test_each_token_of_a_recurrent_model_takes_the_same(name: str) -> None:
+    found = zoo.profile(name)
+    assert found.per_token is not None
+    assert found.per_token.macs * found.per_token.length == found.macs
+    assert zoo.profile(name, input=(1, 300)).per_token.macs == found.per_token.macs  # type: ignore[union-attr]
+    assert found.per_token.state_bytes == 4 * zoo.create(name, device="meta").state_size(129)
+
+
+def test_a_token_of_a_transformer_takes_more_behind_more_tokens() -> None:
+    near, far = (zoo.profile("llama_nano", input=(1, length)).per_token for length in (64, 128))
+    assert near is not None and far is not None
+    assert far.macs > near.macs and far.state_bytes > near.state_bytes
+
+
+def test_a_model_of_images_has_no_cost_of_a_token() -> None:
+    assert zoo.profile("gmlp_nano").per_token is None

@@ -59,6 +59,7 @@ def _show_totals(found: Profile) -> None:
         + (f", {found.active_params:,} active" if found.active_params != found.params else ""),
         "weights": _size(found.weight_bytes),
         "activations": f"{_size(found.activation_bytes)} written, {_size(found.peak_activation_bytes)} at one time",
+        "next token": _token(found),
         "intensity": f"{found.intensity:g} FLOPs for each byte moved",
         "not counted": ", ".join(f"{op} ({calls})" for op, calls in found.uncounted.items()),
     }
@@ -66,6 +67,16 @@ def _show_totals(found: Profile) -> None:
     for key, value in shown.items():
         if value:
             print(f"  {key:14}{value}")
+
+
+def _token(found: Profile) -> str:
+    one = found.per_token
+    scan = f" and {one.scan_flops:,} scan FLOPs" if one and one.scan_flops else ""
+    return (
+        f"{one.macs:,} MACs{scan}, behind {one.length} tokens; {_size(one.state_bytes)} are kept between them"
+        if one
+        else ""
+    )
 
 
 def _show_rows(found: Profile, by: str) -> None:

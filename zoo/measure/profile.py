@@ -13,8 +13,10 @@ from typing import Any, Literal
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from zoo.build.builder import build, meta_input
+from zoo.build.language import LanguageModel
 from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
@@ -43,12 +45,22 @@ class OpCost(msgspec.Struct, frozen=True):
     flops: int
 
 
+class TokenCost(msgspec.Struct, frozen=True):
+    """One more token of one sequence, behind `length` others: what it takes, and the bytes that are kept between tokens."""
+
+    length: int
+    macs: int
+    scan_flops: int
+    state_bytes: int
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`macs` is the sum of `by_class`; `flops` = 2 `macs`; `scan_flops` and `fft_flops` stand beside it.
 
     `macs_range` is (fewest, most) where routing decides; `active_params` are those that one token meets. `activation_bytes` is all that
     the operations write, `peak_activation_bytes` the most that is held at one time, weights apart. `intensity` is FLOPs for each byte of
-    memory moved: weights read once, activations written and read once.
+    memory moved: weights read once, activations written and read once. `per_token` is what a language model takes for each token that it
+    generates.
     """
 
     schema: Literal["zoo.profile/1"] = "zoo.profile/1"
@@ -73,6 +85,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     complete: bool
     uncounted: dict[str, int] = {}
     analytic: dict[str, int]
+    per_token: TokenCost | None = None
     blocks: list[BlockCost] = []
     ops: list[OpCost] = []
 
@@ -127,9 +140,22 @@ def profile(
         complete=not work.uncounted,
         uncounted=dict(work.uncounted),
         analytic={kind: own[""][kind] for kind in (*EXACT, *FLOP_CLASSES)},
+        per_token=_per_token(net, x, names) if isinstance(net, LanguageModel) and details else None,
         blocks=_blocks(names, shapes, work) if details else [],
         ops=[OpCost(op, work.kinds[op], *row) for op, row in sorted(work.ops.items())] if details else [],
     )
+
+
+@torch.no_grad()
+def _per_token(net: LanguageModel, x: Tensor, names: dict[nn.Module, str]) -> TokenCost:
+    """Reads the tokens, then counts one more."""
+    state = net(x[:1], state={}).state
+    work = Work()
+    with work, modules_open(work, names):
+        state = net(x[:1, :1], state=state).state
+    kept = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+    macs = sum(work.paths[""][kind] for kind in EXACT) // 2
+    return TokenCost(x.shape[1], macs, work.paths[""]["scan"], kept)
 
 
 def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
