@@ -42,6 +42,7 @@ _HOME = {
     "is_model": "zoo.catalog",
     "info": "zoo.catalog:entry",
     "plugins": "zoo.plugging",
+    "study": "zoo.studying.study",
     "push": "zoo.hub.upload",
     "pull": "zoo.hub.repository",
     "pin": "zoo.supply.pinning",

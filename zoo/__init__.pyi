@@ -31,6 +31,7 @@ from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
 from zoo.plugging import plugins as plugins
 from zoo.specs.model import Spec as Spec
+from zoo.studying.study import study as study
 from zoo.supply.audits import audit as audit
 from zoo.supply.locks import lock as lock
 from zoo.supply.mirrors import mirror as mirror

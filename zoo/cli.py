@@ -281,6 +281,19 @@ def parser() -> Parser:
     index.add_argument("namespace")
     index.add_argument("--check", action="store_true", help="only say whether it is up to date")
 
+    study = _command(
+        commands, "study", "studying:study", "does a new block learn better than others, at the same cost?"
+    )
+    study.add_argument("block", help="a registered block, or a Python file that defines one")
+    study.add_argument(
+        "--hosts", default="convformer_nano,vim_nano,gla_nano", metavar="NAME,NAME", help="nets to stand in"
+    )
+    study.add_argument("--against", default="attention,mamba2,identity", metavar="BLOCK,BLOCK", help="its rivals")
+    study.add_argument("--match", default="macs", choices=["macs", "params"], help="what rivals cost the same in")
+    study.add_argument("--seeds", type=int, default=5)
+    study.add_argument("--minutes", type=float, default=60.0, help="for all runs together, about (default 60)")
+    study.add_argument("--out", default="", metavar="DIR", help="write study.json and study.html")
+
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")
     schema = _command(commands, "schema", "specs:schema", "JSON Schema 2020-12 of specs")
     schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")

@@ -24,6 +24,8 @@ from zoo.weights.probe import make_probe
 from zoo.weights.verify import sha256_of
 
 TAG = "pydoc"
+ASIDE = 32_768
+"""Bytes of the training text that judge while a recipe is tuned."""
 
 
 class TextRecipe(msgspec.Struct, frozen=True):
@@ -61,10 +63,15 @@ def train_text(name: str, recipe: TextRecipe = TextRecipe(), progress: Progress 
     return fit_text(model, recipe, progress)
 
 
-def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None) -> TextResult:
-    """Trains in place; returns the running average, which is what generalises. `progress` is told of every hundredth step."""
+def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None, tuning: bool = False) -> TextResult:
+    """Trains in place; returns the running average, which is what generalises. `progress` is told of every hundredth step.
+
+    While `tuning` a recipe, the end of the training text is set aside and judges, so that the held-out text stays unseen.
+    """
     start = time.perf_counter()
-    data = torch.frombuffer(bytearray(text.training_text()), dtype=torch.uint8)
+    known = text.training_text()
+    judge = known[-ASIDE:] if tuning else text.held_out_text()
+    data = torch.frombuffer(bytearray(known[:-ASIDE] if tuning else known), dtype=torch.uint8)
     draw = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(
         param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
@@ -85,13 +92,14 @@ def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None) -
         if progress is not None and (step % 100 == 0 or step == recipe.steps):
             progress(step, recipe.steps, sum(losses) / len(losses))
             losses = []
-    bits, n = bits_per_byte(average, recipe.length)
+    bits, n = bits_per_byte(average, recipe.length, judge=judge)
     return TextResult(average, bits, n, time.perf_counter() - start)
 
 
-def bits_per_byte(model: Any, length: int = 256, batch_size: int = 16) -> tuple[float, int]:
-    """(bits for each byte, bytes) on the held-out text, in windows of `length` bytes that know nothing of each other."""
-    data = torch.frombuffer(bytearray(text.held_out_text()), dtype=torch.uint8).long()
+def bits_per_byte(model: Any, length: int = 256, batch_size: int = 16, judge: bytes | None = None) -> tuple[float, int]:
+    """(bits for each byte, bytes) on the held-out text, or on another, in windows of `length` bytes that know nothing of each other."""
+    judge = text.held_out_text() if judge is None else judge
+    data = torch.frombuffer(bytearray(judge), dtype=torch.uint8).long()
     windows = data[: len(data) // length * length].view(-1, length)
     with torch.inference_mode():
         nats = sum(

@@ -45,6 +45,11 @@ class CapacityRouter(LinearRouter):
     capacity: float
     renormalise: bool
 
+    def rows_range(self, length: int) -> tuple[int, int]:
+        """Fewest: all tokens want the same k experts. Most: the choices are spread, as far as there is room."""
+        room = capacity_of(length, self.k, self.num_experts, self.capacity)
+        return int(self.k) * room, min(int(self.k) * length, self.num_experts * room)
+
     def order(self, weights: Tensor) -> Tensor:
         """(B, L, k) -> (B, L * k), the positions of the flattened choices in the order of priority."""
         raise NotImplementedError

@@ -35,6 +35,10 @@ class ReluRouter(LinearRouter):
     def reset_parameters(self) -> None:
         self.l1_weight.fill_(self.l1_start)
 
+    def rows_range(self, length: int) -> tuple[int, int]:
+        """From no expert to all of them."""
+        return 0, self.num_experts * length
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         logits = self.logits(x)
         weights = logits.relu()

@@ -4,7 +4,8 @@ A router is a block of kind `router` with the attributes `num_experts` and `k` (
 where it varies). Its `forward(x, ctx)` gives one of the three answers below, each with
 `mix(x, experts, num_experts, ctx)`: (B, L, C) -> (B, L, C). `experts(rows, counts)` runs rows (R, C) sorted by expert
 through the experts, `counts` (a list) of them each. A router whose mixing multiplies matrices says how much in
-`mixing_macs(shape, expert_params)`; one that changes itself after a step of training has `adapt(report)`.
+`mixing_macs(shape, expert_params)`; one that changes itself after a step of training has `adapt(report)`; one that sends now more and now
+fewer rows to its experts tells the fewest and the most of a sequence in `rows_range(length)`.
 B sequences of L tokens, T = B * L; E experts, S slots for each.
 """
 

@@ -49,6 +49,11 @@ class ZeroExpertRouter(LinearRouter):
     def reset_parameters(self) -> None:
         self.balance_bias.zero_()
 
+    def rows_range(self, length: int) -> tuple[int, int]:
+        """Fewest: as many choices as there are zero experts fall on them. Most: none does."""
+        zero = self.balance_bias.shape[0] - self.num_experts
+        return max(0, self.choices - zero) * length, min(self.choices, self.num_experts) * length
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         logits = self.logits(x)
         scores = logits.softmax(-1)

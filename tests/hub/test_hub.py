@@ -14,7 +14,7 @@ import torch
 import zoo
 from tests.hub.loopback import Hub
 from zoo import cli
-from zoo.errors import InputError, WeightsError
+from zoo.errors import InputError, SpecError, WeightsError
 from zoo.hub.client import parse
 from zoo.hub.repository import repository
 
@@ -149,6 +149,22 @@ def test_a_manifest_may_name_no_other_file(hub: Hub, pushed: str) -> None:
 def test_a_spec_that_is_not_the_weights_own_is_refused(hub: Hub, pushed: str) -> None:
     with pytest.raises(WeightsError, match="that of the spec beside it"):
         zoo.create(altered(hub, manifest={"digest": "0" * 64}))
+
+
+def test_a_block_of_a_package_that_is_not_here_names_the_package_as_claimed(hub: Hub, pushed: str) -> None:
+    files = hub.commits["acme/star"][-1][1]
+    record = json.loads(files["zoo.json"])
+    assert set(record["distributions"]) == {"blockzoo"}
+    text = json.dumps(record["spec"]).replace("core/linear_head@1", "nobody/head@1")
+    claimed = {"blockzoo": "0.1.0", "nobody-blocks": "2.1", "evil; rm -rf ~": "1"}
+    changed = record | {"spec": json.loads(text), "distributions": claimed}
+    hub.put("acme/odd", files | {"zoo.json": json.dumps(changed).encode()})
+    with pytest.raises(SpecError) as caught:
+        zoo.create("hub:acme/odd")
+    told = str(caught.value)
+    assert "`nobody/` blocks come from a plugin package that is not installed" in told
+    assert "expected the packages that the repository claims to need; found `nobody-blocks 2.1` not installed" in told
+    assert "next: pip install --no-deps nobody-blocks, if you trust it" in told and "rm -rf" not in told
 
 
 @pytest.mark.parametrize("record", [b"no json", b"[]", b'{"schema": "zoo.json/9"}', b"{}", b"[" * 100_000])

@@ -256,3 +256,27 @@ def test_a_token_of_a_transformer_takes_more_behind_more_tokens() -> None:
 
 def test_a_model_of_images_has_no_cost_of_a_token() -> None:
     assert zoo.profile("gmlp_nano").per_token is None
+
+
+@pytest.mark.parametrize(
+    ("router", "rows"),
+    [
+        # 64 tokens, 4 experts: room for 20 tokens in each; one choice of each token
+        ({"block": "switch_router", "num_experts": 4, "k": 1, "capacity": 1.25}, (20, 64)),
+        # room for 16 of the 2 x 64 choices in each
+        ({"block": "priority_router", "num_experts": 4, "k": 2, "capacity": 0.5}, (32, 64)),
+        ({"block": "relu_router", "num_experts": 4, "k": 2}, (0, 256)),
+        ({"block": "zero_expert_router", "num_experts": 4, "zero_experts": 1, "k": 2}, (64, 128)),
+    ],
+)
+def test_routers_that_drop_make_the_macs_a_range(router: dict[str, object], rows: tuple[int, int]) -> None:
+    found = zoo.profile("moe_vit_nano", details=False)
+    assert found.macs_range is None
+    changed = zoo.profile(zoo.spec("moe_vit_nano", {"**.<router>": router}))
+    assert changed.macs_range is not None
+    model = zoo.create(zoo.spec("moe_vit_nano", {"**.<router>": router}), device="meta")
+    moes = [module for module in model.modules() if type(module).__name__ == "Moe"]
+    per_row = sum(p.numel() for p in moes[0].experts[0].parameters() if p.ndim > 1)
+    expected = round(64 * float(moes[0].router.k))
+    fixed = changed.macs - len(moes) * per_row * expected
+    assert changed.macs_range == tuple(fixed + len(moes) * per_row * count for count in rows)

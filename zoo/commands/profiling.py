@@ -51,6 +51,7 @@ def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, i
 def _show_totals(found: Profile) -> None:
     shown = {
         "MACs": f"{found.macs:,} ({found.flops:,} FLOPs)",
+        "  range": "{:,} to {:,}, as the router decides".format(*found.macs_range) if found.macs_range else "",
         **{f"  {kind}": f"{macs:,}" for kind, macs in found.by_class.items() if macs},
         "scan FLOPs": f"{found.scan_flops:,}" if found.scan_flops else "",
         "FFT FLOPs": f"{found.fft_flops:,}" if found.fft_flops else "",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from zoo.errors import InputError, Problem, WeightsError
+from blocks import plugins
+from zoo.errors import InputError, Problem, SpecError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, parse
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES, read_bytes
@@ -22,6 +24,8 @@ from zoo.weights.verify import sha256_of, verify
 
 SCHEMA = "zoo.json/1"
 RECORD, WEIGHTS = "zoo.json", "model.safetensors"
+PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
+"""A name that may stand in a command that we print."""
 
 
 class Repository(NamedTuple):
@@ -90,7 +94,10 @@ def read_record(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
     if manifest.source != f"file:{WEIGHTS}" or not manifest.sha256:
         problem = Problem(f"{RECORD}: manifest.source", f"`file:{WEIGHTS}` with its sha256", f"`{manifest.source}`")
         raise WeightsError(str(reference), problem)
-    spec = resolve(read_bytes(json.dumps(content.get("spec")).encode(), f"{reference.repo}.json"), "")
+    try:
+        spec = resolve(read_bytes(json.dumps(content.get("spec")).encode(), f"{reference.repo}.json"), "")
+    except SpecError as error:
+        raise SpecError(error.subject, [*error.problems, *_missing(content.get("distributions"))]) from None
     spec.name = manifest.model
     if spec.digest != manifest.digest:
         problem = Problem(
@@ -98,6 +105,17 @@ def read_record(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
         )
         raise WeightsError(str(reference), problem)
     return spec, manifest
+
+
+def _missing(claimed: Any) -> list[Problem]:
+    """Packages that the repository says its blocks are from, and that are not installed: its claim, which nobody has checked."""
+    names = claimed if isinstance(claimed, dict) else {}
+    known = {"blockzoo", *plugins.plugins()}
+    lost = [f"{name} {version}" for name, version in names.items() if PACKAGE.fullmatch(name) and name not in known]
+    if not lost:
+        return []
+    hint = f"pip install --no-deps {lost[0].partition(' ')[0]}, if you trust it"
+    return [Problem("", "the packages that the repository claims to need", f"{listed(lost)} not installed", next=hint)]
 
 
 def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:

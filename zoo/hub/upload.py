@@ -1,4 +1,4 @@
-"""A model pushed to the Hub: weights, `zoo.json` with spec, manifest, profile and latency rows, and a card."""
+"""A model pushed to the Hub: weights, `zoo.json` with spec, manifest, the packages that hold its blocks, profile and latency rows, and a card."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zoo.errors import InputError, Problem
 from zoo.hub.client import client, offline, reachable, told
 from zoo.hub.repository import RECORD, SCHEMA, WEIGHTS
 from zoo.specs.model import Spec
+from zoo.supply.locks import distributions
 from zoo.weights.manifest import Manifest, manifest_json
 from zoo.weights.verify import sha256_of
 
@@ -74,6 +75,7 @@ def _write(model: Any, repo: str, folder: Path, licence: str, licence_class: Any
         "schema": SCHEMA,
         "manifest": json.loads(manifest_json(manifest)),
         "spec": spec.plain(),
+        "distributions": distributions(spec.blocks()),
         "profile": msgspec.to_builtins(msgspec.structs.replace(profile(model), blocks=[], ops=[])),
         "latency": [msgspec.to_builtins(row) for row in rows],
     }

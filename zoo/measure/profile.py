@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from blocks.moe.routing import shape_of
 from zoo.build.builder import build, meta_input
 from zoo.build.language import LanguageModel
 from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
@@ -106,6 +107,12 @@ def profile(
     hooks = [
         module.register_forward_hook(_note(shapes, path)) for module, path in names.items() if is_place(path, module)
     ]
+    routed: dict[str, tuple[int, int]] = {}
+    hooks += [
+        module.register_forward_pre_hook(_note_tokens(routed, path))
+        for module, path in names.items()
+        if hasattr(module, "rows_range")
+    ]
     work = Work(watch_memory=True)
     try:
         with torch.no_grad(), work, modules_open(work, names) as own:
@@ -129,6 +136,7 @@ def profile(
         by_class=by_class,
         scan_flops=scan,
         fft_flops=fft,
+        macs_range=_range(net, flops // 2, routed, work),
         elements=work.elements["elementwise"],
         params=total,
         trainable_params=sum(parameter.numel() for parameter in params if parameter.requires_grad),
@@ -197,6 +205,30 @@ def _note(shapes: dict[str, list[int]], path: str) -> Any:
             shapes[path] = list(output.shape)
 
     return note
+
+
+def _note_tokens(routed: dict[str, tuple[int, int]], path: str) -> Any:
+    """(B, L) of what a router reads."""
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        routed[path] = shape_of(inputs[0])
+
+    return note
+
+
+def _range(net: nn.Module, total: int, routed: dict[str, tuple[int, int]], work: Work) -> tuple[int, int] | None:
+    """(fewest, most) MACs, where routers send now more and now fewer rows to their experts; None where none does."""
+    if not routed:
+        return None
+    fewest = most = total
+    for path, (batch, length) in routed.items():
+        router: Any = net.get_submodule(path)
+        flops = work.paths[f"{path.rpartition('.')[0]}.experts"]
+        experts = sum(flops[kind] for kind in EXACT) // 2
+        expected = round(batch * length * router.k)
+        low, high = (experts * batch * rows // max(1, expected) for rows in router.rows_range(length))
+        fewest, most = fewest - experts + low, most - experts + high
+    return fewest, most
 
 
 def _blocks(names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Work) -> list[BlockCost]:

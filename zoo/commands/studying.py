@@ -1,0 +1,58 @@
+"""`zoo study`: a block against others, in hosts of the catalogue."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import msgspec
+
+from zoo.console import complain, dump, table
+from zoo.studying.report import write
+from zoo.studying.study import study as run
+
+
+def study(arguments: Namespace) -> int:
+    """Exit code 0 whatever the verdicts: a study that ran is no failure."""
+    found = run(
+        arguments.block, _listed(arguments.hosts), _listed(arguments.against), match=arguments.match, seeds=arguments.seeds,
+        minutes=arguments.minutes, told=lambda what, share: print(f"{share:5.0%}  {what}", file=sys.stderr, flush=True),
+    )  # fmt: skip
+    files = write(found, Path(arguments.out)) if arguments.out else []
+    if arguments.json:
+        dump(msgspec.to_builtins(found))
+        return 0
+    rows = [
+        [
+            one.host,
+            one.block,
+            f"{statistics.fmean(one.scores):.4f}",
+            f"{one.macs:,.0f}",
+            f"{one.params:,}",
+            f"{one.scale:g}",
+            f"{one.seconds:.0f}",
+        ]
+        for one in found.runs
+    ]
+    table(["host", "block", "mean", "MACs", "parameters", "width", "seconds"], rows)
+    verdicts = [
+        [one.host, one.other, one.measure, f"{one.mean:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}", one.verdict]
+        for one in found.comparisons
+    ]
+    table(["host", "against", "measure", "difference", "interval", f"{found.block} is"], verdicts)
+    grown = [
+        [row["block"], str(row["length"]), f"{row['ms']:.2f}", f"{row['peak_bytes'] / 2**20:.2f}"]
+        for row in found.growth
+    ]
+    table(["block alone", "length", "ms", "MiB"], grown)
+    for one in found.refused:
+        complain(f"not compared: {one.block} in {one.host}: {one.why}")
+    for path in files:
+        print(path)
+    return 0
+
+
+def _listed(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,68 @@
+"""A study as a page that stands alone, and as JSON."""
+
+from __future__ import annotations
+
+import html
+import statistics
+from pathlib import Path
+
+import msgspec
+
+from zoo.studying.study import Study
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd }
+.better { color: #0a6b2d } .worse { color: #a02020 }
+"""
+
+
+def write(found: Study, folder: Path) -> list[Path]:
+    """`study.json` and `study.html`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "study.json", folder / "study.html"]
+    files[0].write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    files[1].write_text(page(found), encoding="utf-8")
+    return files
+
+
+def page(found: Study) -> str:
+    """One HTML file without scripts."""
+    verdicts = [
+        [one.host, one.other, one.measure, f"{one.mean:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}", one.verdict]
+        for one in found.comparisons
+    ]
+    runs = [
+        [one.host, one.block, f"{statistics.fmean(one.scores):.4f}", " ".join(f"{score:.4f}" for score in one.scores), f"{one.macs:,.0f}",
+         f"{one.params:,}", f"{one.scale:g}", f"{one.rate:g}", f"{one.seconds:.0f}"] for one in found.runs
+    ]  # fmt: skip
+    grown = [
+        [row["block"], str(row["length"]), f"{row['ms']:.2f}", f"{row['peak_bytes'] / 2**20:.2f}"]
+        for row in found.growth
+    ]
+    left = [[one.host, one.block, one.why] for one in found.refused]
+    parts = [
+        f"<h1>{html.escape(found.block)}</h1>",
+        f"<p>{found.seeds} seeds; {html.escape(found.match)} matched within 2 % by the width of channel mixers; the same recipe, and the same three "
+        f"learning rates tried for each. Length of a run: {', '.join(f'{host} {length}' for host, length in found.length.items())} (epochs of scans, "
+        "steps of text). Accuracy is a share; bits per byte are shown below zero, so that more is always better.</p>",
+        "<h2>Verdicts</h2><p>The block less another, in runs of the same seed. The intervals hold together at 95 %.</p>",
+        _table(["host", "against", "measure", "difference", "interval", "verdict"], verdicts, verdict=True),
+        "<h2>Runs</h2>",
+        _table(["host", "block", "mean", "by seed", "MACs", "parameters", "width", "rate", "seconds"], runs),
+        "<h2>Time and memory by length</h2><p>The block alone, forward, one sequence, one thread.</p>",
+        _table(["block", "length", "ms", "MiB at one time"], grown),
+    ]
+    if left:
+        parts += ["<h2>Not compared</h2>", _table(["host", "block", "because"], left)]
+    body = "\n".join(parts)
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(found.block)}</title><style>{STYLE}</style>\n{body}\n</html>\n"
+
+
+def _table(columns: list[str], rows: list[list[str]], verdict: bool = False) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    lines = []
+    for row in rows:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f'<tr class="{html.escape(row[-1])}">{cells}</tr>' if verdict else f"<tr>{cells}</tr>")
+    return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "\n</table>"

@@ -1,0 +1,205 @@
+"""The study itself: contestants in hosts at one budget, tuned alike, run with the same seeds, told apart or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from blocks import registry
+from zoo.errors import InputError, Problem, ProblemsError
+from zoo.localfiles import load_file
+from zoo.naming import spec as find_spec
+from zoo.specs.check import TokenInput
+from zoo.studying.lengths import Growth, growth
+from zoo.studying.matching import Budget, Fitted, call_for, cost_of, fitted, placed
+from zoo.studying.running import RATES, TUNING, Setting, measure_of, score, seconds_of, usual_length
+from zoo.studying.verdicts import Difference, difference
+
+KINDS = ("token_mixer", "channel_mixer", "norm", "act")
+HOSTS = ("convformer_nano", "vim_nano", "gla_nano")
+RIVALS = ("attention", "mamba2", "identity")
+
+Told = Callable[[str, float], None]
+"""Hears what is being done, and the share of the study that is behind it."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One contestant in one host: its net, how it was tuned, and its score for each seed."""
+
+    host: str
+    block: str
+    macs: float
+    params: int
+    scale: float
+    rate: float
+    scores: list[float]
+    seconds: float
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """The block under study less another, in one host."""
+
+    host: str
+    other: str
+    measure: str
+    mean: float
+    low: float
+    high: float
+    verdict: Literal["better", "worse", "not distinguishable"]
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A contestant that could not be compared in a host, and why."""
+
+    host: str
+    block: str
+    why: str
+
+
+class Study(msgspec.Struct, frozen=True):
+    """All that was found. `length` is epochs of scans or steps of text by host, the same for all contestants in it."""
+
+    schema: Literal["zoo.study/1"]
+    block: str
+    match: Budget
+    seeds: int
+    length: dict[str, int]
+    runs: list[Run]
+    comparisons: list[Comparison]
+    refused: list[Refused]
+    growth: list[dict[str, Any]]
+    seconds: float
+
+
+def study(
+    block: str,
+    hosts: Sequence[str] = HOSTS,
+    against: Sequence[str] = RIVALS,
+    *,
+    match: Budget = "macs",
+    seeds: int = 5,
+    minutes: float = 60.0,
+    told: Told = lambda what, share: None,
+) -> Study:
+    """Trains `block` and its rivals in each host, with the same recipe, budget, tuning and seeds, and compares them in pairs.
+
+    block: a registered name, or a Python file whose first block of kind token_mixer, channel_mixer, norm or act is studied.
+    match: rivals' nets get channel mixers as wide as it takes to cost as much, within 2 %, or are refused. minutes: what all runs
+    together may take, about; runs get shorter for it, all of a host alike, and never longer than their recipe. Raises InputError.
+    """
+    start = time.monotonic()
+    name = _registered(block)
+    kind = registry.describe(name).kind
+    if kind not in KINDS:
+        raise InputError("study", Problem(name, f"a block of kind {', '.join(KINDS)}", kind))
+    if seeds < 2:
+        raise InputError("study", Problem("seeds", "at least 2: one run says nothing of the next", str(seeds)))
+    refused: list[Refused] = []
+    fields = {host: _field(host, [name, *against], kind, match, refused) for host in hosts}
+    fields = {host: field for host, field in fields.items() if name in field and len(field) > 1}
+    if not fields:
+        problems = [Problem(f"{one.host}: {one.block}", "", one.why) for one in refused]
+        raise InputError("study", problems or Problem("hosts", "one at least", "none"))
+    lengths = _lengths(fields, seeds, minutes, told)
+    runs: list[Run] = []
+    total = sum(len(field) for field in fields.values())
+    for host, field in fields.items():
+        for rival, net in field.items():
+            told(f"{rival} in {host}", len(runs) / total)
+            runs.append(_run(host, rival, net, lengths[host], seeds))
+    comparisons = _compared(name, runs)
+    told("growth with length", 1.0)
+    grown = _grown(name, against, hosts[0])
+    return Study(
+        "zoo.study/1", name, match, seeds, lengths, runs, comparisons, refused,
+        [row._asdict() for row in grown], round(time.monotonic() - start, 1),
+    )  # fmt: skip
+
+
+def _registered(block: str) -> str:
+    """The name of the block: that of a file's first that can be studied."""
+    if not block.endswith(".py"):
+        return registry.describe(block).name
+    names = [one for one in load_file(Path(block)) if registry.describe(one).kind in KINDS]
+    if not names:
+        raise InputError(block, Problem("", f"a block of kind {', '.join(KINDS)}", "none"))
+    return names[0]
+
+
+def _field(
+    host: str, contestants: Sequence[str], kind: str, match: Budget, refused: list[Refused]
+) -> dict[str, Fitted]:
+    """The nets of one host, by block; what cannot stand or be matched is told in `refused`."""
+    measure_of(find_spec(host))
+    found: dict[str, Fitted] = {}
+    target = 0.0
+    for block in dict.fromkeys(contestants):
+        try:
+            spec = placed(host, block, kind)
+            target = target or cost_of(spec, match)
+            found[block] = fitted(spec, target, match)
+        except ProblemsError as error:
+            refused.append(Refused(host, block, " ".join(str(error).split())))
+            if not found:  # without the block under study there is nothing to compare
+                return {}
+    return found
+
+
+def _lengths(fields: dict[str, dict[str, Fitted]], seeds: int, minutes: float, told: Told) -> dict[str, int]:
+    """Epochs or steps for each host, so that tuning and all runs take the time that was given, each host an equal share."""
+    found = {}
+    for host, field in fields.items():
+        told(f"how long {host} takes", 0.0)
+        each = [seconds_of(net.spec) for net in field.values()]
+        runs = seeds + TUNING * len(RATES)
+        affordable = 60 * minutes / len(fields) / (sum(each) * runs)
+        found[host] = max(1, min(usual_length(next(iter(field.values())).spec), int(affordable)))
+    return found
+
+
+def _run(host: str, block: str, net: Fitted, length: int, seeds: int) -> Run:
+    """Tuned on data set aside from training, then run with each seed."""
+    start = time.monotonic()
+    short = max(1, round(TUNING * length))
+    tuned = {rate: score(net.spec, Setting(short, rate), tuning=True) for rate in RATES}
+    rate = max(tuned, key=lambda one: tuned[one])
+    scores = [score(net.spec, Setting(length, rate, seed)) for seed in range(seeds)]
+    params = int(cost_of(net.spec, "params"))
+    return Run(
+        host,
+        block,
+        cost_of(net.spec, "macs"),
+        params,
+        round(net.scale, 3),
+        rate,
+        scores,
+        round(time.monotonic() - start, 1),
+    )
+
+
+def _compared(block: str, runs: Sequence[Run]) -> list[Comparison]:
+    pairs = [
+        (own, other)
+        for own in runs
+        if own.block == block
+        for other in runs
+        if other.host == own.host and other is not own
+    ]
+    found = []
+    for own, other in pairs:
+        told: Difference = difference(own.scores, other.scores, len(pairs))
+        measure = measure_of(find_spec(own.host))
+        found.append(Comparison(own.host, other.block, measure, told.mean, told.low, told.high, told.verdict))
+    return found
+
+
+def _grown(block: str, against: Sequence[str], host: str) -> list[Growth]:
+    """Time and memory of the blocks alone, at the width of a host."""
+    spec = find_spec(host)
+    tokens = isinstance(spec.input, TokenInput)
+    calls = {one: call_for(one, tokens) for one in dict.fromkeys([block, *against])}
+    return growth(calls, spec.dims[0], tokens)

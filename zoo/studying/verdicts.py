@@ -1,0 +1,39 @@
+"""Whether two blocks can be told apart: differences between runs of the same seed, their interval, and what may be said."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Word = Literal["better", "worse", "not distinguishable"]
+LEVEL = 0.95
+
+
+class Difference(NamedTuple):
+    """Of the block under study less another: the mean over seeds, and an interval that holds for all comparisons of a study at once."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: Word
+
+
+def difference(own: Sequence[float], other: Sequence[float], comparisons: int = 1) -> Difference:
+    """Scores of the same seeds, more being better: Student's interval of their paired differences, at 1 - 0.05 / comparisons.
+
+    Raises ValueError for fewer than two pairs: one run says nothing of the next.
+    """
+    if len(own) != len(other) or len(own) < 2:
+        raise ValueError(f"at least two runs of the same seeds are compared; found {len(own)} and {len(other)}")
+    pairs = [a - b for a, b in zip(own, other, strict=True)]
+    mean = statistics.fmean(pairs)
+    reach = _quantile(len(pairs) - 1, comparisons) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    low, high = mean - reach, mean + reach
+    return Difference(mean, low, high, "better" if low > 0 else "worse" if high < 0 else "not distinguishable")
+
+
+def _quantile(freedom: int, comparisons: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - (1 - LEVEL) / comparisons / 2, freedom))
