@@ -52,7 +52,7 @@ class Stranger:
         python = str(self.folder / "env" / "bin" / "python")
         tools = {
             "zoo": [python, "-m", "zoo"],
-            "pytest": [python, "-m", "pytest", "-p", "zoo.testing.pytest_plugin"],
+            "pytest": [python, "-m", "pytest"],
             "pip": [python, "-m", "pip"],
         }
         environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ZOO_PLUGINS")}

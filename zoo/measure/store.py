@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+from filelock import FileLock
 
 from zoo.collection import collections
 from zoo.errors import InputError, Problem
@@ -214,10 +215,14 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise InputError(
                 "measurements cannot be opened", Problem(str(path), "a file to read and write", str(error))
             ) from None
-        aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
-        os.replace(path, aside)
-        log.warning("%s is damaged or not ours (%s): it is now %s, and a new file begins", path, error, aside.name)
-        return _connect(path)
+    with FileLock(path.with_name(f"{path.name}.lock")):  # of several processes that find a bad file, one sets it aside
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
+            os.replace(path, aside)
+            log.warning("%s is damaged or not ours (%s): it is now %s, and a new file begins", path, error, aside.name)
+            return _connect(path)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -225,17 +230,25 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """An open file of the newest version. Raises sqlite3.DatabaseError for one that is damaged or not ours."""
+    """An open file of the newest version. Raises sqlite3.DatabaseError for one that is damaged or not ours.
+
+    No write-ahead log: it needs memory that processes share, which a folder on a network does not give.
+    """
     db = sqlite3.connect(path, timeout=60)
     try:
-        db.execute("PRAGMA busy_timeout = 60000")
+        db.execute("BEGIN")  # one view for all three: another process may be making the file right now
         (owner,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        db.execute("COMMIT")
         if owner != APPLICATION and tables:
             raise sqlite3.DatabaseError("another program's tables")
+        if version > len(MIGRATIONS):
+            raise sqlite3.DatabaseError(f"written by a newer zoo, version {version}")
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("its pages do not fit together")
-        _migrate(db)
+        if version < len(MIGRATIONS):
+            _migrate(db)
     except BaseException:
         db.close()
         raise
@@ -244,15 +257,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _migrate(db: sqlite3.Connection) -> None:
     """Under the write lock, so that of several processes one does it."""
-    if db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
-        return
-    db.execute("PRAGMA journal_mode = WAL")
     db.isolation_level = None
     db.execute("BEGIN IMMEDIATE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        db.execute("ROLLBACK")
-        raise sqlite3.DatabaseError(f"written by a newer zoo, version {version}")
     for step in MIGRATIONS[version:]:
         for statement in step.split(";"):
             db.execute(statement)
