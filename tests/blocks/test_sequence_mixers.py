@@ -12,6 +12,7 @@ from blocks.attention.latent_attention import LatentAttention
 from blocks.attention.restormer_attention import RestormerAttention
 from blocks.attention.rotary import Rope, rotated
 from blocks.context import Context
+from blocks.conv.causal_conv import CausalConv
 from blocks.linear_attention.feature_maps import Favor, plain, reweighted
 from blocks.linear_attention.hyena import Hyena
 from blocks.linear_attention.kernelized_attention import KernelizedAttention
@@ -188,3 +189,11 @@ def test_hedgehog_begins_as_a_softmax_of_both_signs():
 def test_causal_cosformer_needs_a_length(refused):
     with refused("a causal linear_attention with the feature map `cosformer` needs `max_length`"):
         LinearAttention(64, feature_map="cosformer", causal=True)
+
+
+def test_a_causal_convolution_weighs_a_token_and_those_before_it():
+    conv = CausalConv(3, kernel_size=2).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    before, now = conv.conv1d.weight[:, 0].T
+    earlier = torch.cat([torch.zeros(2, 1, 3, dtype=x.dtype), x[:, :-1]], 1)
+    assert torch.allclose(conv(x), F.silu(now * x + before * earlier + conv.conv1d.bias), atol=1e-12)
