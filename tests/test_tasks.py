@@ -9,6 +9,7 @@ from zoo.tasks import (
     CLOSE,
     FILLING,
     OPEN,
+    SHORTEST,
     TASKS,
     UNASKED,
     accuracy,
@@ -46,10 +47,9 @@ def test_the_commonest_answer_is_about_as_good_as_chance(name: str) -> None:
 def test_recall_asks_for_the_value_beside_a_key() -> None:
     ids, targets = recall(16, seeded())
     for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
-        known = dict(zip(row[0:16:2], row[1:16:2], strict=True))
-        asked = {place: known[row[place]] for place in range(16, 64) if row[place] in known}
-        assert len(known) == len(asked) == 8
-        assert wanted == [asked.get(place, UNASKED) for place in range(64)]
+        known = dict(zip(row[0:32:2], row[1:32:2], strict=True))
+        assert len(known) == 16 and all(value >= 32 for value in known.values())
+        assert wanted == [UNASKED] * 32 + [known[key] for key in row[32:]]
 
 
 def test_copying_asks_for_what_is_not_noise_in_its_order() -> None:
@@ -59,12 +59,11 @@ def test_copying_asks_for_what_is_not_noise_in_its_order() -> None:
         assert len(data) == 8 and wanted == [UNASKED] * 56 + data and row[56:] == [17] * 8
 
 
-def test_induction_asks_for_what_stood_behind_the_mark() -> None:
+def test_induction_asks_for_what_stood_behind_a_token_when_it_came_first() -> None:
     ids, targets = induction(64, seeded())
     for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
-        first = row.index(16)
-        assert row[-1] == 16 and row.count(16) == 2 and first < 62
-        assert wanted == [UNASKED] * 63 + [row[first + 1]]
+        assert len(set(row[:24])) == 24 and sorted(row[24:]) == sorted(row[:24])
+        assert wanted == [UNASKED] * 24 + [row[row.index(token) + 1] for token in row[24:]]
 
 
 def test_parity_is_that_of_the_ones_so_far() -> None:
@@ -73,30 +72,36 @@ def test_parity_is_that_of_the_ones_so_far() -> None:
         assert wanted == [sum(row[: place + 1]) % 2 for place in range(64)]
 
 
-def value_of(tokens: list[int]) -> int:
-    """A parser of its own."""
-    stack: list[list[int]] = [[]]
+def values_of(tokens: list[int]) -> list[int]:
+    """A parser of its own: the value of each bracket, where it closes."""
+    stack: list[list[int]] = []
+    found = []
     for token in tokens:
+        value = token
         if OPEN <= token < CLOSE:
             stack.append([token])
-        elif token == CLOSE:
+            continue
+        if token == CLOSE:
             operator, *values = stack.pop()
             middle = sorted(values)[len(values) // 2]
-            stack[-1].append([max(values), min(values), middle, sum(values) % 10][operator - OPEN])
-        else:
-            stack[-1].append(token)
-    (answer,) = stack.pop()
-    return answer
+            value = [max(values), min(values), middle, sum(values) % 10][operator - OPEN]
+        found.append(value if token == CLOSE else UNASKED)
+        if stack:
+            stack[-1].append(value)
+    assert not stack
+    return found
 
 
-def test_listops_is_the_value_of_the_expression() -> None:
-    ids, targets = listops(200, seeded())
-    nested = 0
+def test_listops_is_the_value_of_each_bracket_where_it_closes() -> None:
+    ids, targets = listops(100, seeded())
     for row, wanted in zip(ids.tolist(), targets.tolist(), strict=True):
-        tokens = [token for token in row if token != FILLING]
-        assert wanted == [UNASKED] * 63 + [value_of(tokens)]
-        nested += sum(OPEN <= token < CLOSE for token in tokens) > 1
-    assert nested >= 50
+        length = row.index(FILLING) if FILLING in row else len(row)
+        assert length > 48 - SHORTEST and set(row[length:]) <= {FILLING} and set(wanted[length:]) <= {UNASKED}
+        closed = iter(values_of(row[:length]))
+        told = [UNASKED if OPEN <= token < CLOSE else next(closed) for token in row[:length]]
+        assert wanted[:length] == told
+    nested = (ids[:, 1:] >= OPEN) & (ids[:, 1:] < CLOSE) & (ids[:, :-1] < 10)
+    assert int(nested.sum()) >= 50
 
 
 def test_accuracy_counts_what_is_asked() -> None:

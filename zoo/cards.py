@@ -12,11 +12,12 @@ from typing import Any
 
 from zoo import catalog
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
-from zoo.console import count
+from zoo.console import count, markdown_table
 from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
+from zoo.mixer_card import mixer_card
 from zoo.specs.tree import plain
 from zoo.supply.manifests import published as published_weights
 from zoo.weights.manifest import Manifest, Metric, read_manifest
@@ -85,8 +86,8 @@ def _reads_text(entry: catalog.Entry) -> bool:
 
 def _models(names: list[str]) -> str:
     if not _reads_text(catalog.entry(names[0])):
-        return _table(MODEL_COLUMNS, [_model_row(name) for name in names])
-    return _table(TEXT_COLUMNS, [_text_row(name) for name in names])
+        return markdown_table(MODEL_COLUMNS, [_model_row(name) for name in names])
+    return markdown_table(TEXT_COLUMNS, [_text_row(name) for name in names])
 
 
 def _text_row(name: str) -> list[str]:
@@ -173,7 +174,9 @@ def _latency(names: list[str]) -> str:
         [f"`{row.model}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, row.verdict]
         for row in rows
     ]  # fmt: skip
-    table = _table(["model", "form", "run", "p50 ms", "interval", f"x {rows[0].anchor}", "device", "verdict"], shown)
+    table = markdown_table(
+        ["model", "form", "run", "p50 ms", "interval", f"x {rows[0].anchor}", "device", "verdict"], shown
+    )
     return f"{table}\n\nFive fresh processes each, torch {rows[0].runtime.torch}; made by `zoo bench --all`."
 
 
@@ -183,7 +186,9 @@ def _weights(names: list[str]) -> str:
     found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
     if not found:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
-    table = _table(["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found])
+    table = markdown_table(
+        ["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found]
+    )
     smoke = any("digits" in one.tag for one in found)
     if any("pydoc" in one.tag for one in found):
         table += "\n\n*pydoc* weights are smoke weights: they prove that the block learns text, byte by byte, and rank nothing."
@@ -252,11 +257,6 @@ def _cite(entry: catalog.Entry) -> str:
     return f"```\n@article{{{entry.family}, title = {{{entry.title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}\n```"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def index() -> str:
     """The page of all families."""
     rows = []
@@ -269,8 +269,9 @@ def index() -> str:
         rows.append(
             [f"[{family}]({family}.md)", str(len(names)), span, f"{best:g}" if best else "", entry.licence, entry.title]
         )
-    table = _table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
-    return f"# Model cards\n\n{len(catalog.entries())} models. [overview.html](overview.html) sorts them and draws accuracy against work.\n\n{table}\n"
+    table = markdown_table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
+    said = "[overview.html](overview.html) sorts them and draws accuracy against work; [mixers.md](mixers.md) tells what sequence mixers learn."
+    return f"# Model cards\n\n{len(catalog.entries())} models. {said}\n\n{table}\n"
 
 
 def overview() -> str:
@@ -298,7 +299,7 @@ def pages() -> dict[str, Callable[[], str]]:
     """File name -> what makes it."""
     families = sorted({entry.family for entry in catalog.entries().values()})
     made: dict[str, Callable[[], str]] = {f"{family}.md": functools.partial(card, family) for family in families}
-    return made | {"README.md": index, "overview.html": overview}
+    return made | {"README.md": index, "mixers.md": mixer_card, "overview.html": overview}
 
 
 def stale(folder: Path) -> list[str]:

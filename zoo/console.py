@@ -28,6 +28,11 @@ def _figure(cell: Any) -> bool:
     return isinstance(cell, str) and (cell == "" or cell[0].isdigit() or (cell[0] in "+-" and len(cell) > 1))
 
 
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
 def dump(value: Any) -> None:
     """Prints a value as JSON."""
     print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,13 +1,13 @@
 """Sequence mixers on generated tasks: one small net, one recipe, equal for all. `python -m zoo.task_training` writes the table.
 
-The net has two layers of width 64, x + mixer(norm x), then x + mlp(norm x); it reads the ids of a task and tells its targets. The
-same number of steps, the same learning rates to choose from, and the same seeds for every mixer.
+The net reads the ids of a task and tells its targets. Its layer is x + conv(x), x + mixer(norm x), x + mlp(norm x), conv being a
+`causal_conv` over four tokens: so that no mixer needs to find the token before by itself, which most published nets spare it, too.
+The same number of steps, the same learning rate and the same seeds for every mixer.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
+import argparse
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,55 +20,15 @@ from torch.nn import functional as F
 from blocks import registry
 from blocks.context import Context
 from zoo.build.groups import param_groups
-from zoo.collection import CORE
+from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable, shipped
 from zoo.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.training import Progress, cosine_rate
 
-TABLE = CORE.data / "tasks.json"
 HELD_OUT_SEED = 1_000_003
 """Of the sequences that accuracy is measured on; no recipe trains with it."""
 HELD_OUT = 512
-
-
-class TaskRecipe(msgspec.Struct, frozen=True):
-    """AdamW with warm-up and a cosine to zero; fresh sequences at every step; the gradient's norm is cut at 1.
-
-    Each mixer is run at every rate of `lrs`, and the best of them is its score.
-    """
-
-    steps: int = 800
-    batch_size: int = 64
-    dim: int = 64
-    depth: int = 2
-    lrs: tuple[float, ...] = (1e-3, 4e-3)
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-
-
-class TaskRow(msgspec.Struct, frozen=True):
-    """Accuracy on held-out sequences for each seed, at the best of the learning rates."""
-
-    mixer: str
-    task: str
-    accuracies: list[float]
-    lr: float
-    params: int
-    seconds: float
-
-
-class TaskTable(msgspec.Struct, frozen=True):
-    """The rows of one recipe."""
-
-    recipe: TaskRecipe
-    rows: list[TaskRow]
-
-
-@functools.cache
-def shipped() -> TaskTable:
-    """The table of the package; empty where none was written."""
-    if not TABLE.is_file():
-        return TaskTable(TaskRecipe(), [])
-    return msgspec.json.decode(TABLE.read_bytes(), type=TaskTable)
+AS_IN_LANGUAGE_MODELS: dict[str, Any] = {"causal": True, "rope": {}}
+"""Parameters that a mixer is given where it has them."""
 
 
 def mixers() -> list[str]:
@@ -79,24 +39,30 @@ def mixers() -> list[str]:
 def task_spec(mixer: Any, task: Task, recipe: TaskRecipe = TaskRecipe()) -> dict[str, Any]:
     """The net as a spec; `mixer` is a name or a table with `block`."""
     call = mixer
-    if isinstance(mixer, str) and "causal" in registry.describe(mixer).params:
-        call = {"block": mixer, "causal": True}
+    if isinstance(mixer, str):
+        params = registry.describe(mixer).params
+        call = {"block": mixer} | {name: value for name, value in AS_IN_LANGUAGE_MODELS.items() if name in params}
     return {
         "schema": "zoo.spec/1",
         "family": {"name": f"task_{task.name}", "task": "language-modeling"},
         "spec": {
             "input": {"kind": "tokens", "vocab_size": task.vocab_size, "length": task.length},
-            "stem": "token_embedding",
+            "init": {"weight": "torch"},
+            "stem": {"block": "token_embedding", "std": 0.5},
             "dims": [recipe.dim],
             "depths": [recipe.depth],
-            "layer": [{"residual": ["rms_norm", call]}, {"residual": ["rms_norm", {"block": "mlp", "ratio": 2}]}],
+            "layer": [
+                {"residual": ["causal_conv"]},
+                {"residual": ["rms_norm", call]},
+                {"residual": ["rms_norm", {"block": "mlp", "ratio": 2}]},
+            ],
             "head": {"block": "lm_head", "norm": "rms_norm"},
         },
     }
 
 
 def train_task(
-    mixer: Any, task: Task, recipe: TaskRecipe = TaskRecipe(), lr: float = 1e-3, seed: int = 0, progress: Progress | None = None
+    mixer: Any, task: Task, recipe: TaskRecipe = TaskRecipe(), seed: int = 0, progress: Progress | None = None
 ) -> tuple[nn.Module, float]:  # fmt: skip
     """The trained net and its accuracy on held-out sequences. Raises SpecError for a mixer that cannot stand there."""
     import zoo
@@ -104,7 +70,9 @@ def train_task(
     torch.manual_seed(seed)
     model: Any = zoo.create(task_spec(mixer, task, recipe)).train()
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(param_groups(model, recipe.weight_decay, lr=lr), lr=lr, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, recipe.steps, recipe.warmup))
     for step in range(1, recipe.steps + 1):
         ids, targets = task.batch(recipe.batch_size, draw)
@@ -129,36 +97,54 @@ def evaluate(model: Any, task: Task, count: int = HELD_OUT) -> float:
         return accuracy(model(ids).logits, targets)
 
 
-def row_of(mixer: str, task: str, seeds: int = 1, recipe: TaskRecipe = TaskRecipe()) -> TaskRow:
-    """One mixer on one task: every learning rate with the first seed, the best of them with the others."""
-    start = time.perf_counter()
-    tried = {lr: train_task(mixer, TASKS[task], recipe, lr) for lr in recipe.lrs}
-    lr = max(tried, key=lambda one: tried[one][1])
-    rest = [train_task(mixer, TASKS[task], recipe, lr, seed)[1] for seed in range(1, seeds)]
-    params = sum(parameter.numel() for parameter in tried[lr][0].parameters())
-    return TaskRow(mixer, task, [tried[lr][1], *rest], lr, params, round(time.perf_counter() - start, 1))
+def row_of(
+    mixer: str, task: str, seeds: int = 1, recipe: TaskRecipe = TaskRecipe(), known: TaskRow | None = None
+) -> TaskRow:
+    """One mixer on one task with each seed; goes on from a `known` row."""
+    accuracies = list(known.accuracies) if known else []
+    for seed in range(len(accuracies), seeds):
+        model, accuracy = train_task(mixer, TASKS[task], recipe, seed)
+        accuracies.append(accuracy)
+    params = known.params if known else sum(parameter.numel() for parameter in model.parameters())
+    return TaskRow(mixer, task, accuracies, params)
 
 
 def write_table(names: Sequence[str], tasks: Iterable[str] = TASKS, seeds: int = 1) -> TaskTable:
     """Fills the table of the package, row by row, so that a run that is broken off goes on where it was."""
     recipe = TaskRecipe()
-    known = shipped() if shipped().recipe == recipe else TaskTable(recipe, [])
-    rows = {(row.mixer, row.task): row for row in known.rows}
+    rows = {(row.mixer, row.task): row for row in shipped().rows} if shipped().recipe == recipe else {}
     for mixer in names:
         for task in tasks:
-            if (mixer, task) in rows and len(rows[mixer, task].accuracies) >= seeds:
+            known = rows.get((mixer, task))
+            if known and len(known.accuracies) >= seeds:
                 continue
-            row = rows[mixer, task] = row_of(mixer, task, seeds, recipe)
-            print(
-                f"{mixer} {task}: {' '.join(f'{one:.3f}' for one in row.accuracies)} ({row.seconds:.0f} s)", flush=True
-            )
-            made = TaskTable(recipe, [rows[key] for key in sorted(rows)])
-            lines = ",\n".join(msgspec.json.encode(one).decode() for one in made.rows)
-            TABLE.write_text(
-                f'{{"recipe": {msgspec.json.encode(recipe).decode()}, "rows": [\n{lines}\n]}}\n', encoding="utf-8"
-            )
-    return TaskTable(recipe, list(rows.values()))
+            start = time.perf_counter()
+            row = rows[mixer, task] = row_of(mixer, task, seeds, recipe, known)
+            shares = " ".join(f"{share:.3f}" for share in row.accuracies)
+            print(f"{mixer} {task}: {shares} ({time.perf_counter() - start:.0f} s)", flush=True)
+            save(_table(recipe, rows.values()))
+    return _table(recipe, rows.values())
+
+
+def _table(recipe: TaskRecipe, rows: Iterable[TaskRow]) -> TaskTable:
+    chance = {task.name: task.chance for task in TASKS.values()}
+    return TaskTable(recipe, chance, sorted(rows, key=lambda row: (row.mixer, row.task)))
+
+
+def save(table: TaskTable) -> None:
+    """As JSON, a row a line."""
+    head = ", ".join(f'"{name}": {msgspec.json.encode(getattr(table, name)).decode()}' for name in ("recipe", "chance"))
+    lines = ",\n".join(msgspec.json.encode(row).decode() for row in table.rows)
+    TABLE.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m zoo.task_training", description=__doc__)
+    parser.add_argument("mixers", nargs="*", help="those to train (default: all)")
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    write_table(given.mixers or mixers(), seeds=given.seeds)
 
 
 if __name__ == "__main__":
-    write_table(sys.argv[1:] or mixers())
+    main()

@@ -118,9 +118,11 @@ def blocks(arguments: Namespace) -> int:
 
 def _describe(found: registry.BlockInfo, as_json: bool) -> int:
     from blocks.schema import words
+    from zoo.measure.task_table import scores
 
+    learned = scores(found.name)
     if as_json:
-        dump(msgspec.to_builtins(found))
+        dump(msgspec.to_builtins(found) | ({"tasks": learned} if learned else {}))
         return 0
     print(f"{found.id}  {found.kind}, layout {found.layout}" + (f", {found.paper}" if found.paper else ""))
     print(found.summary)
@@ -132,6 +134,9 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
             for name, param in found.params.items()
         ]
         table(["parameter", "value", "default"], rows)
+    if learned:
+        said = ", ".join(f"{task} {share:.0%}" for task, share in learned.items())
+        print(f"learned, of generated tasks: {said} (model_cards/mixers.md)")
     return 0
 
 
