@@ -97,7 +97,10 @@ def test_the_shipped_table_is_of_the_recipe_the_mixers_and_the_tasks_of_the_code
     assert shipped().chance == {task.name: task.chance for task in TASKS.values()}
     found = [(row.mixer, row.task) for row in shipped().rows]
     assert len(found) == len(set(found)) and set(found) <= {(mixer, task) for mixer in mixers() for task in TASKS}
-    assert all(len(scores(name)) == len(TASKS) for name in ("attention", "linear_attention", "mamba2", "identity"))
+    rest = set(mixers()) - {
+        "kernelized_attention"
+    }  # not trained yet: a step of its product over distances takes half a second
+    assert all(len(scores(name)) == len(TASKS) for name in rest)
 
 
 def test_the_shipped_table_shows_the_known_differences() -> None:
