@@ -143,6 +143,16 @@ def test_gradient_of_the_output_alone(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("groups", [1, 19, 38])
+def test_gradients_with_any_number_of_groups(backend, groups):
+    able(backend)
+    inputs = arguments(49, groups=groups)
+    right = gradients({name: value.double() for name, value in inputs.items()}, "reference")
+    for name, found in gradients(inputs, backend).items():
+        assert error(found, right[name]) <= GRADIENT, name
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_gradient_of_the_last_state_alone(backend):
     able(backend)
     inputs = {name: value.requires_grad_() for name, value in arguments(33).items()}
