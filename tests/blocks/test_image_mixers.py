@@ -232,3 +232,14 @@ def test_norm_stands_before_or_after_the_pooling() -> None:
     )
     torch.testing.assert_close(after(x), F.layer_norm(x.mean((2, 3)), (8,), eps=1e-6))
     torch.testing.assert_close(before(x), F.layer_norm(x.permute(0, 2, 3, 1), (8,), eps=1e-6).mean((1, 2)))
+
+
+def test_gelu_is_written_over_the_hidden_map_only_without_gradients() -> None:
+    mlp, x = blocks.get("mlp")(8), torch.randn(2, 5, 8)
+    hidden: list[torch.Tensor] = []
+    mlp.fc1.register_forward_hook(lambda *call: hidden.append(call[-1]))
+    expected = mlp(x)
+    assert torch.equal(hidden[0], mlp.fc1(x))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
+    assert torch.equal(hidden[-1], F.gelu(hidden[0]))
