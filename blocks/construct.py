@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 import torch
@@ -164,23 +163,48 @@ def checked_init(cls: Any) -> Callable[..., None]:
         _check_bounds(cls, converted)
         # defaults that are slots stay shared templates: they hold no module
         init(self, **converted)
-        if not hasattr(cls, "reset_parameters") and any(parameter.is_meta for parameter in self.parameters()):
-            _made_with[self] = converted
+        if not hasattr(cls, "reset_parameters") and any(_is_on_meta(part) for part in orphans(self).values()):
+            self.__dict__[ARGUMENTS] = converted
 
     return __init__
 
 
-_made_with: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
-"""The arguments of blocks on meta that have no way of their own to begin anew."""
+ARGUMENTS = "_made_with"
+"""The attribute of a block on meta that has no way of its own to begin anew: what its constructor was given. It lives in the block, since
+arguments may hold modules of the same net, which a table of ours would keep alive for ever."""
+
+
+def orphans(block: nn.Module) -> dict[str, nn.Module]:
+    """By path, the block and the modules in it that hold parameters or buffers and have no `reset_parameters`; other blocks see to
+    themselves."""
+    return {path: part for path, part in _own_parts(block, "") if part._parameters or part._buffers}
+
+
+def _own_parts(block: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    yield path, block
+    for name, child in block.named_children():
+        if not hasattr(child, "block_id") and not hasattr(child, "reset_parameters"):
+            yield from _own_parts(child, f"{path}.{name}".lstrip("."))
+
+
+def _is_on_meta(part: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in (*part.parameters(False), *part.buffers(False)))
 
 
 def made_again(module: nn.Module) -> nn.Module | None:
     """A block as its constructor makes it, on the CPU, for one that was made on meta; None when nobody remembers how."""
-    if module not in _made_with:
+    arguments = module.__dict__.get(ARGUMENTS)
+    if arguments is None:
         return None
     with torch.device("cpu"):
-        made: nn.Module = type(module)(**_made_with[module])
+        made: nn.Module = type(module)(**arguments)
     return made
+
+
+def forget_arguments(net: nn.Module) -> None:
+    """For a net that has its values: what its blocks remembered in order to begin anew goes."""
+    for module in net.modules():
+        module.__dict__.pop(ARGUMENTS, None)
 
 
 def _check_bounds(cls: Any, arguments: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocks.construct import forget_arguments
 from blocks.registry import core_index, describe
 from zoo import catalog
 from zoo.build.backbone import Backbone
@@ -123,6 +124,8 @@ def create(
         materialise(built, wanted.init, device)
         if dtype is not None:
             built.to(dtype)
+    if str(device) != "meta":
+        forget_arguments(built)
     if isinstance(wanted.tree["input"], dict) and wanted.tree["input"].get("kind") == "image" and str(device) != "meta":
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if form == "deploy":

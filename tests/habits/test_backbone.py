@@ -417,3 +417,12 @@ def test_labels_come_with_the_weights() -> None:
         InputError, match="expected weights with the names of their classes; found a model of 5 classes"
     ):
         zoo.labels(zoo.create(NET, SMALL, num_classes=5))
+
+
+def test_levels_of_a_stem_are_levels_like_others() -> None:
+    net: Any = zoo.create("resnet50", {"depths": [1, 1, 1, 1]}, features_only=True, out_indices=(0, 2))
+    assert [tuple(y.shape[1:]) for y in net(X)] == [(64, 32, 32), (512, 8, 8)]
+    assert net.feature_info.module_name() == ["stem.0", "stages.1"] and len(net.stages) == 2
+    assert net.prune_intermediate_layers([0]) == [0]
+    assert [name for name, _ in net.parts()] == ["stem.0"]
+    assert zoo.create("mobilenetv4_conv_small", device="meta").feature_info.reduction() == [2, 4, 8, 16, 32]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
 import torch
 
 import zoo
+from tests.models.thin import thin
 from zoo import catalog
 
 NANO = [name for name in catalog.list_models("*_nano")]
@@ -27,20 +27,8 @@ ROUTED = {name for name in catalog.list_models() if "core/moe@1" in catalog.entr
 """Expert dispatch depends on the data: it breaks a compiled graph; an exported one holds the masked dense sum."""
 
 
-@functools.cache
 def spec_of(name: str) -> zoo.Spec:
-    """The model's spec; of a large one, with the fewest layers in each stage that its patterns allow."""
-    spec = zoo.spec(name)
-    if catalog.entry(name).params < LARGE:
-        return spec
-    for depth in range(2, max(len(stage.layers) for stage in spec.stages)):
-        try:
-            thin = zoo.spec(name, {"depths": [min(depth, len(stage.layers)) for stage in spec.stages]})
-            zoo.create(thin, device="meta")
-        except zoo.SpecError:
-            continue
-        return thin
-    return spec
+    return thin(name, LARGE, fewest=2)
 
 
 def example(name: str, batch: int) -> torch.Tensor:

@@ -11,12 +11,6 @@ import torch
 import zoo
 from tests.models.parity import entries, smallest
 
-OTHERWISE = {
-    "resnet": "timm counts the stem's map, before its pooling, as level 0; ours begin with the first stage",
-    "mobileone": "timm counts the stem's map, at half the size, as level 0; ours begin with the first stage",
-    "mobilenetv4": "timm counts the stem's map as level 0 and joins the last two stages; ours are the stages",
-}
-"""Families whose levels differ, and how."""
 TIMM = entries("timm")
 
 
@@ -33,11 +27,6 @@ def levels(name: str, timm: types.ModuleType) -> tuple[list[torch.Tensor], list[
 def check(name: str, timm: types.ModuleType) -> None:
     found, expected, ours, theirs = levels(name, timm)
     rows = theirs if isinstance(theirs, list) else theirs.info
-    family = zoo.info(name).family
-    if family in OTHERWISE:
-        assert [tuple(one.shape) for one in found] != [tuple(one.shape) for one in expected], "remove it from OTHERWISE"
-        assert distance(found[-1], expected[-1]) <= 1e-4
-        return
     assert (ours.reduction(), ours.channels()) == ([row["reduction"] for row in rows], [row["num_chs"] for row in rows])
     for ourselves, them in zip(found, expected, strict=True):
         assert distance(ourselves, them) <= 1e-4

@@ -53,7 +53,9 @@ def test_pinned_weights_are_those_of_their_authors(
 ) -> None:
     name, commit = listing(), hub.put("acme/upstream", {"model.safetensors": save(upstream)})
     entry = zoo.pin(name)
-    assert entry.revision == commit and entry.published.sha256 == hashlib.sha256(save(upstream)).hexdigest()
+    assert entry.revision == commit and [one.sha256 for one in entry.published] == [
+        hashlib.sha256(save(upstream)).hexdigest()
+    ]
     same(name, answer)
     assert zoo.create("starnet_nano", pretrained=True).pretrained.state == "pinned"
     assert zoo.create("starnet_nano", pretrained="up").pretrained.name == name
@@ -84,7 +86,7 @@ def test_a_pickle_is_converted_out_of_its_envelope(
     name = listing("hub:acme/upstream/deep/net.pth")
     hub.put("acme/upstream", {"deep/net.pth": pickled({"state_dict": upstream, "epoch": 3})})
     entry = zoo.pin(name)
-    assert store.place(entry.files[0]).suffix == ".safetensors" and entry.published.name == "net.pth"
+    assert store.place(entry.files[0]).suffix == ".safetensors" and [one.name for one in entry.published] == ["net.pth"]
     same(name, answer)
 
 
@@ -206,6 +208,40 @@ def test_an_https_source_is_pinned(
     name = listing("https://example.org/net.pth")
     assert zoo.pin(name).revision == ""
     same(name, answer)
+
+
+@pytest.fixture
+def sharded(upstream: dict[str, Tensor]) -> dict[str, bytes]:
+    """The weights in two files and their index, in a folder of the repository."""
+    names = sorted(upstream)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    index = {"weight_map": {name: part for part, held in parts.items() for name in held}}
+    files = {part: save({name: upstream[name] for name in held}) for part, held in parts.items()}
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    return {f"deep/{name}": data for name, data in files.items()}
+
+
+def test_weights_in_several_files_are_pinned_as_one(
+    hub: Hub, listing: Listing, sharded: dict[str, bytes], answer: Tensor
+) -> None:
+    name = listing("hub:acme/upstream/deep/model.safetensors.index.json")
+    hub.put("acme/upstream", sharded)
+    entry = zoo.pin(name)
+    published = {f"deep/{one.name}": one.sha256 for one in entry.published}
+    assert published == {path: hashlib.sha256(data).hexdigest() for path, data in sharded.items()}
+    assert len(entry.files) == 1
+    same(name, answer)
+
+
+def test_a_part_that_was_tampered_with_is_refused_by_its_own_name(
+    hub: Hub, listing: Listing, sharded: dict[str, bytes]
+) -> None:
+    name = listing("hub:acme/upstream/deep/model.safetensors.index.json")
+    hub.put("acme/upstream", sharded)
+    hub.fault = lambda path, data: data[:-1] + b"!" if path.endswith("b.safetensors") else data
+    with pytest.raises(WeightsError, match=r"where     hub:acme/upstream/deep/b\.safetensors"):
+        zoo.pin(name)
+    assert kept() == []
 
 
 def test_the_command_pins_one_and_all_with_a_report(

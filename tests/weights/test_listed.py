@@ -52,7 +52,11 @@ def test_weights_that_forbid_commercial_use_say_so() -> None:
     classes = {name: collection.published(name).licence_class for name in LISTED}
     forbidden = {name.partition("_")[0] for name, kind in classes.items() if kind == "noncommercial"}
     assert forbidden == {"mambavision"}
-    assert {name.partition("_")[0] for name, kind in classes.items() if kind == "unknown"} == {"mobileone", "falcon"}
+    assert {name.partition("_")[0] for name, kind in classes.items() if kind == "unknown"} == {
+        "mobileone",
+        "falcon",
+        "deepseek",
+    }
 
 
 def test_fields_are_shared_by_file_and_by_tag(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 
 import pytest
 import safetensors.torch
 import torch
+from safetensors.torch import save_file
 
 from zoo.errors import WeightsError
 from zoo.weights.manifest import Manifest
@@ -121,7 +123,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_of_another_kind_lists_the_kinds(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"x")
     with pytest.raises(
-        WeightsError, match=r"expected  \.safetensors, or \.pth, \.pt, \.bin, \.tar, \.ckpt written by torch.save"
+        WeightsError,
+        match=r"expected  \.safetensors, \.safetensors\.index\.json, or \.pth, \.pt, \.bin, \.tar, \.ckpt written by torch.save",
     ):
         open_checkpoint(tmp_path / "a.onnx")
 
@@ -140,3 +143,54 @@ def test_a_checkpoint_that_is_no_mapping_is_refused(tmp_path):
     torch.save([torch.ones(1)], tmp_path / "a.pt")
     with pytest.raises(WeightsError, match="expected  a mapping of names to tensors\n  found     a value of type list"):
         open_checkpoint(tmp_path / "a.pt")
+
+
+def sharded(folder, weight_map=None, **files):
+    """An index of `files`, {name: tensors}, in a folder; returns its path."""
+    for name, tensors in files.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+    right = {key: f"{name}.safetensors" for name, tensors in files.items() for key in tensors}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": right if weight_map is None else weight_map}))
+    return path
+
+
+def test_a_checkpoint_in_several_files_opens_by_its_index(tmp_path):
+    path = sharded(tmp_path, a={"w": torch.ones(2)}, b={"v": torch.zeros(1), "u": torch.ones(1)})
+    tensors = open_checkpoint(path)
+    assert sorted(tensors) == ["u", "v", "w"] and torch.equal(tensors["w"], torch.ones(2))
+
+
+def test_everything_that_files_and_index_disagree_on_is_named(tmp_path):
+    where = {"w": "a.safetensors", "gone": "a.safetensors", "x": "c.safetensors"}
+    path = sharded(tmp_path, where, a={"w": torch.ones(2), "more": torch.ones(1)})
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint(path, "net")
+    assert [(one.where, one.expected, one.found) for one in caught.value.problems] == [
+        ("gone", "a tensor in a.safetensors", "none"),
+        ("more", "a tensor that the index names", "one more in a.safetensors"),
+        ("c.safetensors", "a file beside the index", "no such file"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        ("{", "Expecting property name"),
+        ('{"weight_map": {}}', "another content"),
+        ('{"weight_map": {"w": 3}}', "another content"),
+        ('{"weight_map": {"w": "../a.safetensors"}}', "`../a.safetensors`, with a folder in it"),
+        ('{"weight_map": {"w": "/etc/a.safetensors"}}', "a folder in it"),
+        ('{"weight_map": {"w": "a.bin"}}', "`a.bin`"),
+        (json.dumps({"weight_map": {"w": "con.safetensors"}}), "the name of a Windows device"),
+        (json.dumps({"weight_map": {f"w{n}": f"{n}.safetensors" for n in range(1001)}}), "more"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_a_sentence(tmp_path, content, found):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(content)
+    with pytest.raises(WeightsError) as caught:
+        open_checkpoint(path, "net")
+    assert str(caught.value).startswith("net: the index cannot be used; nothing was loaded\n") and found in str(
+        caught.value
+    )

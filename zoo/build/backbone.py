@@ -15,6 +15,11 @@ from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, sho
 from zoo.specs.model import Spec
 
 
+def in_memory_order(x: Tensor) -> Tensor:
+    """An image as the blocks want it in memory, channels last."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
 class Stage(nn.Module):
     """y = post(exit(layers(enter(downsample(x))))); what the spec leaves out is not there."""
 
@@ -157,27 +162,43 @@ class Backbone(nn.Module):
         """The features, or the last of the levels with `stop_early`, and the levels wanted."""
         if ctx is None and self.reads_slots:
             ctx = Context()
-        x = self._enter(x, ctx)
-        found: dict[int, Tensor] = {}
         if self.levels_are_layers:
-            found = dict.fromkeys(wanted, x)
-            x = self.stages[0](x, ctx, found, stop_early)
-        else:
-            for i, stage in enumerate(self.stages[: max(wanted) + 1] if stop_early else self.stages):
-                found[i] = x = stage(x, ctx)
-        return x, [found[i] for i in wanted]
+            shown_layers = dict.fromkeys(wanted, x)
+            x = self.stages[0](self._enter(x, ctx), ctx, shown_layers, stop_early)
+            return x, [shown_layers[i] for i in wanted]
+        names = self.level_names()
+        found: dict[str, Tensor] = {}
+        x = in_memory_order(x)
+        for name, part in self.parts():
+            found[name] = x = run(part, x, ctx)
+            if stop_early and name == names[max(wanted)]:
+                break
+        return x, [found[names[i]] for i in wanted]
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Everything before the head in its order: the stem, or each part of it, and the stages."""
+        stem = {"stem": self.stem} if self.stem is not None else {}
+        if type(self.stem) is Chain:  # a list of parts, not a block that is made as one
+            stem = {f"stem.{name}": part for name, part in self.stem.named_children()}
+        return [*stem.items(), *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
     def _enter(self, x: Tensor, ctx: Context | None) -> Tensor:
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = in_memory_order(x)
         return x if self.stem is None else run(self.stem, x, ctx)
 
     # levels
 
+    def level_names(self) -> list[str]:
+        """The modules behind which a feature level stands: those that the family names, else each stage, or each layer of the only one."""
+        if self.levels_are_layers:
+            return [f"stages.0.layers.{i}" for i in range(len(self.stages[0].layers))]  # type: ignore[arg-type]
+        own = [name for name, _ in self.parts()]
+        named = [name for name in self.spec.family.levels if name in own]
+        return named or [name for name in own if name.startswith("stages")]
+
     @property
     def num_levels(self) -> int:
-        """Feature levels: one per stage, or per layer of the only stage."""
-        return len(self.stages[0].layers) if self.levels_are_layers else len(self.stages)  # type: ignore[arg-type]
+        return len(self.level_names())
 
     @torch.no_grad()
     def feature_rows(self) -> list[dict[str, Any]]:
@@ -185,13 +206,12 @@ class Backbone(nn.Module):
         from zoo.build.builder import build, meta_input
 
         probe, twin = meta_input(self.spec), build(self.spec)
-        side, reduction = probe.shape[-1], 1
-        name = "stages.0.layers.{}" if twin.levels_are_layers else "stages.{}"
+        side, reduction, names = probe.shape[-1], 1, twin.level_names()
         rows = []
         for i, y in enumerate(twin._levels(probe, range(twin.num_levels), None)[1]):
             if y.ndim == 4:  # step by step, since odd sizes are rounded at each: 224 / 64 shows as 4 pixels
                 side, reduction = y.shape[-1], reduction * round(side / y.shape[-1])
-            rows.append({"num_chs": channels(y), "reduction": reduction, "module": name.format(i), "index": i})
+            rows.append({"num_chs": channels(y), "reduction": reduction, "module": names[i], "index": i})
         return rows
 
     @property

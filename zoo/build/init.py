@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from blocks.construct import made_again
+from blocks.construct import made_again, orphans
 from blocks.errors import BlockError, Problem
 from zoo.specs.check import Init
 
@@ -47,33 +46,23 @@ def _begin_anew(block: nn.Module) -> None:
 
     They are those of its constructor, run once more. Raises BlockError when that cannot be had.
     """
-    orphans = {path: part for path, part in _own_parts(block) if part._parameters or part._buffers}
-    if not orphans:
+    parts = orphans(block)
+    if not parts:
         return
     twin = made_again(block)
     if twin is None:
         names = [
-            f"{path}.{name}".lstrip(".")
-            for path, part in orphans.items()
-            for name in (*part._parameters, *part._buffers)
+            f"{path}.{name}".lstrip(".") for path, part in parts.items() for name in (*part._parameters, *part._buffers)
         ]
         problem = Problem(
             "", "first values for its own " + ", ".join(f"`{name}`" for name in names), "no method that gives them",
             next="give the block a `reset_parameters(self)`, and call it at the end of `__init__`",
         )  # fmt: skip
         raise BlockError(f"block `{block.block_id}`", problem)
-    for path, part in orphans.items():
+    for path, part in parts.items():
         made = twin.get_submodule(path)
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             tensor.copy_(getattr(made, name))
-
-
-def _own_parts(block: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The block and the modules in it that have no beginning of their own; other blocks see to themselves."""
-    yield path, block
-    for name, child in block.named_children():
-        if not hasattr(child, "block_id") and not hasattr(child, "reset_parameters"):
-            yield from _own_parts(child, f"{path}.{name}".lstrip("."))
 
 
 def _has_law(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> bool:

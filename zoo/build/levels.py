@@ -1,6 +1,7 @@
 """Feature levels: the maps that a model shows between stem and head, and what is known of them.
 
-A net of several stages has a level behind each stage; a net of one stage, a plain transformer, has one behind each layer.
+A net of several stages has a level behind each stage, or behind each part that its family names; a net of one stage, a plain transformer,
+has one behind each layer.
 """
 
 from __future__ import annotations

@@ -77,12 +77,16 @@ def _fit(twin: nn.Module, model: Any) -> None:
 
 
 def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
-    """Cuts off the stages (or layers of the only stage) behind the last level wanted, and the head."""
+    """Cuts off the parts (or layers of the only stage) behind the last level wanted, and the head."""
     levels = chosen_levels(indices, model.num_levels)
     if model.levels_are_layers:
         model.stages[0].layers = model.stages[0].layers[: max(levels) + 1]
     else:
-        model.stages = model.stages[: max(levels) + 1]
+        last, names = model.level_names()[max(levels)], [name for name, _ in model.parts()]
+        behind = names[names.index(last) + 1 :]
+        model.stages = model.stages[: len(model.stages) - sum(name.startswith("stages") for name in behind)]
+        for name in (name for name in behind if name.startswith("stem")):
+            delattr(model.stem, name.removeprefix("stem."))
     if prune_head:
         model.head = None
     elif prune_norm and getattr(model.head, "norm", None) is not None:

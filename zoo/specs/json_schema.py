@@ -14,7 +14,7 @@ from blocks.registry import BlockInfo
 from blocks.schema import CALL
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import STAGE, TOP
-from zoo.specs.read import SCHEMA, TASKS, FamilyText
+from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
 
 ID = "urn:blockzoo:schema:zoo.spec:1"
 VALUE = {"$ref": "#/$defs/value"}
@@ -63,6 +63,7 @@ def _infos(plugins: bool) -> list[BlockInfo]:
 def _family() -> dict[str, Any]:
     properties: dict[str, Any] = {name: {"type": "string"} for name in FamilyText.__struct_fields__}
     properties["task"] = {"enum": list(TASKS)}
+    properties["levels"] = {"type": "array", "items": {"type": "string", "pattern": f"^({LEVEL.pattern})$"}}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

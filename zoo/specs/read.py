@@ -22,12 +22,15 @@ MAX_NESTING = 48
 MAX_VALUES = 200_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 DOTTED_KEY = re.compile(rf"(?m)^[ \t\[]*(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_NESTING}}}")
+LEVEL = re.compile(r"stem(\.\d+)?|stages\.\d+")
 
 TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
 
 
 class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a family says of itself; no part of the digest."""
+    """What a family says of itself; no part of the digest.
+
+    `levels`: the parts whose outputs are its feature levels, in order: `stem`, `stem.0`, `stages.1`. Without it each stage is one."""
 
     name: str = ""
     title: str = ""
@@ -36,6 +39,7 @@ class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
     licence: str = "Apache-2.0"
     code: str = ""
     about: str = ""
+    levels: tuple[str, ...] = ()
 
 
 class Family:
@@ -224,8 +228,12 @@ def _keys_form(keys: Mapping[str, Any]) -> list[Problem]:
 def _family_form(family: Mapping[str, Any]) -> list[Problem]:
     problems = _unknown(family, FamilyText.__struct_fields__, "family.")
     for key, value in family.items():
-        if key in FamilyText.__struct_fields__ and not isinstance(value, str):
+        if key in FamilyText.__struct_fields__ and key != "levels" and not isinstance(value, str):
             problems.append(Problem(f"family.{key}", "a string", shown(value)))
+    levels = family.get("levels", [])
+    if not isinstance(levels, list) or not all(isinstance(one, str) and LEVEL.fullmatch(one) for one in levels):
+        expected = "names of parts like `stem`, `stem.0`, `stages.1`"
+        problems.append(Problem("family.levels", expected, shown(levels)))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
         problems.append(Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS)))

@@ -51,7 +51,7 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     licence_class: str = "unknown"
     distributions: dict[str, str] = {}
     files: tuple[File, ...]
-    published: File | None = None
+    published: tuple[File, ...] = ()
 
 
 class Lock(msgspec.Struct, frozen=True):

@@ -146,7 +146,6 @@ def _card(entry: Locked) -> str:
     lines += [f"Source: {entry.source}" + (f" at {entry.revision}." if entry.revision else ".")]
     holders = ", ".join(f"{name} {version}" for name, version in entry.distributions.items())
     lines += [f"Spec: digest {entry.digest}, in {holders}."]
-    if entry.published:
-        lines += [f"Converted from {entry.published.name}, sha256 {entry.published.sha256}."]
+    lines += [f"Converted from {file.name}, sha256 {file.sha256}." for file in entry.published]
     lines += ["", *(f"- {file.name}: {file.size_bytes:,} bytes, sha256 {file.sha256}" for file in entry.files), ""]
     return "\n".join(lines)

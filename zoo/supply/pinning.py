@@ -7,6 +7,7 @@ comes out is checked here once more, and its name, commit and hashes become a pi
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from zoo.supply.manifests import manifests, published
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest
 from zoo.weights.refusals import BytesError, TensorsError, refuse_file
+from zoo.weights.shards import files_of, is_index
 from zoo.weights.verify import verify
 
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN_PATH")
@@ -134,28 +136,49 @@ def _pinned(manifest: Manifest, revision: str, work: Path) -> Locked:
     )  # fmt: skip
 
 
-def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, str, File]:
-    """The published file, the commit in which it stands, and its facts; its bytes are those that its publisher promises."""
-    kind, _, rest = manifest.source.partition(":")
-    if kind == "https":
-        if offline():
-            found = "no network is wanted"
-            raise InputError(
-                manifest.name, Problem(manifest.source, "a network", found, next="unset ZOO_OFFLINE, once")
-            )
-        path = download(manifest.source, work / manifest.source.rpartition("/")[2], manifest.size_bytes)
-        _verify(path, manifest)
-        return path, "", File.of(path, anew=True)
-    org, repo, name = rest.split("/", 2)
-    path = fetch(Reference(f"{org}/{repo}", revision), name)
-    reference = Reference(f"{org}/{repo}", commit_of(path) or revision)
+def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, str, tuple[File, ...]]:
+    """The published file, or the index of several that then lie beside it; the commit in which it stands; the facts of all of them.
+    Their bytes are those that their publisher promises."""
+    get: Callable[[Manifest], Path] = functools.partial(_of_web, work)
+    commit = ""
+    if manifest.source.startswith("hub:"):
+        repo, name = _place(manifest)
+        commit = commit_of(fetch(Reference(repo, revision), name))
+        get = functools.partial(_of_hub, commit or revision)
+    path = get(manifest)
+    folder = manifest.source.rpartition("/")[0]
+    parts = [  # of these the manifest says nothing
+        msgspec.structs.replace(manifest, source=f"{folder}/{name}", sha256="", sha256_prefix="", size_bytes=None)
+        for name in (files_of(path, manifest.name) if is_index(path.name) else [])
+    ]
+    return path, commit, tuple(File.of(one, one.name, anew=True) for one in [path, *map(get, parts)])
+
+
+def _place(manifest: Manifest) -> tuple[str, str]:
+    """Repository and file of `hub:org/repo/file`."""
+    org, repo, name = manifest.source.removeprefix("hub:").split("/", 2)
+    return f"{org}/{repo}", name
+
+
+def _of_web(work: Path, manifest: Manifest) -> Path:
+    if offline():
+        found = "no network is wanted"
+        raise InputError(manifest.name, Problem(manifest.source, "a network", found, next="unset ZOO_OFFLINE, once"))
+    path = download(manifest.source, work / manifest.source.rpartition("/")[2], manifest.size_bytes)
+    _verify(path, manifest)
+    return path
+
+
+def _of_hub(revision: str, manifest: Manifest) -> Path:
+    repo, name = _place(manifest)
+    path = fetch(Reference(repo, revision), name)
     try:
         _verify(path, manifest)
     except BytesError:
         store.set_aside(path)
-        path = fetch(reference, name, anew=True)
+        path = fetch(Reference(repo, revision), name, anew=True)
         _verify(path, manifest)
-    return path, reference.revision, File.of(path, Path(name).name)
+    return path
 
 
 def _verify(path: Path, manifest: Manifest) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from zoo.errors import Problem
 from zoo.weights.header import as_weights_error
 from zoo.weights.load import read_tensors
 from zoo.weights.manifest import Manifest
-from zoo.weights.refusals import BytesError, refuse_file
+from zoo.weights.refusals import BytesError, TensorsError, refuse_file
+from zoo.weights.shards import INDEX, is_index, places
 from zoo.weights.verify import verify
 
 PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -48,7 +51,7 @@ def resolve(manifest: Manifest, folder: str | Path) -> Path:
 
 
 def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject: str = "weights") -> dict[str, Any]:
-    """The contents of a checkpoint that the user names: a mapping, a .safetensors file, or a file of torch.save.
+    """The contents of a checkpoint that the user names: a mapping, a .safetensors file, the index of several, or a file of torch.save.
 
     A pickle is opened only here, and with `weights_only=True`: tensors and plain values, no code. What stands around
     the tensors (`state_dict`, `module.`) is left in place; `KeyRules.open` takes it off. Raises WeightsError."""
@@ -60,11 +63,35 @@ def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject
         raise refuse_file(f"{subject}: the file cannot be read; nothing was loaded", str(path), "a file", found)
     if path.suffix == ".safetensors":
         return dict(read_tensors(path, subject))
+    if is_index(path.name):
+        return dict(_read_shards(path, subject))
     if path.suffix in PICKLES:
         return _open_pickle(path, subject)
-    ways = f".safetensors, or {', '.join(PICKLES)} written by torch.save"
+    ways = f".safetensors, {INDEX}, or {', '.join(PICKLES)} written by torch.save"
     headline = f"{subject}: not a checkpoint; nothing was loaded"
     raise refuse_file(headline, str(path), ways, f"`{path.suffix or path.name}`")
+
+
+def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
+    """All tensors, mapped into memory. Raises WeightsError for files that are missing or hold others than the index says."""
+    where = places(path, subject)
+    found: dict[str, Tensor] = {}
+    problems: list[Problem] = []
+    for name in sorted(set(where.values())):
+        if not path.with_name(name).is_file():
+            problems.append(Problem(name, "a file beside the index", "no such file"))
+            continue
+        tensors = read_tensors(path.with_name(name), subject)
+        promised = {key for key, file in where.items() if file == name}
+        problems += [Problem(key, f"a tensor in {name}", "none") for key in sorted(promised - set(tensors))]
+        problems += [
+            Problem(key, "a tensor that the index names", f"one more in {name}")
+            for key in sorted(set(tensors) - promised)
+        ]
+        found |= tensors
+    if problems:
+        raise TensorsError(subject, problems)
+    return found
 
 
 def _open_pickle(path: Path, subject: str) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""A model that nobody holds any more gives its memory back."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo import catalog
+
+NANO = catalog.list_models("*_nano")
+
+
+def held(model: nn.Module) -> list[weakref.ref[Any]]:
+    return [weakref.ref(part) for part in (*model.modules(), *model.parameters())]
+
+
+def example(model: Any) -> torch.Tensor:
+    form = model.spec.input
+    if form.kind == "tokens":
+        return torch.zeros(1, 8, dtype=torch.long)
+    return torch.zeros(1, form.channels, form.size, form.size)
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_what_is_dropped_is_freed(name: str) -> None:
+    model: Any = zoo.create(name, pretrained=bool(catalog.entry(name).tags))
+    deployed = zoo.deploy(model)
+    with torch.no_grad():
+        for net in (model, deployed):
+            net(example(model))
+    parts = [*held(model), *held(deployed)]
+    del model, deployed, net
+    gc.collect()
+    alive = [type(part()).__name__ for part in parts if part() is not None]
+    assert alive == []

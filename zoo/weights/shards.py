@@ -1,0 +1,50 @@
+"""A checkpoint in several files: an index, `*.safetensors.index.json`, says for each tensor which file beside it holds it.
+
+The layout is that of transformers' `save_pretrained` for large models. The index may name files of its own folder only.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from zoo.weights.header import MAX_HEADER_BYTES, MAX_TENSORS
+from zoo.weights.manifest_rules import path_fault
+from zoo.weights.refusals import refuse_file
+
+INDEX = ".safetensors.index.json"
+MAX_FILES = 1_000
+
+
+def is_index(name: str) -> bool:
+    return name.endswith(INDEX)
+
+
+def files_of(path: Path, subject: str) -> list[str]:
+    """The names of the files that an index speaks of. Raises WeightsError."""
+    return sorted(set(places(path, subject).values()))
+
+
+def places(path: Path, subject: str) -> dict[str, str]:
+    """{tensor: file} of an index. Raises WeightsError."""
+    headline = f"{subject}: the index cannot be used; nothing was loaded"
+    expected = '{"weight_map": {tensor: file}}'
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_HEADER_BYTES + 1)
+        content = json.loads(data) if len(data) <= MAX_HEADER_BYTES else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise refuse_file(headline, str(path), expected, str(error)) from None
+    found = content.get("weight_map") if isinstance(content, Mapping) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise refuse_file(headline, str(path), expected, "another content")
+    if len(found) > MAX_TENSORS or len(set(found.values())) > MAX_FILES:
+        raise refuse_file(headline, str(path), f"at most {MAX_TENSORS:,} tensors in {MAX_FILES:,} files", "more")
+    for name in set(found.values()):
+        fault = "a folder in it" if "/" in name else path_fault(name)
+        if fault or not name.endswith(".safetensors"):
+            text = f"`{ascii(name)[1:-1][:80]}`" + (f", with {fault}" if fault else "")
+            raise refuse_file(headline, str(path), "names of .safetensors files beside the index", text)
+    return found
