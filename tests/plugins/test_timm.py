@@ -204,8 +204,9 @@ def test_meta_and_assign_give_timms_outputs_for_a_wide_sample(start: int, tmp_pa
     for name in names[start : start + 40 : 8]:
         torch.manual_seed(0)
         theirs = lived_in(import_timm().create_model(name.removeprefix("timm/")))
-        ours = zoo.create(name, weights=theirs.state_dict())
-        x = torch.randn(1, 3, *zoo.info(name).input_size, generator=torch.Generator().manual_seed(1))
+        ours = zoo.create(name, weights=theirs.state_dict()).double()  # drawn weights make nets that amplify rounding
+        theirs = theirs.double()
+        x = torch.randn(1, 3, *zoo.info(name).input_size, generator=torch.Generator().manual_seed(1)).double()
         with torch.no_grad():
             expected, found = (out if isinstance(out, torch.Tensor) else out[0] for out in (theirs(x), ours(x)))
-        assert torch.allclose(found, expected, atol=1e-5 * max(1.0, float(expected.abs().max()))), name
+        assert torch.allclose(found, expected, atol=1e-7 * max(1.0, float(expected.abs().max()))), name
