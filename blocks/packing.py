@@ -26,9 +26,12 @@ STEEP, LEVEL = 13, 15
 it loops. 13 x 13 with a border of zeros, as 15 x 15, takes less than half the time (`tests/benchmarks`, kernels)."""
 
 MUCH_WORK = 2**24
-"""Multiplications from which on packed weights save more than the 10 to 15 us that the call of a packed kernel costs more."""
+"""Multiplications from which on the packed weights of a convolution save more than the 10 to 15 us that its call costs more."""
 MANY_OUTPUTS = 2**16
 """Outputs from which on a pass of its own for the activation costs more than that."""
+LINEAR_WORK = 2
+"""So many times the work it takes for a linear layer, and as much again for each further thread: unpacked, it runs in a
+matrix product that packs as it goes, so packing saves a twentieth of its time where a convolution saves a fifth or more."""
 
 Post = tuple[str, list[float], str]
 """What oneDNN does to the outputs before it writes them: name, numbers, and which formula of it."""
@@ -75,24 +78,29 @@ class Packed(nn.Module):
         self.act, self.post = act, post
 
     def kernel_for(self, x: Tensor) -> Kernel | None:
-        """The packed computation, or None where the ordinary one is to be taken. Runs at every call, so it asks little."""
+        """The packed computation, or None where the ordinary one is to be taken.
+
+        Runs at every call with cold caches, where each question takes near a microsecond: the cheap ones, and those that
+        spare the others, come first. Under dynamo and a tracer the shape must not even be looked at.
+        """
+        if type(x) is not Tensor or torch.compiler.is_dynamo_compiling() or torch._C._is_tracing():
+            return None
+        ready, own, threads = self.ready, self._parameters, torch.get_num_threads()
+        known = ready is not None and ready.shape == x.shape and ready.threads == threads
+        if known and ready.kernel is None:  # type: ignore[union-attr]
+            return None
         if (
-            type(x) is not Tensor
-            or x.dtype is not torch.float32
+            x.dtype is not torch.float32
             or not x.is_cpu
-            or (torch.is_grad_enabled() and x.requires_grad)
-            or torch.compiler.is_compiling()
             or torch.is_autocast_enabled("cpu")
-            or torch.jit.is_tracing()
+            or (torch.is_grad_enabled() and x.requires_grad)
         ):
             return None
-        ready, own = self.ready, self._parameters
         if (
-            ready is None
+            not known
+            or ready is None
             or ready.weight is not own["weight"]
             or ready.bias is not own["bias"]
-            or ready.threads != torch.get_num_threads()
-            or ready.shape != x.shape
             or (ready.version is not None and ready.version != ready.weight._version)
         ):
             ready = self.ready = self._prepare(x)
@@ -166,6 +174,11 @@ class PackedLinear(Packed, nn.Linear):
 
     def outputs(self, x: Tensor) -> int:
         return x.numel() // self.in_features * self.out_features
+
+    def _pays(self, x: Tensor, weight: Tensor) -> bool:
+        outputs, threads = self.outputs(x), torch.get_num_threads()
+        work = outputs * self.in_features
+        return work >= MUCH_WORK * LINEAR_WORK * threads or (self.act is not None and outputs >= MANY_OUTPUTS * threads)
 
     def pack(self, x: Tensor, weight: Tensor) -> Kernel:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // self.in_features)

@@ -59,7 +59,12 @@ class GatedConv(nn.Module):
         gate, passed, spatial = self.fc1(x).split(self.widths, 1)
         if self.act is not None:
             gate = run(self.act, gate, ctx)
-        return self.fc2(gate * torch.cat([passed, self.conv(spatial)], 1))
+        factors = passed, self.conv(spatial)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.fc2(gate * torch.cat(factors, 1))
+        for part, factor in zip(gate.split(self.widths[1:], 1), factors, strict=True):
+            part.mul_(factor)  # the gate is ours alone: writing over it saves two maps of the hidden width
+        return self.fc2(gate)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return self.fc2.absorb_output(scale, shift)

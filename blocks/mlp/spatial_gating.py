@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from blocks.chain import run
+from blocks.chain import Chain
 from blocks.context import Context
 from blocks.registry import block
 from blocks.slots import Act, Linear, slot
 
 
 @block("spatial_gating_mlp", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2105.08050")
-class SpatialGatingMlp(nn.Module):
+class SpatialGatingMlp(Chain):
     """[u | v] = act(W_1 x); y = W_2(u * (W LN(v) + b)), W (L, L) over the positions.
 
     (B, L, C) -> (B, L, C) for the one L it was built for. u and v have half of int(ratio * C) channels each; W starts
@@ -44,7 +45,8 @@ class SpatialGatingMlp(nn.Module):
                 f"the nearest ratio that works is {2 * max(1, round(hidden_dim / 2)) / dim:g}"
             )
         self.fc1 = linear(dim, hidden_dim, bias=bias)
-        self.act = act(hidden_dim) if act else None
+        if act:
+            self.act = act(hidden_dim)
         self.gate = SpatialGate(hidden_dim // 2, math.prod(input_size), eps)
         self.fc2 = linear(hidden_dim // 2, dim, bias=bias)
 
@@ -54,10 +56,7 @@ class SpatialGatingMlp(nn.Module):
                 f"this spatial_gating_mlp was built for {self.gate.proj.in_features} positions and meets {x.shape[1]}; "
                 "build the model with that input size"
             )
-        x = run(self.fc1, x, ctx)
-        if self.act is not None:
-            x = run(self.act, x, ctx)
-        return run(self.fc2, self.gate(x), ctx)
+        return super().forward(x, ctx)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.fc2.absorb_output(scale, shift))  # type: ignore[operator]
@@ -76,12 +75,18 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u, v = x.chunk(2, -1)
-        return u * self.proj(self.norm(v).transpose(1, 2)).transpose(1, 2)
+        return u * self.proj(self.norm(v))
 
 
 class PositionMap(nn.Linear):
-    """A linear map of the positions that starts as the constant 1."""
+    """A linear map of the positions, (B, L, C) -> (B, L, C), that starts as the constant 1.
+
+    The weight stands on the left, as in the formula: nothing is transposed, and the channels remain neighbours in memory.
+    """
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.ones_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)

@@ -34,21 +34,24 @@ class RepeatedExperts(nn.Module):
 
     def forward(self, rows: Tensor, counts: list[int], ctx: Context | None = None) -> Tensor:
         experts = list(self.children())
-        return by_slices(rows, counts, lambda e, part: run(experts[e], part.unsqueeze(0), ctx).squeeze(0))
+        return by_slices(rows, counts, lambda e, part, _: run(experts[e], part.unsqueeze(0), ctx).squeeze(0))
 
 
-def by_slices(rows: Tensor, counts: list[int], expert: Callable[[int, Tensor], Tensor]) -> Tensor:
+def by_slices(rows: Tensor, counts: list[int], expert: Callable[[int, Tensor, Tensor | None], Tensor]) -> Tensor:
     """Rows (R, C) -> (R, C): the first `counts[0]` through `expert(0, …)`, and so on; an expert without rows does not run.
 
-    Where no gradient is wanted the outputs are written over the rows, which saves memory that nobody has touched yet.
+    Where no gradient is wanted the outputs are written over the rows, which saves memory that nobody has touched yet. Then
+    `expert(e, part, out)` may write to `out`, which is `part`, and return it; otherwise `out` is None.
     """
     parts = [(e, part) for e, part in enumerate(rows.split(counts)) if counts[e] != 0]
     if len(parts) <= 1:
-        return expert(*parts[0]) if parts else rows
+        return expert(*parts[0], None) if parts else rows
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.cat([expert(e, part) for e, part in parts])
+        return torch.cat([expert(e, part, None) for e, part in parts])
     for e, part in parts:
-        part.copy_(expert(e, part))
+        y = expert(e, part, part)
+        if y is not part:
+            part.copy_(y)
     return rows
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.mlp.mlp import Ratio, Width
 from blocks.moe.dispatch import by_slices
+from blocks.ops.dispatch import watcher
 from blocks.registry import block
 from blocks.slots import Act, slot
 
@@ -66,13 +67,21 @@ class PackedGatedMlp(nn.Module):
     def forward(self, x: Tensor, counts: list[int] | None = None) -> Tensor:
         if counts is None:
             down = self.down.transpose(0, 1).flatten(1)
-            return self._gated(x, self.gate.flatten(0, 1), self.up.flatten(0, 1), down)
+            return F.linear(self._hidden(x, self.gate.flatten(0, 1), self.up.flatten(0, 1)), down)
         # one unbind: the gradient of an indexed expert would be as large as all of them
         gates, ups, downs = self.gate.unbind(), self.up.unbind(), self.down.unbind()
-        return by_slices(x, counts, lambda e, rows: self._gated(rows.unsqueeze(0), gates[e], ups[e], downs[e])[0])
+        plain = not (watcher(x, self.down) or torch.is_autocast_enabled(x.device.type))
 
-    def _gated(self, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        def expert(e: int, rows: Tensor, out: Tensor | None) -> Tensor:
+            hidden = self._hidden(rows.unsqueeze(0), gates[e], ups[e])[0]
+            if out is not None and plain:
+                return torch.mm(hidden, downs[e].t(), out=out)
+            return F.linear(hidden, downs[e])
+
+        return by_slices(x, counts, expert)
+
+    def _hidden(self, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
         hidden = F.linear(x, gate)
         if self.act is not None:
             hidden = run(self.act, hidden)
-        return F.linear(hidden * F.linear(x, up), down)
+        return hidden * F.linear(x, up)

@@ -106,6 +106,13 @@ class Gelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate=self.approximate)
 
+    def over(self, x: Tensor) -> Tensor:
+        """The same, written over x unless a gradient needs x."""
+        if torch.is_grad_enabled():
+            return F.gelu(x, approximate=self.approximate)
+        y: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
+        return y
+
 
 @block("star_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2210.13452")
 class StarRelu(nn.Module):

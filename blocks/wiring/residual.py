@@ -65,10 +65,10 @@ class Residual(nn.Module):
                 nn.init.constant_(getattr(self, name), value)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        y, ours = x, False
+        y, last = x, None
         for name, part in self._modules.items():
             if name != "shortcut" and part is not None:
-                y, ours = run(part, y, ctx), is_fresh(part)
+                y, last = run(part, y, ctx), part
         if self.shortcut is not None:
             x = run(self.shortcut, x, ctx)
         if self.scale is not None:
@@ -76,7 +76,7 @@ class Residual(nn.Module):
         y = dropped(y, self.drop_path, self.training)
         if self.skip_scale is not None:
             x = x * per_channel(self.skip_scale, x)
-        ours = ours or self.scale is not None
+        ours = self.scale is not None or (last is not None and is_fresh(last))
         if torch.is_grad_enabled() or not ours or y.dtype != x.dtype:
             return x + y
         return y.add_(x)  # saves the memory, and the time to fill it, of one more map

@@ -1,4 +1,11 @@
-"""Mixtures of experts against one dense gated MLP of equal FLOPs."""
+"""Mixtures of experts against one dense gated MLP of equal FLOPs.
+
+What bounds the row of 64 experts in bfloat16, at one thread of a machine with AMX, as parts of its time of 2.5 dense MLPs:
+products of 384 rows with 256 hidden channels, for each of which the library rearranges 256 KiB of weights anew, run at 1/2
+to 2/3 of the rate of the dense one (1 to 1.3 of the 2.5, where the dense MLP has 0.7 of its 1); 25 MB of rows gathered,
+written over and added up for their tokens, and 50 MB of weights that no cache holds (together 0.5, of which the bytes alone
+would be 0.3 at the 14 GB/s of a copy); choosing 6 of 64 and sorting (0.2). Few big experts have none of this.
+"""
 
 from __future__ import annotations
 

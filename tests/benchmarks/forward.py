@@ -22,7 +22,7 @@ def models(pattern: str = "") -> list[str]:
 
 
 def against_timm(name: str, batch: int = 1, rounds: int = 15) -> Comparison:
-    """timm as created is the baseline; beside it timm at channels_last, ours as created, and our deploy form."""
+    """timm as created is the baseline; beside it timm at channels_last, ours as created on the same two inputs, our deploy form."""
     timm = import_timm()
     theirs = timm.create_model(entries("timm")[name]).eval()
     ours = zoo.create(name, weights=theirs.state_dict(), source="timm")
@@ -36,6 +36,7 @@ def against_timm(name: str, batch: int = 1, rounds: int = 15) -> Comparison:
         "timm": _forward(theirs, x),
         "timm, channels_last": _forward(theirs_last, last),
         "zoo": _forward(ours, x),
+        "zoo, channels_last": _forward(ours, last),
         "zoo, deploy": _forward(deployed, x),
     }
     return compare(candidates, rounds)

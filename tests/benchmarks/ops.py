@@ -70,7 +70,7 @@ def _backends(native_of: str) -> list[str]:
 
 def _scan_forward() -> dict[str, Any]:
     inputs = _inputs()
-    ways = {name: _on(name, lambda: selective_scan(*inputs)) for name in _backends("selective_scan")}
+    ways = {name: _on(name, _quietly(lambda: selective_scan(*inputs))) for name in _backends("selective_scan")}
     return {"per step": _quietly(lambda: per_step(*inputs))} | ways
 
 

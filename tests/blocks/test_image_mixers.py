@@ -95,6 +95,25 @@ def test_gated_mlp_follows_its_formula() -> None:
     torch.testing.assert_close(mlp(x), expected)
 
 
+def test_gated_conv_follows_its_formula_with_and_without_gradients() -> None:
+    mixer, x = blocks.get("gated_conv")(8, ratio=2, kernel_size=3), torch.randn(2, 8, 5, 6)
+    before = x.clone()
+    gate, passed, spatial = (mixer.fc1(x)).split([16, 8, 8], 1)
+    expected = mixer.fc2(F.gelu(gate) * torch.cat([passed, mixer.conv(spatial)], 1))
+    torch.testing.assert_close(mixer(x), expected)
+    with torch.no_grad():  # where the gate is written over
+        torch.testing.assert_close(mixer(x), expected)
+    assert torch.equal(x, before)
+
+
+def test_spatial_gating_mlp_follows_its_formula() -> None:
+    mixer, x = blocks.get("spatial_gating_mlp")(8, ratio=2, input_size=(3, 2)), torch.randn(3, 6, 8)
+    torch.nn.init.normal_(mixer.gate.proj.weight)
+    u, v = F.gelu(mixer.fc1(x)).chunk(2, -1)
+    gate = mixer.gate.norm(v).transpose(1, 2) @ mixer.gate.proj.weight.T + mixer.gate.proj.bias
+    torch.testing.assert_close(mixer(x), mixer.fc2(u * gate.transpose(1, 2)))
+
+
 def test_residual_is_the_sum_of_skip_and_scaled_branch() -> None:
     layer, x = blocks.get("residual")(8, parts=["mlp"], scale=0.5, skip_scale=2.0), torch.randn(2, 8, 3, 5)
     torch.testing.assert_close(layer(x), 2 * x + 0.5 * layer.get_submodule("0")(x))
@@ -213,3 +232,14 @@ def test_norm_stands_before_or_after_the_pooling() -> None:
     )
     torch.testing.assert_close(after(x), F.layer_norm(x.mean((2, 3)), (8,), eps=1e-6))
     torch.testing.assert_close(before(x), F.layer_norm(x.permute(0, 2, 3, 1), (8,), eps=1e-6).mean((1, 2)))
+
+
+def test_gelu_is_written_over_the_hidden_map_only_without_gradients() -> None:
+    mlp, x = blocks.get("mlp")(8), torch.randn(2, 5, 8)
+    hidden: list[torch.Tensor] = []
+    mlp.fc1.register_forward_hook(lambda *call: hidden.append(call[-1]))
+    expected = mlp(x)
+    assert torch.equal(hidden[0], mlp.fc1(x))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
+    assert torch.equal(hidden[-1], F.gelu(hidden[0]))

@@ -151,3 +151,30 @@ def test_a_linear_layer_of_torch_keeps_its_own_idea_of_channels(shape: tuple[int
         found = pack(net)(x)
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_linear_layer_needs_twice_the_work_of_a_convolution_per_thread(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, before = X.numel() * 8, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for enough, both in ((work, False), (work // (2 * threads), True), (work // (2 * threads) + 1, False)):
+            monkeypatch.setattr(packing, "MUCH_WORK", enough)
+            net = blocks.Chain()
+            net.add_module("conv", blocks.get("conv")(8, kernel_size=1))
+            net.add_module("linear", blocks.get("dense")(8))
+            pack(frozen(net))(X)
+            assert net.conv.ready.kernel is not None
+            assert (net.linear.ready.kernel is not None) is both
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_activation_inside_makes_a_linear_layer_worth_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "MUCH_WORK", 2**40)
+    monkeypatch.setattr(packing, "MANY_OUTPUTS", 1)
+    packed = pack(frozen(blocks.get("mlp")(8)))
+    packed(X)
+    assert packed.fc1.ready.kernel is not None and packed.fc2.ready.kernel is None

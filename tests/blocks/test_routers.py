@@ -88,9 +88,16 @@ def test_packed_experts_alone_are_one_wide_mlp() -> None:
     torch.testing.assert_close(experts(x()), wide(x()))
 
 
+def test_packed_experts_equal_repeated_ones_in_autocast() -> None:
+    repeated, packed = twins("topk_router")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(packed(x()), repeated(x()))
+
+
 @every_router
-def test_with_and_without_gradient_give_the_same(name: str) -> None:
-    layer, held = moe(name), x()
+@both_experts
+def test_with_and_without_gradient_give_the_same(name: str, expert: str) -> None:
+    layer, held = moe(name, expert), x()
     expected = layer(held)
     with torch.no_grad():
         torch.testing.assert_close(layer(held), expected, rtol=0, atol=1e-6)

@@ -143,6 +143,29 @@ def test_gradient_of_the_output_alone(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("groups", [1, 19, 38])
+def test_gradients_with_any_number_of_groups(backend, groups):
+    able(backend)
+    inputs = arguments(49, groups=groups)
+    right = gradients({name: value.double() for name, value in inputs.items()}, "reference")
+    for name, found in gradients(inputs, backend).items():
+        assert error(found, right[name]) <= GRADIENT, name
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gradient_of_the_last_state_alone(backend):
+    able(backend)
+    inputs = {name: value.requires_grad_() for name, value in arguments(33).items()}
+    twins = {name: value.detach().double().requires_grad_() for name, value in inputs.items()}
+    found = torch.autograd.grad(scan(inputs, backend)[1].sum(), list(inputs.values()))
+    right = torch.autograd.grad(
+        scan(twins, "reference")[1].sum(), list(twins.values()), allow_unused=True, materialize_grads=True
+    )
+    for name, ours, theirs in zip(inputs, found, right, strict=True):
+        assert (ours.double() - theirs).norm() <= GRADIENT * theirs.norm(), name  # of C, D and z exactly 0
+
+
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("state_dim", [1, 2, 16, 19])
 @pytest.mark.parametrize("channels", [1, 16, 37])
 def test_any_width_and_size_of_state(backend, channels, state_dim):

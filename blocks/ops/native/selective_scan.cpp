@@ -4,6 +4,7 @@
 // B and C; states and A lie as (G, N, K), so that a vector holds neighbouring channels and nothing is summed across it.
 // Time goes in blocks of STEPS: a block's rows are read once, while the states of all channels wait in cache. The
 // gradient keeps the state before each block, runs the block again, and adds up over time backwards.
+// While tiles of channels are computed, the rows of those after them are asked of memory, a few at a time.
 #include "simd.h"
 
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 constexpr int STEPS = 16;  // as STEPS in selective_scan/steps.py
 constexpr int TOGETHER = 4;  // states of a channel whose chains run side by side
+constexpr int ABREAST = 2;   // tiles that a gradient takes at once: sums over them stay in the level-1 cache
 constexpr float LN2 = 0.6931471805599453f;
 
 struct Scan {
@@ -52,6 +54,16 @@ struct Tile {
     }
 };
 
+// The rows and the first channel that come after a tile: beside it, or in another block.
+struct Next {
+    int64_t row, channel;
+};
+
+INLINE Next next_of(const Part& part, int64_t channels, int64_t after, int64_t row, int64_t other_row) {
+    bool beside = after < part.end;
+    return {beside ? row : other_row, part.group * channels + (beside ? after : part.begin)};
+}
+
 // M states of each channel of a tile through a block; adds C h to y.
 template <int M>
 INLINE void advance(const Scan& s, Tile& tile, const float* A, const float* B, const float* C, float* state, int steps,
@@ -89,10 +101,21 @@ static void run(const Scan& s, const Part& part) {
         for (int64_t k = part.begin; k < part.end; k += LANES) {
             int64_t lanes = part.end - k < LANES ? part.end - k : LANES, channel = part.group * K + k, n = 0;
             Tile tile;
+            Next next = next_of(part, K, k + LANES, row, row + STEPS);
             Tile::read(s, tile, row, steps, channel, lanes);
-            for (; n + TOGETHER <= N; n += TOGETHER)
-                advance<TOGETHER>(s, tile, A + n * K + k, B + n, C + n, state + n * K + k, steps, lanes);
-            for (; n < N; n++) advance<1>(s, tile, A + n * K + k, B + n, C + n, state + n * K + k, steps, lanes);
+            auto through = [&](auto width) {
+                constexpr int M = decltype(width)::value;
+                for (int64_t t = n * STEPS / N; t < (n + M) * STEPS / N; t++) {
+                    will_read(s.u + (next.row + t) * s.u_row + next.channel);
+                    will_read(s.delta + (next.row + t) * s.delta_row + next.channel);
+                    if (s.z) will_read(s.z + (next.row + t) * s.z_row + next.channel);
+                    will_write(s.y + (next.row + t) * s.groups * K + next.channel);
+                }
+                advance<M>(s, tile, A + n * K + k, B + n, C + n, state + n * K + k, steps, lanes);
+                n += M;
+            };
+            while (n + TOGETHER <= N) through(std::integral_constant<int, TOGETHER>{});
+            while (n < N) through(std::integral_constant<int, 1>{});
             for (int t = 0; t < steps; t++) {
                 Vec y = tile.y[t];
                 if (s.z) {
@@ -176,41 +199,74 @@ INLINE void write_gradients(const Scan& s, const Part& part, Tile& tile, TileGra
     if (s.bias) store(s.grad_bias + own, grad_bias, lanes);
 }
 
+INLINE void read_gradients(const Scan& s, TileGrad& grad, int64_t row, int steps, int64_t channel, int64_t lanes) {
+    for (int t = 0; t < steps; t++) {
+        grad.y[t] = load(s.grad_y + (row + t) * s.grad_y_row + channel, lanes);
+        if (s.z) {
+            Vec z = load(s.z + (row + t) * s.z_row + channel, lanes);
+            grad.y[t] *= z * sigmoid(z);
+        }
+        grad.input[t] = grad.delta[t] = Vec{};
+    }
+}
+
+INLINE void will_need_back(const Scan& s, int64_t row, int64_t channel) {
+    int64_t at = row * s.groups * s.channels + channel;
+    will_read(s.u + row * s.u_row + channel);
+    will_read(s.delta + row * s.delta_row + channel);
+    will_read(s.grad_y + row * s.grad_y_row + channel);
+    will_write(s.grad_u + at);
+    will_write(s.grad_delta + at);
+    if (s.z) {
+        will_read(s.z + row * s.z_row + channel);
+        will_write(s.grad_z + at);
+    }
+}
+
+// Tiles from channel `k` of a part on, up to ABREAST, back through a block. `start`: states before it, of all channels.
+static void run_back_tiles(const Scan& s, const Part& part, Sums sums, const float* start, int64_t row, int steps,
+                           int64_t k) {
+    int64_t N = s.state_dim, K = s.channels, own = (part.segment * s.groups + part.group) * N * K, n = 0;
+    const float* B = s.B + row * s.B_row + part.group * s.B_group;
+    const float* C = s.C + row * s.C_row + part.group * s.C_group;
+    Tile tiles[ABREAST];
+    TileGrad grads[ABREAST];
+    int64_t lanes[ABREAST], count = 0;
+    for (int64_t left = part.end - k; left > 0 && count < ABREAST; left -= LANES, count++) {
+        lanes[count] = left < LANES ? left : LANES;
+        int64_t channel = part.group * K + k + count * LANES;
+        Tile::read(s, tiles[count], row, steps, channel, lanes[count]);
+        read_gradients(s, grads[count], row, steps, channel, lanes[count]);
+    }
+    Next next = next_of(part, K, k + ABREAST * LANES, row, row - STEPS);
+    auto through = [&](auto width) {
+        constexpr int M = decltype(width)::value;
+        for (int64_t i = 0, at = n * K + k; i < count; i++, at += LANES) {
+            for (int64_t t = n * STEPS / N; t < (n + M) * STEPS / N; t++)
+                will_need_back(s, next.row + t, next.channel + i * LANES);
+            for (int m = 0; m < M; m++) will_read(start + at + m * K + ABREAST * LANES);
+            retreat<M>(s, tiles[i], grads[i], s.A + part.group * N * K + at, B + n, C + n, start + at,
+                       s.grad_A + own + at, s.grad_state + own + at, sums.B + n, sums.C + n, steps, lanes[i]);
+        }
+        n += M;
+    };
+    while (n + TOGETHER <= N) through(std::integral_constant<int, TOGETHER>{});
+    while (n < N) through(std::integral_constant<int, 1>{});
+    for (int64_t i = 0; i < count; i++)
+        write_gradients(s, part, tiles[i], grads[i], row, steps, part.group * K + k + i * LANES, lanes[i]);
+}
+
 static void run_back(const Scan& s, const Part& part, Sums sums) {
-    int64_t N = s.state_dim, K = s.channels, size = N * K, own = (part.segment * s.groups + part.group) * size;
-    int64_t first = s.borders[part.segment], count = (s.borders[part.segment + 1] - first + STEPS - 1) / STEPS;
-    for (int64_t index = count - 1; index >= 0; index--) {
+    int64_t N = s.state_dim, first = s.borders[part.segment];
+    int64_t blocks = (s.borders[part.segment + 1] - first + STEPS - 1) / STEPS;
+    for (int64_t index = blocks - 1; index >= 0; index--) {
         int64_t row = first + index * STEPS, left = s.borders[part.segment + 1] - row;
         int steps = left < STEPS ? left : STEPS;
-        const float* start = s.starts + ((s.blocks[part.segment] + index) * s.groups + part.group) * size;
-        const float* B = s.B + row * s.B_row + part.group * s.B_group;
-        const float* C = s.C + row * s.C_row + part.group * s.C_group;
+        const float* start = s.starts + ((s.blocks[part.segment] + index) * s.groups + part.group) * N * s.channels;
         memset(sums.B, 0, STEPS * N * sizeof(Vec));
         memset(sums.C, 0, STEPS * N * sizeof(Vec));
-        for (int64_t k = part.begin; k < part.end; k += LANES) {
-            int64_t lanes = part.end - k < LANES ? part.end - k : LANES, channel = part.group * K + k, n = 0;
-            Tile tile;
-            TileGrad grad;
-            Tile::read(s, tile, row, steps, channel, lanes);
-            for (int t = 0; t < steps; t++) {
-                grad.y[t] = load(s.grad_y + (row + t) * s.grad_y_row + channel, lanes);
-                if (s.z) {
-                    Vec z = load(s.z + (row + t) * s.z_row + channel, lanes);
-                    grad.y[t] *= z * sigmoid(z);
-                }
-                grad.input[t] = grad.delta[t] = Vec{};
-            }
-            auto through = [&](auto width) {
-                constexpr int M = decltype(width)::value;
-                int64_t at = n * K + k;
-                retreat<M>(s, tile, grad, s.A + part.group * size + at, B + n, C + n, start + at, s.grad_A + own + at,
-                           s.grad_state + own + at, sums.B + n, sums.C + n, steps, lanes);
-                n += M;
-            };
-            while (n + TOGETHER <= N) through(std::integral_constant<int, TOGETHER>{});
-            while (n < N) through(std::integral_constant<int, 1>{});
-            write_gradients(s, part, tile, grad, row, steps, channel, lanes);
-        }
+        for (int64_t k = part.begin; k < part.end; k += ABREAST * LANES)
+            run_back_tiles(s, part, sums, start, row, steps, k);
         for (int t = 0; t < steps; t++)
             for (int64_t n = 0; n < N; n++) {
                 int64_t at = ((part.index * s.rows + row + t) * s.groups + part.group) * N + n;

@@ -1,12 +1,12 @@
 // Vectors of floats as wide as the processor's, and the functions of them that the kernels need.
-// Plain C++ with the vector extensions of GCC and Clang; no intrinsics but one, which turns denormal numbers off.
+// Plain C++ with the vector extensions of GCC and Clang; intrinsics only for what those lack.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #if defined(__SSE__)
-#include <xmmintrin.h>
+#include <immintrin.h>
 #endif
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -58,6 +58,10 @@ INLINE void store(float* to, Vec x, int64_t count = LANES) {
         memcpy(to, &x, count * sizeof(float));
 }
 
+// What is wanted soon: rows far apart are not foreseen by the processor. Any address will do.
+INLINE void will_read(const float* address) { __builtin_prefetch(address, 0, 2); }
+INLINE void will_write(const float* address) { __builtin_prefetch(address, 1, 2); }
+
 // In fours: sixteen additions one after the other would each wait for the one before.
 INLINE float sum(Vec x) {
     typedef float Four __attribute__((vector_size(4 * sizeof(float))));
@@ -67,9 +71,17 @@ INLINE float sum(Vec x) {
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-INLINE Vec pick(Ints where, Vec yes, Vec no) { return (Vec)((where & (Ints)yes) | (~where & (Ints)no)); }
-INLINE Vec larger(Vec x, Vec y) { return pick(x < y, y, x); }    // NaN in x stays
-INLINE Vec smaller(Vec x, Vec y) { return pick(x > y, y, x); }
+// x where one of the two is NaN. Of a choice whose bound is a constant compilers make more than one instruction.
+#if defined(__AVX512F__)
+INLINE Vec larger(Vec x, Vec y) { return (Vec)_mm512_max_ps((__m512)y, (__m512)x); }
+INLINE Vec smaller(Vec x, Vec y) { return (Vec)_mm512_min_ps((__m512)y, (__m512)x); }
+#elif defined(__AVX__)
+INLINE Vec larger(Vec x, Vec y) { return (Vec)_mm256_max_ps((__m256)y, (__m256)x); }
+INLINE Vec smaller(Vec x, Vec y) { return (Vec)_mm256_min_ps((__m256)y, (__m256)x); }
+#else
+INLINE Vec larger(Vec x, Vec y) { return x < y ? y : x; }
+INLINE Vec smaller(Vec x, Vec y) { return x > y ? y : x; }
+#endif
 
 // 2^x to 1e-7 of itself: 2^n 2^r with n the nearest integer. Exactly 0 below 2^-126.5, 2^127 from there on; NaN stays.
 INLINE Vec exp2_of(Vec x) {

@@ -6,7 +6,7 @@ Cumulative sums of log-decays would vectorise over time and lose all digits wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,10 @@ FEWEST_STEPS, MOST_STEPS = 8, 64
 
 
 class Piece(NamedTuple):
-    """Sequences of one length that run side by side: rows of the inputs, steps, rows of the states, places of kept states."""
+    """Sequences of one length that run side by side: rows of the inputs, steps, rows of the states, places of kept states.
+
+    T is their length, R the number of samples times that of groups.
+    """
 
     samples: slice
     begin: int
@@ -40,10 +43,15 @@ class Piece(NamedTuple):
     first_block: int
     blocks: int
 
-    def blocks_of(self, *tensors: Tensor, size: int) -> list[tuple[Tensor, ...]]:
-        """What the tensors (B, L, ...) hold of these sequences, in blocks of `size` steps."""
-        along = (tensor[self.samples, self.begin : self.end].split(size, 1) for tensor in tensors)
-        return list(zip(*along, strict=True))
+    def rows(self, x: Tensor) -> Tensor:
+        """(B, L, G, ...) -> (T, R, ...), the numbers of a step side by side; of one sample a view."""
+        return x[self.samples, self.begin : self.end].transpose(0, 1).flatten(1, 2).contiguous()
+
+    def put(self, rows: Tensor, x: Tensor) -> None:
+        """`rows` into the place in x that `self.rows(x)` was taken from, unless they are it."""
+        part = x[self.samples, self.begin : self.end]
+        if rows.data_ptr() != part.data_ptr():
+            part.copy_(rows.unflatten(1, (part.shape[0], -1)).transpose(0, 1))
 
     def kept(self, index: int) -> slice:
         """Where the states before block `index` are kept."""
@@ -53,14 +61,18 @@ class Piece(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Memory for blocks of states (B, c, G, N, K), used by one after the other: new memory costs more than the sums in it.
-
-    The steps of each are cut once, too.
+    """Memory for the decays and states (c, R, N, K) of a block, used by one after the other: new memory costs more than
+    the sums in it. The views of them are made once, too: `flat` is (c * R, N, K), `steps` one pair for each step.
     """
 
     decay: Tensor
     states: Tensor
+    flat: Tensor
     steps: list[tuple[Tensor, Tensor]]
+
+    def of(self, count: int) -> Room:
+        """The room for a block of `count` steps, the last of a piece perhaps."""
+        return self if count == len(self.steps) else _room(self.decay[:count], self.states[:count])
 
 
 @implements(OP, "eager")
@@ -90,14 +102,19 @@ def forward(
     last = x.new_zeros(len(lengths), *A.shape) if state is None else _transposed(state.to(dtype), groups).clone()
     starts = x.new_empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *A.shape)
     for piece in _pieces(lengths, borders is not None, A.numel()):
-        h, size = last[piece.states], STEPS if keep else _block_size(piece, A.numel())
-        room = _room(piece, size, A)
-        for index, (x_s, step_s, B_s, C_s, y_s) in enumerate(piece.blocks_of(x, step, B, C, y, size=size)):
+        h, rates = last[piece.states].flatten(0, 1), _for_samples(A, piece)
+        size = STEPS if keep else _block_size(rates.numel())
+        room, y_rows = _room(*rates.new_empty(2, size, *rates.shape)), piece.rows(y)
+        x_p, step_p, B_p, C_p = (piece.rows(tensor) for tensor in (x, step, B, C))
+        along = x_p.unsqueeze(2), step_p.unsqueeze(2), B_p.unsqueeze(3)
+        by_row = C_p.flatten(0, 1).unsqueeze(1), y_rows.flatten(0, 1).unsqueeze(1)
+        for index, (x_s, step_s, B_s, C_s, y_s) in enumerate(_blocks(size, along, by_row)):
             if keep:
-                starts[piece.kept(index)] = h
-            _, states = _run_block(x_s, step_s, A, B_s, h, room)
-            torch.matmul(C_s.unsqueeze(-2), states, out=y_s.unsqueeze(-2))
-            h.copy_(states[:, -1])
+                starts[piece.kept(index)] = h.unflatten(0, (-1, groups))
+            here = _run_block(x_s * step_s, step_s, rates, B_s, h, room)
+            torch.bmm(C_s, here.flat, out=y_s)
+            h.copy_(here.states[-1])
+        piece.put(y_rows, y)
     y, x = y.flatten(2), x.flatten(2)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
@@ -131,33 +148,39 @@ def backward(
     A, B, C = _transposed(A.to(dtype), groups), B.to(dtype), C.to(dtype)
     grad_inner = _by_group(grad_y.to(dtype) if z is None else grad_y.to(dtype) * F.silu(z.to(dtype)), groups)
     inner = torch.empty_like(x) if z is not None else None
-    grad_u, grad_step, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
+    grad_pulse, grad_step, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
     grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
     grad_first = _transposed(grad_last.to(dtype), groups).clone()
-    ones = A.new_ones(1, A.shape[1])  # sums are fastest as products with it
-    tensors = x, step, B, C, grad_inner, grad_u, grad_step, grad_B, grad_C
     for piece in _pieces(lengths, borders is not None, A.numel()):
-        carry, room = grad_first[piece.states], _room(piece, STEPS, A)
-        room_back, sum_A = torch.empty_like(room.states), torch.zeros_like(room.states)
-        inner_blocks = [None] if inner is None else [i for (i,) in piece.blocks_of(inner, size=STEPS)]
-        for index, block in reversed(list(enumerate(piece.blocks_of(*tensors, size=STEPS)))):
-            x_s, step_s, B_s, C_s, grad_s, grad_u_s, grad_step_s, grad_B_s, grad_C_s = block
-            h = starts[piece.kept(index)]
-            decay, states = _run_block(x_s, step_s, A, B_s, h, room)
+        carry, rates = grad_first[piece.states].flatten(0, 1), _for_samples(A, piece)
+        decay, states, back, sum_A = rates.new_empty(4, STEPS, *rates.shape)
+        room, room_back, ones = _room(decay, states), _room(decay, back), rates.new_ones(1, 1, rates.shape[1])
+        sum_A.zero_()
+        x_p, step_p, B_p, C_p, grad_p = (piece.rows(tensor) for tensor in (x, step, B, C, grad_inner))
+        outputs = [tensor for tensor in (grad_pulse, grad_step, grad_B, grad_C, inner) if tensor is not None]
+        found = [piece.rows(tensor) for tensor in outputs]
+        flat = [tensor.flatten(0, 1) for tensor in (B_p, C_p, grad_p, *found)]
+        along = x_p.unsqueeze(2), step_p.unsqueeze(2), B_p.unsqueeze(3), C_p.unsqueeze(3), grad_p.unsqueeze(2)
+        for index, block in reversed(list(enumerate(_blocks(STEPS, along, flat)))):
+            x_s, step_s, B_s, C_s, grad_s, B_r, C_r, grad_r, *found_r = block
+            h, pulse = starts[piece.kept(index)].flatten(0, 1), x_s * step_s
+            here = _run_block(pulse, step_s, rates, B_s, h, room)
             if inner is not None:
-                torch.matmul(C_s.unsqueeze(-2), states, out=inner_blocks[index].unsqueeze(-2))
-            _over_channels(grad_s, states, grad_C_s)
-            g = _run_back(C_s, grad_s, decay, carry, room_back)
-            _over_channels(step_s * x_s, g, grad_B_s)
-            grad_input = (B_s.unsqueeze(-2) @ g).squeeze(-2)
-            torch.mul(grad_input, step_s, out=grad_u_s)
-            grad_exponent = g.mul_(decay)  # times h_{t-1}: the gradient of delta_t A
-            grad_exponent[:, 0] *= h
-            grad_exponent[:, 1:] *= states[:, :-1]
-            sum_A[:, : x_s.shape[1]].addcmul_(grad_exponent, step_s.unsqueeze(-2))
-            torch.matmul(ones, grad_exponent.mul_(A), out=grad_step_s.unsqueeze(-2))
-            grad_step_s.addcmul_(grad_input, x_s)
-        grad_A += sum_A.sum((0, 1))
+                torch.bmm(C_r.unsqueeze(1), here.flat, out=found_r[4].unsqueeze(1))
+            torch.bmm(here.flat, grad_r.unsqueeze(2), out=found_r[3].unsqueeze(2))
+            g = _run_back(C_s, grad_s, carry, room_back)
+            torch.bmm(g.flat, pulse.view(len(g.flat), -1, 1), out=found_r[2].unsqueeze(2))
+            torch.bmm(B_r.unsqueeze(1), g.flat, out=found_r[0].unsqueeze(1))
+            grad_exponent = here.decay  # times g by now, and times h_{t-1} the gradient of delta_t A
+            grad_exponent[0] *= h
+            grad_exponent[1:] *= here.states[:-1]
+            sum_A[: len(step_s)].addcmul_(grad_exponent, step_s)
+            by_step = grad_exponent.mul_(rates).flatten(0, 1)
+            torch.bmm(ones.expand(len(by_step), -1, -1), by_step, out=found_r[1].unsqueeze(1))  # a fast sum
+        for rows, tensor in zip(found, outputs, strict=True):
+            piece.put(rows, tensor)
+        grad_A += sum_A.unflatten(1, (-1, groups)).sum((0, 1))
+    grad_u, grad_step = grad_pulse * step, grad_step.addcmul_(grad_pulse, x)
     x, grad_inner, grad_u, grad_delta = (tensor.flatten(2) for tensor in (x, grad_inner, grad_u, grad_step))
     grad_D, grad_z = None, None
     if D is not None:
@@ -214,36 +237,47 @@ def _pieces(lengths: list[int], packed: bool, per_step: int) -> Iterator[Piece]:
         yield Piece(rows, 0, lengths[0], rows, firsts[start], (lengths[0] + STEPS - 1) // STEPS)
 
 
-def _block_size(piece: Piece, per_step: int) -> int:
-    samples = piece.samples.stop - piece.samples.start
-    return min(MOST_STEPS, max(FEWEST_STEPS, BLOCK_NUMBERS // (per_step * samples)))
+def _for_samples(A: Tensor, piece: Piece) -> Tensor:
+    """(G, N, K) -> (R, N, K), once for each sample of a piece."""
+    count = piece.samples.stop - piece.samples.start
+    return A if count == 1 else A.repeat(count, 1, 1)
 
 
-def _over_channels(x: Tensor, states: Tensor, out: Tensor) -> None:
-    """sum_k x_k states_nk: (B, c, G, K) and (B, c, G, N, K) -> (B, c, G, N)."""
-    torch.matmul(states, x.unsqueeze(-1), out=out.unsqueeze(-1))
+def _block_size(per_step: int) -> int:
+    return min(MOST_STEPS, max(FEWEST_STEPS, BLOCK_NUMBERS // per_step))
 
 
-def _room(piece: Piece, steps: int, A: Tensor) -> Room:
-    samples = piece.samples.stop - piece.samples.start
-    decay, states = A.new_empty(2, samples, steps, *A.shape)
-    return Room(decay, states, list(zip(decay.unbind(1), states.unbind(1), strict=True)))
+def _blocks(size: int, by_step: Iterable[Tensor], by_row: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
+    """What each block of `size` steps has of tensors (T, R, ...) and (T * R, ...)."""
+    by_step = list(by_step)
+    rows = by_step[0].shape[1]
+    parts = [tensor.split(size) for tensor in by_step] + [tensor.split(size * rows) for tensor in by_row]
+    return list(zip(*parts, strict=True))
 
 
-def _run_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, h: Tensor, room: Room) -> tuple[Tensor, Tensor]:
-    """(decays exp(delta A), states) of c steps after state `h`, both (B, c, G, N, K)."""
-    count = u.shape[1]
-    decay, states = room.decay[:, :count], room.states[:, :count]
-    torch.mul(delta.unsqueeze(-2), A, out=decay).exp_()
-    torch.mul((delta * u).unsqueeze(-2), B.unsqueeze(-1), out=states)
-    for decay_t, state_t in room.steps[:count]:
+def _room(decay: Tensor, states: Tensor) -> Room:
+    return Room(decay, states, states.flatten(0, 1), list(zip(decay.unbind(), states.unbind(), strict=True)))
+
+
+def _run_block(pulse: Tensor, step: Tensor, A: Tensor, B: Tensor, h: Tensor, room: Room) -> Room:
+    """Fills the room with the decays exp(step A) and the states of c steps after state `h`. `pulse` is delta_t u_t."""
+    room = room.of(len(step))
+    torch.mul(step, A, out=room.decay).exp_()
+    torch.mul(pulse, B, out=room.states)
+    for decay_t, state_t in room.steps:
         h = state_t.addcmul_(decay_t, h)
-    return decay, states
+    return room
 
 
-def _run_back(C: Tensor, grad_y: Tensor, decay: Tensor, carry: Tensor, room: Tensor) -> Tensor:
-    """Gradients of the states of a block. `carry`, that of the state after it, becomes that of the state before it."""
-    g = torch.mul(C.unsqueeze(-1), grad_y.unsqueeze(-2), out=room[:, : C.shape[1]])
-    for g_t, decay_t in zip(reversed(g.unbind(1)), reversed(decay.unbind(1)), strict=True):
-        torch.mul(g_t.add_(carry), decay_t, out=carry)
-    return g
+def _run_back(C: Tensor, grad_y: Tensor, carry: Tensor, room: Room) -> Room:
+    """Fills the room with the gradients g of the states of a block, and the place of its decays with decay_t g_t.
+
+    `carry`, that of the state after the block, becomes that of the state before it.
+    """
+    room = room.of(len(C))
+    torch.mul(C, grad_y, out=room.states)
+    after = carry
+    for decay_t, g_t in reversed(room.steps):
+        after = decay_t.mul_(g_t.add_(after))
+    carry.copy_(after)
+    return room

@@ -148,7 +148,7 @@ def scan_backward_op(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, bias (empty where there is none) and the initial state."""
-    run = kernel(BACKWARD, backend, u, delta, A, B, C, D, z, bias)
+    run = kernel(BACKWARD, backend, u, delta, A, B, C, D, z, bias, starts)
     grads = run(grad_y, grad_last, u, delta, A, B, C, D, z, bias, softplus, borders, starts)
     like = (u, delta, A, B, C, D, z, bias, starts)
     return tuple(
@@ -168,10 +168,16 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors, borders, output[2])
     ctx.given = [tensor is not None for tensor in (*tensors, state)]
     ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)  # or zeros would be written for the kept states
 
 
 def _backward(ctx, grad_y, grad_last, _):  # type: ignore[no-untyped-def]
     *tensors, borders, starts = ctx.saved_tensors
+    u, A = tensors[0], tensors[2]
+    if grad_y is None:
+        grad_y = torch.zeros_like(u)
+    if grad_last is None:
+        grad_last = starts.new_zeros(u.shape[0] if borders is None else borders.shape[0] - 1, *A.shape)
     grads = scan_backward_op(grad_y, grad_last, *tensors, ctx.softplus, borders, starts, ctx.backend)
     *of_tensors, of_state = [grad if given else None for grad, given in zip(grads, ctx.given, strict=True)]
     return *of_tensors, None, of_state, None, None, None
