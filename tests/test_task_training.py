@@ -99,7 +99,7 @@ def test_the_shipped_table_is_of_the_recipe_the_mixers_and_the_tasks_of_the_code
     assert len(found) == len(set(found)) and set(found) <= {(mixer, task) for mixer in mixers() for task in TASKS}
     rest = set(mixers()) - {
         "kernelized_attention"
-    }  # not trained yet: a step of its product over distances takes half a second
+    }  # not trained yet: a step of its product over distances takes a second
     assert all(len(scores(name)) == len(TASKS) for name in rest)
 
 
