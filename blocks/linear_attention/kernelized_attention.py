@@ -1,4 +1,6 @@
-"""Kernelized attention with relative positions: a Toeplitz matrix of weights by Fourier transforms. Paper: arXiv:2106.12566.
+"""Kernelized attention with relative positions: a Toeplitz matrix of weights, by Fourier transforms where that is less work.
+
+Paper: arXiv:2106.12566.
 
 H is here the number of heads, F of features, V the width of a value.
 """
@@ -34,9 +36,10 @@ Count = Annotated[int, Meta(ge=1)]
 class KernelizedAttention(nn.Module):
     """y_i = W_o sum_j w_ij v_j / sum_j w_ij, w_ij = exp(b_{i-j}) phi(q_i) . phi(k_j), q and k of length 1, phi positive features.
 
-    phi is that of FAVOR+ and b a learned number per head and distance, up to `max_length` - 1; sums over j are convolutions
-    of the F (V + 1) products of features and values, O(L log L). (B, L, C) -> (B, L, C). `ctx.mask` keeps padding out. Raises
-    ValueError when heads do not divide, for longer sequences, and for a state or packed sequences.
+    phi is that of FAVOR+ and b a learned number per head and distance, up to `max_length` - 1. Over long sequences the sums over j
+    are convolutions of the F (V + 1) products of features and values, O(L log L); over shorter ones the weights are made as a matrix,
+    which then is less work. (B, L, C) -> (B, L, C). `ctx.mask` keeps padding out. Raises ValueError when heads do not divide, for
+    longer sequences, and for a state or packed sequences.
     """
 
     no_decay = ("distances",)
@@ -67,11 +70,24 @@ class KernelizedAttention(nn.Module):
         nn.init.zeros_(self.distances)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """What is read of the sums, L num_heads F (head_dim + 1), and the convolution; features say so themselves."""
+        """Of the cheaper way: two products with a matrix of weights, or the convolution and what is read of its sums, F (V + 1) channels
+        for each head. Features say so themselves."""
+        return {"matmul": self._matrix_macs(shape)} if self._is_short(shape[1]) else self._transform_macs(shape)
+
+    def _matrix_macs(self, shape: tuple[int, ...]) -> int:
+        B, L, _ = shape
+        return B * L * L * self.num_heads * (favor_features(self.head_dim) + self.head_dim + 1)
+
+    def _transform_macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         B, L, _ = shape
         channels = self.num_heads * favor_features(self.head_dim) * (self.head_dim + 1)
         long = long_conv_flops((B, channels, L), (channels, L), None if self.causal else (channels, L))
         return {"matmul": B * L * channels, "fft": long}
+
+    def _is_short(self, length: int) -> bool:
+        """Whether the matrix takes fewer FLOPs."""
+        transforms = self._transform_macs((1, length, 0))
+        return 2 * self._matrix_macs((1, length, 0)) <= 2 * transforms["matmul"] + transforms["fft"]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its sums are convolutions as long as the sequence; `linear_attention` can continue")
@@ -86,15 +102,30 @@ class KernelizedAttention(nn.Module):
         if mask is not None:
             k = k * mask[..., None, None]
         v = F.pad(v, (0, 1), value=1.0)  # the last value is 1, whose sum is the normaliser
+        y = self._by_matrix(q, k, v) if self._is_short(int(length)) else self._by_transforms(q, k, v)
+        y = y[..., :-1] / (y[..., -1:] + self.eps)
+        return run(self.proj, y.flatten(2).to(x.dtype), ctx)
+
+    def _by_matrix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """sum_j w_ij v_j, (B, L, H, V + 1), of features (B, L, H, F) and values (B, L, H, V + 1), with the w_ij as a matrix."""
+        length = q.shape[1]
+        back, there = self._weights(length, q.dtype)
+        ahead = torch.zeros_like(there) if back is None else back
+        by_distance = torch.cat([ahead[:, 1:].flip(1), there], 1)  # (H, 2L - 1), from L - 1 steps ahead to L - 1 before
+        place = torch.arange(length, device=q.device)
+        weights = by_distance[:, place[:, None] - place + length - 1]
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return (weights * (q @ k.mT) @ v).transpose(1, 2)
+
+    def _by_transforms(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same by convolutions of all products of a feature and a value."""
         products = k.unsqueeze(-1) * v.unsqueeze(-2)  # (B, L, H, F, V + 1)
-        back, there = self._weights(length, wide)
+        back, there = self._weights(q.shape[1], q.dtype)
         per_head = products.shape[3] * products.shape[4]
         there = there.repeat_interleave(per_head, 0)
         back = None if back is None else back.repeat_interleave(per_head, 0)
         summed = long_conv(products.flatten(2).transpose(1, 2), there, kernel_back=back)
-        y = (q.unsqueeze(-2) @ summed.transpose(1, 2).unflatten(-1, products.shape[2:])).squeeze(-2)
-        y = y[..., :-1] / (y[..., -1:] + self.eps)
-        return run(self.proj, y.flatten(2).to(x.dtype), ctx)
+        return (q.unsqueeze(-2) @ summed.transpose(1, 2).unflatten(-1, products.shape[2:])).squeeze(-2)
 
     def _weights(self, length: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
         """(weights of what comes 0, 1, … steps later, the present left to the other; of what came 0, 1, … before), (H, L)."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import blocks.ops
 from blocks.attention.latent_attention import LatentAttention
@@ -92,8 +93,10 @@ def test_monarch_mixer_gates_a_convolution_to_its_sides(causal):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_kernelized_attention_weighs_by_features_and_distance(causal):
+def test_kernelized_attention_weighs_by_features_and_distance(causal, short, monkeypatch):
+    monkeypatch.setattr(KernelizedAttention, "_is_short", lambda self, length: short)
     torch.manual_seed(0)
     mixer, x = KernelizedAttention(64, causal=causal, max_length=30).double(), tokens()
     mixer.distances.normal_()
@@ -105,6 +108,18 @@ def test_kernelized_attention_weighs_by_features_and_distance(causal):
     scores = (phi_q @ phi_k.mT) * weights
     expected = (scores @ v) / (scores.sum(-1, keepdim=True) + 1e-6)
     torch.testing.assert_close(mixer(x), mixer.proj(expected.transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize("length", [64, 4000])
+def test_kernelized_attention_counts_the_way_that_it_takes(length):
+    with torch.device("meta"):
+        mixer = KernelizedAttention(16, head_dim=8, max_length=4000)
+        with FlopCounterMode(display=False) as counter:
+            mixer(torch.empty(2, length, 16))
+    said = mixer.macs((2, length, 16))
+    assert ("fft" in said) == (length == 4000)
+    linears = 2 * length * 16 * (48 + 16) + 2 * mixer.features.macs((2, length, 2, 8))["matmul"]
+    assert counter.get_total_flops() == 2 * (said["matmul"] + linears) + said.get("fft", 0)
 
 
 @torch.no_grad()
