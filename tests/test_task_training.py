@@ -96,11 +96,7 @@ def test_the_shipped_table_is_of_the_recipe_the_mixers_and_the_tasks_of_the_code
     assert shipped().recipe == TaskRecipe()
     assert shipped().chance == {task.name: task.chance for task in TASKS.values()}
     found = [(row.mixer, row.task) for row in shipped().rows]
-    assert len(found) == len(set(found)) and set(found) <= {(mixer, task) for mixer in mixers() for task in TASKS}
-    rest = set(mixers()) - {
-        "kernelized_attention"
-    }  # not trained yet: a step of its product over distances takes a second
-    assert all(len(scores(name)) == len(TASKS) for name in rest)
+    assert sorted(found) == sorted((mixer, task) for mixer in mixers() for task in TASKS)
 
 
 def test_the_shipped_table_shows_the_known_differences() -> None:
