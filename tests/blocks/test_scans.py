@@ -16,8 +16,8 @@ from blocks.primitives.multi_scan import MultiScan
 ROUTES = ["thw", "thw_reversed", "hwt", "hwt_reversed", "wth", "twh", "htw", "wht_reversed"]
 LOOKS_NOWHERE = ("identity", "activator")
 """Mixers of the causal kind that look at no other position."""
-PARAMS: dict[str, dict[str, Any]] = {"rwkv7": {"first": True}}
-"""What a mixer must be told in a net whose width changes."""
+PARAMS: dict[str, dict[str, Any]] = {"rwkv7": {"first": True}, "causal_conv": {"kernel_size": 15}}
+"""What a mixer must be told in a net whose width changes, or in order to see as far as the whole map."""
 
 
 def sequence_mixers() -> list[str]:
