@@ -75,7 +75,8 @@ class Spec:
 
     def plain(self) -> dict[str, Any]:
         """The filled spec as it would stand in a file of its own: reading it back gives an equal Spec."""
-        family = {key: value for key, value in msgspec.to_builtins(self.family).items() if value}
+        told = {key: value for key, value in msgspec.to_builtins(self.family).items() if value}
+        family = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
         return {"schema": SCHEMA, "family": family, "spec": plain(self.tree)}
 
     def to_json(self, indent: int | None = None) -> str:
