@@ -126,6 +126,14 @@ class Packed(nn.Module):
         """The computation with weights in the layout for inputs like x."""
         raise NotImplementedError
 
+    def _acted(self, y: Tensor) -> Tensor:
+        """The activation of outputs of the ordinary computation, which nobody else holds: written over them where it can be."""
+        if self.act is None:
+            return y
+        kind: Any = type(self.act)
+        out: Tensor = kind.over(self.act, y) if hasattr(kind, "over") else self.act(y)
+        return out
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"ready": None}  # packed tensors are opaque: nothing can copy them
 
@@ -138,7 +146,7 @@ class PackedConv(Packed, Conv):
         if kernel is not None:
             return kernel(x)
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return y if self.act is None else self.act(y)
+        return self._acted(y)
 
     def outputs(self, x: Tensor) -> int:
         return x.shape[0] * self.out_channels * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
@@ -170,7 +178,7 @@ class PackedLinear(Packed, nn.Linear):
         if kernel is not None:
             return kernel(x)
         y = F.linear(x, self.weight, self.bias)
-        return y if self.act is None else self.act(y)
+        return self._acted(y)
 
     def outputs(self, x: Tensor) -> int:
         return x.numel() // self.in_features * self.out_features

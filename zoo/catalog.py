@@ -149,11 +149,13 @@ def list_models(
     under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list. Weights at hand
     ship or are pinned; without `pretrained` the listed ones count, too.
     """
-    from zoo.supply.manifests import at_hand
-
     family = family or module
     names: list[str] = []
-    loadable = set(at_hand()) if pretrained else set()
+    loadable: set[str] = set()
+    if pretrained:
+        from zoo.supply.manifests import at_hand
+
+        loadable = set(at_hand())
     for name, found in entries().items():
         if (family and found.family != family) or (task and found.task != task):
             continue
