@@ -426,3 +426,16 @@ def test_levels_of_a_stem_are_levels_like_others() -> None:
     assert net.prune_intermediate_layers([0]) == [0]
     assert [name for name, _ in net.parts()] == ["stem.0"]
     assert zoo.create("mobilenetv4_conv_small", device="meta").feature_info.reduction() == [2, 4, 8, 16, 32]
+
+
+def test_blocks_inside_levels_hear_of_the_pass() -> None:
+    net: Any = zoo.create("efficientvim_nano")
+    heard: list[bool] = []
+    for module in net.modules():
+        if getattr(type(module), "takes_ctx", False):
+            module.register_forward_pre_hook(
+                lambda module, given: heard.append(len(given) > 1 and given[1] is not None)
+            )
+    with torch.no_grad():
+        net.forward_intermediates(torch.zeros(1, 1, 32, 32))
+    assert heard and all(heard)

@@ -23,6 +23,7 @@ def in_memory_order(x: Tensor) -> Tensor:
 class Stage(nn.Module):
     """y = post(exit(layers(enter(downsample(x))))); what the spec leaves out is not there."""
 
+    takes_ctx = True
     grad_checkpointing = False
 
     def __init__(
@@ -167,11 +168,12 @@ class Backbone(nn.Module):
             x = self.stages[0](self._enter(x, ctx), ctx, shown_layers, stop_early)
             return x, [shown_layers[i] for i in wanted]
         names = self.level_names()
+        last = names[max(wanted)]
         found: dict[str, Tensor] = {}
         x = in_memory_order(x)
         for name, part in self.parts():
             found[name] = x = run(part, x, ctx)
-            if stop_early and name == names[max(wanted)]:
+            if stop_early and name == last:
                 break
         return x, [found[names[i]] for i in wanted]
 
@@ -198,6 +200,7 @@ class Backbone(nn.Module):
 
     @property
     def num_levels(self) -> int:
+        """How many feature levels there are."""
         return len(self.level_names())
 
     @torch.no_grad()

@@ -83,10 +83,11 @@ def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> l
         model.stages[0].layers = model.stages[0].layers[: max(levels) + 1]
     else:
         last, names = model.level_names()[max(levels)], [name for name, _ in model.parts()]
-        behind = names[names.index(last) + 1 :]
-        model.stages = model.stages[: len(model.stages) - sum(name.startswith("stages") for name in behind)]
-        for name in (name for name in behind if name.startswith("stem")):
-            delattr(model.stem, name.removeprefix("stem."))
+        kept = names[: names.index(last) + 1]
+        model.stages = model.stages[: sum(name.startswith("stages.") for name in kept)]
+        for name in names[len(kept) :]:
+            if name.startswith("stem."):
+                delattr(model.stem, name.removeprefix("stem."))
     if prune_head:
         model.head = None
     elif prune_norm and getattr(model.head, "norm", None) is not None:
