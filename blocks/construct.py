@@ -109,7 +109,7 @@ def typed(cls: type, arguments: dict[str, Any], place: Place) -> dict[str, Any]:
     def slot_hook(kind: type, value: Any) -> Any:
         if kind is Slot:
             return value if isinstance(value, Slot) else Slot(value, place)
-        raise NotImplementedError
+        raise NotImplementedError  # msgspec's word for a type that is not ours to convert
 
     out = {}
     for key, value in arguments.items():

@@ -182,3 +182,15 @@ def test_machines_of_one_name_are_told_apart_by_what_they_do(other: Fingerprint)
 def test_written_rows_are_read_back(tmp_path: Path) -> None:
     export_rows([row()], [DEVICE], tmp_path / "rows.jsonl")
     assert read_rows(tmp_path / "rows.jsonl") == ([DEVICE], [row()])
+
+
+def test_a_good_file_that_another_locks_is_not_set_aside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(path) as store:
+        store.add([row()])
+    errors = iter([sqlite3.DatabaseError("half made"), sqlite3.OperationalError("database is locked")])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_connect", lambda path: (_ for _ in ()).throw(next(errors)))
+        with pytest.raises(InputError, match="database is locked"):
+            Store(path)
+    with Store(path) as store:
+        assert store.rows() == [row()]

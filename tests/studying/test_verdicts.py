@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
+from zoo.errors import InputError
+from zoo.studying.study import study
 from zoo.studying.verdicts import difference
 
 
@@ -41,3 +44,11 @@ def test_runs_of_one_block_are_rarely_told_apart() -> None:
 def test_one_run_says_nothing() -> None:
     with pytest.raises(ValueError, match="at least two runs of the same seeds are compared; found 1 and 1"):
         difference([1.0], [2.0])
+
+
+def test_without_scipy_a_study_says_so_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(InputError) as caught:
+        study("pooling", ["convformer_nano"])
+    (problem,) = caught.value.problems
+    assert problem.expected == "scipy, for the intervals" and "blockzoo[train]" in problem.next

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from zoo.console import complain, dump, table
-from zoo.studying.report import write
+from zoo.studying.report import growth_rows, verdict_rows, write
 from zoo.studying.study import study as run
 
 
@@ -37,16 +37,8 @@ def study(arguments: Namespace) -> int:
         for one in found.runs
     ]
     table(["host", "block", "mean", "MACs", "parameters", "width", "seconds"], rows)
-    verdicts = [
-        [one.host, one.other, one.measure, f"{one.mean:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}", one.verdict]
-        for one in found.comparisons
-    ]
-    table(["host", "against", "measure", "difference", "interval", f"{found.block} is"], verdicts)
-    grown = [
-        [row["block"], str(row["length"]), f"{row['ms']:.2f}", f"{row['peak_bytes'] / 2**20:.2f}"]
-        for row in found.growth
-    ]
-    table(["block alone", "length", "ms", "MiB"], grown)
+    table(["host", "against", "measure", "difference", "interval", f"{found.block} is"], verdict_rows(found))
+    table(["block alone", "length", "ms", "MiB"], growth_rows(found))
     for one in found.refused:
         complain(f"not compared: {one.block} in {one.host}: {one.why}")
     for path in files:

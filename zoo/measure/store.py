@@ -211,18 +211,23 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         return _connect(path)
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and not _is_foreign(path):
-            raise InputError(
-                "measurements cannot be opened", Problem(str(path), "a file to read and write", str(error))
-            ) from None
+        _refuse_good(path, error)
     with FileLock(path.with_name(f"{path.name}.lock")):  # of several processes that find a bad file, one sets it aside
         try:
             return _connect(path)
         except sqlite3.DatabaseError as error:
+            _refuse_good(path, error)
             aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
             os.replace(path, aside)
             log.warning("%s is damaged or not ours (%s): it is now %s, and a new file begins", path, error, aside.name)
             return _connect(path)
+
+
+def _refuse_good(path: Path, error: sqlite3.DatabaseError) -> None:
+    """Raises InputError for a file that cannot be opened and may yet be good: a disk, a right or a lock is the cause."""
+    if isinstance(error, sqlite3.OperationalError) and not _is_foreign(path):
+        problem = Problem(str(path), "a file to read and write", str(error))
+        raise InputError("measurements cannot be opened", problem) from None
 
 
 def _is_foreign(path: Path) -> bool:

@@ -26,20 +26,28 @@ def write(found: Study, folder: Path) -> list[Path]:
     return files
 
 
-def page(found: Study) -> str:
-    """One HTML file without scripts."""
-    verdicts = [
+def verdict_rows(found: Study) -> list[list[str]]:
+    """Host, rival, measure, difference, interval, verdict."""
+    return [
         [one.host, one.other, one.measure, f"{one.mean:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}", one.verdict]
         for one in found.comparisons
     ]
+
+
+def growth_rows(found: Study) -> list[list[str]]:
+    """Block, length, milliseconds, MiB."""
+    return [
+        [row["block"], str(row["length"]), f"{row['ms']:.2f}", f"{row['peak_bytes'] / 2**20:.2f}"]
+        for row in found.growth
+    ]
+
+
+def page(found: Study) -> str:
+    """One HTML file without scripts."""
     runs = [
         [one.host, one.block, f"{statistics.fmean(one.scores):.4f}", " ".join(f"{score:.4f}" for score in one.scores), f"{one.macs:,.0f}",
          f"{one.params:,}", f"{one.scale:g}", f"{one.rate:g}", f"{one.seconds:.0f}"] for one in found.runs
     ]  # fmt: skip
-    grown = [
-        [row["block"], str(row["length"]), f"{row['ms']:.2f}", f"{row['peak_bytes'] / 2**20:.2f}"]
-        for row in found.growth
-    ]
     left = [[one.host, one.block, one.why] for one in found.refused]
     parts = [
         f"<h1>{html.escape(found.block)}</h1>",
@@ -47,11 +55,11 @@ def page(found: Study) -> str:
         f"learning rates tried for each. Length of a run: {', '.join(f'{host} {length}' for host, length in found.length.items())} (epochs of scans, "
         "steps of text). Accuracy is a share; bits per byte are shown below zero, so that more is always better.</p>",
         "<h2>Verdicts</h2><p>The block less another, in runs of the same seed. The intervals hold together at 95 %.</p>",
-        _table(["host", "against", "measure", "difference", "interval", "verdict"], verdicts, verdict=True),
+        _table(["host", "against", "measure", "difference", "interval", "verdict"], verdict_rows(found), verdict=True),
         "<h2>Runs</h2>",
         _table(["host", "block", "mean", "by seed", "MACs", "parameters", "width", "rate", "seconds"], runs),
         "<h2>Time and memory by length</h2><p>The block alone, forward, one sequence, one thread.</p>",
-        _table(["block", "length", "ms", "MiB at one time"], grown),
+        _table(["block", "length", "ms", "MiB at one time"], growth_rows(found)),
     ]
     if left:
         parts += ["<h2>Not compared</h2>", _table(["host", "block", "because"], left)]

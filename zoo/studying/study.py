@@ -17,7 +17,7 @@ from zoo.specs.check import TokenInput
 from zoo.studying.lengths import Growth, growth
 from zoo.studying.matching import Budget, Fitted, call_for, cost_of, fitted, placed
 from zoo.studying.running import RATES, TUNING, Setting, measure_of, score, seconds_of, usual_length
-from zoo.studying.verdicts import Difference, difference
+from zoo.studying.verdicts import difference, student
 
 KINDS = ("token_mixer", "channel_mixer", "norm", "act")
 HOSTS = ("convformer_nano", "vim_nano", "gla_nano")
@@ -92,6 +92,7 @@ def study(
     together may take, about; runs get shorter for it, all of a host alike, and never longer than their recipe. Raises InputError.
     """
     start = time.monotonic()
+    student()  # what is missing is said now, not behind an hour of runs
     name = _registered(block)
     kind = registry.describe(name).kind
     if kind not in KINDS:
@@ -191,7 +192,7 @@ def _compared(block: str, runs: Sequence[Run]) -> list[Comparison]:
     ]
     found = []
     for own, other in pairs:
-        told: Difference = difference(own.scores, other.scores, len(pairs))
+        told = difference(own.scores, other.scores, len(pairs))
         measure = measure_of(find_spec(own.host))
         found.append(Comparison(own.host, other.block, measure, told.mean, told.low, told.high, told.verdict))
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from zoo.errors import InputError, Problem
 
 Word = Literal["better", "worse", "not distinguishable"]
 LEVEL = 0.95
@@ -34,6 +36,14 @@ def difference(own: Sequence[float], other: Sequence[float], comparisons: int = 
 
 
 def _quantile(freedom: int, comparisons: int) -> float:
-    from scipy.stats import t
+    return float(student().ppf(1 - (1 - LEVEL) / comparisons / 2, freedom))
 
-    return float(t.ppf(1 - (1 - LEVEL) / comparisons / 2, freedom))
+
+def student() -> Any:
+    """Student's distribution. Raises InputError where scipy is not installed."""
+    try:
+        from scipy.stats import t
+    except ImportError:
+        problem = Problem("", "scipy, for the intervals", "no such package", next='pip install "blockzoo[train]"')
+        raise InputError("study", problem) from None
+    return t
