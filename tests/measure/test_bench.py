@@ -18,7 +18,7 @@ from tests.measure.rows import sample
 from zoo import cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
-from zoo.measure import device, store
+from zoo.measure import device, store, worker
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.store import Store
@@ -134,6 +134,28 @@ def test_a_worker_that_dies_is_an_answer(held: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module.sys, "executable", "/bin/false")
     (answer,) = module._answers(Plan(jobs_for([SMALL], ["train"], [1]), 0.01))
     assert answer.error == "its process ended: no word"
+
+
+def test_what_a_dead_worker_did_not_reach_is_taken_up_by_another(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(plan: Plan) -> Iterator[Answer]:
+        for job in plan.jobs:
+            if job.model == "vim_nano":
+                yield Answer(job.key, None, "its process ended: killed")
+                return
+            yield Answer(job.key, sample([1.0] * 3))
+
+    monkeypatch.setattr(module, "_answers", answers)
+    with pytest.raises(InputError, match="vim_nano"):
+        list(run(jobs_for(["vim_nano", SMALL], ["train"], [1]), store=held))
+    (row,) = held.rows()
+    assert (row.model, row.processes, row.verdict) == (SMALL, 5, "clean")
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_free_memory", lambda device: 1_000_000)
+    (job,) = jobs_for(["llama_7b"], ["train"], [1], dtypes=["bfloat16"])
+    with pytest.raises(MemoryError, match=r"its weights take 13\.5 GB, of which 0\.0 are free"):
+        worker.prepared(job)
 
 
 def test_the_command_prints_rows_and_exports_clean_ones(

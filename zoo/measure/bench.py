@@ -107,18 +107,18 @@ def _measured(
     jobs: list[Job], processes: int, seconds: float, files: Sequence[str], store: Store, failed: dict[str, str],
     progress: Callable[[Progress], None], done: int, total: int,
 ) -> list[Latency]:  # fmt: skip
-    """Process after process, each through all jobs that lack its sample."""
+    """Process after process, each through all jobs that lack its sample; what one that died did not reach, another takes up."""
+    names = {job.key: f"{job.model} {job.form} {job.runtime.key}" for job in jobs}
     for process in range(processes):
-        missing = [job for job in jobs if job.model not in failed and process not in store.samples(job.key)]
-        names = {job.key: f"{job.model} {job.form} {job.runtime.key}" for job in jobs}
-        for answer in _answers(Plan(missing, seconds, list(files))) if missing else ():
-            job = next(job for job in jobs if job.key == answer.key)
-            if answer.sample is None:
-                failed[job.model] = answer.error
-            else:
-                store.add_sample(job.key, process, answer.sample)
-            done += 1
-            progress(Progress(done, total, names[answer.key]))
+        while missing := [job for job in jobs if job.model not in failed and process not in store.samples(job.key)]:
+            for answer in _answers(Plan(missing, seconds, list(files))):
+                job = next(job for job in jobs if job.key == answer.key)
+                if answer.sample is None:
+                    failed[job.model] = answer.error
+                else:
+                    store.add_sample(job.key, process, answer.sample)
+                done += 1
+                progress(Progress(done, total, names[answer.key]))
     return [_row(job, store) for job in jobs if job.model not in failed]
 
 

@@ -22,6 +22,9 @@ from zoo.build.builder import meta_input
 
 Call = Callable[[nn.Module, Tensor, Context | None, Any], Any]
 
+DRAWN = 262_147
+"""Random numbers that `fill` draws; a prime, so that no two rows of a matrix are the same ones."""
+
 
 class Piece(NamedTuple):
     """`call(module, x, ctx, memo)` runs it. `x`, `ctx` and `memo` are those of a pass on meta: shapes and strides alone."""
@@ -152,17 +155,24 @@ def _form(value: Any) -> str:
 @torch.no_grad()
 def fill(module: nn.Module) -> None:
     """Values that keep activations normal numbers, in a fraction of the time of an initialisation."""
+    drawn = torch.empty(DRAWN).uniform_(-1, 1)
     for part in module.modules():
         for tensor in [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
             if not tensor.is_floating_point():
                 tensor.zero_()
             elif tensor.ndim > 1:
-                bound = (tensor.numel() / tensor.shape[0]) ** -0.5
-                tensor.uniform_(-bound, bound)
+                _repeat(drawn * (tensor.numel() / tensor.shape[0]) ** -0.5, tensor)
             else:
                 tensor.fill_(0.5)
         if callable(reset := getattr(part, "reset_buffers", None)):
             reset()
+
+
+def _repeat(drawn: Tensor, tensor: Tensor) -> None:
+    """The same numbers again and again: copying them is several times as fast as drawing more."""
+    memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())  # in whatever order its strides have
+    for piece in memory.split(len(drawn)):
+        piece.copy_(drawn[: len(piece)])
 
 
 def _filled(value: Any) -> Any:

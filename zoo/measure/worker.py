@@ -22,6 +22,7 @@ from zoo.measure.device import query_gpu
 from zoo.measure.latency import Runtime, Sample
 
 ANCHOR = "mobilenetv4_conv_small"
+STATUS = "/proc/self/status"
 CLOCKS = "clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_throttle_reasons.active"
 
 
@@ -85,16 +86,27 @@ def prepared(job: Job) -> nn.Module:
     from zoo.opaque import is_opaque
 
     torch.manual_seed(0)
-    if is_opaque(job.model):
-        model = zoo.create(job.model)
-    else:
-        model = zoo.create(job.model, device="meta").to_empty(device="cpu")
-        fill(model)
     dtype = getattr(torch, job.runtime.dtype)
+    if is_opaque(job.model):
+        model = zoo.create(job.model).to(dtype)
+    else:
+        model = zoo.create(job.model, device="meta").to(dtype)
+        _check_room(model, job.device)
+        model = model.to_empty(device="cpu")
+        fill(model)
     model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if job.form == "deploy":
         model = zoo.deploy(model)
     return torch.compile(model) if job.runtime.engine == "compile" else model  # type: ignore[return-value]
+
+
+def _check_room(model: nn.Module, device: str) -> None:
+    """Raises MemoryError where the weights would not fit: the system would end this process without a word, or another one."""
+    needed, free = sum(tensor.nbytes for tensor in model.state_dict().values()), _free_memory(device)
+    if needed > free > 0:
+        raise MemoryError(
+            f"its weights take {needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free; bfloat16 takes half of float32"
+        )
 
 
 def example(job: Job, model: nn.Module) -> Tensor:
@@ -144,9 +156,16 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, (list, tuple)) else []
 
 
+def _free_memory(device: str) -> int:
+    """Bytes that a process can still have, 0 where the system does not tell."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return _kibibytes("/proc/meminfo", "MemAvailable")
+
+
 def _memory() -> int:
     """Resident bytes of this process, 0 where the system does not tell."""
-    return _status("VmRSS")
+    return _kibibytes(STATUS, "VmRSS")
 
 
 def _reset_peak(device: str) -> None:
@@ -159,12 +178,13 @@ def _reset_peak(device: str) -> None:
 
 def _peak(device: str) -> int:
     """Peak bytes since the reset: of the process, or of the device's allocator."""
-    return torch.cuda.max_memory_allocated() + _memory() if device == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() + _memory() if device == "cuda" else _kibibytes(STATUS, "VmHWM")
 
 
-def _status(field: str) -> int:
+def _kibibytes(path: str, field: str) -> int:
+    """Bytes that a file of the system gives in kB, 0 where there is none."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
