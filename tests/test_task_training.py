@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from zoo.errors import SpecError
 from zoo.measure import task_table
 from zoo.measure.task_table import TaskRecipe, TaskRow, TaskTable, scores, shipped
 from zoo.mixer_card import TASKS_SAID, mixer_card
-from zoo.task_training import evaluate, mixers, row_of, task_spec, train_task, write_table
+from zoo.task_training import evaluate, fill_table, mixers, publish, row_of, task_spec, train_task
 from zoo.tasks import TASKS
 
 
@@ -56,12 +57,12 @@ NET = torch.nn.Linear(2, 3)
 
 
 def test_a_row_has_an_accuracy_for_each_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_training, "train_task", lambda mixer, task, recipe, seed: (NET, 0.25 * seed))
+    monkeypatch.setattr(task_training, "train_task", lambda mixer, task, recipe, seed, progress: (NET, 0.25 * seed))
     assert row_of("gla", "parity", seeds=3) == TaskRow("gla", "parity", [0.0, 0.25, 0.5], 9)
 
 
 def test_a_further_seed_trains_no_earlier_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_training, "train_task", lambda mixer, task, recipe, seed: (NET, 0.25 * seed))
+    monkeypatch.setattr(task_training, "train_task", lambda mixer, task, recipe, seed, progress: (NET, 0.25 * seed))
     known = TaskRow("gla", "parity", [0.7], 4)
     assert row_of("gla", "parity", 3, known=known) == TaskRow("gla", "parity", [0.7, 0.25, 0.5], 4)
 
@@ -77,19 +78,18 @@ def test_a_table_goes_on_where_it_was_broken_off(empty_table: None, monkeypatch:
 
     monkeypatch.setattr(task_training, "row_of", row)
     with pytest.raises(KeyboardInterrupt):
-        write_table(["gla", "mamba2"], ["parity", "recall"])
-    shipped.cache_clear()
+        fill_table(["gla", "mamba2"], ["parity", "recall"], keep=publish)
     monkeypatch.setattr(task_training, "row_of", lambda mixer, task, *_: TaskRow(mixer, task, [0.1], 1))
-    table = write_table(["gla", "mamba2"], ["parity", "recall"])
+    table = fill_table(["gla", "mamba2"], ["parity", "recall"], table=shipped(), keep=publish)
     assert [row.accuracies for row in table.rows] == [[0.5], [0.5], [0.5], [0.1]]
     shipped.cache_clear()
     assert shipped() == table
 
 
-def test_a_table_of_another_recipe_is_begun_anew(empty_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_another_recipe_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_training, "row_of", lambda mixer, task, *_: TaskRow(mixer, task, [0.1], 1))
-    task_training.save(TaskTable(TaskRecipe(steps=7), {}, [TaskRow("gla", "parity", [0.9], 1)]))
-    assert [row.accuracies for row in write_table(["gla"], ["parity"]).rows] == [[0.1]]
+    other = TaskTable(TaskRecipe(steps=7), {}, [TaskRow("gla", "parity", [0.9], 1)])
+    assert [row.accuracies for row in fill_table(["gla"], ["parity"], table=other).rows] == [[0.1]]
 
 
 def test_the_shipped_table_is_of_the_recipe_the_mixers_and_the_tasks_of_the_code() -> None:
@@ -129,3 +129,55 @@ def test_the_command_on_blocks_says_what_a_mixer_learned(capsys: pytest.CaptureF
     assert "learned" not in capsys.readouterr().out
     assert cli.main(["blocks", "attention", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == scores("attention")
+
+
+OWN = '''
+import torch
+from torch import nn
+
+from blocks import block
+
+
+@block("own_mixer", kind="token_mixer", layout="BLC", abilities=("causal",))
+class OwnMixer(nn.Module):
+    """Mean of the past."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.proj(x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None])
+'''
+
+
+def test_the_command_trains_a_block_of_ones_own_beside_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task_training, "TaskRecipe", partial(TaskRecipe, steps=2, batch_size=4))
+    (tmp_path / "own.py").write_text(OWN)
+    before = shipped()
+    assert cli.main(["train", "tasks", str(tmp_path / "own.py"), "--tasks", "recall,parity"]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0].split() == ["mixer", "recall", "parity"]
+    assert lines[1].split()[0] == "local/own_mixer" and lines[1].split()[3] == "here"
+    assert {line.split()[0] for line in lines[2:-1]} == set(before.names())
+    assert lines[-1].split() == ["a", "guess", "6.2%", "50.0%"]
+    assert "own_mixer on parity: step 2/2" in told.err
+    assert json.loads(task_table.TABLE.read_text())["recipe"]["steps"] == before.recipe.steps  # nothing was published
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["attention", "--tasks", "recal"], "no such task"),
+        (["attention", "--seeds", "0"], "expected at least 1"),
+        (["attentoin"], "nearest `attention`"),
+        (["pooling", "--tasks", "parity"], "`pooling` sees what follows"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_command_refuses_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "tasks", *words]) != 0
+    assert said in capsys.readouterr().err

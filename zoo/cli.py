@@ -257,6 +257,14 @@ def parser() -> Parser:
     text.add_argument("--out", default="", help="write the weights to this .safetensors file")
     text.add_argument("--publish", action="store_true", help="make them the weights `pydoc` of the model's package")
 
+    tasks = _command(train, "tasks", "training:tasks", "train sequence mixers on generated tasks: recall, copying, ...")
+    tasks.add_argument(
+        "mixers", nargs="*", metavar="MIXER", help="token mixers, or Python files that define one (default: all)"
+    )
+    tasks.add_argument("--tasks", default="", metavar="TASK,TASK", help="the tasks (default: all)")
+    tasks.add_argument("--seeds", type=int, default=1)
+    tasks.add_argument("--publish", action="store_true", help="fill the table of the package, from where it stands")
+
     listed_plugins = _command(commands, "plugins", "plugging:plugins", "the installed plugins, and whether they work")
     listed_plugins.add_argument(
         "--no-check", action="store_true", help="what they declare only; their code is not tried"

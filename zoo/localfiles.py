@@ -8,9 +8,11 @@ import importlib.util
 import pathlib
 import sys
 import traceback
+from collections.abc import Sequence
 from types import ModuleType
 
-from zoo.errors import InputError, Problem
+from blocks import registry
+from zoo.errors import InputError, Problem, listed
 
 
 def load_file(path: str | pathlib.Path) -> list[str]:
@@ -33,6 +35,16 @@ def load_file(path: str | pathlib.Path) -> list[str]:
             ),
         )
     return list(dict.fromkeys(names))
+
+
+def block_of(block: str, kinds: Sequence[str]) -> str:
+    """The name of a registered block, or of the first of these kinds that a Python file defines. Raises InputError."""
+    if not block.endswith(".py"):
+        return registry.describe(block).name
+    names = [one for one in load_file(block) if registry.describe(one).kind in kinds]
+    if not names:
+        raise InputError(block, Problem("", f"a block of kind {listed(kinds)}", "none"))
+    return names[0]
 
 
 def private_name(file: pathlib.Path) -> str:

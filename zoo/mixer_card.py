@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from zoo.console import markdown_table
-from zoo.measure.task_table import TaskTable, scores, shipped
+from zoo.measure.task_table import TaskTable, shipped
 
-COMMAND = "python -m zoo.task_training"
+COMMAND = "zoo train tasks --publish"
 
 TASKS_SAID = {
     "recall": "pairs of a key and a value, then keys, each asked for its value",
@@ -31,13 +31,12 @@ REMARKS = """What the table shows, and what it does not:
 def mixer_card() -> str:
     """Markdown; what recalls best comes first. A dash stands for what was not trained yet."""
     table = shipped()
-    names = sorted({row.mixer for row in table.rows}, key=lambda name: (-scores(name).get("recall", 0), name))
     columns = [
         "mixer",
         *(f"{task} ({chance:.1%})" for task, chance in table.chance.items()),
         "parameters",
     ]
-    rows = [_row(table, name) for name in names]
+    rows = [_row(table, name) for name in table.names()]
     tasks = "\n".join(f"- `{task}`: {TASKS_SAID[task]}." for task in table.chance)
     return (
         "\n\n".join(
@@ -66,7 +65,7 @@ def _recipe(table: TaskTable) -> str:
 
 
 def _row(table: TaskTable, name: str) -> list[str]:
-    found = scores(name)
+    found = table.scores(name)
     shares = [f"{100 * found[task]:.1f}" if task in found else "-" for task in table.chance]
     params = next(row.params for row in table.rows if row.mixer == name)
     return [f"`{name}`", *shares, f"{params:,}"]

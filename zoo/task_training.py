@@ -1,4 +1,4 @@
-"""Sequence mixers on generated tasks: one small net, one recipe, equal for all. `python -m zoo.task_training` writes the table.
+"""Sequence mixers on generated tasks: one small net, one recipe, equal for all. `zoo train tasks` is this.
 
 The net reads the ids of a task and tells its targets. Its layer is x + conv(x), x + mixer(norm x), x + mlp(norm x), conv being a
 `causal_conv` over four tokens: so that no mixer needs to find the token before by itself, which most published nets spare it, too.
@@ -7,9 +7,7 @@ The same number of steps, the same learning rate and the same seeds for every mi
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +18,7 @@ from torch.nn import functional as F
 from blocks import registry
 from blocks.context import Context
 from zoo.build.groups import param_groups
-from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable, shipped
+from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
 from zoo.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.training import Progress, cosine_rate
 
@@ -98,31 +96,40 @@ def evaluate(model: Any, task: Task, count: int = HELD_OUT) -> float:
 
 
 def row_of(
-    mixer: str, task: str, seeds: int = 1, recipe: TaskRecipe = TaskRecipe(), known: TaskRow | None = None
-) -> TaskRow:
+    mixer: str, task: str, seeds: int = 1, recipe: TaskRecipe = TaskRecipe(), known: TaskRow | None = None,
+    progress: Progress | None = None,
+) -> TaskRow:  # fmt: skip
     """One mixer on one task with each seed; goes on from a `known` row."""
     accuracies = list(known.accuracies) if known else []
     for seed in range(len(accuracies), seeds):
-        model, accuracy = train_task(mixer, TASKS[task], recipe, seed)
+        model, accuracy = train_task(mixer, TASKS[task], recipe, seed, progress)
         accuracies.append(accuracy)
     params = known.params if known else sum(parameter.numel() for parameter in model.parameters())
     return TaskRow(mixer, task, accuracies, params)
 
 
-def write_table(names: Sequence[str], tasks: Iterable[str] = TASKS, seeds: int = 1) -> TaskTable:
-    """Fills the table of the package, row by row, so that a run that is broken off goes on where it was."""
+Heard = Callable[[str, str], Progress]
+"""Called with a mixer and a task before each row; what it gives hears of the steps."""
+
+
+def fill_table(
+    names: Sequence[str], tasks: Iterable[str] = TASKS, seeds: int = 1, table: TaskTable | None = None,
+    keep: Callable[[TaskTable], None] = lambda _: None, heard: Heard | None = None,
+) -> TaskTable:  # fmt: skip
+    """Trains what `table` lacks of these mixers, tasks and seeds, row by row; `keep` gets the table after each row.
+
+    A table of another recipe is begun anew.
+    """
     recipe = TaskRecipe()
-    rows = {(row.mixer, row.task): row for row in shipped().rows} if shipped().recipe == recipe else {}
+    rows = {(row.mixer, row.task): row for row in table.rows} if table and table.recipe == recipe else {}
     for mixer in names:
         for task in tasks:
             known = rows.get((mixer, task))
             if known and len(known.accuracies) >= seeds:
                 continue
-            start = time.perf_counter()
-            row = rows[mixer, task] = row_of(mixer, task, seeds, recipe, known)
-            shares = " ".join(f"{share:.3f}" for share in row.accuracies)
-            print(f"{mixer} {task}: {shares} ({time.perf_counter() - start:.0f} s)", flush=True)
-            save(_table(recipe, rows.values()))
+            progress = heard(mixer, task) if heard else None
+            rows[mixer, task] = row_of(mixer, task, seeds, recipe, known, progress)
+            keep(_table(recipe, rows.values()))
     return _table(recipe, rows.values())
 
 
@@ -131,20 +138,8 @@ def _table(recipe: TaskRecipe, rows: Iterable[TaskRow]) -> TaskTable:
     return TaskTable(recipe, chance, sorted(rows, key=lambda row: (row.mixer, row.task)))
 
 
-def save(table: TaskTable) -> None:
-    """As JSON, a row a line."""
+def publish(table: TaskTable) -> None:
+    """Makes it the table of the package: JSON, a row a line."""
     head = ", ".join(f'"{name}": {msgspec.json.encode(getattr(table, name)).decode()}' for name in ("recipe", "chance"))
     lines = ",\n".join(msgspec.json.encode(row).decode() for row in table.rows)
     TABLE.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m zoo.task_training", description=__doc__)
-    parser.add_argument("mixers", nargs="*", help="those to train (default: all)")
-    parser.add_argument("--seeds", type=int, default=1)
-    given = parser.parse_args()
-    write_table(given.mixers or mixers(), seeds=given.seeds)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,18 @@
-"""`zoo train`: models trained on data at hand."""
+"""`zoo train`: models trained on data at hand, and mixers on tasks that code generates."""
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from collections.abc import Callable
 
 from zoo import catalog
-from zoo.console import dump
+from zoo.console import dump, table
+from zoo.errors import InputError, Problem, listed, nearest
 
 
 def digits(arguments: Namespace) -> int:
     """Trains from scratch and reports the held-out accuracy beside the published one."""
-    import sys
-
     import msgspec
 
     from zoo.training import Recipe, publish, train_digits
@@ -22,15 +23,7 @@ def digits(arguments: Namespace) -> int:
     asked = {"epochs": arguments.epochs, "seed": arguments.seed}
     recipe = msgspec.structs.replace(Recipe(), **{key: value for key, value in asked.items() if value is not None})
 
-    def progress(epoch: int, epochs: int, loss: float) -> None:
-        print(
-            f"\r{name}: epoch {epoch}/{epochs}, loss {loss:.3f}",
-            end="\n" if epoch == epochs else "",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    result = train_digits(name, recipe, progress)
+    result = train_digits(name, recipe, _progress(name, "epoch"))
     if arguments.out:
         save_weights(result.model, arguments.out)
     if arguments.publish:
@@ -56,8 +49,6 @@ def digits(arguments: Namespace) -> int:
 
 def text(arguments: Namespace) -> int:
     """Trains from scratch on docstrings and reports the bits for each byte of held-out ones."""
-    import sys
-
     import msgspec
 
     from zoo.text_training import TextRecipe, publish_text, train_text
@@ -68,11 +59,7 @@ def text(arguments: Namespace) -> int:
     asked = {"steps": arguments.steps, "seed": arguments.seed}
     recipe = msgspec.structs.replace(TextRecipe(), **{key: value for key, value in asked.items() if value is not None})
 
-    def progress(step: int, steps: int, loss: float) -> None:
-        end = "\n" if step == steps else ""
-        print(f"\r{name}: step {step}/{steps}, loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
-
-    result = train_text(name, recipe, progress)
+    result = train_text(name, recipe, _progress(name, "step"))
     if arguments.out:
         save_weights(result.model, arguments.out)
     if arguments.publish:
@@ -85,3 +72,59 @@ def text(arguments: Namespace) -> int:
             f"{name}: {result.bits_per_byte:.3f} bits per byte on {result.n:,} held-out bytes, {result.seconds:.0f} s"
         )
     return 0
+
+
+def tasks(arguments: Namespace) -> int:
+    """Trains sequence mixers on generated tasks and prints what each learned, above what the shipped ones did."""
+    import msgspec
+
+    from zoo.localfiles import block_of
+    from zoo.measure.task_table import shipped
+    from zoo.task_training import fill_table, mixers, publish
+
+    if arguments.seeds < 1:
+        raise InputError("train tasks", Problem("--seeds", "at least 1", str(arguments.seeds)))
+    chosen = _chosen(arguments.tasks)
+    names = [block_of(mixer, ("token_mixer",)) for mixer in arguments.mixers] or mixers()
+    before, keep = (shipped(), publish) if arguments.publish else (None, lambda _: None)
+    found = fill_table(names, chosen, arguments.seeds, before, keep, _heard)
+    if arguments.json:
+        dump([msgspec.to_builtins(row) for row in found.rows if row.mixer in names and row.task in chosen])
+        return 0
+    others = [name for name in shipped().names() if name not in names]
+    rows = [[name, *_shares(found.scores(name), chosen), "here"] for name in names]
+    rows += [[name, *_shares(shipped().scores(name), chosen), "shipped"] for name in others]
+    table(["mixer", *chosen, ""], [*rows, ["a guess", *_shares(found.chance, chosen), ""]])
+    return 0
+
+
+def _chosen(text: str) -> list[str]:
+    from zoo.tasks import TASKS
+
+    names = [word.strip() for word in text.split(",") if word.strip()] or list(TASKS)
+    problems = [
+        Problem(name, f"one of {listed(list(TASKS))}", "no such task", nearest(name, TASKS))
+        for name in names
+        if name not in TASKS
+    ]
+    if problems:
+        raise InputError("train tasks", problems)
+    return names
+
+
+def _shares(scores: dict[str, float], chosen: list[str]) -> list[str]:
+    return [f"{scores[task]:.1%}" if task in scores else "-" for task in chosen]
+
+
+def _heard(mixer: str, task: str) -> Callable[[int, int, float], None]:
+    return _progress(f"{mixer} on {task}", "step")
+
+
+def _progress(what: str, unit: str) -> Callable[[int, int, float], None]:
+    """One line of stderr that is written over until the last step."""
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        end = "\n" if step == steps else ""
+        print(f"\r{what}: {unit} {step}/{steps}, loss {loss:.3f}", end=end, file=sys.stderr, flush=True)
+
+    return progress

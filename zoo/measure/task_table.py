@@ -1,4 +1,4 @@
-"""How well each sequence mixer learned each generated task, as shipped; `python -m zoo.task_training` makes it. Imports no torch."""
+"""How well each sequence mixer learned each generated task, as shipped; `zoo train tasks --publish` makes it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ class TaskTable(msgspec.Struct, frozen=True):
     chance: dict[str, float]
     rows: list[TaskRow]
 
+    def names(self) -> list[str]:
+        """The mixers; what recalls best comes first."""
+        found = {row.mixer for row in self.rows}
+        return sorted(found, key=lambda name: (-self.scores(name).get("recall", 0), name))
+
+    def scores(self, mixer: str) -> dict[str, float]:
+        """Task -> mean accuracy of a mixer, in the order of `chance`; empty for one that it does not hold."""
+        means = {row.task: row.mean for row in self.rows if row.mixer == mixer}
+        return {task: means[task] for task in self.chance if task in means}
+
 
 @functools.cache
 def shipped() -> TaskTable:
@@ -58,6 +68,5 @@ def shipped() -> TaskTable:
 
 
 def scores(mixer: str) -> dict[str, float]:
-    """Task -> mean accuracy of a mixer, in the order of the table; empty for one that it does not hold."""
-    means = {row.task: row.mean for row in shipped().rows if row.mixer == mixer}
-    return {task: means[task] for task in shipped().chance if task in means}
+    """Task -> mean accuracy of a mixer in the shipped table."""
+    return shipped().scores(mixer)

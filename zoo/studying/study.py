@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from blocks import registry
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.localfiles import load_file
+from zoo.localfiles import block_of
 from zoo.naming import spec as find_spec
 from zoo.specs.check import TokenInput
 from zoo.studying.lengths import Growth, growth
@@ -93,7 +92,7 @@ def study(
     """
     start = time.monotonic()
     student()  # what is missing is said now, not behind an hour of runs
-    name = _registered(block)
+    name = block_of(block, KINDS)
     kind = registry.describe(name).kind
     if kind not in KINDS:
         raise InputError("study", Problem(name, f"a block of kind {', '.join(KINDS)}", kind))
@@ -119,16 +118,6 @@ def study(
         "zoo.study/1", name, match, seeds, lengths, runs, comparisons, refused,
         [row._asdict() for row in grown], round(time.monotonic() - start, 1),
     )  # fmt: skip
-
-
-def _registered(block: str) -> str:
-    """The name of the block: that of a file's first that can be studied."""
-    if not block.endswith(".py"):
-        return registry.describe(block).name
-    names = [one for one in load_file(Path(block)) if registry.describe(one).kind in KINDS]
-    if not names:
-        raise InputError(block, Problem("", f"a block of kind {', '.join(KINDS)}", "none"))
-    return names[0]
 
 
 def _field(
