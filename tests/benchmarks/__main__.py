@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [imports|plugins|create|forward|kernels|ops|experts|clocks|choosing] [--models PATTERN] [--batch N] [--threads N] [--json FILE]`."""
+"""Speeds, compared within one run: `python -m tests.benchmarks --help` names them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks import choosing, clocks, creation, experts, forward, imports, kernels, ops, plugged, recurrences
+from tests.benchmarks import (
+    choosing,
+    clocks,
+    creation,
+    experts,
+    forward,
+    gradients,
+    imports,
+    kernels,
+    ops,
+    plugged,
+    recurrences,
+)
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "experts", "clocks", "choosing"]
+WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "experts", "clocks", "choosing", "gradients"]
 
 
 def main(arguments: list[str]) -> int:
     """Runs the benchmarks and prints one table of ratios each."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speeds, compared within one run.")
     parser.add_argument("what", nargs="*", choices=WHAT, help="all without a word")
     parser.add_argument("--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them")
     parser.add_argument("--batch", type=int, default=1)
@@ -56,6 +68,9 @@ def main(arguments: list[str]) -> int:
         print("", *clocks.report(chosen.rounds), sep="\n")
     if "choosing" in what:
         print("", *choosing.report(chosen.threads), sep="\n")
+    if "gradients" in what:
+        for name, comparison in gradients.run(chosen.rounds).items():
+            _show(results, name, comparison)
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)
@@ -92,7 +107,7 @@ def _show(results: dict[str, Any], title: str, comparison: Comparison) -> None:
     print(f"\n{title}  ({comparison.verdict}: others took {comparison.others:.0%})", flush=True)
     for name, seconds in comparison.seconds.items():
         ratio = comparison.ratios[name]
-        print(f"  {name:22s} {seconds * 1e3:9.2f} ms   {ratio.median:5.2f}x  ({ratio.low:.2f} to {ratio.high:.2f})")
+        print(f"  {name:28s} {seconds * 1e3:9.2f} ms   {ratio.median:5.2f}x  ({ratio.low:.2f} to {ratio.high:.2f})")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import blocks.ops
 from blocks.ops import native
@@ -25,7 +26,6 @@ def run(rounds: int = 15) -> dict[str, Comparison]:
     rows = {
         f"selective scan, L={L} D={D} N={N}": _scan_forward(),
         f"selective scan with its gradients, L={L}": _scan_training(),
-        f"what a gradient costs, L={L}": _cost_of_a_gradient(),
         f"causal convolution of 4 taps and silu, L={L} D={D}": _short_conv(),
         f"long convolution, L={L} D={D}": _long_conv(),
     }
@@ -71,24 +71,36 @@ def _backends(native_of: str) -> list[str]:
 def _scan_forward() -> dict[str, Any]:
     inputs = _inputs()
     ways = {name: _on(name, _quietly(lambda: selective_scan(*inputs))) for name in _backends("selective_scan")}
-    return {"per step": _quietly(lambda: per_step(*inputs))} | ways
+    return {"per step": _quietly(lambda: per_step(*inputs))} | ways | {"limit: its exponentials": _exponentials()}
+
+
+def _exponentials(at_once: int = 2**17) -> Callable[[], object]:
+    """As many as the scan has states, in pieces that stay in cache: what torch could not beat."""
+    x = torch.randn(at_once)
+    y = torch.empty_like(x)
+    return lambda: [torch.exp(x, out=y) for _ in range(B * L * D * N // at_once)]
+
+
+def as_matmul(work: Callable[[], object], width: int = 1024) -> Callable[[], object]:
+    """The FLOPs of `work`, as torch's counter sees them, in square matmuls: the least time that they take here."""
+    with blocks.ops.backend("trace"), FlopCounterMode(display=False) as counter:
+        work()
+    x = torch.randn(width, width)
+    y = torch.empty_like(x)
+    times, rest = divmod(counter.get_total_flops(), 2 * width**3)
+    thin = x[: max(1, width * rest // (2 * width**3))]
+
+    def multiplied() -> None:
+        for _ in range(times):
+            torch.mm(x, x, out=y)
+        torch.mm(thin, x, out=y[: len(thin)])
+
+    return multiplied
 
 
 def _scan_training() -> dict[str, Any]:
     ways = {name: _on(name, _training(selective_scan, _inputs())) for name in _backends("selective_scan")}
     return {"per step, unbound": _training(per_step_unbound, _inputs())} | ways
-
-
-def _cost_of_a_gradient() -> dict[str, Any]:
-    """Forward alone, with gradients, with gradients at twice the length."""
-    if not native.library("selective_scan"):
-        return {}
-    inputs = _inputs()
-    return {
-        "native forward": _on("native", lambda: selective_scan(*inputs)),
-        "and backward": _on("native", _training(selective_scan, inputs)),
-        "both, 2 L": _on("native", _training(selective_scan, _inputs(2 * L))),
-    }
 
 
 def _short_conv() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from blocks.ops.delta_rule import delta_rule
 from blocks.ops.linear_recurrence import linear_recurrence
 from tests.benchmarks.harness import Comparison, compare
-from tests.benchmarks.ops import _backends, _on, _quietly, _training
+from tests.benchmarks.ops import _backends, _on, _quietly, as_matmul
 
 L, CHUNK = 2048, 64
 
@@ -23,8 +24,6 @@ def run(rounds: int = 15) -> dict[str, Comparison]:
         f"gated delta rule, L={L} H=12 K=V=64": _gated_delta(),
         f"gated linear attention, L={L} H=12 K=V=64": _gated_linear(),
         f"causal linear attention against softmax, L={L} H=12 D=64": _linear_attention(),
-        f"what a gradient costs a linear recurrence, L={L}": _gradient(linear_recurrence, _decayed()),
-        f"what a gradient costs a delta rule, L={L}": _gradient(delta_rule, _delta()),
     }
     return {name: compare(candidates, rounds) for name, candidates in rows.items() if len(candidates) > 1}
 
@@ -95,34 +94,33 @@ def _delta() -> tuple[Tensor, ...]:
     return q, F.normalize(k, dim=-1), v, _normal(1, L, 12).sigmoid(), log_decay
 
 
+def _ways(work: Callable[[], object]) -> dict[str, Any]:
+    """By each backend, and the time below which no way can be that needs its multiplications."""
+    return {name: _on(name, work) for name in _backends("recurrence")} | {"limit: its FLOPs as matmul": as_matmul(work)}
+
+
 def _ssd() -> dict[str, Any]:
     C, B, X, A = _normal(1, L, 1, 128), _normal(1, L, 1, 128) / 8, _normal(1, L, 24, 64), -_normal(1, L, 24).abs() / 8
     for_all = C.expand(-1, -1, 24, -1), B.expand(-1, -1, 24, -1), X, A
-    ways = {name: _on(name, lambda: linear_recurrence(C, B, X, A)) for name in _backends("recurrence")}
+    ways = _ways(lambda: linear_recurrence(C, B, X, A))
     return {"minimal, chunks of 64": _quietly(lambda: minimal_ssd(*for_all))} | ways
 
 
 def _gated_delta() -> dict[str, Any]:
     inputs = _delta()
-    ways = {name: _on(name, lambda: delta_rule(*inputs)) for name in _backends("recurrence")}
+    ways = _ways(lambda: delta_rule(*inputs))
     return {"naive chunks of 64": _quietly(lambda: naive_gated_delta(*inputs))} | ways
 
 
 def _gated_linear() -> dict[str, Any]:
     q, k, v, _ = _decayed()
     inputs = q, k, v, -_normal(1, L, 12, 64).abs() / 8
-    ways = {name: _on(name, lambda: linear_recurrence(*inputs)) for name in _backends("recurrence")}
+    ways = _ways(lambda: linear_recurrence(*inputs))
     return {"per step": _quietly(lambda: per_step_gla(*inputs))} | ways
 
 
 def _linear_attention() -> dict[str, Any]:
     q, k, v, _ = _decayed()
     heads = [x.transpose(1, 2) for x in (q, k, v)]
-    ways = {name: _on(name, lambda: linear_recurrence(q, k, v)) for name in _backends("recurrence")}
+    ways = _ways(lambda: linear_recurrence(q, k, v))
     return {"softmax": _quietly(lambda: F.scaled_dot_product_attention(*heads, is_causal=True))} | ways
-
-
-def _gradient(op: Any, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Forward alone, then with gradients, per backend."""
-    ways = {f"{name}, both ways": _on(name, _training(op, inputs)) for name in _backends("recurrence")}
-    return {"forward": _quietly(lambda: op(*inputs))} | ways

@@ -25,7 +25,7 @@ from blocks.ops.selective_scan.steps import (
 from blocks.ops.sequences import lengths_of
 
 BLOCK_NUMBERS = 2**17
-"""Numbers in one block of states: with its decays, half of what a level-2 cache holds."""
+"""Numbers of a block of states for each thread: with their decays, half of what a level-2 cache holds."""
 FEWEST_STEPS, MOST_STEPS = 8, 64
 """Steps in a block where no state is kept. Samples are taken in slices before blocks are made shorter."""
 
@@ -231,7 +231,7 @@ def _pieces(lengths: list[int], packed: bool, per_step: int) -> Iterator[Piece]:
                 yield Piece(slice(0, 1), begin, begin + length, slice(index, index + 1), firsts[index], 1)
             begin += length
         return
-    count = max(1, BLOCK_NUMBERS // (per_step * 2 * FEWEST_STEPS))
+    count = max(1, BLOCK_NUMBERS * torch.get_num_threads() // (per_step * 2 * FEWEST_STEPS))
     for start in range(0, len(lengths) if lengths and lengths[0] else 0, count):
         rows = slice(start, min(start + count, len(lengths)))
         yield Piece(rows, 0, lengths[0], rows, firsts[start], (lengths[0] + STEPS - 1) // STEPS)
@@ -244,7 +244,7 @@ def _for_samples(A: Tensor, piece: Piece) -> Tensor:
 
 
 def _block_size(per_step: int) -> int:
-    return min(MOST_STEPS, max(FEWEST_STEPS, BLOCK_NUMBERS // per_step))
+    return min(MOST_STEPS, max(FEWEST_STEPS, BLOCK_NUMBERS * torch.get_num_threads() // per_step))
 
 
 def _blocks(size: int, by_step: Iterable[Tensor], by_row: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
