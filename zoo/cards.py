@@ -6,6 +6,7 @@ Everything on a page comes from data that ships: specs, profiles, published figu
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from zoo import catalog
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
 from zoo.console import count, markdown_table
-from zoo.measure.latency import Latency
+from zoo.measure.latency import Latency, Runtime
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
@@ -278,11 +279,11 @@ def overview() -> str:
     """A page with a picture and a table of all models; deploy form."""
     from zoo.choosing.picture import page
 
-    timed = {
-        row.model: row
-        for row in _rows()
-        if row.form == "deploy" and row.runtime.threads == 1 and row.runtime.batch == 1
-    }
+    rows = [row for row in _rows() if row.form == "deploy" and row.runtime.key == Runtime().key]
+    device = (
+        Counter(row.device for row in rows).most_common(1)[0][0] if rows else ""
+    )  # milliseconds of two do not compare
+    timed = {row.model: row for row in rows if row.device == device}
     found = [_candidate(name, timed.get(name)) for name in catalog.entries()]
     return page(found, METRIC)
 

@@ -127,7 +127,7 @@ def parser() -> Parser:
     bench.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
     bench.add_argument("--processes", type=int, default=5, help="fresh processes for each row (default 5)")
     bench.add_argument("--seconds", type=float, default=0.3, help="of samples, for each row and process (default 0.3)")
-    bench.add_argument("--no-retry", action="store_true", help="do not measure contended rows once more")
+    bench.add_argument("--no-retry", action="store_true", help="do not measure rows once more that are not clean")
     bench.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
     bench.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
 

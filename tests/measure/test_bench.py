@@ -68,6 +68,24 @@ def test_a_row_that_stays_contended_says_so(held: Store, monkeypatch: pytest.Mon
     assert held.rows(verdict="clean") == []
 
 
+def test_processes_that_disagree_are_asked_once_more(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 10.0, 10.0, 10.0, 13.0] + [10.0] * 5)
+    monkeypatch.setattr(
+        module, "_answers", lambda plan: [Answer(job.key, sample([next(times)] * 3)) for job in plan.jobs]
+    )
+    (row,) = run(jobs_for([SMALL], ["train"], [1]), store=held)
+    assert row.verdict == "clean" and list(times) == []
+
+
+def test_fewer_processes_than_a_clean_row_wants_are_not_asked_twice(
+    held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(1.0)
+    monkeypatch.setattr(module, "_answers", workers)
+    (row,) = run(jobs_for([SMALL], ["train"], [1]), processes=2, store=held)
+    assert (row.verdict, workers.started) == ("unstable", 2)
+
+
 def test_a_run_that_was_broken_off_goes_on_where_it_was(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = jobs_for([SMALL, "vim_nano"], ["train", "deploy"], [1])
     monkeypatch.setattr(module, "_answers", Workers(1.0, dies=14))

@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from zoo.console import count, dump, table
+from zoo.measure.clock import on_threads
 
 MAIN_BLOCK = {
     "dilated_reparam_conv": "large kernel", "linear_attention": "linear attention", "bidirectional_mamba": "bidirectional Mamba",
@@ -87,16 +88,11 @@ def _milliseconds(model: Any) -> float:
 
     x = digits.to_input(digits.held_out()[0][:1])
     times = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in range(12):
-                start = time.perf_counter()
-                model(x)
-                times.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
+    with on_threads(1), torch.inference_mode():
+        for _ in range(12):
+            start = time.perf_counter()
+            model(x)
+            times.append(time.perf_counter() - start)
     return sorted(times[2:])[5] * 1e3
 
 

@@ -74,7 +74,7 @@ def run(
     jobs: Sequence[Job], processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False, retry: bool = True,
     files: Sequence[str] = (), progress: Callable[[Progress], None] = lambda _: None, store: Store | None = None,
 ) -> Iterator[Latency]:  # fmt: skip
-    """Rows, each as soon as its processes are done; a contended one is measured once more. Raises InputError for models that
+    """Rows, each as soon as its processes are done; one that is not clean is measured once more. Raises InputError for models that
     fail, behind the rows of all others. With `resume` what the store already holds of these jobs is not measured again."""
     with nullcontext(store) if store else Store() as held:
         if not resume:
@@ -88,13 +88,13 @@ def run(
             rows = _measured(
                 chunk, processes, seconds, files, held, failed, progress, done - len(chunk) * processes, total
             )
-            contended = {row.digest + row.form + row.runtime.key for row in rows if row.verdict == "contended"}
-            again = [job for job in chunk if _spec(job.model).digest + job.form + job.runtime.key in contended]
-            if again and retry:
+            doubtful = {row.digest + row.form + row.runtime.key for row in rows if row.verdict != "clean"}
+            again = [job for job in chunk if _spec(job.model).digest + job.form + job.runtime.key in doubtful]
+            if again and retry and processes >= MIN_PROCESSES:  # with fewer no row is clean
                 for job in again:
                     held.forget_samples(job.key)
                 better = _measured(again, processes, seconds, files, held, failed, progress, done, total)
-                rows = [row for row in rows if row.verdict != "contended"] + better
+                rows = [row for row in rows if row.verdict == "clean"] + better
             held.add(rows)
             for job in chunk:
                 held.forget_samples(job.key)

@@ -20,7 +20,8 @@ from zoo.build.builder import build
 from zoo.errors import InputError, Problem
 from zoo.front import deploy
 from zoo.measure.bench import Progress
-from zoo.measure.clock import measure
+from zoo.measure.clock import measure, on_threads
+from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.law import Law, Seen, cross_validated, fit
@@ -96,8 +97,7 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
 
 def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
     """Milliseconds of one run: the median of the thread's own time, which others do not stretch by taking the processor."""
-    torch.set_num_threads(runtime.threads)
-    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+    with on_threads(runtime.threads), torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return statistics.median(measure(piece.ready(form == "deploy"), SECONDS).cpu_ms)
 
@@ -114,12 +114,15 @@ def _parts(found: list[Piece]) -> Parts:
 def _seen(
     store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float]
 ) -> list[Seen]:
-    """Clean measurements of models whose pieces are all known."""
+    """Clean measurements of today's code, of models whose pieces are all known."""
     seen = []
     for row in newest(store.rows(device=device, verdict="clean")):
         own = parts.get(row.digest, {}).get(row.form)
-        if row.runtime.key == runtime.key and own is not None and all(key in known for key in own.keys):
-            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms))
+        if row.runtime.key != runtime.key or own is None or not all(key in known for key in own.keys):
+            continue
+        entry = catalog.entry(row.model)
+        if row.source == source_hash(tuple(entry.blocks)):
+            seen.append(Seen(entry.family, load_of(own, known), row.p50_ms))
     return seen
 
 

@@ -91,6 +91,19 @@ def _warm(call: Callable[[], Any], clock: Clock, seconds: float) -> tuple[int, f
 
 
 @contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """So many threads for what torch does meanwhile, and as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _no_collections() -> Iterator[None]:
     """The garbage collector waits meanwhile."""
     was = gc.isenabled()

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from zoo.errors import InputError, Problem
+from zoo.measure.clock import on_threads
 from zoo.measure.latency import Runtime, Verdict, judge, median_interval, rounded
 from zoo.measure.worker import Job, example, prepared
 
@@ -34,15 +35,10 @@ def compare(
         found = f"{len(models)} models and {rounds} rounds"
         raise InputError("compare", Problem("", "two models and five rounds at least", found))
     jobs = [Job(name, name, form, Runtime(threads, batch=batch)) for name in models]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            nets = [prepared(job) for job in jobs]
-            inputs = [example(job, net) for job, net in zip(jobs, nets, strict=True)]
-            times = _in_turns(nets, inputs, rounds)
-    finally:
-        torch.set_num_threads(before)
+    with on_threads(threads), torch.inference_mode():
+        nets = [prepared(job) for job in jobs]
+        inputs = [example(job, net) for job, net in zip(jobs, nets, strict=True)]
+        times = _in_turns(nets, inputs, rounds)
     return [_compared(name, times[i], times[0]) for i, name in enumerate(models)]
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from zoo.measure.clock import on_threads
+
 if TYPE_CHECKING:
     from zoo.measure.store import Store
 
@@ -144,9 +146,7 @@ def _fingerprint(kind: str) -> Fingerprint:
     """Best values: other work can only make a run slower."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         side = 4096 if kind == "cuda" else 512
         a, b = torch.ones(side, side, device=kind), torch.ones(side, side, device=kind)
         source = torch.ones(2**26 if kind == "cuda" else 2**24, device=kind)
@@ -155,8 +155,6 @@ def _fingerprint(kind: str) -> Fingerprint:
             gemm = _best(lambda: torch.mm(a, b), kind)
             copy = _best(lambda: target.copy_(source), kind)
             dispatch = _best(lambda: [tiny.neg() for _ in range(100)], kind) / 100
-    finally:
-        torch.set_num_threads(threads)
     return Fingerprint(
         round(2 * side**3 / gemm / 1e9, 1), round(2 * source.nbytes / copy / 1e9, 2), round(dispatch * 1e6, 2)
     )

@@ -163,7 +163,7 @@ def fill(module: nn.Module) -> None:
             elif tensor.ndim > 1:
                 _repeat(drawn * (tensor.numel() / tensor.shape[0]) ** -0.5, tensor)
             else:
-                tensor.fill_(0.5)
+                tensor.fill_(0.1)  # scales and shifts: with more, what deep nets add up would leave float32
         if callable(reset := getattr(part, "reset_buffers", None)):
             reset()
 

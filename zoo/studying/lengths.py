@@ -14,6 +14,7 @@ from blocks.chain import run
 from blocks.construct import construct
 from blocks.context import Context
 from blocks.slots import Place
+from zoo.measure.clock import on_threads
 from zoo.measure.work import Work
 
 LENGTHS = (256, 1024, 4096)
@@ -35,9 +36,7 @@ def growth(calls: dict[str, Any], dim: int, tokens: bool) -> list[Growth]:
     """For each block by name; images are square."""
     found: list[Growth] = []
     slow: set[str] = set()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         for length in LENGTHS:
             inputs = _input(length, dim, tokens)
             modules = {name: _built(call, inputs, dim) for name, call in calls.items() if name not in slow}
@@ -52,8 +51,6 @@ def growth(calls: dict[str, Any], dim: int, tokens: bool) -> list[Growth]:
                 ms = 1e3 * statistics.median(seconds[1:])
                 found.append(Growth(name, length, ms, _peak(calls[name], inputs, dim)))
                 slow |= {name} if ms > 1e3 * MOST_SECONDS else set()
-    finally:
-        torch.set_num_threads(threads)
     return found
 
 

@@ -1,0 +1,116 @@
+"""Learning a machine: pieces timed once, the law fitted to what was measured, predictions of specs that nobody built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.measure.rows import FACTS, quiet
+from zoo import catalog
+from zoo.errors import InputError
+from zoo.measure import calibrate as module
+from zoo.measure import store as stores
+from zoo.measure.calibrate import calibrate, predict, time_piece
+from zoo.measure.code import source_hash
+from zoo.measure.device import Device, Fingerprint
+from zoo.measure.latency import Runtime, compose
+from zoo.measure.pieces import Piece
+from zoo.measure.store import Store
+from zoo.naming import spec
+
+HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
+MODELS = ["inceptionnext_nano", "linear_vit_nano", "starnet_nano"]
+
+
+@pytest.fixture(autouse=True)
+def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Piece]]:
+    """A machine on which a piece takes a tenth of a millisecond and one more for each megabyte; the pieces that were timed."""
+    found: list[Piece] = []
+
+    def of(piece: Piece, form: str, runtime: Runtime) -> float:
+        found.append(piece)
+        return 0.1 + piece.weight_bytes / 1e6
+
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))
+    monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
+    monkeypatch.setattr(module, "this_device", lambda: HERE)
+    monkeypatch.setattr(module, "time_piece", of)
+    yield found
+
+
+def measured(name: str, ms: float, source: str = "") -> None:
+    """A clean row of a model in its train form, of today's code unless `source` says otherwise."""
+    entry = catalog.entry(name)
+    facts = FACTS | {"model": name, "digest": entry.digest, "form": "train", "device": HERE.id}
+    with Store() as store:
+        store.add([compose(facts | {"source": source or source_hash(tuple(entry.blocks))}, quiet(ms))])
+
+
+def test_each_distinct_piece_is_timed_once(timed: list[Piece]) -> None:
+    made = calibrate(models=MODELS)
+    keys = {key for forms in made.models.values() for parts in forms.values() for key in parts.keys}
+    assert made.complete and {piece.key for piece in timed} == keys and len(timed) == len(keys)
+    calibrate(models=MODELS)
+    assert len(timed) == len(keys)
+
+
+def test_a_calibration_without_time_knows_that_it_is_not_complete(timed: list[Piece]) -> None:
+    made = calibrate(minutes=0.0, models=MODELS)
+    assert not timed and not made.complete
+    assert calibrate(models=MODELS).complete
+
+
+def test_the_law_is_fitted_to_what_was_measured_and_its_errors_are_those_of_families_left_out() -> None:
+    plain = calibrate(models=MODELS)
+    assert plain.errors is None and predict(MODELS[0]).low_ms is None
+    for name in MODELS:
+        measured(name, 3 * predict(name).ms)
+    made = calibrate(models=MODELS)
+    assert made.errors is not None and (made.errors.models, made.errors.families) == (3, 3)
+    assert made.errors.p95 < 0.1  # three numbers, of two families each time
+    for name in MODELS:
+        guess = predict(name)
+        assert guess.low_ms is not None and guess.high_ms is not None and guess.low_ms <= guess.ms * 1.02
+        assert guess.ms == pytest.approx(3 * sum_of(name), rel=0.02)
+
+
+def sum_of(name: str) -> float:
+    with Store() as store:
+        known = store.pieces(HERE.id, module.runtime_key(Runtime()))
+    return sum(known[piece.key] for piece in module._pieces(spec(name), "train", Runtime()))
+
+
+def test_rows_of_older_code_teach_nothing() -> None:
+    for name in MODELS:
+        measured(name, 1000.0, source="older")
+    assert calibrate(models=MODELS).errors is None
+
+
+def test_a_spec_that_nobody_built_is_predicted_and_its_new_pieces_are_timed_then(timed: list[Piece]) -> None:
+    calibrate(models=MODELS)
+    before = len(timed)
+    deeper = spec("starnet_nano", {"depths": [1, 5, 1]})
+    assert predict(deeper).ms > predict("starnet_nano").ms and len(timed) == before  # the same layers, more of them
+    wider = spec("starnet_nano", {"**.<gated_mlp>.ratio": 8})
+    assert predict(wider).ms > 0 and len(timed) > before
+    after = len(timed)
+    predict(wider)
+    assert len(timed) == after
+
+
+def test_without_a_calibration_a_prediction_is_refused() -> None:
+    with pytest.raises(InputError, match="run `zoo calibrate`"):
+        predict("starnet_nano")
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_a_piece_takes_time_and_leaves_the_random_numbers_alone(form: str) -> None:
+    piece = list(module._pieces(spec("starnet_nano"), form, Runtime()))[1]
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert time_piece(piece, form, Runtime()) > 0
+    assert torch.equal(torch.rand(3), expected)
