@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.measure.rows import sample
+from tests.measure.rows import FACTS, sample
 from zoo import cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
 from zoo.measure import device, store, worker
-from zoo.measure.bench import Progress, jobs_for, run
+from zoo.measure.bench import Progress, jobs_for, run, usual_anchor
 from zoo.measure.device import Device, Fingerprint
+from zoo.measure.latency import compose
 from zoo.measure.store import Store
 from zoo.measure.worker import Answer, Plan
 
@@ -75,6 +76,17 @@ def test_processes_that_disagree_are_asked_once_more(held: Store, monkeypatch: p
     )
     (row,) = run(jobs_for([SMALL], ["train"], [1]), store=held)
     assert row.verdict == "clean" and list(times) == []
+
+
+def test_a_row_is_held_against_what_the_anchor_usually_takes(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = FACTS | {"device": HERE.id}
+    held.add([compose(facts | {"model": f"net{i}"}, [sample([10.0] * 3, anchor=1.0)] * 5) for i in range(9)])
+    assert usual_anchor(held, HERE.id, 1) is None
+    held.add([compose(facts | {"model": "net9"}, [sample([10.0] * 3, anchor=1.0)] * 5)])
+    assert usual_anchor(held, HERE.id, 1) == 1.0 and usual_anchor(held, HERE.id, 2) is None
+    monkeypatch.setattr(module, "_answers", Workers(1.0))  # whose anchor takes 2 ms
+    verdicts = {row.runtime.threads: row.verdict for row in run(jobs_for([SMALL], ["train"], [1, 2]), store=held)}
+    assert verdicts == {1: "contended", 2: "clean"}
 
 
 def test_fewer_processes_than_a_clean_row_wants_are_not_asked_twice(

@@ -31,6 +31,16 @@ def test_processes_that_disagree_are_unstable() -> None:
     assert judge([10.0] * 4, 1.0) == ("unstable", "4 processes, where 5 are the least")
 
 
+def test_a_machine_that_is_slower_than_usual_is_contended_though_no_clock_shows_it() -> None:
+    row = compose(FACTS, quiet(), usual_anchor_ms=1.6)
+    assert row.verdict == "contended" and row.anchor_ms == 2.0
+    assert (
+        row.reason
+        == "the anchor took 1.25 of its usual time, and 1.15 is the limit: this machine was slower than it is"
+    )
+    assert compose(FACTS, quiet(), usual_anchor_ms=1.8).verdict == "clean"
+
+
 def test_a_gpu_is_not_judged_by_the_time_of_the_cpu() -> None:
     assert summarise([sample([10.0] * 3, waited=9.0)] * 5, gpu=True).verdict == "clean"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,10 @@ from zoo.specs.model import Spec
 
 JOBS_PER_PROCESS = 16
 """More would pay for fewer starts; fewer let rows appear sooner, and their five processes lie closer in time."""
+
+
+RECENT, ENOUGH = 200, 10
+"""Rows that say what the anchor usually takes: the last ones, and how few will do."""
 
 
 class Progress(NamedTuple):
@@ -150,14 +155,23 @@ def _answers(plan: Plan) -> Iterator[Answer]:
 def _row(job: Job, store: Store) -> Latency:
     from zoo.build.builder import meta_input
 
-    spec, samples = _spec(job.model), list(store.samples(job.key).values())
+    spec, samples, device = _spec(job.model), list(store.samples(job.key).values()), this_device(job.device).id
     facts = {
-        "model": spec.name, "digest": spec.digest, "form": job.form, "device": this_device(job.device).id,
+        "model": spec.name, "digest": spec.digest, "form": job.form, "device": device,
         "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch),
         "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": source_of(job.model),
         "version": __version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    return compose(facts, samples, gpu=job.device == "cuda")
+    return compose(facts, samples, job.device == "cuda", usual_anchor(store, device, job.runtime.threads))
+
+
+def usual_anchor(store: Store, device: str, threads: int) -> float | None:
+    """What the anchor lately took on a device, in ms; None where too little was measured to say.
+
+    Of all rows, good and bad: a machine that stays slower is measured by what it is, after a while.
+    """
+    times = [row.anchor_ms for row in store.rows(device=device, threads=threads)[-RECENT:]]
+    return statistics.median(times) if len(times) >= ENOUGH else None
 
 
 def bench(

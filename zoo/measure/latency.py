@@ -20,6 +20,9 @@ MAX_WALL_CPU = 1.05
 """Above it the thread waited while others ran: its own CPU time is that much less than the wall clock's."""
 MAX_SPREAD = 0.15
 """Largest distance of two processes' medians, as a share of the median, that is still one figure."""
+MAX_SLOWER = 1.15
+"""Time of the anchor as a share of its usual one. Above it something slowed the machine that CPU time does not show: a neighbour
+on the same core, a hot chip, a lower clock."""
 
 
 class Runtime(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,6 +91,11 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, origin=""))).hexdigest()[:32]
 
     @property
+    def anchor_ms(self) -> float:
+        """What the anchor took beside the model."""
+        return self.p50_ms / self.ratio
+
+    @property
     def throughput(self) -> float:
         """Inputs per second."""
         return 1e3 * self.runtime.batch / self.p50_ms
@@ -101,7 +109,7 @@ class Summary(NamedTuple):
     reason: str
 
 
-def summarise(samples: Sequence[Sample], gpu: bool = False) -> Summary:
+def summarise(samples: Sequence[Sample], gpu: bool = False, usual_anchor_ms: float | None = None) -> Summary:
     """Medians of processes, their interval, and whether they can be trusted."""
     medians = sorted(statistics.median(sample.ms) for sample in samples)
     everything = sorted(ms for sample in samples for ms in sample.ms)
@@ -114,20 +122,26 @@ def summarise(samples: Sequence[Sample], gpu: bool = False) -> Summary:
         "p50_ms": p50, "low_ms": low, "high_ms": high, "p90_ms": quantile(everything, 0.9), "min_ms": everything[0],
         "mean_ms": statistics.fmean(everything), "cpu_ms": cpu, "wall_cpu": wall_cpu, "ratio": statistics.median(ratios),
     }  # fmt: skip
-    verdict, reason = judge(medians, wall_cpu, gpu)
+    slower = p50 / figures["ratio"] / usual_anchor_ms if usual_anchor_ms else 1.0
+    verdict, reason = judge(medians, wall_cpu, gpu, slower)
     return Summary(
         {name: rounded(value, p50 and (high - low) / p50) for name, value in figures.items()}, verdict, reason
     )
 
 
-def judge(medians: Sequence[float], wall_cpu: float, gpu: bool = False) -> tuple[Verdict, str]:
-    """`contended` when other work took the processor away, `unstable` when processes disagree, `clean` otherwise."""
+def judge(medians: Sequence[float], wall_cpu: float, gpu: bool = False, slower: float = 1.0) -> tuple[Verdict, str]:
+    """`contended` when other work took the processor away or slowed it, `unstable` when processes disagree, `clean` otherwise."""
     if len(medians) < MIN_PROCESSES:
         return "unstable", f"{len(medians)} processes, where {MIN_PROCESSES} are the least"
     if wall_cpu > MAX_WALL_CPU and not gpu:
         return (
             "contended",
             f"wall time is {wall_cpu:.2f} of CPU time, and {MAX_WALL_CPU} the limit: close other programs",
+        )
+    if slower > MAX_SLOWER:
+        return (
+            "contended",
+            f"the anchor took {slower:.2f} of its usual time, and {MAX_SLOWER} is the limit: this machine was slower than it is",
         )
     spread = (max(medians) - min(medians)) / statistics.median(medians)
     if spread > MAX_SPREAD:
@@ -160,9 +174,11 @@ def rounded(value: float, relative_width: float) -> float:
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def compose(facts: dict[str, Any], samples: Sequence[Sample], gpu: bool = False) -> Latency:
+def compose(
+    facts: dict[str, Any], samples: Sequence[Sample], gpu: bool = False, usual_anchor_ms: float | None = None
+) -> Latency:
     """The row of a model from the samples of its processes. `facts` are the fields that say what was run, and where."""
-    figures, verdict, reason = summarise(samples, gpu)
+    figures, verdict, reason = summarise(samples, gpu, usual_anchor_ms)
     return Latency(
         **facts, **figures, verdict=verdict, reason=reason, processes=len(samples),
         samples=sum(len(sample.ms) for sample in samples), loops=max(sample.loops for sample in samples),
