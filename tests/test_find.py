@@ -37,7 +37,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A device on which three models are measured and three are predicted."""
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
-    monkeypatch.setattr("zoo.choosing.find.here", lambda store: HERE.id)
+    monkeypatch.setattr("zoo.choosing.find.this_device", lambda: HERE)
     with Store() as store:
         store.add_device(HERE)
         for name, ms in MEASURED.items():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.measure.rows import FACTS, sample
@@ -270,4 +271,21 @@ def test_this_machine_is_entered_once(held: Store) -> None:
     first = device.this_device()
     device.this_device.cache_clear()
     assert device.this_device().id == first.id and held.devices() == [first]
+    device.this_device.cache_clear()
+
+
+def test_between_two_starts_of_the_system_a_machine_becomes_no_other(
+    held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = ["one"]
+    monkeypatch.setattr(device, "_start_of_system", lambda: started[0])
+    speeds = iter([Fingerprint(100.0, 10.0, 1.0), Fingerprint(40.0, 2.0, 3.0)])  # the second on a busy day
+    monkeypatch.setattr(device, "identify", lambda kind: msgspec.structs.replace(HERE, fingerprint=next(speeds)))
+    device.this_device.cache_clear()
+    first = device.this_device()
+    device.this_device.cache_clear()
+    assert device.this_device() == first
+    started[0] = "two"
+    device.this_device.cache_clear()
+    assert device.this_device() != first
     device.this_device.cache_clear()

@@ -15,6 +15,7 @@ import msgspec
 from zoo import catalog
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.code import source_hash
+from zoo.measure.device import this_device
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
@@ -147,7 +148,7 @@ def find(
 def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -> Iterable[Candidate]:
     """Every model of the catalogue with its latency on a device, and its figure of a metric."""
     with Store() as store:
-        where = here(store) if device == "this" else device
+        where = this_device().id if device == "this" else device
         rows = {
             row.digest: row
             for row in newest(store.rows(device=where, verdict="clean", form=form))
@@ -229,13 +230,6 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
             front.append(one)
             best = -less
     return front
-
-
-def here(store: Store) -> str:
-    """The id of this machine; measured at the first call after a start of the system, remembered until the next."""
-    from zoo.measure.device import remembered
-
-    return remembered(store)
 
 
 def _check(sort: str, form: str) -> None:

@@ -15,14 +15,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from zoo.measure.clock import on_threads
-
-if TYPE_CHECKING:
-    from zoo.measure.store import Store
 
 CPUINFO = Path("/proc/cpuinfo")
 ISA = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "sse4_2", "asimddp", "asimd", "sve")
@@ -189,19 +186,20 @@ DULL = {"intel", "amd", "nvidia", "apple", "processor", "cpu", "core", "genuine"
 
 @functools.cache
 def this_device(kind: Literal["cpu", "cuda"] = "cpu") -> Device:
-    """This machine as the store knows it; a new one is entered there."""
+    """This machine as the store knows it; a new one is entered there.
+
+    It is measured at the first call after a start of the system and remembered until the next: meanwhile it becomes no other,
+    and on a busy day might look like one.
+    """
     from zoo.measure.store import Store
 
+    start = _start_of_system() if kind == "cpu" else ""
     with Store() as store:
-        device = recognise(identify(kind), store.devices())
+        known = {device.id: device for device in store.devices()}
+        device = known.get(store.recall(start)) or recognise(identify(kind), known.values())
         store.add_device(device)
-        store.remember(_start_of_system(), device.id) if kind == "cpu" else None
+        store.remember(start, device.id)
     return device
-
-
-def remembered(store: Store) -> str:
-    """The id of this machine. Between two starts of the system it does not become another, and is not measured again."""
-    return store.recall(_start_of_system()) or this_device().id
 
 
 def _start_of_system() -> str:
