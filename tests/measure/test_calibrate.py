@@ -13,7 +13,7 @@ from zoo import catalog
 from zoo.errors import InputError
 from zoo.measure import calibrate as module
 from zoo.measure import store as stores
-from zoo.measure.calibrate import calibrate, predict, time_piece
+from zoo.measure.calibrate import Pace, calibrate, predict, time_piece
 from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Runtime, compose
@@ -38,6 +38,7 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Piec
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
     monkeypatch.setattr(module, "this_device", lambda: HERE)
     monkeypatch.setattr(module, "time_piece", of)
+    monkeypatch.setattr(Pace, "now", lambda self: 1.0)
     yield found
 
 
@@ -99,6 +100,24 @@ def test_a_spec_that_nobody_built_is_predicted_and_its_new_pieces_are_timed_then
     after = len(timed)
     predict(wider)
     assert len(timed) == after
+
+
+def test_pieces_are_told_as_they_are_when_the_machine_is_as_fast_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(models=MODELS)
+    usual = sum_of(MODELS[0])
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path / "slow"))
+    monkeypatch.setattr(Pace, "now", lambda self: 2.0)  # a piece took what it took, but all else took twice as long
+    calibrate(models=MODELS)
+    assert sum_of(MODELS[0]) == pytest.approx(usual / 2)
+
+
+def test_the_pace_is_that_of_the_anchor_against_what_it_usually_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    first = Pace(Runtime(), None)
+    assert first.now() == 1.0 and first.usual_ms is not None and first.usual_ms > 0
+    assert Pace(Runtime(), first.usual_ms / 1000).now() > 100
 
 
 def test_without_a_calibration_a_prediction_is_refused() -> None:

@@ -7,6 +7,8 @@ spot. A prediction carries its error bar and is never mixed with what was measur
 from __future__ import annotations
 
 import datetime
+import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +21,7 @@ from zoo import __version__, catalog
 from zoo.build.builder import build
 from zoo.errors import InputError, Problem
 from zoo.front import deploy
-from zoo.measure.bench import Progress
+from zoo.measure.bench import Progress, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
@@ -28,6 +30,7 @@ from zoo.measure.law import Law, Seen, cross_validated, fit
 from zoo.measure.pieces import Piece, pieces
 from zoo.measure.predict import Calibration, Parts, Prediction, load_of, predicted, read, runtime_key
 from zoo.measure.store import Store, newest
+from zoo.measure.worker import ANCHOR, Job, example, prepared
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
@@ -54,20 +57,16 @@ def calibrate(
     with Store() as store:
         known = store.pieces(device, runtime_key(runtime))
         parts: dict[str, dict[str, Parts]] = {}
-        complete = True
+        pace, complete = Pace(runtime, usual_anchor(store, device, runtime.threads)), True
         for i, name in enumerate(_spread(names)):
             spec = catalog.published_spec(name)
-            fresh: dict[str, float] = {}
-            for form in ("train", "deploy"):
-                found = list(_pieces(spec, form, runtime))
-                parts.setdefault(spec.digest, {})[form] = _parts(found)
-                for piece in found:
-                    if piece.key not in known and time.perf_counter() < end:
-                        known[piece.key] = fresh[piece.key] = time_piece(piece, form, runtime)
-                complete = complete and all(piece.key in known for piece in found)
+            forms = {form: list(_pieces(spec, form, runtime)) for form in ("train", "deploy")}
+            parts[spec.digest] = {form: _parts(found) for form, found in forms.items()}
+            fresh = _timed(forms, known, runtime, pace, end)
+            complete = complete and all(piece.key in known for found in forms.values() for piece in found)
             store.add_pieces(device, runtime_key(runtime), fresh)
             progress(Progress(i + 1, len(names), name))
-        seen = _seen(store, device, runtime, parts, known)
+        seen = _seen(store, device, runtime, parts, known, pace.usual_ms)
         made = Calibration(
             device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -87,12 +86,47 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
             found = f"none for {device}, {runtime.key}"
             raise InputError("predict", Problem("", "a calibration of this machine", found, next="run `zoo calibrate`"))
         known = store.pieces(device, runtime_key(runtime))
-        fresh, found_pieces = {}, list(_pieces(spec, form, runtime))
-        for piece in found_pieces:
-            if piece.key not in known:
-                known[piece.key] = fresh[piece.key] = time_piece(piece, form, runtime)
-        store.add_pieces(device, runtime_key(runtime), fresh)
-    return predicted(made, _parts(found_pieces), known)
+        own = list(_pieces(spec, form, runtime))
+        pace = Pace(runtime, usual_anchor(store, device, runtime.threads))
+        store.add_pieces(device, runtime_key(runtime), _timed({form: own}, known, runtime, pace))
+    return predicted(made, _parts(own), known)
+
+
+class Pace:
+    """How slow this machine is at the moment, against what it usually is: told by the anchor that `zoo bench` times beside models.
+
+    Minutes pass between the first piece and the last, and days between those and the models, and it is not as fast in all of them.
+    """
+
+    def __init__(self, runtime: Runtime, usual_ms: float | None):
+        self.runtime, self.usual_ms = runtime, usual_ms
+
+    @functools.cached_property
+    def _anchor(self) -> Callable[[], Any]:
+        job = Job("", ANCHOR, "train", Runtime())
+        net = prepared(job)
+        x = example(job, net)
+        return lambda: net(x)
+
+    def now(self) -> float:
+        """Above 1 where it is slower. Where nothing is known of what is usual, the first answer is 1."""
+        with on_threads(self.runtime.threads), torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            ms = statistics.median(measure(self._anchor, SECONDS).cpu_ms)
+        self.usual_ms = self.usual_ms or ms
+        return ms / self.usual_ms
+
+
+def _timed(
+    forms: dict[str, list[Piece]], known: dict[str, float], runtime: Runtime, pace: Pace, end: float = math.inf
+) -> dict[str, float]:
+    """Times the pieces that are not known yet, as long as there is time, and enters them in `known`; returns those."""
+    missing = {piece.key: (form, piece) for form, found in forms.items() for piece in found if piece.key not in known}
+    slower = pace.now() if missing and time.perf_counter() < end else 1.0
+    fresh = {}
+    for key, (form, piece) in missing.items():
+        if time.perf_counter() < end:
+            known[key] = fresh[key] = time_piece(piece, form, runtime) / slower
+    return fresh
 
 
 def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
@@ -112,9 +146,10 @@ def _parts(found: list[Piece]) -> Parts:
 
 
 def _seen(
-    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float]
-) -> list[Seen]:
-    """Clean measurements of today's code, of models whose pieces are all known."""
+    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float],
+    usual_anchor_ms: float | None,
+) -> list[Seen]:  # fmt: skip
+    """Clean measurements of today's code, of models whose pieces are all known; as if the anchor had taken its usual time."""
     seen = []
     for row in newest(store.rows(device=device, verdict="clean")):
         own = parts.get(row.digest, {}).get(row.form)
@@ -122,7 +157,8 @@ def _seen(
             continue
         entry = catalog.entry(row.model)
         if row.source == source_hash(tuple(entry.blocks)):
-            seen.append(Seen(entry.family, load_of(own, known), row.p50_ms))
+            slower = row.anchor_ms / usual_anchor_ms if usual_anchor_ms else 1.0
+            seen.append(Seen(entry.family, load_of(own, known), row.p50_ms / slower))
     return seen
 
 
