@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import platform
 import sys
 from typing import Any
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--markdown", metavar="FILE", help="write a table of the ratios here")
+    parser.add_argument("--markdown", metavar="FILE", help="bring the rows of a table of ratios up to date")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, torch {torch.__version__}")
@@ -75,13 +76,17 @@ def main(arguments: list[str]) -> int:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)
     if chosen.markdown:
-        with open(chosen.markdown, "w") as file:
-            file.write(markdown(results, f"{chosen.threads} threads, torch {torch.__version__}"))
+        path = pathlib.Path(chosen.markdown)
+        before = path.read_text() if path.exists() else ""
+        path.write_text(markdown(results, f"{chosen.threads} threads, torch {torch.__version__}", before))
     return 0
 
 
-def markdown(results: dict[str, Any], machine: str) -> str:
-    """The figures as one table: each candidate's ratio to the first, with its 95 % interval."""
+def markdown(results: dict[str, Any], machine: str, before: str = "") -> str:
+    """The figures as one table: each candidate's ratio to the first, with its 95 % interval. What was not measured stays as `before`."""
+    rows = {
+        line.split(" | ")[0][2:]: line for line in before.splitlines() if line.startswith("| ") and " ms | " in line
+    }
     lines = [
         "# Speeds, compared within one run",
         "",
@@ -98,8 +103,8 @@ def markdown(results: dict[str, Any], machine: str) -> str:
             for name in names[1:]
         ]
         first = f"{names[0]}, {row['seconds'][names[0]] * 1e3:.1f} ms"
-        lines.append(f"| {title} | {row['verdict']} | {first} | {'; '.join(others)} |")
-    return "\n".join(lines) + "\n"
+        rows[title] = f"| {title} | {row['verdict']} | {first} | {'; '.join(others)} |"
+    return "\n".join([*lines, *rows.values()]) + "\n"
 
 
 def _show(results: dict[str, Any], title: str, comparison: Comparison) -> None:

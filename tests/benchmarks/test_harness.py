@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.benchmarks.__main__ import markdown
 from tests.benchmarks.harness import BUSY, Comparison, compare, ratio
 
 
@@ -40,3 +41,16 @@ def test_budgets_lie_between_the_fastest_and_the_slowest_model() -> None:
 
     found = budgets({"a": 2.0, "b": 200.0})
     assert len(found) == 200 and 2.0 <= min(found) < 4.0 and 100.0 < max(found) <= 200.0
+
+
+def test_rows_that_were_not_measured_stay_in_the_table() -> None:
+    def of(ms: float) -> dict[str, object]:
+        seconds, ratios = {"timm": ms / 1e3, "zoo": ms / 2e3}, {"timm": (1.0, 1.0, 1.0), "zoo": (2.0, 1.9, 2.1)}
+        return {"verdict": "clean", "seconds": seconds, "ratios": ratios}
+
+    first = markdown({"net a": of(10.0), "net b": of(20.0)}, "1 thread")
+    second = markdown({"net b": of(30.0), "net c": of(40.0)}, "1 thread", first)
+    rows = [line for line in second.splitlines() if line.startswith("| net")]
+    assert [row.split(" | ")[0][2:] for row in rows] == ["net a", "net b", "net c"]
+    assert "10.0 ms" in rows[0] and "30.0 ms" in rows[1]
+    assert markdown({}, "1 thread", second) == second
