@@ -25,6 +25,7 @@ from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.law import Errors, Law
 from zoo.measure.predict import Calibration, Parts, runtime_key
+from zoo.measure.published import published
 from zoo.measure.store import Store
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
@@ -81,7 +82,7 @@ def test_the_ninetieth_percentile_of_a_prediction_is_the_upper_end_of_its_bar() 
 def test_every_limit_holds() -> None:
     assert names(min_throughput=150.0) == ["mobileone_s0"]
     assert set(names(max_latency_ms=100.0, max_params=4e6)) == {"starnet_s1", "starnet_s2", "mobileone_s0"}
-    assert set(names(max_latency_ms=100.0, min_metric=80.0)) == {"convformer_s18", "mambavision_t"}
+    assert set(names(max_latency_ms=100.0, min_metric=80.0)) == {"convformer_s18", "mambavision_t", "resnet50"}
     assert names(max_latency_ms=100.0, max_macs=3e8) == ["mobileone_s0"]
 
 
@@ -103,15 +104,15 @@ def test_explanations_say_every_reason() -> None:
     found = {one.name: one for one in find(max_latency_ms=20.0, max_params=1e6, explain=True)}
     assert found["resnet50"].why == [
         "its latency in ms is 60, and 20 the most",
-        "its number of parameters is 2.553e+07, and 1e+06 the most",
-        "there is no figure of imagenet-1k/top1 for it",
+        "its number of parameters is 25.5 M, and 1 M the most",
     ]
+    assert found["mobilenetv4_conv_small_035"].why[-1] == "there is no figure of imagenet-1k/top1 for it"
     assert found["swin_tiny_patch4_window7_224"].why[0] == "its latency in ms is not known"
 
 
 def test_a_front_holds_nothing_that_a_faster_model_equals() -> None:
     front = find(max_latency_ms=100.0, pareto=True, sort="latency")
-    assert [one.name for one in front] == ["mobileone_s0", "starnet_s1", "starnet_s2", "convformer_s18"]
+    assert [one.name for one in front] == ["mobileone_s0", "starnet_s1", "starnet_s2", "resnet50", "convformer_s18"]
     assert pareto_front([]) == []
 
 
@@ -130,9 +131,49 @@ def test_an_unknown_device_names_the_nearest() -> None:
 
 
 def test_words_that_mean_nothing_are_all_named() -> None:
+    wrong = {
+        "task": "image-clasification", "family": "resnt", "quantile": "p95", "metric": "imagenet/top1", "sort": "metrics",
+        "form": "deplay", "dtype": "floot32",
+    }  # fmt: skip
     with pytest.raises(InputError) as error:
-        find(sort="metrics", form="deplay")  # type: ignore[arg-type]
-    assert [problem.nearest for problem in error.value.problems] == ["metric", "deploy"]
+        find(**wrong)  # type: ignore[arg-type]
+    assert {problem.where: problem.nearest for problem in error.value.problems} == {
+        "task": "image-classification", "family": "resnet", "quantile": "p90", "metric": "imagenet-1k/top1", "sort": "metric",
+        "form": "deploy", "dtype": "float32",
+    }  # fmt: skip
+
+
+def test_a_metric_may_name_the_size_that_it_was_taken_at() -> None:
+    at_384 = names(metric="imagenet-1k/top1@384")
+    assert at_384 == ["mobilenetv4_conv_large"] and set(at_384) < set(names())
+
+
+def test_an_accuracy_at_another_size_than_that_of_the_latency_ranks_nothing() -> None:
+    assert published()["unireplknet_xl"].metric == "imagenet-1k/top1@384"
+    assert "unireplknet_xl" not in names()
+
+
+def test_fewer_bits_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = {"gla_nano": 2.1, "llama_nano": 1.9, "mamba_nano": 2.4}
+    monkeypatch.setattr(
+        "zoo.choosing.find.figures",
+        lambda name: [Figure("pydoc/bits_per_byte@256", bits[name], "")] if name in bits else [],
+    )
+    asked = {"task": "language-modeling", "metric": "pydoc/bits_per_byte"}
+    assert names(**asked) == ["llama_nano", "gla_nano", "mamba_nano"]
+    assert names(**asked, min_metric=2.2) == ["llama_nano", "gla_nano"]
+    found = [msgspec.structs.replace(one, ms=bits[one.name] * 10, latency="measured") for one in find(**asked)]  # type: ignore[arg-type]
+    assert [one.name for one in pareto_front(found)] == ["llama_nano"]
+    heights = {point.candidate.name: point.y for point in layout(found, asked["metric"]).points}
+    assert heights["llama_nano"] < heights["gla_nano"] < heights["mamba_nano"]  # up is better
+
+
+def test_where_nothing_is_known_of_a_device_the_command_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path / "new"))
+    assert cli.main(["find", "--max-latency-ms", "20"]) == 1
+    assert "`zoo calibrate` predicts all models" in capsys.readouterr().err
 
 
 def test_the_command_marks_predictions(capsys: pytest.CaptureFixture[str]) -> None:

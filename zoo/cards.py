@@ -147,19 +147,31 @@ def _licence_note(licence: str) -> str:
 
 def _model_row(name: str) -> list[str]:
     entry, train, deploy = catalog.entry(name), costs()[name]["train"], costs()[name]["deploy"]
-    figure = figure_of(name, METRIC)
     return [
         f"`{name}`", count(train.params), count(deploy.params), count(train.macs), count(deploy.macs),
-        "x".join(map(str, entry.input_size)), f"{figure.value:g}" if figure else "",
+        "x".join(map(str, entry.input_size)), _top1(name),
     ]  # fmt: skip
+
+
+def _top1(name: str) -> str:
+    """A figure at another size than the model's own says so."""
+    figure, printed = figure_of(name, METRIC), published().get(name)
+    if figure is None and printed is not None and printed.top1 is not None:
+        return f"{printed.top1:g} at {printed.size}"
+    return f"{figure.value:g}" if figure else ""
 
 
 def _published_note(names: list[str]) -> str:
     known = [published()[name] for name in names if name in published()]
     if not known:
         return ""
-    said = f"Accuracies are published figures of the authors' weights, not ours: {known[0].source}."
-    return said + (f" {known[0].differs}" if known[0].differs else "")
+    what = (
+        "Accuracies are published figures of the authors' weights, not ours"
+        if any(one.top1 for one in known)
+        else "Parameters are held against what is printed elsewhere"
+    )
+    sources = ", ".join(dict.fromkeys(one.source for one in known))
+    return " ".join([f"{what}: {sources}.", *dict.fromkeys(one.differs for one in known if one.differs)])
 
 
 @functools.cache

@@ -5,32 +5,47 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from zoo.console import complain
-from zoo.errors import ProblemsError, nearest
+from zoo.errors import ProblemsError, listed, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with did-you-mean on commands."""
+    """argparse with did-you-mean on commands and choices."""
 
     def error(self, message: str) -> NoReturn:
-        choice = message.partition("invalid choice: '")[2].partition("'")[0]
-        if choice:
-            known = [
-                name
-                for action in self._actions
-                if isinstance(action, argparse._SubParsersAction)
-                for name in action.choices
-            ]
-            near = nearest(choice, known)
-            message = (
-                f"no command `{choice}`" + (f"; nearest `{near}`" if near else "") + "; `zoo --help` lists them all"
-            )
+        what, found, rest = message.partition(": invalid choice: '")
+        if found:
+            message = self._said(what.removeprefix("argument "), rest.partition("'")[0])
         complain(f"zoo: {message}")
         raise SystemExit(2)
+
+    def _said(self, what: str, word: str) -> str:
+        """`what` as argparse names it: an option, or the metavar of a position or of commands."""
+        action = next(one for one in self._actions if what in ("/".join(one.option_strings), one.metavar, one.dest))
+        known = [str(choice) for choice in action.choices or ()]
+        near = f"; nearest `{close}`" if (close := nearest(word, known)) else ""
+        if isinstance(action, argparse._SubParsersAction):
+            return f"no command `{word}`{near}; `{self.prog} --help` lists them all"
+        return f"{what}: expected one of {listed(known)}; found `{word}`{near}"
+
+
+def quantity(text: str) -> float:
+    """25M, 4.1G or 4.1e9: a number with a prefix, in powers of ten; in powers of two with an i behind it, 512Mi or 512MiB."""
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kKMGT])(i?)B?)?\s*", text)
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or found is None:
+        raise argparse.ArgumentTypeError(f"expected a number like 25M, 4.1G, 1e9 or 512MiB; found `{text}`")
+    steps = "kMGT".index(found[2].replace("K", "k")) + 1 if found[2] else 0
+    return number * (1024 if found[3] else 1000) ** steps
 
 
 def parser() -> Parser:
@@ -134,28 +149,32 @@ def parser() -> Parser:
     calibrate = _command(
         commands, "calibrate", "choosing:calibrate", "time the pieces of all models, to predict latencies here"
     )
-    calibrate.add_argument("--minutes", type=float, default=3.0)
+    calibrate.add_argument("--minutes", type=float, default=3.0, help="about; a second call goes on (default 3)")
     calibrate.add_argument("--threads", type=int, default=1)
     calibrate.add_argument("--batch", type=int, default=1)
+    calibrate.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
 
     find = _command(commands, "find", "choosing:find", "the best models for a device and a budget")
     find.add_argument("--device", default="this", help="this machine, or the id of one that rows name")
-    find.add_argument("--max-latency-ms", type=float, default=None)
-    find.add_argument("--quantile", default="p50", choices=["p50", "p90"])
-    find.add_argument("--min-throughput", type=float, default=None, help="inputs per second")
-    find.add_argument("--max-macs", type=float, default=None)
-    find.add_argument("--max-params", type=float, default=None)
-    find.add_argument("--max-memory", type=float, default=None, help="bytes")
-    find.add_argument("--metric", default="imagenet-1k/top1", help="dataset/metric that ranks")
-    find.add_argument("--min-metric", type=float, default=None, help="percent")
+    find.add_argument("--max-latency-ms", type=float, default=None, metavar="MS", help="what one batch may take")
+    find.add_argument(
+        "--quantile", default="p50", choices=["p50", "p90"], help="of the latency: half, or nine in ten, are below it"
+    )
+    find.add_argument("--min-throughput", type=float, default=None, metavar="N", help="inputs per second")
+    find.add_argument("--max-macs", type=quantity, default=None, metavar="N", help="500M, 4.1G, 1e9")
+    find.add_argument("--max-params", type=quantity, default=None, metavar="N", help="25M")
+    find.add_argument("--max-memory", type=quantity, default=None, metavar="BYTES", help="512MiB, 2G")
+    find.add_argument("--metric", default="imagenet-1k/top1", metavar="DATA/METRIC", help="what ranks")
+    find.add_argument("--min-metric", type=float, default=None, metavar="VALUE", help="the worst that will do: 80")
     find.add_argument("--commercial", action="store_true", help="permissive licences only")
-    find.add_argument("--family", default="")
-    find.add_argument("--task", default="image-classification")
+    find.add_argument("--family", default="", help="only this family")
+    find.add_argument("--task", default="image-classification", help="or language-modeling")
     find.add_argument("--sort", default="metric", choices=["metric", "latency", "macs", "params", "memory", "name"])
     find.add_argument("--pareto", action="store_true", help="only those that no faster model equals")
     find.add_argument("--form", default="deploy", choices=["train", "deploy"])
     find.add_argument("--threads", type=int, default=1)
     find.add_argument("--batch", type=int, default=1)
+    find.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     find.add_argument("--explain", action="store_true", help="also what is left out, and why")
     find.add_argument("--limit", type=int, default=20, help="rows to show (default 20; 0 for all)")
     find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")

@@ -46,6 +46,14 @@ def count(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def size(count: float) -> str:
+    """Bytes with a prefix: 4649060 -> 4.4 MiB."""
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} bytes"
+
+
 def complain(text: str) -> None:
     """Prints an error to stderr."""
     print(text, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from zoo import digits
-from zoo.cli import main
+from zoo.cli import main, quantity
 from zoo.collection import CORE
 
 
@@ -45,6 +46,13 @@ def test_a_command_prints_and_succeeds(capsys: pytest.CaptureFixture[str], argum
     ("arguments", "sentence"),
     [
         (("lst",), "zoo: no command `lst`; nearest `list`"),
+        (
+            ("profile", "linear_vit_nano", "--by", "stages"),
+            "zoo: --by: expected one of `block`, `stage` or `op`; found `stages`; nearest `stage`",
+        ),
+        (("cache", "lst"), "zoo: action: expected one of `list`, `verify` or `prune`; found `lst`; nearest `list`"),
+        (("train", "digit", "x"), "zoo: no command `digit`; nearest `digits`; `zoo train --help` lists them all"),
+        (("find", "--max-params", "25x"), "expected a number like 25M, 4.1G, 1e9 or 512MiB; found `25x`"),
         (("info", "convfrmer_s18"), "UnknownModelError: no model `convfrmer_s18`: expected one of"),
         (("blocks", "mpl"), "nearest `mlp`"),
         (
@@ -68,6 +76,19 @@ def test_a_users_error_is_one_sentence_and_exit_code_2(
     assert (code, out) == (2, "")
     assert sentence in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("25M", 25e6), ("4.1 G", 4.1e9), ("1e9", 1e9), ("512MiB", 512 * 2**20), ("2gib", None), ("64Ki", 65536), ("3", 3), ("1.2.3M", None),
+     ("", None), ("nan", None), ("-5M", None)],
+)  # fmt: skip
+def test_quantities_have_prefixes(text: str, value: float | None) -> None:
+    if value is None:
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a number like 25M"):
+            quantity(text)
+    else:
+        assert quantity(text) == pytest.approx(value)
 
 
 def test_why_says_where_a_value_came_from(capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,7 @@ def test_what_a_dead_worker_did_not_reach_is_taken_up_by_another(held: Store, mo
 
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_free_memory", lambda device: 1_000_000)
+    monkeypatch.setattr(worker, "free_memory", lambda device: 1_000_000)
     (job,) = jobs_for(["llama_7b"], ["train"], [1], dtypes=["bfloat16"])
     with pytest.raises(MemoryError, match=r"its weights take 13\.5 GB, of which 0\.0 are free"):
         worker.prepared(job)

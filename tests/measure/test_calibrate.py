@@ -16,9 +16,10 @@ from zoo.measure import store as stores
 from zoo.measure.calibrate import Pace, calibrate, predict, time_piece
 from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
-from zoo.measure.latency import Runtime, compose
+from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.pieces import Piece
 from zoo.measure.store import Store
+from zoo.measure.worker import Job
 from zoo.naming import spec
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
@@ -38,14 +39,15 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Piec
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
     monkeypatch.setattr(module, "this_device", lambda: HERE)
     monkeypatch.setattr(module, "time_piece", of)
+    monkeypatch.setattr(module, "run", lambda jobs, **_: [])
     monkeypatch.setattr(Pace, "now", lambda self: 1.0)
     yield found
 
 
-def measured(name: str, ms: float, source: str = "") -> None:
-    """A clean row of a model in its train form, of today's code unless `source` says otherwise."""
+def measured(name: str, ms: float, source: str = "", form: str = "train") -> None:
+    """A clean row of a model, of today's code unless `source` says otherwise."""
     entry = catalog.entry(name)
-    facts = FACTS | {"model": name, "digest": entry.digest, "form": "train", "device": HERE.id}
+    facts = FACTS | {"model": name, "digest": entry.digest, "form": form, "device": HERE.id}
     with Store() as store:
         store.add([compose(facts | {"source": source or source_hash(tuple(entry.blocks))}, quiet(ms))])
 
@@ -78,10 +80,10 @@ def test_the_law_is_fitted_to_what_was_measured_and_its_errors_are_those_of_fami
         assert guess.ms == pytest.approx(3 * sum_of(name), rel=0.02)
 
 
-def sum_of(name: str) -> float:
+def sum_of(name: str, form: str = "train") -> float:
     with Store() as store:
         known = store.pieces(HERE.id, module.runtime_key(Runtime()))
-    return sum(known[piece.key] for piece in module._pieces(spec(name), "train", Runtime()))
+    return sum(known[piece.key] for piece in module._pieces(spec(name), form, Runtime()))
 
 
 def test_rows_of_older_code_teach_nothing() -> None:
@@ -100,6 +102,44 @@ def test_a_spec_that_nobody_built_is_predicted_and_its_new_pieces_are_timed_then
     after = len(timed)
     predict(wider)
     assert len(timed) == after
+
+
+def test_where_little_was_measured_models_of_other_families_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(jobs: list[Job], **_: object) -> list[Latency]:
+        asked.extend(job.model for job in jobs)
+        for job in jobs:
+            measured(job.model, 20 * sum_of(job.model, job.form), form=job.form)
+        return []
+
+    monkeypatch.setattr(module, "run", run)
+    measured(MODELS[0], 5.0)
+    made = calibrate(models=[*MODELS, "starnet_s1", "starnet_s2"])
+    assert asked == ["linear_vit_nano", "starnet_s1"]  # one of each other family, and not its smallest
+    assert made.errors is not None and (made.errors.models, made.errors.families) == (3, 3)
+    calibrate(minutes=0.0, models=MODELS)
+    assert len(asked) == 2  # no time is left for it
+
+
+def test_a_piece_that_does_not_fit_into_memory_is_left_out_and_its_model_not_predicted(
+    timed: list[Piece], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda device: 150_000)
+    made = calibrate(models=MODELS)
+    assert made.complete and timed and max(piece.weight_bytes for piece in timed) < 50_000
+    with pytest.raises(InputError, match="expected pieces that fit into the free memory"):
+        predict("inceptionnext_nano")
+
+
+def test_pieces_have_the_dtype_of_the_runtime() -> None:
+    pieces = list(module._pieces(spec("linear_vit_nano"), "train", Runtime(dtype="bfloat16")))
+    assert {parameter.dtype for piece in pieces for parameter in piece.module.parameters()} == {torch.bfloat16}
+    assert {piece.x.dtype for piece in pieces} == {torch.bfloat16}
+    assert not {piece.key for piece in pieces} & {
+        piece.key for piece in module._pieces(spec("linear_vit_nano"), "train", Runtime())
+    }
+    assert pieces[1].ready(packed=False)().dtype == torch.bfloat16
 
 
 def test_pieces_are_told_as_they_are_when_the_machine_is_as_fast_as_usual(

@@ -36,7 +36,7 @@ def test_a_machine_that_is_slower_than_usual_is_contended_though_no_clock_shows_
     assert row.verdict == "contended" and row.anchor_ms == 2.0
     assert (
         row.reason
-        == "the anchor took 1.25 of its usual time, and 1.15 is the limit: this machine was slower than it is"
+        == "the anchor took 1.25 of its usual time, and 1.15 is the limit: this machine was slower than it usually is"
     )
     assert compose(FACTS, quiet(), usual_anchor_ms=1.8).verdict == "clean"
 

@@ -7,16 +7,17 @@ is one of one data set; ranks never mix two. Imports no torch where the device i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from zoo import catalog
+from zoo.console import count
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
-from zoo.measure.latency import Latency, Runtime
+from zoo.measure.latency import DTYPES, Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
@@ -29,11 +30,16 @@ SORTS = ("metric", "latency", "macs", "params", "memory", "name")
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One accuracy: `dataset/metric@size`, its value in percent, and where it was printed or measured."""
+    """How good a model is: `dataset/metric@size`, its value in percent or bits, and where it was printed or measured."""
 
     metric: str
     value: float
     source: str
+
+    @property
+    def rank(self) -> float:
+        """Its value, or below zero where less is better: a better figure has a higher one."""
+        return -self.value if less_is_better(self.metric) else self.value
 
 
 class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,11 +79,12 @@ class Limit(NamedTuple):
         if value is None:
             return f"its {self.what} is not known"
         fits = value <= self.bound if self.at_most else value >= self.bound
-        return (
-            ""
-            if fits
-            else f"its {self.what} is {value:.4g}, and {self.bound:g} the {'most' if self.at_most else 'least'}"
-        )
+        end = "most" if self.at_most else "least"
+        return "" if fits else f"its {self.what} is {_short(value)}, and {_short(self.bound)} the {end}"
+
+
+def _short(value: float) -> str:
+    return count(value) if value >= 1e4 else f"{value:.4g}"
 
 
 def find(
@@ -106,11 +113,12 @@ def find(
 
     device: `this` machine, or the id of one that rows name. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
     per second. max_memory: bytes at the peak, as measured, or of weights and activations. commercial: permissive licences only. metric:
-    the data set and measure that ranks, `imagenet-1k/top1`; models without such a figure are left out where it ranks or limits.
-    sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model equals. Raises InputError.
+    the data set and measure that ranks, `imagenet-1k/top1`, at one size with `@384` behind it; models without such a figure are left
+    out where it ranks or limits. min_metric: the worst that will do, in percent, or in bits. sort: `metric`, `latency`, `macs`,
+    `params`, `memory` or `name`. pareto: only those that no faster model equals. Raises InputError.
     """
-    _check(sort, form)
     runtime = Runtime(threads, dtype, batch)
+    _check(task=task, family=family, quantile=quantile, metric=metric, sort=sort, form=form, dtype=dtype)
     limits = [
         Limit("latency in ms", max_latency_ms, True, lambda one: one.p90_ms if quantile == "p90" else one.ms)
         if max_latency_ms is not None else None,
@@ -119,7 +127,7 @@ def find(
         Limit("number of MACs", max_macs, True, lambda one: one.macs) if max_macs is not None else None,
         Limit("number of parameters", max_params, True, lambda one: one.params) if max_params is not None else None,
         Limit("memory in bytes", max_memory, True, lambda one: one.memory_bytes) if max_memory is not None else None,
-        Limit(metric, min_metric, False, lambda one: one.figure.value if one.figure else None) if min_metric is not None else None,
+        Limit(metric, min_metric, less_is_better(metric), lambda one: one.figure.value if one.figure else None) if min_metric is not None else None,
     ]  # fmt: skip
     kept: list[Candidate] = []
     left: list[Candidate] = []
@@ -191,15 +199,31 @@ def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
 
 def figure_of(name: str, metric: str) -> Figure | None:
     """The figure of a metric: of weights that ship, or as published."""
+    return next((one for one in figures(name) if metric in (one.metric, one.metric.partition("@")[0])), None)
+
+
+def less_is_better(metric: str) -> bool:
+    """Bits for each byte of a text; accuracies are the more the better, in percent."""
+    return "bits_per_byte" in metric
+
+
+def figures(name: str) -> Iterator[Figure]:
+    """All that is known of a model's accuracy, that of weights at hand first."""
     for tag in catalog.entry(name).tags:
         manifest = read_manifest(catalog.weights_manifest(name, tag))
         for found, value in manifest.metrics.items():
-            if found.partition("@")[0] == metric:
-                return Figure(found, round(100 * value.value, 2), value.source or f"{name}.{tag}")
+            shown = value.value if less_is_better(found) else 100 * value.value
+            yield Figure(found, round(shown, 2), value.source or f"{name}.{tag}")
     printed = published().get(name)
-    if printed is not None and printed.top1 is not None and metric == METRIC:
-        return Figure(printed.metric, printed.top1, printed.source)
-    return None
+    own_size = catalog.entry(name).input_size[-1]
+    if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
+        yield Figure(printed.metric, printed.top1, printed.source)
+
+
+def metrics() -> list[str]:
+    """What `find` can rank by, without and with sizes."""
+    named = {one.metric for name in catalog.entries() for one in figures(name)}
+    return sorted({name.partition("@")[0] for name in named}) + sorted(name for name in named if "@" in name)
 
 
 def licence_class(licence: str) -> Licence:
@@ -211,7 +235,7 @@ def licence_class(licence: str) -> Licence:
 
 def ordered(found: list[Candidate], sort: str) -> list[Candidate]:
     keys: dict[str, Callable[[Candidate], tuple[float, float]]] = {
-        "metric": lambda one: (-one.figure.value if one.figure else math.inf, one.ms or math.inf),
+        "metric": lambda one: (-one.figure.rank if one.figure else math.inf, one.ms or math.inf),
         "latency": lambda one: (one.ms or math.inf, one.macs),
         "macs": lambda one: (one.macs, one.params),
         "params": lambda one: (one.params, one.macs),
@@ -224,7 +248,7 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
     """Those with a latency and a figure that no model at most as slow equals, the fastest first."""
     front: list[Candidate] = []
     best = -math.inf
-    known = [(one.ms, -one.figure.value, one) for one in found if one.ms is not None and one.figure is not None]
+    known = [(one.ms, -one.figure.rank, one) for one in found if one.ms is not None and one.figure is not None]
     for _, less, one in sorted(known, key=lambda three: three[:2]):
         if -less > best:
             front.append(one)
@@ -232,11 +256,18 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
     return front
 
 
-def _check(sort: str, form: str) -> None:
+def _check(**words: str) -> None:
+    entries = catalog.entries().values()
+    known = {
+        "task": sorted({"", *(entry.task for entry in entries)}), "family": sorted({"", *(entry.family for entry in entries)}),
+        "quantile": ("p50", "p90"), "metric": metrics(), "sort": SORTS, "form": ("train", "deploy"), "dtype": DTYPES,
+    }  # fmt: skip
     problems = [
-        Problem(what, f"one of {listed(known)}", f"`{word}`", nearest(word, known))
-        for what, word, known in (("sort", sort, SORTS), ("form", form, ("train", "deploy")))
-        if word not in known
+        Problem(
+            what, f"one of {listed([name for name in known[what] if name])}", f"`{word}`", nearest(word, known[what])
+        )
+        for what, word in words.items()
+        if word not in known[what]
     ]
     if problems:
         raise InputError("find", problems)

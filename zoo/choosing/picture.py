@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.choosing.find import Candidate, pareto_front
+from zoo.choosing.find import Candidate, less_is_better, pareto_front
 from zoo.errors import InputError, Problem
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
@@ -70,8 +70,9 @@ def layout(known: Sequence[Candidate], metric: str) -> Picture:
     timed = all(one.ms for one in shown)
     xs = [one.ms if timed and one.ms else one.macs / 1e9 for one in shown]
     ys = [one.figure.value if one.figure else one.macs / 1e9 for one in shown]
+    ends = (TOP, HEIGHT - BOTTOM) if scored and less_is_better(metric) else (HEIGHT - BOTTOM, TOP)
     across, x_ticks = _scale(xs, LEFT, WIDTH - RIGHT, True)
-    up, y_ticks = _scale(ys, HEIGHT - BOTTOM, TOP, rises)
+    up, y_ticks = _scale(ys, *ends, rises)
     families = sorted({one.family for one in shown})
     front = {one.name for one in pareto_front(shown)}
     places = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
@@ -87,11 +88,15 @@ def layout(known: Sequence[Candidate], metric: str) -> Picture:
     return Picture(
         "Accuracy and latency" if scored else "Work and latency",
         across_text,
-        metric + " in %" if scored else "GMACs",
+        _with_unit(metric) if scored else "GMACs",
         points,
         x_ticks,
         y_ticks,
     )
+
+
+def _with_unit(metric: str) -> str:
+    return metric if less_is_better(metric) else f"{metric} in %"
 
 
 def _scale(values: list[float], start: float, end: float, powers: bool):  # type: ignore[no-untyped-def]
@@ -171,7 +176,7 @@ def svg(picture: Picture) -> str:
     for point in picture.points:
         one, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
         said = one.name + (f", {one.ms:.3g} ms ({one.latency})" if one.ms else f", {one.macs / 1e9:.3g} GMACs")
-        said += f", {one.figure.value:g} %" if one.figure else ""
+        said += f", {one.figure.value:g}, {_with_unit(one.figure.metric)}" if one.figure else ""
         parts.append(
             f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="4" fill="{fill}" stroke="{point.colour}" stroke-width="1.5">'
             f"<title>{html.escape(said)}</title></circle>"

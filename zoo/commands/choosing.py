@@ -8,42 +8,45 @@ import msgspec
 
 from zoo.choosing.find import Candidate
 from zoo.choosing.find import find as search
-from zoo.console import complain, count, dump, table
+from zoo.console import complain, count, dump, size, table
 
 
 def find(arguments: Namespace) -> int:
     """Exit code 1 when no model satisfies the limits."""
     taken = (
         "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
-        "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "explain",
+        "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
     )  # fmt: skip
-    found = search(**{name: getattr(arguments, name) for name in taken})
-    kept = [one for one in found if not one.why]
+    found = search(**{name: getattr(arguments, name) for name in taken}, explain=True)
+    kept, left = [one for one in found if not one.why], [one for one in found if one.why and arguments.explain]
     if arguments.plot or arguments.html:
         _draw(arguments, kept)
     if arguments.json:
-        dump([msgspec.to_builtins(one) for one in found])
+        dump([msgspec.to_builtins(one) for one in kept + left])
         return 0 if kept else 1
     shown = kept[: arguments.limit or None]
     if shown:
         columns = ["model", "ms", "range", arguments.metric, "parameters", "MACs", "memory", "licence"]
-        table(
-            columns,
-            [_row(one) for one in shown],
-            f"{arguments.form} form, {arguments.threads} threads; ~ is a prediction",
-        )
+        table(columns, [_row(one) for one in shown], _title(arguments, shown))
     if len(kept) > len(shown):
         complain(f"{len(kept) - len(shown)} more: --limit 0 shows all")
-    if not kept:
+    if not kept and not arguments.explain:
         complain("no model satisfies all of that; --explain says why each is left out")
-    left = [one for one in found if one.why]
     if left:
         table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
-    if kept and all(one.ms is None for one in kept):
+    if all(one.ms is None for one in found):
         complain(
             "no latency is known for this device: `zoo calibrate` predicts all models in minutes, `zoo bench` measures"
         )
     return 0 if kept else 1
+
+
+def _title(arguments: Namespace, shown: list[Candidate]) -> str:
+    """What was run, and what the signs in front of milliseconds mean."""
+    words = [f"{arguments.form} form, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"]
+    words += ["~ is a prediction"] if any(one.latency == "predicted" for one in shown) else []
+    words += ["* was measured before its code changed"] if any(one.stale for one in shown) else []
+    return "; ".join(words)
 
 
 def _row(one: Candidate) -> list[str]:
@@ -55,7 +58,7 @@ def _row(one: Candidate) -> list[str]:
         f"{one.figure.value:g}" if one.figure else "",
         count(one.params),
         count(one.macs),
-        f"{one.memory_bytes / 2**20:.0f} MiB" if one.memory_bytes else "",
+        size(one.memory_bytes) if one.memory_bytes else "",
         one.licence,
     ]
 
@@ -70,13 +73,13 @@ def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
 
 
 def calibrate(arguments: Namespace) -> int:
-    from zoo.catalog import list_models
     from zoo.commands.measuring import bar
     from zoo.measure.calibrate import calibrate as learn
     from zoo.measure.latency import Runtime
 
-    with bar(len(list_models()), "models") as progress:
-        made = learn(arguments.minutes, Runtime(arguments.threads, batch=arguments.batch), progress=progress)
+    runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
+    with bar(0, "steps") as progress:
+        made = learn(arguments.minutes, runtime, progress=progress)
     if arguments.json:
         dump(msgspec.to_builtins(made))
         return 0

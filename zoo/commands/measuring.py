@@ -16,11 +16,10 @@ from zoo.console import complain, dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.device import this_device
-from zoo.measure.latency import Latency
+from zoo.measure.latency import DTYPES, Latency
 from zoo.measure.store import Store, export_rows, import_rows, newest
 
 FORMS = ("train", "deploy")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def bench(arguments: Namespace) -> int:
@@ -101,7 +100,7 @@ def bar(total: int, unit: str = "samples") -> Iterator[Callable[[Progress], None
     from rich.progress import Progress as Bar
 
     if not sys.stderr.isatty():
-        yield _lines(total, unit)
+        yield _lines(unit)
         return
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Bar(*columns, console=Console(stderr=True), transient=True) as view:
@@ -109,11 +108,9 @@ def bar(total: int, unit: str = "samples") -> Iterator[Callable[[Progress], None
         yield lambda now: view.update(task, completed=now.done, total=now.total, description=now.note)
 
 
-def _lines(total: int, unit: str) -> Callable[[Progress], None]:
-    step = max(1, total // 20)
-
+def _lines(unit: str) -> Callable[[Progress], None]:
     def tell(now: Progress) -> None:
-        if now.done % step == 0 or now.done == now.total:
+        if now.done % max(1, now.total // 20) == 0 or now.done == now.total:
             complain(f"{now.done} of {now.total} {unit}: {now.note}")
 
     return tell

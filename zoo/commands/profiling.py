@@ -11,7 +11,7 @@ import torch
 from zoo import front
 from zoo.build.builder import meta_input
 from zoo.cli import settings
-from zoo.console import dump, table
+from zoo.console import dump, size, table
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.profile import BlockCost, Profile
 from zoo.measure.profile import profile as measured
@@ -58,8 +58,8 @@ def _show_totals(found: Profile) -> None:
         "element-wise": f"{found.elements:,} elements",
         "parameters": f"{found.params:,}"
         + (f", {found.active_params:,} active" if found.active_params != found.params else ""),
-        "weights": _size(found.weight_bytes),
-        "activations": f"{_size(found.activation_bytes)} written, {_size(found.peak_activation_bytes)} at one time",
+        "weights": size(found.weight_bytes),
+        "activations": f"{size(found.activation_bytes)} written, {size(found.peak_activation_bytes)} at one time",
         "next token": _token(found),
         "intensity": f"{found.intensity:g} FLOPs for each byte moved",
         "not counted": ", ".join(f"{op} ({calls})" for op, calls in found.uncounted.items()),
@@ -74,7 +74,7 @@ def _token(found: Profile) -> str:
     one = found.per_token
     scan = f" and {one.scan_flops:,} scan FLOPs" if one and one.scan_flops else ""
     return (
-        f"{one.macs:,} MACs{scan}, behind {one.length} tokens; {_size(one.state_bytes)} are kept between them"
+        f"{one.macs:,} MACs{scan}, behind {one.length} tokens; {size(one.state_bytes)} are kept between them"
         if one
         else ""
     )
@@ -109,7 +109,3 @@ def _outermost(blocks: list[BlockCost]) -> list[BlockCost]:
         {".".join(steps[:n]) for n in range(1, len(steps))} & paths for steps in (b.path.split(".") for b in blocks)
     ]
     return [block for block, others in zip(blocks, inside, strict=True) if not others]
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"

@@ -11,7 +11,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -21,22 +21,26 @@ from zoo import __version__, catalog
 from zoo.build.builder import build
 from zoo.errors import InputError, Problem
 from zoo.front import deploy
-from zoo.measure.bench import Progress, usual_anchor
+from zoo.measure.bench import Progress, jobs_for, run, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
-from zoo.measure.latency import Runtime
+from zoo.measure.latency import Latency, Runtime
 from zoo.measure.law import Law, Seen, cross_validated, fit
 from zoo.measure.pieces import Piece, pieces
 from zoo.measure.predict import Calibration, Parts, Prediction, load_of, predicted, read, runtime_key
 from zoo.measure.store import Store, newest
-from zoo.measure.worker import ANCHOR, Job, example, prepared
+from zoo.measure.worker import ANCHOR, Job, example, free_memory, prepared
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
 
 SECONDS = 0.05
 """For the samples of one piece."""
+FAMILIES = 8
+"""Measured ones, with which a law is taken to be known."""
+COPIES = 3
+"""Of a piece's weights, for a while: as they were, as they are packed, and what packing needs between."""
 
 
 def calibrate(
@@ -48,24 +52,34 @@ def calibrate(
     """Times every distinct piece of the catalogue once, as long as there is time, and fits the law to the stored measurements.
 
     Pieces that an earlier calibration of this machine and torch timed are kept, so that a second call goes on where the first ended.
-    Without enough stored measurements the rest of the time is used to measure models, one of each family first.
+    Those that do not fit into memory are left out, and models that hold one are not predicted. Where models of fewer than `FAMILIES`
+    families were measured, a third of the time is kept for small ones of others: without them the law and its error are not known.
     """
     runtime = runtime or Runtime()
-    names = list(models or catalog.list_models(task="image-classification"))
-    device = this_device().id
-    end = time.perf_counter() + 60 * minutes
+    names = [name for name in models or catalog.list_models() if catalog.entry(name).file]  # the others are code alone
+    device, start = this_device().id, time.perf_counter()
     with Store() as store:
+        measured = {catalog.entry(row.model).family for row in _rows(store, device, runtime)}
+        end = start + 60 * minutes * (1 if len(measured) >= FAMILIES else 2 / 3)
         known = store.pieces(device, runtime_key(runtime))
         parts: dict[str, dict[str, Parts]] = {}
+        ready: list[str] = []
         pace, complete = Pace(runtime, usual_anchor(store, device, runtime.threads)), True
         for i, name in enumerate(_spread(names)):
             spec = catalog.published_spec(name)
             forms = {form: list(_pieces(spec, form, runtime)) for form in ("train", "deploy")}
             parts[spec.digest] = {form: _parts(found) for form, found in forms.items()}
             fresh = _timed(forms, known, runtime, pace, end)
-            complete = complete and all(piece.key in known for found in forms.values() for piece in found)
             store.add_pieces(device, runtime_key(runtime), fresh)
+            left = [piece for found in forms.values() for piece in found if piece.key not in known]
+            ready += [] if left else [name]
+            complete = complete and not any(map(_fits, left))
             progress(Progress(i + 1, len(names), name))
+        if len(measured) < FAMILIES and time.perf_counter() < start + 60 * minutes:
+            others = _one_of_each_family(name for name in ready if catalog.entry(name).family not in measured)
+            chosen = others[: FAMILIES - len(measured)]
+            jobs = jobs_for(chosen, ["deploy"], [runtime.threads], [runtime.batch], [runtime.dtype])
+            list(run(jobs, seconds=0.1, progress=progress, store=store))
         seen = _seen(store, device, runtime, parts, known, pace.usual_ms)
         made = Calibration(
             device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
@@ -89,6 +103,10 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
         own = list(_pieces(spec, form, runtime))
         pace = Pace(runtime, usual_anchor(store, device, runtime.threads))
         store.add_pieces(device, runtime_key(runtime), _timed({form: own}, known, runtime, pace))
+        large = [piece for piece in own if piece.key not in known]
+    if large:
+        found = f"`{large[0].path}` with {large[0].weight_bytes / 1e9:.1f} GB of weights"
+        raise InputError("predict", Problem(spec.name, "pieces that fit into the free memory, to be timed", found))
     return predicted(made, _parts(own), known)
 
 
@@ -116,17 +134,43 @@ class Pace:
         return ms / self.usual_ms
 
 
+def _rows(store: Store, device: str, runtime: Runtime) -> Iterator[Latency]:
+    """The newest clean ones of the catalogue's models, of today's code."""
+    for row in newest(store.rows(device=device, verdict="clean")):
+        entry = catalog.entries().get(row.model)
+        if entry and row.runtime.key == runtime.key and row.source == source_hash(tuple(entry.blocks)):
+            yield row
+
+
+def _one_of_each_family(names: Iterable[str]) -> list[str]:
+    """The second smallest, where there are two: the smallest ones are test models. Cheap families first."""
+    families: dict[str, list[catalog.Entry]] = {}
+    for entry in sorted(map(catalog.entry, names), key=lambda entry: entry.macs):
+        families.setdefault(entry.family, []).append(entry)
+    return [entry.name for entry in sorted((own[:2][-1] for own in families.values()), key=lambda entry: entry.macs)]
+
+
 def _timed(
     forms: dict[str, list[Piece]], known: dict[str, float], runtime: Runtime, pace: Pace, end: float = math.inf
 ) -> dict[str, float]:
     """Times the pieces that are not known yet, as long as there is time, and enters them in `known`; returns those."""
-    missing = {piece.key: (form, piece) for form, found in forms.items() for piece in found if piece.key not in known}
+    missing = {
+        piece.key: (form, piece)
+        for form, found in forms.items()
+        for piece in found
+        if piece.key not in known and _fits(piece)
+    }
     slower = pace.now() if missing and time.perf_counter() < end else 1.0
     fresh = {}
     for key, (form, piece) in missing.items():
         if time.perf_counter() < end:
             known[key] = fresh[key] = time_piece(piece, form, runtime) / slower
     return fresh
+
+
+def _fits(piece: Piece) -> bool:
+    free = free_memory("cpu")
+    return not free or COPIES * piece.weight_bytes < free
 
 
 def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
@@ -137,7 +181,7 @@ def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
 
 
 def _pieces(spec: Spec, form: str, runtime: Runtime) -> Iterable[Piece]:
-    net: Any = build(spec)
+    net: Any = build(spec).to(getattr(torch, runtime.dtype))
     return pieces(deploy(net) if form == "deploy" else net, runtime.batch)
 
 
@@ -149,16 +193,13 @@ def _seen(
     store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float],
     usual_anchor_ms: float | None,
 ) -> list[Seen]:  # fmt: skip
-    """Clean measurements of today's code, of models whose pieces are all known; as if the anchor had taken its usual time."""
+    """Measurements of models whose pieces are all known; as if the anchor had taken its usual time."""
     seen = []
-    for row in newest(store.rows(device=device, verdict="clean")):
+    for row in _rows(store, device, runtime):
         own = parts.get(row.digest, {}).get(row.form)
-        if row.runtime.key != runtime.key or own is None or not all(key in known for key in own.keys):
-            continue
-        entry = catalog.entry(row.model)
-        if row.source == source_hash(tuple(entry.blocks)):
+        if own is not None and all(key in known for key in own.keys):
             slower = row.anchor_ms / usual_anchor_ms if usual_anchor_ms else 1.0
-            seen.append(Seen(entry.family, load_of(own, known), row.p50_ms / slower))
+            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms / slower))
     return seen
 
 

@@ -24,6 +24,8 @@ MAX_SLOWER = 1.15
 """Time of the anchor as a share of its usual one. Above it something slowed the machine that CPU time does not show: a neighbour
 on the same core, a hot chip, a lower clock."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 class Runtime(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the model was run. Figures of different runtimes are never compared unawares."""
@@ -141,7 +143,7 @@ def judge(medians: Sequence[float], wall_cpu: float, gpu: bool = False, slower: 
     if slower > MAX_SLOWER:
         return (
             "contended",
-            f"the anchor took {slower:.2f} of its usual time, and {MAX_SLOWER} is the limit: this machine was slower than it is",
+            f"the anchor took {slower:.2f} of its usual time, and {MAX_SLOWER} is the limit: this machine was slower than it usually is",
         )
     spread = (max(medians) - min(medians)) / statistics.median(medians)
     if spread > MAX_SPREAD:

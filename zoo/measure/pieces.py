@@ -52,6 +52,7 @@ class Piece(NamedTuple):
 def pieces(model: Backbone, batch: int = 1) -> Iterator[Piece]:
     """The pieces of a model on meta, in the order in which they run."""
     x = meta_input(model.spec, batch)
+    x = x.to(next(model.parameters()).dtype) if x.is_floating_point() else x
     ctx = Context() if model.reads_slots else None
     memo: Any = None
     for path, module, call in _calls(model):

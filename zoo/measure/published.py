@@ -41,9 +41,9 @@ def published() -> dict[str, Published]:
             form, differs = table.get("form", "train"), table.get("differs", "")
             for short, figures in table.items():
                 if isinstance(figures, list):
-                    name, (params, macs, top1) = collection.full(short), figures
-                    size = catalog.entries()[name].input_size[-1]
-                    found[name] = Published(params, macs, top1, form, table["source"], size, differs)
+                    name, (params, macs, *top1) = collection.full(short), figures
+                    size = table.get("size") or catalog.entries()[name].input_size[-1]
+                    found[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
     return found
 
 

@@ -102,7 +102,7 @@ def prepared(job: Job) -> nn.Module:
 
 def _check_room(model: nn.Module, device: str) -> None:
     """Raises MemoryError where the weights would not fit: the system would end this process without a word, or another one."""
-    needed, free = sum(tensor.nbytes for tensor in model.state_dict().values()), _free_memory(device)
+    needed, free = sum(tensor.nbytes for tensor in model.state_dict().values()), free_memory(device)
     if needed > free > 0:
         raise MemoryError(
             f"its weights take {needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free; bfloat16 takes half of float32"
@@ -156,7 +156,7 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, (list, tuple)) else []
 
 
-def _free_memory(device: str) -> int:
+def free_memory(device: str) -> int:
     """Bytes that a process can still have, 0 where the system does not tell."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
