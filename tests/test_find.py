@@ -88,7 +88,12 @@ def test_every_limit_holds() -> None:
 
 def test_licences_that_forbid_commerce_are_left_out_when_asked() -> None:
     assert "mambavision_t" in names(max_latency_ms=100.0)
-    assert not {"mambavision_t", "mobileone_s0"} & set(names(max_latency_ms=100.0, commercial=True))
+    permissive = names(max_latency_ms=100.0, commercial=True)
+    assert not {"mambavision_t", "mobileone_s0"} & set(permissive)
+    assert permissive == names(max_latency_ms=100.0, licence="permissive")
+    assert {catalog.entry(name).licence for name in names(licence="MIT")} == {"MIT"}
+    with pytest.raises(InputError, match="nearest `permissive`"):
+        find(licence="permisive")
 
 
 def test_smoke_weights_rank_only_where_their_data_set_is_asked_for() -> None:

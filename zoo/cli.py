@@ -166,6 +166,7 @@ def parser() -> Parser:
     find.add_argument("--max-memory", type=quantity, default=None, metavar="BYTES", help="512MiB, 2G")
     find.add_argument("--metric", default="imagenet-1k/top1", metavar="DATA/METRIC", help="what ranks")
     find.add_argument("--min-metric", type=float, default=None, metavar="VALUE", help="the worst that will do: 80")
+    find.add_argument("--licence", default="", metavar="NAME", help="permissive, noncommercial, unknown, or MIT")
     find.add_argument("--commercial", action="store_true", help="permissive licences only")
     find.add_argument("--family", default="", help="only this family")
     find.add_argument("--task", default="image-classification", help="or language-modeling")

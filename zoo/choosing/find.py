@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -98,6 +98,7 @@ def find(
     max_macs: float | None = None,
     max_params: float | None = None,
     max_memory: float | None = None,
+    licence: str = "",
     commercial: bool = False,
     metric: str = METRIC,
     min_metric: float | None = None,
@@ -112,13 +113,16 @@ def find(
     """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
 
     device: `this` machine, or the id of one that rows name. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
-    per second. max_memory: bytes at the peak, as measured, or of weights and activations. commercial: permissive licences only. metric:
-    the data set and measure that ranks, `imagenet-1k/top1`, at one size with `@384` behind it; models without such a figure are left
-    out where it ranks or limits. min_metric: the worst that will do, in percent, or in bits. sort: `metric`, `latency`, `macs`,
-    `params`, `memory` or `name`. pareto: only those that no faster model equals. Raises InputError.
+    per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`,
+    `unknown`, or a name, `MIT`; commercial is `permissive`. metric: the data set and measure that ranks, `imagenet-1k/top1`, at one size
+    with `@384` behind it; models without such a figure are left out where it ranks or limits. min_metric: the worst that will do, in
+    percent, or in bits. sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model
+    equals. Raises InputError.
     """
     runtime = Runtime(threads, dtype, batch)
-    _check(task=task, family=family, quantile=quantile, metric=metric, sort=sort, form=form, dtype=dtype)
+    _check(
+        task=task, family=family, quantile=quantile, licence=licence, metric=metric, sort=sort, form=form, dtype=dtype
+    )
     limits = [
         Limit("latency in ms", max_latency_ms, True, lambda one: one.p90_ms if quantile == "p90" else one.ms)
         if max_latency_ms is not None else None,
@@ -136,7 +140,8 @@ def find(
         if (task and entry.task != task) or (family and entry.family != family):
             continue
         why = [sentence for limit in limits if limit is not None and (sentence := limit.broken(candidate))]
-        if commercial and candidate.licence_class != "permissive":
+        own = (candidate.licence, candidate.licence_class)
+        if (commercial and "permissive" not in own) or (licence and licence not in own):
             why.append(f"its licence is {candidate.licence or 'not known'}")
         if candidate.figure is None and sort == "metric" and min_metric is None:
             why.append(f"there is no figure of {metric} for it")
@@ -257,17 +262,19 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _check(**words: str) -> None:
+    """Raises InputError for words that mean nothing, all at once; "" is no word where it is a default."""
     entries = catalog.entries().values()
+    tasks, families, licences = (
+        sorted({getattr(entry, what) for entry in entries}) for what in ("task", "family", "licence")
+    )
     known = {
-        "task": sorted({"", *(entry.task for entry in entries)}), "family": sorted({"", *(entry.family for entry in entries)}),
-        "quantile": ("p50", "p90"), "metric": metrics(), "sort": SORTS, "form": ("train", "deploy"), "dtype": DTYPES,
+        "task": tasks, "family": families, "licence": [*get_args(Licence), *licences], "quantile": ["p50", "p90"],
+        "metric": metrics(), "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
     }  # fmt: skip
     problems = [
-        Problem(
-            what, f"one of {listed([name for name in known[what] if name])}", f"`{word}`", nearest(word, known[what])
-        )
+        Problem(what, f"one of {listed(known[what])}", f"`{word}`", nearest(word, known[what]))
         for what, word in words.items()
-        if word not in known[what]
+        if word not in known[what] and (word or what not in ("task", "family", "licence"))
     ]
     if problems:
         raise InputError("find", problems)

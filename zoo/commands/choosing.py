@@ -15,7 +15,7 @@ def find(arguments: Namespace) -> int:
     """Exit code 1 when no model satisfies the limits."""
     taken = (
         "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
-        "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
+        "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
     )  # fmt: skip
     found = search(**{name: getattr(arguments, name) for name in taken}, explain=True)
     kept, left = [one for one in found if not one.why], [one for one in found if one.why and arguments.explain]
