@@ -12,6 +12,7 @@ A module takes part by any of these methods, all optional:
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,14 +22,37 @@ from torch import Tensor, nn
 
 def fuse(model: nn.Module) -> nn.Module:
     """The deploy form: a copy in eval mode, folded in float64 and returned in the model's own dtypes. Equal up to rounding."""
-    dtypes = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
-    fused = copy.deepcopy(model).eval().double()
-    fused = fuse_inside(fused) or nn.Identity()
-    if len(dtypes) == 1:
-        fused = fused.to(dtypes.pop())
+    fused = _fuse_each(copy.deepcopy(model).eval()) or nn.Identity()
     for parameter in fused.parameters():
         parameter.requires_grad_(False)
     return fused
+
+
+def _fuse_each(module: nn.Module) -> nn.Module | None:
+    """Fuses the outermost modules that can be, one after the other: a whole model in float64 would be three times its size."""
+    if hasattr(module, "fuse"):
+        return _fuse_in_float64(module)
+    for name, child in list(module.named_children()):
+        replacement = _fuse_each(child)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _fuse_in_float64(module: nn.Module) -> nn.Module | None:
+    """What is new, or made of several, has the widest dtype that there was."""
+    before = {name: tensor.dtype for name, tensor in _floating(module)}
+    fused = fuse_inside(module.double())
+    if fused is not None and before:
+        widest = functools.reduce(torch.promote_types, before.values())
+        for name, tensor in _floating(fused):
+            tensor.data = tensor.data.to(before.get(name, widest))
+    return fused
+
+
+def _floating(module: nn.Module) -> list[tuple[str, Tensor]]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
 
 
 def fuse_inside(module: nn.Module) -> nn.Module | None:

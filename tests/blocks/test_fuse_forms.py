@@ -32,6 +32,45 @@ def difference(module: nn.Module, x: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def test_one_part_after_the_other_is_folded_in_float64_and_keeps_its_dtypes() -> None:
+    """So a large model is not there three times."""
+    seen: list[set[torch.dtype]] = []
+
+    class Part(nn.Module):
+        def __init__(self, dtype: torch.dtype):
+            super().__init__()
+            self.weight, self.rate = nn.Parameter(torch.ones(2, dtype=dtype)), nn.Parameter(torch.ones(2))
+            self.register_buffer("count", torch.zeros(1, dtype=torch.long))
+
+        def fuse(self) -> nn.Module:
+            assert self.weight.dtype == self.rate.dtype == torch.float64
+            self.both = nn.Parameter(self.weight * self.rate)
+            seen.append({tensor.dtype for tensor in whole[0].parameters()})
+            return self
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([Part(torch.bfloat16), Part(torch.bfloat16)])
+            self.table = nn.Embedding(3, 2, dtype=torch.bfloat16)
+
+        def __deepcopy__(self, memo: dict[int, object]) -> Whole:
+            whole.append(Whole())
+            return whole[0]
+
+    whole: list[Whole] = []
+    made = fuse(Whole())
+    assert seen == [{torch.float64, torch.float32, torch.bfloat16}] * 2
+    assert {
+        name: str(value.dtype).removeprefix("torch.")
+        for name, value in made.state_dict().items()
+        if name[:6] != "parts."
+    } == {"table.weight": "bfloat16"}
+    assert [value.dtype for value in made.get_submodule("parts.0").state_dict().values()] == [
+        torch.bfloat16, torch.float32, torch.float32, torch.int64,
+    ]  # fmt: skip
+
+
 CASES = {
     "dilated": lambda: blocks.get("dilated_reparam_conv")(8, kernel_size=7),
     "conv_norm_act": lambda: blocks.get("conv_norm_act")(8, bias=False, norm="batch_norm", act="relu"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import zoo
 from tests.measure.rows import FACTS, sample
 from zoo import cli
 from zoo.errors import InputError
@@ -184,9 +185,21 @@ def test_what_a_dead_worker_did_not_reach_is_taken_up_by_another(held: Store, mo
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "free_memory", lambda device: 1_000_000)
-    (job,) = jobs_for(["llama_7b"], ["train"], [1], dtypes=["bfloat16"])
-    with pytest.raises(MemoryError, match=r"its weights take 13\.5 GB, of which 0\.0 are free"):
-        worker.prepared(job)
+    for form, dtype, needed in (
+        ("train", "bfloat16", "13.5 GB"),
+        ("deploy", "float32", "53.9 GB, packed ones among them"),
+    ):
+        (job,) = jobs_for(["llama_7b"], [form], [1], dtypes=[dtype])
+        with pytest.raises(MemoryError, match=f"its weights take {needed}, and 0.0 GB are free"):
+            worker.prepared(job)
+
+
+def test_the_deploy_form_is_measured_as_users_get_it() -> None:
+    (job,) = jobs_for(["linear_vit_nano"], ["deploy"], [1])
+    net, own = worker.prepared(job), zoo.create("linear_vit_nano", form="deploy")
+    assert [type(part) for part in net.modules()] == [type(part) for part in own.modules()]
+    for (name, ours), (other, theirs) in zip(net.state_dict().items(), own.state_dict().items(), strict=True):
+        assert (name, ours.shape, ours.dtype, ours.stride()) == (other, theirs.shape, theirs.dtype, theirs.stride())
 
 
 def test_the_command_prints_rows_and_exports_clean_ones(

@@ -82,30 +82,36 @@ def work(plan: Plan) -> Iterator[Answer]:
 def prepared(job: Job) -> nn.Module:
     """The model with values that keep activations normal numbers, on its device."""
     import zoo
+    from blocks.packing import pack
     from zoo.measure.pieces import fill
     from zoo.opaque import is_opaque
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)
+    packs = job.form == "deploy" and job.device == "cpu" and dtype == torch.float32
+    model: Any
     if is_opaque(job.model):
-        model = zoo.create(job.model).to(dtype)
+        model, packs = zoo.create(job.model, form=job.form).to(dtype), False
     else:
-        model = zoo.create(job.model, device="meta").to(dtype)
-        _check_room(model, job.device)
+        model = zoo.create(job.model, device="meta", form=job.form).to(dtype)
+        _check_room(model, job.device, copies=2 if packs else 1)
         model = model.to_empty(device="cpu")
         fill(model)
-    model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    if job.form == "deploy":
-        model = zoo.deploy(model)
+    model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()
+    model = pack(model) if packs else model
     return torch.compile(model) if job.runtime.engine == "compile" else model  # type: ignore[return-value]
 
 
-def _check_room(model: nn.Module, device: str) -> None:
-    """Raises MemoryError where the weights would not fit: the system would end this process without a word, or another one."""
-    needed, free = sum(tensor.nbytes for tensor in model.state_dict().values()), free_memory(device)
+def _check_room(model: nn.Module, device: str, copies: int) -> None:
+    """Raises MemoryError where the weights would not fit: the system would end this process without a word, or another one.
+
+    A packed layer keeps its weights a second time, in the layout of the kernels.
+    """
+    needed, free = copies * sum(tensor.nbytes for tensor in model.state_dict().values()), free_memory(device)
     if needed > free > 0:
+        packed = ", packed ones among them" if copies > 1 else ""
         raise MemoryError(
-            f"its weights take {needed / 1e9:.1f} GB, of which {free / 1e9:.1f} are free; bfloat16 takes half of float32"
+            f"its weights take {needed / 1e9:.1f} GB{packed}, and {free / 1e9:.1f} GB are free; bfloat16 takes half of float32"
         )
 
 
