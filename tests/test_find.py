@@ -231,6 +231,15 @@ def test_models_without_an_accuracy_are_drawn_by_their_work(tmp_path: Path) -> N
     assert layout(plain, "m").up == "GMACs"
 
 
+def test_few_models_without_a_latency_are_counted_and_left_out_and_many_put_all_by_their_macs() -> None:
+    def untimed(count: int) -> list[Candidate]:
+        return [msgspec.structs.replace(one, ms=None) for one in some(count)] + some(10)
+
+    few, many = layout(untimed(2), "m"), layout(untimed(11), "m")
+    assert (len(few.points), few.across) == (10, "latency in ms; 2 were not measured")
+    assert (len(many.points), many.across) == (21, "GMACs")
+
+
 def test_another_ending_and_nothing_to_draw_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ends in .png or .html"):
         draw(some(2), tmp_path / "a.gif", "m")

@@ -180,17 +180,18 @@ def _rows() -> list[Latency]:
 
 
 def _latency(names: list[str]) -> str:
-    rows = [row for name in names for row in _rows() if row.model == name]
+    rows = [(name, row) for name in names for row in _rows() if row.digest == catalog.entry(name).digest]
     if not rows:
         return "Not measured yet: `zoo bench NAME` measures on your machine."
     shown = [
-        [f"`{row.model}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, row.verdict]
-        for row in rows
+        [f"`{name}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, row.verdict]
+        for name, row in rows
     ]  # fmt: skip
+    _, first = rows[0]
     table = markdown_table(
-        ["model", "form", "run", "p50 ms", "interval", f"x {rows[0].anchor}", "device", "verdict"], shown
+        ["model", "form", "run", "p50 ms", "interval", f"x {first.anchor}", "device", "verdict"], shown
     )
-    return f"{table}\n\nFive fresh processes each, torch {rows[0].runtime.torch}; made by `zoo bench --all`."
+    return f"{table}\n\nFive fresh processes each, torch {first.runtime.torch}; made by `zoo bench --all`."
 
 
 def _weights(names: list[str]) -> str:
@@ -295,8 +296,8 @@ def overview() -> str:
     device = (
         Counter(row.device for row in rows).most_common(1)[0][0] if rows else ""
     )  # milliseconds of two do not compare
-    timed = {row.model: row for row in rows if row.device == device}
-    found = [_candidate(name, timed.get(name)) for name in catalog.entries()]
+    timed = {row.digest: row for row in rows if row.device == device}
+    found = [_candidate(name, timed.get(entry.digest)) for name, entry in catalog.entries().items()]
     return page(found, METRIC)
 
 

@@ -59,15 +59,17 @@ def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
 
 
 def page(found: Sequence[Candidate], metric: str) -> str:
-    """A page with the picture and a table of models; those without a latency stand by their MACs."""
+    """A page with the picture and a table of models."""
     return _page(layout(found, metric), found)
 
 
 def layout(known: Sequence[Candidate], metric: str) -> Picture:
-    """Latency goes across, in powers, or MACs where some have none; accuracy goes up, or where there is none, MACs in powers."""
+    """Latency goes across, in powers, or MACs where few have one; accuracy goes up, or where there is none, MACs in powers."""
     scored = [one for one in known if one.figure is not None]
-    shown, rises = (scored, False) if scored else (list(known), True)
-    timed = all(one.ms for one in shown)
+    candidates, rises = (scored, False) if scored else (list(known), True)
+    shown = [one for one in candidates if one.ms]
+    timed = 2 * len(shown) >= len(candidates)
+    shown = shown if timed else candidates
     xs = [one.ms if timed and one.ms else one.macs / 1e9 for one in shown]
     ys = [one.figure.value if one.figure else one.macs / 1e9 for one in shown]
     ends = (TOP, HEIGHT - BOTTOM) if scored and less_is_better(metric) else (HEIGHT - BOTTOM, TOP)
@@ -85,6 +87,7 @@ def layout(known: Sequence[Candidate], metric: str) -> Picture:
     ]
     guessed = any(one.latency == "predicted" for one in shown)
     across_text = ("latency in ms" if timed else "GMACs") + (", open points are predictions" if guessed else "")
+    across_text += f"; {len(candidates) - len(shown)} were not measured" if len(candidates) > len(shown) else ""
     return Picture(
         "Accuracy and latency" if scored else "Work and latency",
         across_text,
