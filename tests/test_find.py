@@ -23,7 +23,7 @@ from zoo.measure import store as stores
 from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
-from zoo.measure.law import Errors, Law
+from zoo.measure.law import Errors, Laws
 from zoo.measure.predict import Calibration, Parts, runtime_key
 from zoo.measure.published import published
 from zoo.measure.store import Store
@@ -47,7 +47,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         key = runtime_key(Runtime())
         store.add_pieces(HERE.id, key, {name: ms for name, ms in GUESSED.items()})
         made = Calibration(
-            device=HERE.id, runtime=key, torch="", version="", date="", law=Law(), complete=True,
+            device=HERE.id, runtime=key, torch="", version="", date="", laws=Laws(), complete=True,
             errors=Errors(0.04, 0.12, 0.9, 1.2, 100, 10),
             models={catalog.entry(name).digest: {"deploy": Parts([name], 1.0)} for name in GUESSED},
         )  # fmt: skip

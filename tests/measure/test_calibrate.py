@@ -165,6 +165,17 @@ def test_without_a_calibration_a_prediction_is_refused() -> None:
         predict("starnet_nano")
 
 
+def test_a_calibration_of_an_older_schema_is_made_again_without_timing(timed: list[Piece]) -> None:
+    calibrate(models=MODELS)
+    before, key = len(timed), module.runtime_key(Runtime())
+    with Store() as store:
+        store.set_calibration(HERE.id, key, b'{"schema":"zoo.calibration/1","law":{}}')
+    with pytest.raises(InputError, match="run `zoo calibrate`"):
+        predict("starnet_nano")
+    calibrate(models=MODELS)
+    assert len(timed) == before and predict("starnet_nano").ms > 0
+
+
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_a_piece_takes_time_and_leaves_the_random_numbers_alone(form: str) -> None:
     piece = list(module._pieces(spec("starnet_nano"), form, Runtime()))[1]

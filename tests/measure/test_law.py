@@ -10,7 +10,7 @@ import torch
 import zoo
 from zoo import catalog
 from zoo.build.builder import build, meta_input
-from zoo.measure.law import Law, Load, Seen, cross_validated, fit
+from zoo.measure.law import ENOUGH, Law, Load, Seen, cross_validated, fit, fit_groups
 from zoo.measure.pieces import pieces
 
 TRUE = Law(1.1, 0.02, 0.04)
@@ -40,6 +40,20 @@ def test_no_number_is_negative() -> None:
     falling = [Seen("f", Load(10.0, i, 1.0), 20.0 - i / 10) for i in range(1, 30)]
     found = fit(falling)
     assert min(found.scale, found.each, found.per_megabyte) >= 0
+
+
+def test_groups_of_enough_models_have_laws_of_their_own() -> None:
+    other = Law(0.8, 0.1, 0.1)
+    mixed = [one._replace(group="a") for one in seen()]
+    mixed += [one._replace(group="b", ms=other.ms(one.load)) for one in seen()]
+    few = [one._replace(group="c") for one in seen()[: ENOUGH - 1]]
+    alone = [one._replace(group="d", family="x") for one in seen()]
+    laws = fit_groups(mixed + few + alone)
+    assert set(laws.groups) == {"a", "b"} and laws.of("c") == laws.of("d") == laws.general
+    for group, law in (("a", TRUE), ("b", other)):
+        assert laws.of(group).ms(Load(20.0, 10, 50.0)) == pytest.approx(law.ms(Load(20.0, 10, 50.0)))
+    errors, together = cross_validated(mixed), cross_validated([one._replace(group="") for one in mixed])
+    assert errors is not None and together is not None and errors.p95 < 1e-6 < 0.01 < together.p95
 
 
 def test_errors_are_those_of_families_left_out() -> None:

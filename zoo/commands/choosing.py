@@ -83,12 +83,16 @@ def calibrate(arguments: Namespace) -> int:
     if arguments.json:
         dump(msgspec.to_builtins(made))
         return 0
-    law, errors = made.law, made.errors
+    laws, errors = made.laws, made.errors
     print(
         f"{made.device}, {made.runtime}: {len(made.models)} models"
         + ("" if made.complete else "; not all pieces are timed yet")
     )
-    print(f"  t = {law.scale:.3f} x pieces + {law.each:.4f} ms each + {law.per_megabyte:.4f} ms for each MB of weights")
+    for group, law in (laws.groups or {"all": laws.general}).items():
+        numbers = (
+            f"{law.scale:.3f} x pieces + {law.each:.4f} ms each + {law.per_megabyte:.4f} ms for each MB of weights"
+        )
+        print(f"  {group}: t = {numbers}")
     if errors is None:
         print("  the error is not known: measure models of at least three families (`zoo bench`), then calibrate again")
     else:

@@ -26,13 +26,14 @@ from zoo.measure.clock import measure, on_threads
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
 from zoo.measure.latency import Latency, Runtime
-from zoo.measure.law import Law, Seen, cross_validated, fit
+from zoo.measure.law import Laws, Seen, cross_validated, fit_groups
 from zoo.measure.pieces import Piece, pieces
 from zoo.measure.predict import Calibration, Parts, Prediction, load_of, predicted, read, runtime_key
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Job, example, free_memory, prepared
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
+from zoo.specs.check import TokenInput
 from zoo.specs.model import Spec
 
 SECONDS = 0.05
@@ -68,7 +69,7 @@ def calibrate(
         for i, name in enumerate(_spread(names)):
             spec = catalog.published_spec(name)
             forms = {form: list(_pieces(spec, form, runtime)) for form in ("train", "deploy")}
-            parts[spec.digest] = {form: _parts(found) for form, found in forms.items()}
+            parts[spec.digest] = {form: _parts(found, spec, form) for form, found in forms.items()}
             fresh = _timed(forms, known, runtime, pace, end)
             store.add_pieces(device, runtime_key(runtime), fresh)
             left = [piece for found in forms.values() for piece in found if piece.key not in known]
@@ -84,7 +85,7 @@ def calibrate(
         made = Calibration(
             device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            law=fit(seen) if len(seen) >= 3 else Law(), errors=cross_validated(seen), models=parts, complete=complete,
+            laws=fit_groups(seen) if len(seen) >= 3 else Laws(), errors=cross_validated(seen), models=parts, complete=complete,
         )  # fmt: skip
         store.set_calibration(device, runtime_key(runtime), msgspec.json.encode(made))
     return made
@@ -107,7 +108,7 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
     if large:
         found = f"`{large[0].path}` with {large[0].weight_bytes / 1e9:.1f} GB of weights"
         raise InputError("predict", Problem(spec.name, "pieces that fit into the free memory, to be timed", found))
-    return predicted(made, _parts(own), known)
+    return predicted(made, _parts(own, spec, form), known)
 
 
 class Pace:
@@ -185,8 +186,10 @@ def _pieces(spec: Spec, form: str, runtime: Runtime) -> Iterable[Piece]:
     return pieces(deploy(net) if form == "deploy" else net, runtime.batch)
 
 
-def _parts(found: list[Piece]) -> Parts:
-    return Parts([piece.key for piece in found], round(sum(piece.weight_bytes for piece in found) / 1e6, 3))
+def _parts(found: list[Piece], spec: Spec, form: str) -> Parts:
+    megabytes = round(sum(piece.weight_bytes for piece in found) / 1e6, 3)
+    group = f"{'tokens' if isinstance(spec.input, TokenInput) else 'images'}, {form} form"
+    return Parts([piece.key for piece in found], megabytes, group)
 
 
 def _seen(
@@ -199,7 +202,7 @@ def _seen(
         own = parts.get(row.digest, {}).get(row.form)
         if own is not None and all(key in known for key in own.keys):
             slower = row.anchor_ms / usual_anchor_ms if usual_anchor_ms else 1.0
-            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms / slower))
+            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms / slower, own.group))
     return seen
 
 

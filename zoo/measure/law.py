@@ -2,7 +2,8 @@
 
 A piece alone finds its weights in the cache; within a model it does not, and between two pieces Python runs. So
 t = scale * sum of the pieces + each * their number + per_megabyte * weights, with three numbers per device and runtime that are
-fitted to measured models. How far off that is, is found by leaving one family after the other out of the fit.
+fitted to measured models: to those of one input and form, where enough were measured, else to all. How far off that is, is found by
+leaving one family after the other out of the fit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np  # predictions need none of it
 
+ENOUGH = 16
+"""Measured models of a group for a law of its own: three numbers are fitted."""
 ROUNDS = 20
 """Of weighting: what is far off counts less each time."""
 
@@ -39,6 +42,16 @@ class Law(msgspec.Struct, frozen=True):
         return self.scale * load.sum_ms + self.each * load.pieces + self.per_megabyte * load.megabytes
 
 
+class Laws(msgspec.Struct, frozen=True):
+    """One for all models, and one for each group of them of which enough were measured."""
+
+    general: Law = Law()
+    groups: dict[str, Law] = {}
+
+    def of(self, group: str) -> Law:
+        return self.groups.get(group, self.general)
+
+
 class Errors(msgspec.Struct, frozen=True):
     """Of predictions for families that the law was not fitted to. `low` and `high` are the factors by which nine in ten measured
     times lie from their prediction."""
@@ -52,11 +65,23 @@ class Errors(msgspec.Struct, frozen=True):
 
 
 class Seen(NamedTuple):
-    """A model that was measured."""
+    """A model that was measured. A group is what enters, images or tokens, and a form."""
 
     family: str
     load: Load
     ms: float
+    group: str = ""
+
+
+def fit_groups(seen: Sequence[Seen]) -> Laws:
+    """A law for all, and one for each group with enough models of three families at least."""
+    members: dict[str, list[Seen]] = {}
+    for one in seen:
+        members.setdefault(one.group, []).append(one)
+    told = {
+        group: own for group, own in members.items() if len(own) >= ENOUGH and len({one.family for one in own}) >= 3
+    }
+    return Laws(fit(seen), {group: fit(own) for group, own in told.items()})
 
 
 def fit(seen: Sequence[Seen]) -> Law:
@@ -96,8 +121,8 @@ def cross_validated(seen: Sequence[Seen]) -> Errors | None:
         return None
     ratios = []
     for family in families:
-        law = fit([one for one in seen if one.family != family])
-        ratios += [one.ms / law.ms(one.load) for one in seen if one.family == family]
+        laws = fit_groups([one for one in seen if one.family != family])
+        ratios += [one.ms / laws.of(one.group).ms(one.load) for one in seen if one.family == family]
     off = np.abs(1 / np.array(ratios) - 1)
     low, high = np.quantile(ratios, [0.05, 0.95])
     return Errors(

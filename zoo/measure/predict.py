@@ -8,27 +8,28 @@ from typing import NamedTuple
 import msgspec
 
 from zoo.measure.latency import Runtime
-from zoo.measure.law import Errors, Law, Load
+from zoo.measure.law import Errors, Laws, Load
 from zoo.measure.store import Store
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a model is made of: keys of pieces in the order in which they run, and its weights."""
+    """What a model is made of: keys of pieces in the order in which they run, its weights, and whose law holds for it."""
 
     keys: list[str]
     megabytes: float
+    group: str = ""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a device under one runtime. `models` holds the parts of each digest and form of the catalogue."""
 
-    schema: str = "zoo.calibration/1"
+    schema: str = "zoo.calibration/2"
     device: str
     runtime: str
     torch: str
     version: str
     date: str
-    law: Law
+    laws: Laws
     errors: Errors | None
     models: dict[str, dict[str, Parts]]
     complete: bool
@@ -57,12 +58,16 @@ def predictions(store: Store, device: str, runtime: Runtime) -> dict[tuple[str, 
 
 
 def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
+    """None where there is none, or one of an older schema: its pieces are still known, so a new one takes no time."""
     data = store.calibration(device, runtime_key(runtime))
-    return msgspec.json.decode(data, type=Calibration) if data else None
+    try:
+        return msgspec.json.decode(data, type=Calibration) if data else None
+    except msgspec.ValidationError:
+        return None
 
 
 def predicted(made: Calibration, parts: Parts, known: dict[str, float]) -> Prediction:
-    ms = made.law.ms(load_of(parts, known))
+    ms = made.laws.of(parts.group).ms(load_of(parts, known))
     if made.errors is None:
         return Prediction(ms, None, None)
     return Prediction(ms, ms * made.errors.low, ms * made.errors.high)
