@@ -14,7 +14,6 @@ from zoo.errors import InputError
 from zoo.measure import calibrate as module
 from zoo.measure import store as stores
 from zoo.measure.calibrate import Pace, calibrate, predict, time_piece
-from zoo.measure.clock import Timing
 from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
@@ -159,16 +158,6 @@ def test_the_pace_is_that_of_the_anchor_against_what_it_usually_takes(monkeypatc
     first = Pace(Runtime(), None)
     assert first.now() == 1.0 and first.usual_ms is not None and first.usual_ms > 0
     assert Pace(Runtime(), first.usual_ms / 1000).now() > 100
-
-
-def test_one_look_at_the_anchor_in_a_bad_moment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    looks = iter([10.0] * module.LOOKS + [30.0, 10.0, 10.0] + [20.0] * module.LOOKS)
-    monkeypatch.setattr(Pace, "_anchor", lambda: None)
-    monkeypatch.setattr(module, "measure", lambda call, seconds: Timing([], [next(looks)], 1, 1))
-    pace = Pace(Runtime(), 10.0)
-    assert [pace.now() for _ in range(4)] == [1.0] * 4
-    assert [pace.now() for _ in range(module.LOOKS)][-1] == 2.0  # a machine that stays slow is slow
 
 
 def test_without_a_calibration_a_prediction_is_refused() -> None:

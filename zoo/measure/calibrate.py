@@ -11,7 +11,6 @@ import functools
 import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -39,8 +38,6 @@ from zoo.specs.model import Spec
 
 SECONDS = 0.05
 """For the samples of one piece."""
-LOOKS = 7
-"""At the anchor, of which the median tells how fast the machine is."""
 FAMILIES = 8
 """Measured ones, with which a law is taken to be known."""
 COPIES = 3
@@ -118,12 +115,10 @@ class Pace:
     """How slow this machine is at the moment, against what it usually is: told by the anchor that `zoo bench` times beside models.
 
     Minutes pass between the first piece and the last, and days between those and the models, and it is not as fast in all of them.
-    One look at the anchor may fall into a moment that says nothing of those minutes: the last few decide.
     """
 
     def __init__(self, runtime: Runtime, usual_ms: float | None):
         self.runtime, self.usual_ms = runtime, usual_ms
-        self.looks: deque[float] = deque(maxlen=LOOKS)
 
     @functools.cached_property
     def _anchor(self) -> Callable[[], Any]:
@@ -135,9 +130,7 @@ class Pace:
     def now(self) -> float:
         """Above 1 where it is slower. Where nothing is known of what is usual, the first answer is 1."""
         with on_threads(self.runtime.threads), torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            for _ in range(1 if self.looks else LOOKS):
-                self.looks.append(statistics.median(measure(self._anchor, SECONDS).cpu_ms))
-        ms = statistics.median(self.looks)
+            ms = statistics.median(measure(self._anchor, SECONDS).cpu_ms)
         self.usual_ms = self.usual_ms or ms
         return ms / self.usual_ms
 
