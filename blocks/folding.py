@@ -29,7 +29,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def _fuse_each(module: nn.Module) -> nn.Module | None:
-    """Fuses the outermost modules that can be, one after the other: a whole model in float64 would be three times its size."""
+    """Fuses the outermost modules that can be, one after the other: all at once in float64 would take as much as two more models."""
     if hasattr(module, "fuse"):
         return _fuse_in_float64(module)
     for name, child in list(module.named_children()):

@@ -120,11 +120,11 @@ class Packed(nn.Module):
 
     def outputs(self, x: Tensor) -> int:
         """Numbers in the output for the input x."""
-        raise NotImplementedError
+        raise NotImplementedError  # convolutions and linear layers have their own; this class is their common part
 
     def pack(self, x: Tensor, weight: Tensor) -> Kernel:
         """The computation with weights in the layout for inputs like x."""
-        raise NotImplementedError
+        raise NotImplementedError  # convolutions and linear layers have their own; this class is their common part
 
     def _acted(self, y: Tensor) -> Tensor:
         """The activation of outputs of the ordinary computation, which nobody else holds: written over them where it can be."""

@@ -33,11 +33,11 @@ class Recurrent(nn.Module):
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         """(outputs, the state after the last token). `mask` (B, L): the tokens of each sample, padding behind them."""
-        raise NotImplementedError
+        raise NotImplementedError  # each mixer has its own; this class is their common part
 
     def state_size(self, length: int = 0) -> int:
         """Numbers that `ctx.state` holds per sequence after `length` tokens."""
-        raise NotImplementedError
+        raise NotImplementedError  # each mixer has its own; this class is their common part
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         return stepwise(self.mix, self.mix_packed, self.path, x, ctx)

@@ -21,13 +21,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         what, found, rest = message.partition(": invalid choice: '")
         if found:
-            message = self._said(what.removeprefix("argument "), rest.partition("'")[0])
+            message = self._said(what.removeprefix("argument "), rest.partition("'")[0]) or message
         complain(f"zoo: {message}")
         raise SystemExit(2)
 
     def _said(self, what: str, word: str) -> str:
         """`what` as argparse names it: an option, or the metavar of a position or of commands."""
-        action = next(one for one in self._actions if what in ("/".join(one.option_strings), one.metavar, one.dest))
+        named = [one for one in self._actions if what in ("/".join(one.option_strings), one.metavar, one.dest)]
+        if not named:
+            return ""
+        action = named[0]
         known = [str(choice) for choice in action.choices or ()]
         near = f"; nearest `{close}`" if (close := nearest(word, known)) else ""
         if isinstance(action, argparse._SubParsersAction):
@@ -175,7 +178,7 @@ def parser() -> Parser:
     find.add_argument("--form", default="deploy", choices=["train", "deploy"])
     find.add_argument("--threads", type=int, default=1)
     find.add_argument("--batch", type=int, default=1)
-    find.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    find.add_argument("--dtype", default="float32", help="or bfloat16, float16")
     find.add_argument("--explain", action="store_true", help="also what is left out, and why")
     find.add_argument("--limit", type=int, default=20, help="rows to show (default 20; 0 for all)")
     find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")

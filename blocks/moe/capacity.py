@@ -52,7 +52,7 @@ class CapacityRouter(LinearRouter):
 
     def order(self, weights: Tensor) -> Tensor:
         """(B, L, k) -> (B, L * k), the positions of the flattened choices in the order of priority."""
-        raise NotImplementedError
+        raise NotImplementedError  # each router has its own order; this class is their common part
 
     def route(self, x: Tensor, ctx: Context | None) -> Routing:
         """(B, C, H, W) or (B, L, C) -> Routing."""

@@ -38,15 +38,15 @@ class StructuredLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """W x for each row: (N, dim) -> (N, out_dim)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each structure has its own; this class is their common part
 
     def scale_rows(self, scale: Tensor) -> None:
         """W <- diag(scale) W, scale (out_dim,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each structure has its own; this class is their common part
 
     def scale_columns(self, scale: Tensor) -> None:
         """W <- W diag(scale), scale (dim,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each structure has its own; this class is their common part
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Every weight is met once by every row."""

@@ -120,9 +120,7 @@ def find(
     equals. Raises InputError.
     """
     runtime = Runtime(threads, dtype, batch)
-    _check(
-        task=task, family=family, quantile=quantile, licence=licence, metric=metric, sort=sort, form=form, dtype=dtype
-    )
+    _check(metric, task=task, family=family, quantile=quantile, licence=licence, sort=sort, form=form, dtype=dtype)
     limits = [
         Limit("latency in ms", max_latency_ms, True, lambda one: one.p90_ms if quantile == "p90" else one.ms)
         if max_latency_ms is not None else None,
@@ -261,7 +259,7 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
     return front
 
 
-def _check(**words: str) -> None:
+def _check(metric: str, **words: str) -> None:
     """Raises InputError for words that mean nothing, all at once; "" is no word where it is a default."""
     entries = catalog.entries().values()
     tasks, families, licences = (
@@ -269,12 +267,14 @@ def _check(**words: str) -> None:
     )
     known = {
         "task": tasks, "family": families, "licence": [*get_args(Licence), *licences], "quantile": ["p50", "p90"],
-        "metric": metrics(), "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
+        "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
     }  # fmt: skip
     problems = [
         Problem(what, f"one of {listed(known[what])}", f"`{word}`", nearest(word, known[what]))
         for what, word in words.items()
         if word not in known[what] and (word or what not in ("task", "family", "licence"))
     ]
+    if not any(figure_of(name, metric) for name in catalog.entries()):  # ends at the first model that has one
+        problems.append(Problem("metric", f"one of {listed(metrics())}", f"`{metric}`", nearest(metric, metrics())))
     if problems:
         raise InputError("find", problems)

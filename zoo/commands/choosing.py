@@ -34,7 +34,7 @@ def find(arguments: Namespace) -> int:
         complain("no model satisfies all of that; --explain says why each is left out")
     if left:
         table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
-    if all(one.ms is None for one in found):
+    if found and all(one.ms is None for one in found):
         complain(
             "no latency is known for this device: `zoo calibrate` predicts all models in minutes, `zoo bench` measures"
         )

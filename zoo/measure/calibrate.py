@@ -6,6 +6,7 @@ spot. A prediction carries its error bar and is never mixed with what was measur
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import math
@@ -80,7 +81,10 @@ def calibrate(
             others = _one_of_each_family(name for name in ready if catalog.entry(name).family not in measured)
             chosen = others[: FAMILIES - len(measured)]
             jobs = jobs_for(chosen, ["deploy"], [runtime.threads], [runtime.batch], [runtime.dtype])
-            list(run(jobs, seconds=0.1, progress=progress, store=store))
+            with contextlib.suppress(
+                InputError
+            ):  # of models that fail, which `zoo bench` names; the others' rows are kept
+                list(run(jobs, seconds=0.1, progress=progress, store=store))
         seen = _seen(store, device, runtime, parts, known, pace.usual_ms)
         made = Calibration(
             device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
