@@ -33,4 +33,4 @@ def hammer(path: Path, seed: int) -> None:
     for i in range(40):
         with Store(path) as store:
             store.add([row(float(seed * 100 + i + 1)), row(draw.choice([1.0, 2.0, 3.0]))])
-            store.add_pieces("d", "r", {f"{seed}-{i}": 1.0})
+            store.add_looks("d", "r", {f"{seed}-{i}": 1.0})

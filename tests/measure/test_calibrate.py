@@ -52,12 +52,24 @@ def measured(name: str, ms: float, source: str = "", form: str = "train") -> Non
         store.add([compose(facts | {"source": source or source_hash(tuple(entry.blocks))}, quiet(ms))])
 
 
-def test_each_distinct_piece_is_timed_once(timed: list[Piece]) -> None:
+def test_each_distinct_piece_is_timed_in_several_rounds_and_then_no_more(timed: list[Piece]) -> None:
     made = calibrate(models=MODELS)
     keys = {key for forms in made.models.values() for parts in forms.values() for key in parts.keys}
-    assert made.complete and {piece.key for piece in timed} == keys and len(timed) == len(keys)
+    rounds = [[piece.key for piece in timed[i : i + len(keys)]] for i in range(0, len(timed), len(keys))]
+    assert made.complete and len(rounds) == module.LOOKS and all(set(one) == keys for one in rounds)
     calibrate(models=MODELS)
-    assert len(timed) == len(keys)
+    assert len(timed) == module.LOOKS * len(keys)
+
+
+def test_the_median_of_all_looks_counts_so_that_one_bad_moment_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = iter([1.0] * len(MODELS) + [0.2] * len(MODELS) + [1.0] * len(MODELS))
+    monkeypatch.setattr(Pace, "now", lambda self: next(paces))
+    made = calibrate(models=MODELS)
+    with Store() as store:
+        looks = store.looks(HERE.id, made.runtime)
+        known = store.pieces(HERE.id, made.runtime)
+    assert all(len(times) == 3 and times[1] == pytest.approx(5 * times[0]) for times in looks.values())
+    assert known == {key: times[0] for key, times in looks.items()}
 
 
 def test_a_calibration_without_time_knows_that_it_is_not_complete(timed: list[Piece]) -> None:

@@ -140,6 +140,19 @@ def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.Mon
         assert store._db.execute("SELECT count(*) FROM more").fetchone() == (0,)
 
 
+def test_what_a_file_of_the_first_version_knew_of_pieces_is_their_first_look(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(module, "MIGRATIONS", MIGRATIONS[:1])
+        with Store(path) as store, store._db as db:
+            db.execute("INSERT INTO pieces VALUES ('d', 'r', 'one', 2.0)")
+    with Store(path) as store:
+        store.add_looks("d", "r", {"one": 4.0, "other": 1.0})
+        assert store.looks("d", "r") == {"one": [2.0, 4.0], "other": [1.0]}
+        assert store.pieces("d", "r") == {"one": 3.0, "other": 1.0}
+
+
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="measurements cannot be opened"):
         Store(tmp_path / "nowhere" / "m.sqlite")

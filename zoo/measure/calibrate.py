@@ -12,8 +12,9 @@ import functools
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -39,10 +40,19 @@ from zoo.specs.model import Spec
 
 SECONDS = 0.05
 """For the samples of one piece."""
+LOOKS = 3
+"""At each piece, minutes apart: what slowed the machine down at one of them has gone at the next."""
 FAMILIES = 8
 """Measured ones, with which a law is taken to be known."""
 COPIES = 3
 """Of a piece's weights, for a while: as they were, as they are packed, and what packing needs between."""
+
+
+class Formed(NamedTuple):
+    """A piece and the form of the model that it stands in."""
+
+    form: str
+    piece: Piece
 
 
 def calibrate(
@@ -51,47 +61,50 @@ def calibrate(
     models: Iterable[str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Calibration:
-    """Times every distinct piece of the catalogue once, as long as there is time, and fits the law to the stored measurements.
+    """Times every distinct piece of the catalogue, as long as there is time, and fits the law to the stored measurements.
 
-    Pieces that an earlier calibration of this machine and torch timed are kept, so that a second call goes on where the first ended.
-    Those that do not fit into memory are left out, and models that hold one are not predicted. Where models of fewer than `FAMILIES`
-    families were measured, a third of the time is kept for small ones of others: without them the law and its error are not known.
+    All are timed once, then all again, `LOOKS` times, and the median counts. What an earlier calibration of this machine and torch
+    saw is kept, so that a second call goes on where the first ended. Pieces that do not fit into memory are left out, and models that
+    hold one are not predicted. Where models of fewer than `FAMILIES` families were measured, a third of the time is kept for small
+    ones of others: without them the law and its error are not known.
     """
     runtime = runtime or Runtime()
     names = [name for name in models or catalog.list_models() if catalog.entry(name).file]  # the others are code alone
-    device, start = this_device().id, time.perf_counter()
+    device, key, end = this_device().id, runtime_key(runtime), time.perf_counter() + 60 * minutes
     with Store() as store:
         measured = {catalog.entry(row.model).family for row in _rows(store, device, runtime)}
-        end = start + 60 * minutes * (1 if len(measured) >= FAMILIES else 2 / 3)
-        known = store.pieces(device, runtime_key(runtime))
+        looks = Looks(store, device, runtime, end - (0 if len(measured) >= FAMILIES else 60 * minutes / 3))
         parts: dict[str, dict[str, Parts]] = {}
-        ready: list[str] = []
-        pace, complete = Pace(runtime, usual_anchor(store, device, runtime.threads)), True
-        for i, name in enumerate(_spread(names)):
+        own: dict[str, dict[str, Formed]] = {}  # of each model the pieces that no model before it has
+        met: dict[str, Formed] = {}
+        for name in _spread(names):
             spec = catalog.published_spec(name)
             forms = {form: list(_pieces(spec, form, runtime)) for form in ("train", "deploy")}
-            parts[spec.digest] = {form: _parts(found, spec, form) for form, found in forms.items()}
-            fresh = _timed(forms, known, runtime, pace, end)
-            store.add_pieces(device, runtime_key(runtime), fresh)
-            left = [piece for found in forms.values() for piece in found if piece.key not in known]
-            ready += [] if left else [name]
-            complete = complete and not any(map(_fits, left))
-            progress(Progress(i + 1, len(names), name))
-        if len(measured) < FAMILIES and time.perf_counter() < start + 60 * minutes:
+            parts[name] = {form: _parts(found, spec, form) for form, found in forms.items()}
+            own[name] = {piece: formed for piece, formed in _distinct(forms).items() if piece not in met}
+            met.update(own[name])
+            looks.at(own[name], 1)
+            progress(Progress(len(own), LOOKS * len(names), name))
+        for times in range(2, LOOKS + 1):
+            for i, name in enumerate(own):
+                looks.at(own[name], times)
+                progress(Progress((times - 1) * len(names) + i + 1, LOOKS * len(names), name))
+        if len(measured) < FAMILIES and time.perf_counter() < end:
+            ready = [name for name in own if all(looks.counts[key] for one in parts[name].values() for key in one.keys)]
             others = _one_of_each_family(name for name in ready if catalog.entry(name).family not in measured)
             chosen = others[: FAMILIES - len(measured)]
             jobs = jobs_for(chosen, ["deploy"], [runtime.threads], [runtime.batch], [runtime.dtype])
-            with contextlib.suppress(
-                InputError
-            ):  # of models that fail, which `zoo bench` names; the others' rows are kept
+            with contextlib.suppress(InputError):  # which names models that fail; the others' rows are kept
                 list(run(jobs, seconds=0.1, progress=progress, store=store))
-        seen = _seen(store, device, runtime, parts, known, pace.usual_ms)
+        by_digest = {catalog.entry(name).digest: forms for name, forms in parts.items()}
+        seen = _seen(store, device, runtime, by_digest, looks.pace.usual_ms)
         made = Calibration(
-            device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
+            device=device, runtime=key, torch=str(torch.__version__), version=__version__,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            laws=fit_groups(seen) if len(seen) >= 3 else Laws(), errors=cross_validated(seen), models=parts, complete=complete,
+            laws=fit_groups(seen) if len(seen) >= 3 else Laws(), errors=cross_validated(seen), models=by_digest,
+            complete=not any(_fits(formed.piece) for piece, formed in met.items() if not looks.counts[piece]),
         )  # fmt: skip
-        store.set_calibration(device, runtime_key(runtime), msgspec.json.encode(made))
+        store.set_calibration(device, key, msgspec.json.encode(made))
     return made
 
 
@@ -104,15 +117,35 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
         if made is None:
             found = f"none for {device}, {runtime.key}"
             raise InputError("predict", Problem("", "a calibration of this machine", found, next="run `zoo calibrate`"))
-        known = store.pieces(device, runtime_key(runtime))
         own = list(_pieces(spec, form, runtime))
-        pace = Pace(runtime, usual_anchor(store, device, runtime.threads))
-        store.add_pieces(device, runtime_key(runtime), _timed({form: own}, known, runtime, pace))
+        Looks(store, device, runtime).at(_distinct({form: own}), 1)
+        known = store.pieces(device, runtime_key(runtime))
         large = [piece for piece in own if piece.key not in known]
     if large:
         found = f"`{large[0].path}` with {large[0].weight_bytes / 1e9:.1f} GB of weights"
         raise InputError("predict", Problem(spec.name, "pieces that fit into the free memory, to be timed", found))
     return predicted(made, _parts(own, spec, form), known)
+
+
+class Looks:
+    """At pieces, stored as they are made; `counts` says how many there were of each."""
+
+    def __init__(self, store: Store, device: str, runtime: Runtime, end: float = math.inf):
+        self.store, self.device, self.runtime, self.end = store, device, runtime, end
+        self.pace = Pace(runtime, usual_anchor(store, device, runtime.threads))
+        known = store.looks(device, runtime_key(runtime))
+        self.counts = Counter({piece: len(times) for piece, times in known.items()})
+
+    def at(self, own: dict[str, Formed], times: int) -> None:
+        """Times once what was not timed so often yet and fits into memory, as long as there is time."""
+        wanted = {key: own[key] for key in own if self.counts[key] < times and _fits(own[key].piece)}
+        slower = self.pace.now() if wanted and time.perf_counter() < self.end else 1.0
+        found = {}
+        for key, (form, piece) in wanted.items():
+            if time.perf_counter() < self.end:
+                found[key] = time_piece(piece, form, self.runtime) / slower
+        self.store.add_looks(self.device, runtime_key(self.runtime), found)
+        self.counts.update(found.keys())
 
 
 class Pace:
@@ -155,22 +188,9 @@ def _one_of_each_family(names: Iterable[str]) -> list[str]:
     return [entry.name for entry in sorted((own[:2][-1] for own in families.values()), key=lambda entry: entry.macs)]
 
 
-def _timed(
-    forms: dict[str, list[Piece]], known: dict[str, float], runtime: Runtime, pace: Pace, end: float = math.inf
-) -> dict[str, float]:
-    """Times the pieces that are not known yet, as long as there is time, and enters them in `known`; returns those."""
-    missing = {
-        piece.key: (form, piece)
-        for form, found in forms.items()
-        for piece in found
-        if piece.key not in known and _fits(piece)
-    }
-    slower = pace.now() if missing and time.perf_counter() < end else 1.0
-    fresh = {}
-    for key, (form, piece) in missing.items():
-        if time.perf_counter() < end:
-            known[key] = fresh[key] = time_piece(piece, form, runtime) / slower
-    return fresh
+def _distinct(forms: dict[str, list[Piece]]) -> dict[str, Formed]:
+    """By key."""
+    return {piece.key: Formed(form, piece) for form, found in forms.items() for piece in found}
 
 
 def _fits(piece: Piece) -> bool:
@@ -197,10 +217,10 @@ def _parts(found: list[Piece], spec: Spec, form: str) -> Parts:
 
 
 def _seen(
-    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], known: dict[str, float],
-    usual_anchor_ms: float | None,
-) -> list[Seen]:  # fmt: skip
+    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], usual_anchor_ms: float | None
+) -> list[Seen]:
     """Measurements of models whose pieces are all known; as if the anchor had taken its usual time."""
+    known = store.pieces(device, runtime_key(runtime))
     seen = []
     for row in _rows(store, device, runtime):
         own = parts.get(row.digest, {}).get(row.form)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ MIGRATIONS = (
     CREATE TABLE pieces (device TEXT, runtime TEXT, piece TEXT, ms REAL NOT NULL, PRIMARY KEY (device, runtime, piece));
     CREATE TABLE machines (start TEXT PRIMARY KEY, device TEXT NOT NULL);
     CREATE TABLE calibrations (device TEXT, runtime TEXT, data BLOB NOT NULL, PRIMARY KEY (device, runtime));
+    """,
+    """
+    CREATE TABLE looks (device TEXT, runtime TEXT, piece TEXT, ms REAL NOT NULL);
+    CREATE INDEX looks_of ON looks (device, runtime);
+    INSERT INTO looks SELECT device, runtime, piece, ms FROM pieces;
+    DROP TABLE pieces;
     """,
 )
 """Step i brings a file of version i to version i + 1. A published step is never changed."""
@@ -112,13 +119,21 @@ class Store:
 
     # what `zoo calibrate` knows
 
-    def pieces(self, device: str, runtime: str) -> dict[str, float]:
-        query = "SELECT piece, ms FROM pieces WHERE device = ? AND runtime = ?"
-        return dict(self._db.execute(query, (device, runtime)))
+    def looks(self, device: str, runtime: str) -> dict[str, list[float]]:
+        """Milliseconds of every piece, as often as it was timed."""
+        query = "SELECT piece, ms FROM looks WHERE device = ? AND runtime = ?"
+        found: dict[str, list[float]] = {}
+        for piece, ms in self._db.execute(query, (device, runtime)):
+            found.setdefault(piece, []).append(ms)
+        return found
 
-    def add_pieces(self, device: str, runtime: str, times: dict[str, float]) -> None:
+    def pieces(self, device: str, runtime: str) -> dict[str, float]:
+        """The median of each piece's looks."""
+        return {piece: statistics.median(looks) for piece, looks in self.looks(device, runtime).items()}
+
+    def add_looks(self, device: str, runtime: str, times: dict[str, float]) -> None:
         rows = [(device, runtime, piece, ms) for piece, ms in times.items()]
-        self._write("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)", rows)
+        self._write("INSERT INTO looks VALUES (?, ?, ?, ?)", rows)
 
     def calibration(self, device: str, runtime: str) -> bytes | None:
         query = "SELECT data FROM calibrations WHERE device = ? AND runtime = ?"
