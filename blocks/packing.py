@@ -1,8 +1,9 @@
 """The last step to the deploy form on a CPU: weights in the layout that oneDNN computes in, activations inside its kernels.
 
 Otherwise oneDNN brings the weights of every convolution and linear layer into its blocked layout at every call, which at a batch
-of one takes as long as the arithmetic of a wide layer. Here each layer keeps a second copy in that layout, made at the
-first call and again when weights, threads or the shape of the input change. Where it does not apply (gradients, other devices and dtypes, autocast, compiling,
+of one takes as long as the arithmetic of a wide layer. Here each layer keeps a second copy in that layout, made at the first call,
+again when weights change, and when the input has another shape, or torch other threads, twice in a row: for prompts of any length
+it would be made for each, and used once. Where it does not apply (gradients, other devices and dtypes, autocast, compiling,
 exporting) a packed layer computes as any other; names and values of the state stay the same.
 """
 
@@ -69,9 +70,11 @@ class Packed(nn.Module):
     act: nn.Module | None
     post: Post
     ready: Ready | None
+    other: tuple[torch.Size, int] | None
+    """Shape and threads that it is not ready for, and that the last such call had."""
 
     def start(self) -> None:
-        self.act, self.post, self.ready = None, NOTHING, None
+        self.act, self.post, self.ready, self.other = None, NOTHING, None, None
 
     def take(self, act: nn.Module, post: Post) -> None:
         """Computes the activation that follows, too."""
@@ -95,6 +98,9 @@ class Packed(nn.Module):
             or torch.is_autocast_enabled("cpu")
             or (torch.is_grad_enabled() and x.requires_grad)
         ):
+            return None
+        if not known and ready is not None and self.other != (x.shape, threads):
+            self.other = (x.shape, threads)
             return None
         if (
             not known
@@ -135,7 +141,7 @@ class Packed(nn.Module):
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"ready": None}  # packed tensors are opaque: nothing can copy them
+        return self.__dict__ | {"ready": None, "other": None}  # packed tensors are opaque: nothing can copy them
 
 
 class PackedConv(Packed, Conv):

@@ -186,7 +186,8 @@ def deploy(model: nn.Module) -> Any:
     """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
 
     On a CPU its layers keep their weights in the layout of the kernels and compute activations inside them, which takes memory
-    for a second copy of the weights at the first call.
+    for a second copy of the weights at the first call. An input of another shape takes the ordinary way, and from its second call
+    in a row its own layout: the two agree up to rounding.
     """
     from blocks.folding import fuse
     from blocks.packing import pack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -88,18 +89,32 @@ def test_new_weights_are_packed_anew() -> None:
     close(packed(X), torch.nn.functional.conv2d(X, torch.ones(8, 8, 3, 3), padding=1))
 
 
-def test_weights_are_packed_anew_for_other_threads_and_other_shapes() -> None:
+def test_weights_are_packed_anew_for_other_threads_and_other_shapes_that_come_twice() -> None:
     plain = frozen(blocks.get("mlp")(8))
     packed = pack(copy.deepcopy(plain))
     threads, seen = torch.get_num_threads(), []
     try:
-        for count, batch in ((1, 2), (1, 2), (2, 2), (2, 1)):
+        for count, batch in ((1, 2), (1, 2), (2, 2), (2, 2), (2, 1), (2, 1), (2, 1)):
             torch.set_num_threads(count)
             close(packed(X[:batch]), plain(X[:batch]))
             seen.append(packed.fc1.ready)
     finally:
         torch.set_num_threads(threads)
-    assert seen[0] is seen[1] and len({id(ready) for ready in seen}) == 3
+    changed = [before is not after for before, after in itertools.pairwise(seen)]
+    assert changed == [False, False, True, False, True, False]
+
+
+def test_shapes_that_come_once_are_not_packed_for() -> None:
+    plain = frozen(blocks.get("mlp")(8))
+    packed = pack(copy.deepcopy(plain))
+    packed(X)
+    first = packed.fc1.ready
+    for tokens in (3, 4, 5, 3, 4, 5):  # prompts of any length
+        x = torch.randn(1, tokens, 8)
+        close(packed(x), plain(x))
+        assert packed.fc1.ready is first
+    close(packed(X), plain(X))
+    assert packed.fc1.ready is first
 
 
 def test_packed_layers_are_copied_and_pickled_without_their_packing() -> None:
