@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 import zoo
 from tests.measure.rows import FACTS, sample
@@ -43,6 +44,8 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 class Workers:
     """Stands in for worker processes: the n-th answers each job with the n-th of `waits`; `dies` breaks the run off."""
 
+    torch = str(torch.__version__)
+
     def __init__(self, *waits: float, dies: int | None = None):
         self.waits, self.dies, self.started, self.asked = waits, dies, 0, 0
 
@@ -53,7 +56,7 @@ class Workers:
             if self.asked == self.dies:
                 raise KeyboardInterrupt
             self.asked += 1
-            yield Answer(job.key, sample([10.0] * 3, waited))
+            yield Answer(job.key, msgspec.structs.replace(sample([10.0] * 3, waited), torch=self.torch))
 
 
 def test_a_contended_row_is_measured_once_more(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,15 +103,53 @@ def test_fewer_processes_than_a_clean_row_wants_are_not_asked_twice(
     assert (row.verdict, workers.started) == ("unstable", 2)
 
 
-def test_a_run_that_was_broken_off_goes_on_where_it_was(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("together", "dies"), [(16, 14), (1, 12)], ids=["among its samples", "behind finished rows"])
+def test_a_run_that_was_broken_off_goes_on_where_it_was(
+    together: int, dies: int, held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "JOBS_PER_PROCESS", together)
     jobs = jobs_for([SMALL, "vim_nano"], ["train", "deploy"], [1])
-    monkeypatch.setattr(module, "_answers", Workers(1.0, dies=14))
+    monkeypatch.setattr(module, "_answers", Workers(1.0, dies=dies))
     with pytest.raises(KeyboardInterrupt):
         list(run(jobs, store=held))
     rest = Workers(1.0)
     monkeypatch.setattr(module, "_answers", rest)
-    assert len(list(run(jobs, store=held, resume=True))) == 4
-    assert rest.asked == 4 * 5 - 14
+    for _ in range(2):  # the second time all rows are there
+        rows = list(run(jobs, store=held, resume=True))
+        assert {(row.model, row.form) for row in rows} == {(job.model, job.form) for job in jobs} and len(rows) == 4
+        assert rest.asked == 4 * 5 - dies
+
+
+def test_a_run_goes_on_where_the_machine_turned_out_to_be_another(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_answers", Workers(1.0, dies=3))
+    with pytest.raises(KeyboardInterrupt):
+        list(run(jobs_for([SMALL], ["train"], [1]), store=held))
+    known = msgspec.structs.replace(HERE, fingerprint=Fingerprint(200.0, 20.0, 0.5))
+    monkeypatch.setattr(module, "this_device", lambda kind="cpu": known)
+    rest = Workers(1.0)
+    monkeypatch.setattr(module, "_answers", rest)
+    (row,) = run(jobs_for([SMALL], ["train"], [1]), store=held, resume=True)
+    assert rest.asked == 2 and row.device == known.id
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("source", "older"), ("verdict", "contended"), ("torch", "1.0"), ("device", "other")]
+)
+def test_rows_of_another_code_torch_or_device_and_doubtful_ones_are_measured_again(
+    what: str, value: str, held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = jobs_for([SMALL], ["train"], [1])
+    monkeypatch.setattr(module, "_answers", Workers(1.0))
+    with Store(held.path.with_name("scratch.sqlite")) as scratch:
+        (row,) = run(jobs, store=scratch)
+    replace = msgspec.structs.replace
+    other = (
+        replace(row, runtime=replace(row.runtime, torch=value)) if what == "torch" else replace(row, **{what: value})
+    )
+    held.add([other])
+    again = Workers(1.0)
+    monkeypatch.setattr(module, "_answers", again)
+    assert len(list(run(jobs, store=held, resume=True))) == 1 and again.asked == 5
 
 
 def test_without_resume_everything_is_measured_anew(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import importlib.metadata
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, compose
-from zoo.measure.store import Store
+from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
@@ -61,7 +62,10 @@ def jobs_for(
 
 
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
-    text = f"{_spec(model).digest} {form} {runtime.key} {this_device(device).id} {source_of(model)} {__version__}"
+    facts = this_device(
+        device
+    ).facts  # not its id: a machine first seen on a busy day gets another, and the run goes on
+    text = f"{_spec(model).digest} {form} {runtime.key} {facts} {source_of(model)} {__version__}"
     return Job(hashlib.sha256(text.encode()).hexdigest()[:24], model, form, runtime, device)
 
 
@@ -80,9 +84,14 @@ def run(
     files: Sequence[str] = (), progress: Callable[[Progress], None] = lambda _: None, store: Store | None = None,
 ) -> Iterator[Latency]:  # fmt: skip
     """Rows, each as soon as its processes are done; one that is not clean is measured once more. Raises InputError for models that
-    fail, behind the rows of all others. With `resume` what the store already holds of these jobs is not measured again."""
+    fail, behind the rows of all others. With `resume` what the store already holds of these jobs is not measured again: samples of a
+    run that was broken off, and clean rows of today's code and torch, which come first."""
     with nullcontext(store) if store else Store() as held:
-        if not resume:
+        if resume:
+            known = _known(jobs, held)
+            yield from known.values()
+            jobs = [job for job in jobs if job.key not in known]
+        else:
             for job in jobs:
                 held.forget_samples(job.key)
         failed: dict[str, str] = {}
@@ -106,6 +115,21 @@ def run(
             yield from rows
     if failed:
         raise InputError("bench", [Problem(model, "a model that runs", why) for model, why in failed.items()])
+
+
+def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
+    """Clean rows of this store, of today's code and torch, by the key of the job that would measure them again."""
+    today = importlib.metadata.version("torch").partition("+")[0]
+    rows = {
+        (row.digest, row.form, row.device, row.runtime.key): row
+        for row in newest(store.rows(shipped=False, verdict="clean"))
+    }
+    found = {}
+    for job in jobs:
+        row = rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
+        if row and row.source == source_of(job.model) and row.runtime.torch.partition("+")[0] == today:
+            found[job.key] = row
+    return found
 
 
 def _measured(
