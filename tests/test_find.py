@@ -45,7 +45,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             facts = FACTS | {"model": name, "digest": catalog.entry(name).digest, "form": "deploy", "device": HERE.id}
             store.add([compose(facts, quiet(ms))])
         key = runtime_key(Runtime())
-        store.add_pieces(HERE.id, key, {name: ms for name, ms in GUESSED.items()})
+        store.add_looks(HERE.id, key, {name: ms for name, ms in GUESSED.items()})
         made = Calibration(
             device=HERE.id, runtime=key, torch="", version="", date="", laws=Laws(), complete=True,
             errors=Errors(0.04, 0.12, 0.9, 1.2, 100, 10),

@@ -108,6 +108,7 @@ def test_the_shipped_table_shows_the_known_differences() -> None:
     assert scores("rwkv7")["parity"] > scores("attention")["parity"] + 0.1
 
 
+@pytest.mark.slow  # the whole recipe, a minute
 def test_a_shipped_figure_is_found_again() -> None:
     row = next(row for row in shipped().rows if (row.mixer, row.task) == ("attention", "induction"))
     model, again = train_task("attention", TASKS["induction"])

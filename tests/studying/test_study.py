@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import zoo
+from zoo import digits
 from zoo.cli import main
 from zoo.errors import InputError
 from zoo.studying.report import page, write
@@ -27,7 +28,12 @@ class Halves(nn.Module):
 """
 
 
-def test_a_file_of_blocks_is_studied_and_told_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_blocks_is_studied_and_told_as_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = digits.training_set()
+    few = images[:200], labels[:200]  # eighteen runs learn from them
+    monkeypatch.setattr(digits, "training_set", lambda: few)
     (tmp_path / "halves.py").write_text(BLOCK)
     with own_registrations():
         code = main(
