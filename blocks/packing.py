@@ -9,6 +9,7 @@ exporting) a packed layer computes as any other; names and values of the state s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,14 +26,6 @@ from blocks.wiring.residual import Residual
 STEEP, LEVEL = 13, 15
 """oneDNN's depthwise kernel for AVX-512 unrolls up to 13 x 13, which is then larger than the instruction cache; from 14 x 14 on
 it loops. 13 x 13 with a border of zeros, as 15 x 15, takes less than half the time (`tests/benchmarks`, kernels)."""
-
-MUCH_WORK = 2**24
-"""Multiplications from which on the packed weights of a convolution save more than the 10 to 15 us that its call costs more."""
-MANY_OUTPUTS = 2**16
-"""Outputs from which on a pass of its own for the activation costs more than that."""
-LINEAR_WORK = 2
-"""So many times the work it takes for a linear layer, and as much again for each further thread: unpacked, it runs in a
-matrix product that packs as it goes, so packing saves a twentieth of its time where a convolution saves a fifth or more."""
 
 Post = tuple[str, list[float], str]
 """What oneDNN does to the outputs before it writes them: name, numbers, and which formula of it."""
@@ -54,31 +47,42 @@ Kernel = Callable[[Tensor], Tensor]
 
 class Ready(NamedTuple):
     """What was made of a layer's weights, of which, and for what: oneDNN's layout depends on the number of threads and on the
-    input's shape, and for another computes two to three times as long. `kernel` is None where packing does not pay."""
+    input's shape, and for another computes two to three times as long."""
 
     weight: Tensor
     version: int | None
     bias: Tensor | None
     threads: int
     shape: torch.Size
-    kernel: Kernel | None
+    kernel: Kernel
 
 
 class Packed(nn.Module):
     """Part of a packed layer: when the packed weights may be used, and keeping them up to date."""
 
+    least_work = 2**24
+    """Multiplications from which on packed weights save more than the 10 to 15 us that the call of their kernel costs more."""
+    many_outputs = 2**16
+    """Outputs from which on a pass of its own for the activation costs more than that."""
+    by_threads = False
+    """Whether both hold for one thread, and for each further one as much again."""
+
     act: nn.Module | None
     post: Post
+    least: float
+    """Numbers in the smallest input for which that is so, at one thread."""
     ready: Ready | None
     other: tuple[torch.Size, int] | None
     """Shape and threads that it is not ready for, and that the last such call had."""
 
     def start(self) -> None:
         self.act, self.post, self.ready, self.other = None, NOTHING, None, None
+        self.least = self.least_input()
 
     def take(self, act: nn.Module, post: Post) -> None:
         """Computes the activation that follows, too."""
         self.act, self.post = act, post
+        self.least = self.least_input()
 
     def kernel_for(self, x: Tensor) -> Kernel | None:
         """The packed computation, or None where the ordinary one is to be taken.
@@ -88,17 +92,18 @@ class Packed(nn.Module):
         """
         if type(x) is not Tensor or torch.compiler.is_dynamo_compiling() or torch._C._is_tracing():
             return None
-        ready, own, threads = self.ready, self._parameters, torch.get_num_threads()
-        known = ready is not None and ready.shape == x.shape and ready.threads == threads
-        if known and ready.kernel is None:  # type: ignore[union-attr]
-            return None
+        threads = torch.get_num_threads()
         if (
-            x.dtype is not torch.float32
+            x.numel() < self.least * (threads if self.by_threads else 1)
+            or not self.takes(x)
+            or x.dtype is not torch.float32
             or not x.is_cpu
             or torch.is_autocast_enabled("cpu")
             or (torch.is_grad_enabled() and x.requires_grad)
         ):
             return None
+        ready, own = self.ready, self._parameters
+        known = ready is not None and ready.shape == x.shape and ready.threads == threads
         if not known and ready is not None and self.other != (x.shape, threads):
             self.other = (x.shape, threads)
             return None
@@ -110,38 +115,46 @@ class Packed(nn.Module):
             or (ready.version is not None and ready.version != ready.weight._version)
         ):
             ready = self.ready = self._prepare(x)
-        return None if torch.is_grad_enabled() and ready.weight.requires_grad else ready.kernel
+        return None if ready is None or (torch.is_grad_enabled() and ready.weight.requires_grad) else ready.kernel
 
-    def _prepare(self, x: Tensor) -> Ready:
+    def _prepare(self, x: Tensor) -> Ready | None:
         weight: Any = self._parameters["weight"]
-        pays = weight.is_cpu and weight.dtype is torch.float32 and self._pays(x, weight)
+        if not weight.is_cpu or weight.dtype is not torch.float32:
+            return None
         version = None if weight.is_inference() else weight._version
-        kernel = self.pack(x, weight.detach()) if pays else None
-        return Ready(weight, version, self._parameters["bias"], torch.get_num_threads(), x.shape, kernel)
+        return Ready(
+            weight, version, self._parameters["bias"], torch.get_num_threads(), x.shape, self.pack(x, weight.detach())
+        )
 
-    def _pays(self, x: Tensor, weight: Tensor) -> bool:
-        outputs = self.outputs(x)
-        work = outputs * weight[0].numel()
-        return work >= MUCH_WORK or (self.act is not None and outputs >= MANY_OUTPUTS)
+    def least_input(self) -> float:
+        """`least` of this layer and its activation."""
+        outputs = self.least_work / self._parameters["weight"][0].numel()  # type: ignore[index]
+        if self.act is not None:
+            outputs = min(outputs, self.many_outputs)
+        return outputs / self.growth
 
-    def outputs(self, x: Tensor) -> int:
-        """Numbers in the output for the input x."""
+    def takes(self, x: Tensor) -> bool:
+        """Whether oneDNN's kernel reads inputs that lie in memory as this one does."""
+        return True
+
+    @property
+    def growth(self) -> float:
+        """Numbers in the output for each in the input."""
         raise NotImplementedError  # convolutions and linear layers have their own; this class is their common part
 
     def pack(self, x: Tensor, weight: Tensor) -> Kernel:
         """The computation with weights in the layout for inputs like x."""
         raise NotImplementedError  # convolutions and linear layers have their own; this class is their common part
 
-    def _acted(self, y: Tensor) -> Tensor:
-        """The activation of outputs of the ordinary computation, which nobody else holds: written over them where it can be."""
-        if self.act is None:
-            return y
-        kind: Any = type(self.act)
-        out: Tensor = kind.over(self.act, y) if hasattr(kind, "over") else self.act(y)
-        return out
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"ready": None, "other": None}  # packed tensors are opaque: nothing can copy them
+
+
+def acted(y: Tensor, act: nn.Module) -> Tensor:
+    """The activation of outputs of the ordinary computation, which nobody else holds: written over them where it can be."""
+    kind: Any = type(act)
+    out: Tensor = kind.over(act, y) if hasattr(kind, "over") else act(y)
+    return out
 
 
 class PackedConv(Packed, Conv):
@@ -151,11 +164,17 @@ class PackedConv(Packed, Conv):
         kernel = self.kernel_for(x)
         if kernel is not None:
             return kernel(x)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return self._acted(y)
+        own = self._parameters  # asking the module for its weight takes a microsecond
+        y = F.conv2d(x, own["weight"], own["bias"], self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        act = self._modules.get("act")
+        return y if act is None else acted(y, act)
 
-    def outputs(self, x: Tensor) -> int:
-        return x.shape[0] * self.out_channels * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
+    def least_input(self) -> float:
+        return 0.0 if self._is_steep() else super().least_input()
+
+    @property
+    def growth(self) -> float:
+        return self.out_channels / self.in_channels / math.prod(self.stride)
 
     def pack(self, x: Tensor, weight: Tensor) -> Kernel:
         border = (LEVEL - STEEP) // 2 if self._is_steep() else 0
@@ -164,9 +183,6 @@ class PackedConv(Packed, Conv):
         compute, bias, post = torch.ops.mkldnn._convolution_pointwise.default, self.bias, self.post
         return lambda x: compute(x, packed, bias, *shape, *post)
 
-    def _pays(self, x: Tensor, weight: Tensor) -> bool:
-        return self._is_steep() or super()._pays(x, weight)
-
     def _is_steep(self) -> bool:
         depthwise = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
         steep = depthwise and self.kernel_size == (STEEP, STEEP)
@@ -174,25 +190,29 @@ class PackedConv(Packed, Conv):
 
 
 class PackedLinear(Packed, nn.Linear):
-    """A linear layer with packed weights; channels last, whatever stands before them, as `nn.Linear`."""
+    """A linear layer with packed weights; channels last, whatever stands before them, as `nn.Linear`.
+
+    Unpacked it runs in a matrix product that packs as it goes, so packing saves a twentieth of its time where a convolution saves a
+    fifth or more.
+    """
+
+    least_work, many_outputs, by_threads = 2**25, 2**18, True
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rows(x)
-
-    def rows(self, x: Tensor) -> Tensor:
-        kernel = self.kernel_for(x) if x.ndim > 1 and x.is_contiguous() else None
+        kernel = self.kernel_for(x)
         if kernel is not None:
             return kernel(x)
-        y = F.linear(x, self.weight, self.bias)
-        return self._acted(y)
+        own = self._parameters
+        y = F.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
+        act = self._modules.get("act")
+        return y if act is None else acted(y, act)
 
-    def outputs(self, x: Tensor) -> int:
-        return x.numel() // self.in_features * self.out_features
+    def takes(self, x: Tensor) -> bool:
+        return x.ndim > 1 and x.is_contiguous()
 
-    def _pays(self, x: Tensor, weight: Tensor) -> bool:
-        outputs, threads = self.outputs(x), torch.get_num_threads()
-        work = outputs * self.in_features
-        return work >= MUCH_WORK * LINEAR_WORK * threads or (self.act is not None and outputs >= MANY_OUTPUTS * threads)
+    @property
+    def growth(self) -> float:
+        return self.out_features / self.in_features
 
     def pack(self, x: Tensor, weight: Tensor) -> Kernel:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, x.numel() // self.in_features)
@@ -205,8 +225,8 @@ class PackedDense(PackedLinear, Dense):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
-            return self.rows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.rows(x)
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x)
 
 
 def available() -> bool:

@@ -15,6 +15,7 @@ from tests.benchmarks import (
     choosing,
     clocks,
     creation,
+    deployed,
     experts,
     forward,
     gradients,
@@ -26,7 +27,19 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.harness import Comparison
 
-WHAT = ["imports", "plugins", "create", "forward", "kernels", "ops", "experts", "clocks", "choosing", "gradients"]
+WHAT = [
+    "imports",
+    "plugins",
+    "create",
+    "forward",
+    "deployed",
+    "kernels",
+    "ops",
+    "experts",
+    "clocks",
+    "choosing",
+    "gradients",
+]
 
 
 def main(arguments: list[str]) -> int:
@@ -55,6 +68,9 @@ def main(arguments: list[str]) -> int:
     if "forward" in what:
         for name in forward.models(chosen.models):
             _show(results, name, forward.against_timm(name, chosen.batch, chosen.rounds))
+    if "deployed" in what:
+        for name, comparison in deployed.run(chosen.rounds).items():
+            _show(results, name, comparison)
     if "kernels" in what:
         for name, comparison in kernels.run(chosen.rounds).items():
             _show(results, name, comparison)

@@ -20,7 +20,8 @@ from blocks.packing import PackedConv, PackedDense, available, pack
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are packed too, though it does not pay."""
-    monkeypatch.setattr(packing, "MUCH_WORK", 0)
+    monkeypatch.setattr(packing.Packed, "least_work", 0)
+    monkeypatch.setattr(packing.PackedLinear, "least_work", 0)
 
 
 pytestmark = pytest.mark.skipif(
@@ -169,27 +170,26 @@ def test_a_linear_layer_of_torch_keeps_its_own_idea_of_channels(shape: tuple[int
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_linear_layer_needs_twice_the_work_of_a_convolution_per_thread(
-    threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_linear_layer_needs_as_much_work_again_for_each_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     work, before = X.numel() * 8, torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for enough, both in ((work, False), (work // (2 * threads), True), (work // (2 * threads) + 1, False)):
-            monkeypatch.setattr(packing, "MUCH_WORK", enough)
+            monkeypatch.setattr(packing.Packed, "least_work", enough)
+            monkeypatch.setattr(packing.PackedLinear, "least_work", 2 * enough)
             net = blocks.Chain()
             net.add_module("conv", blocks.get("conv")(8, kernel_size=1))
             net.add_module("linear", blocks.get("dense")(8))
             pack(frozen(net))(X)
-            assert net.conv.ready.kernel is not None
-            assert (net.linear.ready.kernel is not None) is both
+            assert net.conv.ready is not None
+            assert (net.linear.ready is not None) is both
     finally:
         torch.set_num_threads(before)
 
 
 def test_an_activation_inside_makes_a_linear_layer_worth_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "MUCH_WORK", 2**40)
-    monkeypatch.setattr(packing, "MANY_OUTPUTS", 1)
+    monkeypatch.setattr(packing.PackedLinear, "least_work", 2**40)
+    monkeypatch.setattr(packing.PackedLinear, "many_outputs", 1)
     packed = pack(frozen(blocks.get("mlp")(8)))
     packed(X)
-    assert packed.fc1.ready.kernel is not None and packed.fc2.ready.kernel is None
+    assert packed.fc1.ready is not None and packed.fc2.ready is None
