@@ -62,9 +62,8 @@ def jobs_for(
 
 
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
-    facts = this_device(
-        device
-    ).facts  # not its id: a machine first seen on a busy day gets another, and the run goes on
+    # not the device's id: a machine first seen on a busy day gets another, and the run goes on
+    facts = this_device(device).facts
     text = f"{_spec(model).digest} {form} {runtime.key} {facts} {source_of(model)} {__version__}"
     return Job(hashlib.sha256(text.encode()).hexdigest()[:24], model, form, runtime, device)
 
