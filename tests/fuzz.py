@@ -27,7 +27,7 @@ import zoo
 from zoo.build.builder import build
 from zoo.errors import ProblemsError
 from zoo.hub.client import Reference
-from zoo.hub.repository import SCHEMA, WEIGHTS, read_record
+from zoo.hub.record import SCHEMA, WEIGHTS, read_record
 from zoo.specs.read import read_bytes
 from zoo.specs.resolve import resolve
 from zoo.supply.locks import Lock, lock, read_lock

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from blocks import plugins
-from zoo.errors import InputError, Problem, SpecError, WeightsError, listed
+from zoo.errors import InputError, Problem, WeightsError
 from zoo.hub.client import Reference, commit_of, fetch, parse
+from zoo.hub.record import RECORD, WEIGHTS, Made, read_record
 from zoo.specs.model import Spec
-from zoo.specs.read import MAX_BYTES, read_bytes
-from zoo.specs.resolve import resolve
+from zoo.specs.read import MAX_BYTES
 from zoo.supply import locks, store
-from zoo.weights.manifest import Manifest, parse_manifest
+from zoo.weights.manifest import Manifest
 from zoo.weights.refusals import BytesError
 from zoo.weights.verify import sha256_of, verify
 
-SCHEMA = "zoo.json/1"
-RECORD, WEIGHTS = "zoo.json", "model.safetensors"
-PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
-"""A name that may stand in a command that we print."""
-
 
 class Repository(NamedTuple):
-    """What a repository says: the spec, the manifest of its weights, and its files on this machine, by name."""
+    """What a repository says: the spec, the manifest of its weights, its files on this machine, by name, and what was made of the spec."""
 
     spec: Spec
     manifest: Manifest
     files: dict[str, Path]
+    made: Made = Made()
 
 
 def repository(text: str) -> Repository:
@@ -51,7 +44,7 @@ def repository(text: str) -> Repository:
         raise WeightsError(
             str(reference), Problem(RECORD, f"at most {MAX_BYTES:,} bytes", f"{record.stat().st_size:,}")
         )
-    spec, manifest = read_record(record.read_bytes(), reference)
+    spec, manifest, made = read_record(record.read_bytes(), reference)
     pinned = reference._replace(revision=commit_of(record) or reference.revision)
     path = _file(pinned, WEIGHTS, locked)
     manifest = msgspec.structs.replace(manifest, revision=pinned.revision, source=f"file:{path}")
@@ -63,7 +56,7 @@ def repository(text: str) -> Repository:
         verify(path, manifest)
     for one in (record, path):
         locks.allow(sha256_of(one), str(reference))
-    return Repository(spec, manifest, {RECORD: record, WEIGHTS: path})
+    return Repository(spec, manifest, {RECORD: record, WEIGHTS: path}, made)
 
 
 def _file(reference: Reference, name: str, locked: locks.Locked | None, anew: bool = False) -> Path:
@@ -79,43 +72,6 @@ def _file(reference: Reference, name: str, locked: locks.Locked | None, anew: bo
     ):  # the weights are held against their manifest, with a second try
         raise WeightsError(str(reference), Problem(name, f"sha256 {file.sha256}, as locked", "other bytes"))
     return path
-
-
-def read_record(data: bytes, reference: Reference) -> tuple[Spec, Manifest]:
-    """What a `zoo.json` says. Raises WeightsError, and SpecError for its spec."""
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(str(reference), Problem(RECORD, "JSON", str(error))) from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(str(reference), Problem(f"{RECORD}: schema", f"`{SCHEMA}`", f"`{found}`"))
-    manifest = parse_manifest(json.dumps(content.get("manifest")), f"{reference}: {RECORD}: manifest")
-    if manifest.source != f"file:{WEIGHTS}" or not manifest.sha256:
-        problem = Problem(f"{RECORD}: manifest.source", f"`file:{WEIGHTS}` with its sha256", f"`{manifest.source}`")
-        raise WeightsError(str(reference), problem)
-    try:
-        spec = resolve(read_bytes(json.dumps(content.get("spec")).encode(), f"{reference.repo}.json"), "")
-    except SpecError as error:
-        raise SpecError(error.subject, [*error.problems, *_missing(content.get("distributions"))]) from None
-    spec.name = manifest.model
-    if spec.digest != manifest.digest:
-        problem = Problem(
-            f"{RECORD}: manifest.digest", f"that of the spec beside it, {spec.digest[:12]}", manifest.digest[:12]
-        )
-        raise WeightsError(str(reference), problem)
-    return spec, manifest
-
-
-def _missing(claimed: Any) -> list[Problem]:
-    """Packages that the repository says its blocks are from, and that are not installed: its claim, which nobody has checked."""
-    names = claimed if isinstance(claimed, dict) else {}
-    known = {"blockzoo", *plugins.plugins()}
-    lost = [f"{name} {version}" for name, version in names.items() if PACKAGE.fullmatch(name) and name not in known]
-    if not lost:
-        return []
-    hint = f"pip install --no-deps {lost[0].partition(' ')[0]}, if you trust it"
-    return [Problem("", "the packages that the repository claims to need", f"{listed(lost)} not installed", next=hint)]
 
 
 def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:

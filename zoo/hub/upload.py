@@ -11,7 +11,7 @@ import msgspec
 
 from zoo.errors import InputError, Problem
 from zoo.hub.client import client, offline, reachable, told
-from zoo.hub.repository import RECORD, SCHEMA, WEIGHTS
+from zoo.hub.record import RECORD, SCHEMA, WEIGHTS
 from zoo.specs.model import Spec
 from zoo.supply.locks import distributions
 from zoo.weights.manifest import Manifest, manifest_json

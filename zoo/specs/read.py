@@ -74,6 +74,16 @@ def read_bytes(data: bytes, source: str) -> Family:
     return family_of(values, source)
 
 
+def read_json(data: bytes, source: str) -> Any:
+    """Plain data of strict JSON: each key once, no NaN, nesting and numbers bounded. Raises SpecError."""
+    try:
+        return _json(data.decode("utf-8"), source)
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
+        ) from None
+
+
 def _toml(text: str, source: str) -> Any:
     _refuse_nesting(text, source)
     if DOTTED_KEY.search(text):  # tomllib takes a minute for a key of a hundred thousand steps

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from zoo import catalog
 from zoo.errors import ProblemsError
-from zoo.hub.repository import RECORD, WEIGHTS
+from zoo.hub.record import RECORD, WEIGHTS
 from zoo.supply import locks, store
 from zoo.weights.manifest import parse_manifest, read_manifest
 from zoo.weights.verify import sha256_of
