@@ -169,6 +169,12 @@ def test_memory_held_at_one_time_is_that_of_the_largest_step() -> None:
     assert profile(net, (1, 10)).peak_activation_bytes == 2 * 1000 * 4
 
 
+def test_a_group_norm_counts_alike_in_every_memory_format() -> None:
+    norm, x = nn.GroupNorm(2, 8), torch.zeros(1, 8, 5, 5)
+    planes, rows = (profile(norm, x.to(memory_format=kind)) for kind in (torch.contiguous_format, torch.channels_last))
+    assert (planes.elements, planes.activation_bytes) == (rows.elements, rows.activation_bytes)
+
+
 def test_experts_that_a_token_does_not_meet_are_not_active() -> None:
     found = profile("moe_vit_nano")
     assert found.active_params < found.params == catalog.entry("moe_vit_nano").params

@@ -82,7 +82,7 @@ class Work(TorchDispatchMode):
         self.uncounted: dict[str, int] = defaultdict(int)
         self.written_bytes = self.peak_bytes = 0
         self.open: list[str] = []
-        self.in_attention = False
+        self.inside = ""
         self.watch_memory = watch_memory
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -98,10 +98,12 @@ class Work(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func.is_view or packet is aten._unsafe_view:
             return result
+        if self.inside == "group norm" and packet is aten.clone:
+            return result  # some releases of torch copy a channels_last map here on meta, which no CPU does
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         elements = sum(output.numel() for output in outputs)
         kind = KIND.get(packet) or (kind_of(packet) or "scan" if counted else _kind(func))
-        if self.in_attention and kind == "matmul":
+        if self.inside == "attention" and kind == "matmul":
             kind = "attention"  # on meta it is taken apart
         if self.watch_memory:
             self._watch(outputs)
@@ -154,21 +156,25 @@ def _kind(func: Any) -> str:
     )
 
 
-class Attentions(TorchFunctionMode):
-    """Tells `work` when an attention is being computed."""
+COMPOSITES = {F.scaled_dot_product_attention: "attention", F.group_norm: "group norm"}
+"""Functions that torch takes apart before operations are seen, in another way from release to release."""
+
+
+class Composites(TorchFunctionMode):
+    """Tells `work` inside which of `COMPOSITES` it counts."""
 
     def __init__(self, work: Work):
         super().__init__()
         self.work = work
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
+        if func not in COMPOSITES:
             return func(*args, **(kwargs or {}))
-        self.work.in_attention = True
+        self.work.inside = COMPOSITES[func]
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self.work.in_attention = False
+            self.work.inside = ""
 
 
 @contextmanager
@@ -192,7 +198,7 @@ def modules_open(work: Work, names: dict[nn.Module, str]) -> Iterator[dict[str, 
         torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
     ]
     try:
-        with Attentions(work):
+        with Composites(work):
             yield own
     finally:
         for hook in hooks:
