@@ -16,6 +16,8 @@ from zoo.specs.read import Family, family_of, read_file
 from zoo.specs.resolve import resolve, respec
 from zoo.specs.tree import Origin
 
+SUFFIXES = (".toml", ".json")
+
 Model = str | os.PathLike[str] | Spec | Mapping[str, Any]
 
 
@@ -49,12 +51,21 @@ def spec(
 
 def is_file(text: str) -> bool:
     """Whether a model is named by a spec file rather than by its name; `acme/net` is a name, `./acme/net` is none."""
-    path = text.partition(":")[0]
-    return path.endswith((".toml", ".json")) or (os.sep in path and not catalog.NAME.fullmatch(path))
+    path, _ = split_variant(text)
+    return path.endswith(SUFFIXES) or (os.sep in path and not catalog.NAME.fullmatch(path))
+
+
+def split_variant(text: str) -> tuple[str, str]:
+    """(path, variant) of `net.toml` or `net.toml:variant`. A folder's name may hold colons: only what stands behind the last one,
+    and is part of no path, is a variant."""
+    path, _, variant = text.rpartition(":")
+    if not path or os.sep in variant or "/" in variant or variant.endswith(SUFFIXES) or pathlib.Path(text).is_file():
+        return text, ""
+    return path, variant
 
 
 def _file(text: str) -> tuple[Family, str]:
-    path, _, variant = text.partition(":")
+    path, variant = split_variant(text)
     family = read_file(pathlib.Path(path))
     variants = list(family.variants)
     if not variant and len(variants) == 1:

@@ -234,3 +234,25 @@ def test_what_changes_the_function_changes_the_digest(change: dict[str, Any]) ->
 
 def test_every_published_model_has_a_golden_digest() -> None:
     assert sorted(DIGESTS) == sorted(catalog.list_models())
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("net.toml", ("net.toml", "")),
+        ("net.toml:a", ("net.toml", "a")),
+        ("a:b/net.toml", ("a:b/net.toml", "")),
+        ("a:b/net.toml:a", ("a:b/net.toml", "a")),
+        ("a:b.toml", ("a:b.toml", "")),
+        ("./a:b/c", ("./a:b/c", "")),
+    ],
+)
+def test_only_what_stands_behind_the_last_colon_and_is_no_path_is_a_variant(text: str, parts: tuple[str, str]) -> None:
+    assert naming.split_variant(text) == parts
+
+
+def test_a_spec_file_may_lie_in_a_folder_with_a_colon(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    (folder / "net.toml").write_text(NET)
+    assert naming.spec(f"{folder}/net.toml:a").digest == net().digest

@@ -38,7 +38,7 @@ def _source(name: str) -> str:
     from zoo import catalog
 
     if naming.is_file(name):
-        return pathlib.Path(name.partition(":")[0]).read_text()
+        return pathlib.Path(naming.split_variant(name)[0]).read_text()
     return catalog.source_of(name).read_text()
 
 
@@ -85,7 +85,7 @@ def check(arguments: Namespace) -> int:
     from zoo.build.builder import check as check_on_meta
 
     variants = [arguments.path]
-    if ":" not in arguments.path and naming.is_file(arguments.path):
+    if naming.is_file(arguments.path) and not naming.split_variant(arguments.path)[1]:
         from zoo.specs.read import read_file
 
         names = list(read_file(arguments.path).variants)
