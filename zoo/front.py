@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
+from zoo.weights.envelope import open_envelope
 from zoo.weights.load import expected_header, load_state, put_tensors, read_tensors
 from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint
 from zoo.weights.source import resolve as fetch
 from zoo.weights.verify import sha256_of
+from zoo.weights.wrappers import below_prefix, opened, plain_name, unwrapped, without_prefix
 
 MAX_PARAMS = 4_000_000_000
 
@@ -78,8 +81,9 @@ def create(
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the
         model, with a report in `.adapt_report`. A name with a tag implies it. Listed weights want `zoo pin NAME.TAG` once.
-    weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`. `checkpoint_path` is
-        the same under timm's name.
+    weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`; what training put around
+        its tensors (`module.`, `_orig_mod.`, `state_dict`) is taken off, of several state dicts the averaged one (`model_ema`) is
+        taken. `checkpoint_path` is the same under timm's name.
     form: `train`, or `deploy` (re-parameterised, norms folded).
     num_classes: 0 gives pooled features; global_pool: `avg`, `max`, `avgmax`, or `""` for the map itself.
     drop_rate, drop_path_rate, attn_drop_rate, proj_drop_rate: in training, shares left out before the classifier, of
@@ -271,19 +275,35 @@ def _guard(model: Backbone, max_params: int) -> None:
 
 
 def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
-    """A checkpoint that the user names, through the family's key rules for its source."""
-    content = _opened(weights, spec.name)
-    if source != "zoo":
-        if source not in spec.keys:
-            known = ["zoo", *spec.keys]
-            raise WeightsError(
-                spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known))
-            )
-        rules = KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
-        content = rules.to_zoo(rules.open(content, spec.name), expected_header(build(spec)), spec.name)
+    """A checkpoint that the user names, through the family's key rules for its source, without what training put around it."""
+    rules, name = _key_rules(spec, source), spec.name
+    content = opened(_opened(weights, name), rules.unwrap if rules else ())
     absent = _left_out(model, spec)
-    tensors = {name: tensor for name, tensor in content.items() if name not in absent}
-    load_state(model, tensors, spec.name, dtype, device)
+    if rules is None:
+        places = {plain_name(key) for key in model.state_dict()} | absent
+        tensors, prefix = without_prefix(open_envelope(content, subject=name), places.__contains__, name)
+    else:
+        expected = expected_header(build(spec))
+        tensors, prefix = without_prefix(rules.open(content, name), partial(rules.fills, there=expected), name)
+    try:
+        if rules is not None:
+            tensors = rules.to_zoo(tensors, expected, name)
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in absent}
+        load_state(model, tensors, name, dtype, device)
+    except WeightsError as error:
+        raise (below_prefix(error, prefix) if prefix else error) from None
+
+
+def _key_rules(spec: Spec, source: str) -> KeyRules | None:
+    """The family's rules for the names of a source; None for our own names. Raises WeightsError for a source it does not have."""
+    if source == "zoo":
+        return None
+    if source not in spec.keys:
+        known = ["zoo", *spec.keys]
+        raise WeightsError(
+            spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known))
+        )
+    return KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
 
 
 def _opened(weights: Weights, subject: str) -> dict[str, Any]:
@@ -390,17 +410,19 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
     """Copies a checkpoint (path or mapping) into a model, strictly, and returns it. Raises WeightsError.
 
     source: in whose names the checkpoint is, as in `create`. Parameters stay the objects that an optimiser knows, of their
-    dtype, device and memory format; a model on meta gets those of the checkpoint.
+    dtype, device and memory format; a model on meta gets those of the checkpoint. What `torch.compile` or DDP put around the model
+    stays there.
     """
-    like, own = next(model.parameters()), model.state_dict(keep_vars=True)
+    net: Any = unwrapped(model)
+    like, own = next(net.parameters()), net.state_dict(keep_vars=True)
     if like.is_meta:
-        _load(model, model.spec, weights, source, None, None)
+        _load(net, net.spec, weights, source, None, None)
         return model
-    _load(model, model.spec, weights, source, like.dtype, like.device)
+    _load(net, net.spec, weights, source, like.dtype, like.device)
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in net.state_dict().items():
             own[name].copy_(tensor)
-    put_tensors(model, own)
+    put_tensors(net, own)
     return model
 
 

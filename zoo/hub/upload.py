@@ -16,6 +16,7 @@ from zoo.specs.model import Spec
 from zoo.supply.locks import distributions
 from zoo.weights.manifest import Manifest, manifest_json
 from zoo.weights.verify import sha256_of
+from zoo.weights.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,7 @@ def push(
     Returns `hub:org/repo@commit`, which `zoo.create` takes. Files that are there already are not sent again. Raises InputError when the
     Hub refuses or cannot be reached, and for a model without a spec.
     """
-    hub = client()
+    hub, model = client(), unwrapped(model)
     if not isinstance(getattr(model, "spec", None), Spec):
         raise InputError("push", Problem("model", "a model that was made from a spec", type(model).__name__))
     if offline() or not reachable():

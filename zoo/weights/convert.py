@@ -101,6 +101,14 @@ class KeyRules:
                 first = first or (number, *claim)
         return first
 
+    def fills(self, name: str, there: Container[str]) -> bool:
+        """Whether the source tensor `name` leads to a zoo tensor that is `there`, or is a second name of one."""
+        claim = self.claim(name, there)
+        rule = self.rules[claim[0]] if claim else None
+        if isinstance(rule, Tie):
+            return True
+        return isinstance(rule, Move) and any(target in there for target in rule.zoo.names(claim[1]) or [])  # type: ignore[index]
+
     def origins(self, name: str, there: Container[str] = ()) -> list[Claim]:
         """Every rule that produces the zoo tensor `name`: its source names must be taken by that very rule."""
         found = []

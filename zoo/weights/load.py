@@ -17,6 +17,7 @@ from zoo.errors import Problem, WeightsError, listed
 from zoo.weights.header import as_weights_error, differences, form, read_header
 from zoo.weights.operations import bit_equal
 from zoo.weights.refusals import TensorsError, refuse_file
+from zoo.weights.wrappers import plain_name, unwrapped
 
 Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -59,9 +60,11 @@ def load_state(
     without it another dtype is refused. `keep`: names that keep the model's own values, made before (see `adapt`).
     Raises WeightsError naming every tensor that is wrong; the model then has the parameters that it had."""
     before = model.state_dict(keep_vars=True)
+    own = {plain_name(name): name for name in before}  # longer ones where a layer is compiled by itself
+    tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
     problems = _kept_problems(before, keep)
     kept = {name: before[name].detach() for name in keep if name in before}
-    complete, tie_problems = _spread_ties(kept | dict(tensors), model)
+    complete, tie_problems = _spread_ties(kept | tensors, model)
     problems += tie_problems
     found = {name: form(tensor.shape, tensor.dtype) for name, tensor in complete.items()}
     expected = {name: form(tensor.shape, tensor.dtype) for name, tensor in before.items()}
@@ -94,13 +97,15 @@ def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write the model's state dict as safetensors: whole or not at all, tied tensors once, under their first name.
 
+    What `torch.compile` and DDP put around the model, or around a layer, leaves no trace in the names.
     Raises WeightsError; a file that was at `path` before is then still there, unchanged."""
-    path = Path(path)
+    path, model = Path(path), unwrapped(model)
     doubles = {name for group in ties_of(model) for name in group[1:]}
     once = {name: tensor for name, tensor in model.state_dict().items() if name not in doubles}
     # cloned: safetensors refuses tensors that share memory, such as slices of one packed parameter
     tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in once.items()
+        plain_name(name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in once.items()
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
