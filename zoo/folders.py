@@ -7,6 +7,7 @@ import os
 import pathlib
 import secrets
 import sys
+from collections.abc import Iterator
 
 from zoo.errors import InputError, Problem
 
@@ -28,18 +29,31 @@ def data_path() -> pathlib.Path:
     return pathlib.Path(os.environ["ZOO_DATA"]).expanduser() if os.environ.get("ZOO_DATA") else _system_folder()
 
 
-def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """The file is there with all of these bytes, or as it was. Makes its folder. Raises InputError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A draft beside `path`, to be written in the block; it takes the place of `path` when the block ends without an error.
+
+    Its name is drawn, so no other thread or process writes to it. Its bytes are on the disk before it is renamed, so a power cut
+    leaves the old file or the new one, each whole. Whatever happens, the draft is gone afterwards. Raises OSError."""
+    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")  # short: a name may have 255 bytes
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
+        yield draft
+        with draft.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(draft, path)
-    except OSError as error:
-        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """The file is there with all of these bytes, or as it was. Makes its folder. Raises InputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_bytes(data)
+    except OSError as error:
+        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
 
 
 def _system_folder() -> pathlib.Path:

@@ -28,17 +28,14 @@ from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
-from zoo.supply.locks import allow, locked_only
 from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.envelope import open_envelope
-from zoo.weights.load import expected_header, load_state, put_tensors, read_tensors
+from zoo.weights.load import expected_header, load_state, put_tensors
 from zoo.weights.manifest import Manifest
-from zoo.weights.source import open_checkpoint
-from zoo.weights.source import resolve as fetch
-from zoo.weights.verify import sha256_of
+from zoo.weights.source import open_checkpoint, read_published
 from zoo.weights.wrappers import below_prefix, opened, plain_name, unwrapped, without_prefix
 
 MAX_PARAMS = 4_000_000_000
@@ -151,7 +148,7 @@ def _create_opaque(
     model: Any = wanted.build("meta" if weights is not None or manifest else device or "cpu")
     _guard(model, most)
     if weights is not None:
-        load_state(model, _opened(weights, name), name, dtype, device)
+        load_state(model, open_checkpoint(weights, name), name, dtype, device)
     elif manifest is not None:
         _load_opaque(model, wanted, brought(manifest), dtype, device)
     elif dtype is not None:
@@ -164,8 +161,7 @@ def _create_opaque(
 def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dtype | None, device: Any) -> None:
     """The bytes of a manifest, adapted where the request changes the model."""
     name, expected = manifest.name, expected_header(model)
-    allow(manifest.sha256, name)
-    tensors = read_tensors(fetch(manifest, catalog.home_of(wanted.name).weights), name)
+    tensors = read_published(manifest, catalog.home_of(wanted.name).weights)
     if wanted.options.get("features_only"):
         tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
     model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
@@ -277,7 +273,7 @@ def _guard(model: Backbone, max_params: int) -> None:
 def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
     """A checkpoint that the user names, through the family's key rules for its source, without what training put around it."""
     rules, name = _key_rules(spec, source), spec.name
-    content = opened(_opened(weights, name), rules.unwrap if rules else ())
+    content = opened(open_checkpoint(weights, name), rules.unwrap if rules else ())
     absent = _left_out(model, spec)
     if rules is None:
         places = {plain_name(key) for key in model.state_dict()} | absent
@@ -304,13 +300,6 @@ def _key_rules(spec: Spec, source: str) -> KeyRules | None:
             spec.name, Problem("source", f"one of {listed(known)}", f"`{source}`", nearest(source, known))
         )
     return KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
-
-
-def _opened(weights: Weights, subject: str) -> dict[str, Any]:
-    """What a checkpoint holds; with `ZOO_LOCKED=1` only bytes that the lock names."""
-    if not isinstance(weights, Mapping) and locked_only() and os.path.isfile(weights):
-        allow(sha256_of(os.fspath(weights)), subject)
-    return open_checkpoint(weights, subject)
 
 
 def _left_out(model: Backbone, spec: Spec) -> set[str]:
@@ -354,8 +343,7 @@ def _load_manifest(
         raise WeightsError(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
-    allow(manifest.sha256, name)
-    tensors = read_tensors(fetch(manifest, catalog.home_of(manifest.model).weights), name)
+    tensors = read_published(manifest, catalog.home_of(manifest.model).weights)
     model.pretrained = manifest
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)

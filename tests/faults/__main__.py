@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def outcome(one: Fault, tree: Path = ROOT) -> str | None:
     """None where the product of `tree` behaves rightly, else what it did. The fault runs in a process and a folder of its own."""
-    call = "import sys; sys.path.append(sys.argv[1]); from tests.faults.__main__ import child; child(sys.argv[2])"
+    call = "import sys; sys.path.insert(1, sys.argv[1]); from tests.faults.__main__ import child; child(sys.argv[2])"
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "home")
         work = Path(folder, "work")

@@ -164,6 +164,51 @@ def test_a_tensor_on_meta_is_no_value(trained):
     assert refusal(tensors).endswith("  mean\n    expected values; found none: the tensor is on meta")
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda old: old.to_sparse(), "a sparse tensor (sparse_coo)"),
+        (lambda old: torch.quantize_per_tensor(old, 0.1, 0, torch.qint8), "a quantised tensor (qint8)"),
+        (lambda old: old.as_subclass(type("Odd", (torch.Tensor,), {})), "a tensor of class Odd"),
+        (lambda old: torch.nested.nested_tensor([old, old[:2]], layout=torch.jagged), "a nested tensor"),
+        (lambda old: 3, "a value of type int"),
+        (lambda old: {}, "a mapping of 0 entries"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_plain_dense_tensor_is_named(trained, change, found):
+    assert refusal(trained.state_dict() | {"fc.bias": change(torch.ones(4))}).endswith(f"found {found}")
+
+
+def test_complex_values_are_another_dtype(trained):
+    tensors = trained.state_dict() | {"mean": torch.zeros(4, dtype=torch.complex64)}
+    assert refusal(tensors, dtype=torch.float32).endswith("mean\n    expected float32 (4,); found complex64 (4,)")
+
+
+def test_values_of_a_tensor_that_does_not_fit_are_not_looked_at(trained):
+    endless = trained.state_dict() | {"mean": torch.zeros(1).expand(10**12), "fc.bias": torch.full((4,), float("nan"))}
+    assert refusal(endless) == (
+        "net.tag: 2 errors; nothing was loaded\n  mean\n    expected float32 (4,); found float32 (1000000000000,)\n"
+        "  fc.bias\n    expected finite values; found 4 NaN or infinite, the first at (0,)"
+    )
+
+
+def test_one_value_seen_many_times_becomes_as_many_values(trained):
+    model = meta(Net)
+    load_state(model, trained.state_dict() | {"fc.bias": torch.ones(1).expand(4)}, "net.tag")
+    with torch.no_grad():
+        model.fc.bias[0] += 1
+    assert model.fc.bias.tolist() == [2.0, 1.0, 1.0, 1.0]
+
+
+def test_what_is_read_stays_what_it_was_when_its_file_changes(trained, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_weights(trained, path)
+    tensors = read_tensors(path)
+    path.write_bytes(b"\1" * 8)
+    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in tensors.items())
+
+
 class Forgetful(Net):
     def reset_buffers(self) -> None:
         if not hasattr(self, "index"):

@@ -161,6 +161,33 @@ def test_a_broken_stamp_is_ignored_and_replaced(file, garbage):
     assert json.loads(stamp.read_bytes())["sha256"] == DIGEST
 
 
+@pytest.mark.parametrize(("folder", "stamp"), [(0o777, 0o600), (0o770, 0o600), (0o700, 0o666), (0o700, 0o620)])
+def test_a_stamp_that_others_could_have_written_is_not_believed(file, folder, stamp):
+    sha256_of(file)
+    (path,) = stamps(file)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": "f" * 64}))
+    assert sha256_of(file) == "f" * 64
+    path.parent.chmod(folder), path.chmod(stamp)
+    assert sha256_of(file) == DIGEST
+
+
+def test_a_stamp_is_readable_by_its_owner_alone_whatever_the_umask(file):
+    before = os.umask(0)
+    try:
+        sha256_of(file)
+    finally:
+        os.umask(before)
+    (path,) = stamps(file)
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_clock_that_was_set_back_costs_hashing_and_nothing_else(file):
+    os.utime(file, (time.time() + 10**6,) * 2)
+    assert sha256_of(file) == sha256_of(file) == DIGEST and not stamps(file)
+    tamper(file)
+    assert sha256_of(file) != DIGEST
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(file, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(file / "below-a-file"))
     assert sha256_of(file) == DIGEST

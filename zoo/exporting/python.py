@@ -16,6 +16,7 @@ from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
 from zoo.exporting.pruning import pruned
 from zoo.exporting.sources import Sources
+from zoo.folders import replacing
 
 BLOCK = '''class Shape(tuple):
     """The shape of a parameter."""
@@ -106,14 +107,11 @@ def export_python(model: Any, path: str | os.PathLike[str], force: bool = False)
     if target.exists() and not force:
         raise InputError(str(target), Problem("", "a new file", "one that exists", next="pass force=True, or --force"))
     text = python_text(model)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text)
-        os.replace(draft, target)
+        with replacing(target) as draft:
+            draft.write_text(text)
     except OSError as error:
         raise InputError(str(target), Problem("", "a folder to write to", error.strerror or str(error))) from None
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from zoo.collection import collections
 from zoo.errors import InputError, Problem
-from zoo.folders import data_folder
+from zoo.folders import data_folder, write_whole
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency, Sample
 
@@ -158,9 +158,7 @@ def export_rows(rows: Iterable[Latency], devices: Iterable[Device], path: Path) 
     lines = [{"device": device} for device in sorted(devices, key=lambda device: device.id)]
     order = sorted(rows, key=lambda row: (row.model, row.form, row.device, row.runtime.key, row.date))
     text = b"\n".join(msgspec.json.encode(line) for line in [*lines, *({"row": row} for row in order)])
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_bytes(text + b"\n")
-    os.replace(draft, path)
+    write_whole(path, text + b"\n")
 
 
 class _Line(msgspec.Struct):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import urllib.error
 import urllib.request
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zoo.errors import InputError, Problem
+from zoo.folders import replacing
 from zoo.hub.client import PATIENCE as ANSWER_S
 from zoo.hub.client import reachable
 
@@ -35,21 +34,17 @@ def download(url: str, target: Path, max_bytes: int | None = None) -> Path:
     if not reachable(url):
         found = f"no answer within {ANSWER_S:g} s"
         raise InputError(url, Problem("", "a host that can be reached", found, next="check the network"))
-    draft = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     opener = urllib.request.build_opener(_NoDowngrade)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with opener.open(url, timeout=PATIENCE) as answer, draft.open("wb") as file:
+        with replacing(target) as draft, opener.open(url, timeout=PATIENCE) as answer, draft.open("wb") as file:
             promised = answer.headers.get("Content-Length")
             _copy(answer, file, max_bytes)
             if promised is not None and file.tell() != int(promised):
                 raise HTTPException(f"{file.tell():,} of {int(promised):,} bytes")
-        os.replace(draft, target)
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
         found = str(getattr(error, "reason", "") or error)
         raise InputError(url, Problem("", "a file that can be fetched", found)) from None
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from zoo import catalog
 from zoo.errors import InputError, Problem
-from zoo.folders import write_whole
+from zoo.folders import replacing, write_whole
 from zoo.supply.download import download
 from zoo.supply.locks import File, Locked, read_lock
 from zoo.weights.manifest_rules import path_fault
@@ -38,17 +38,14 @@ def ask(file: File, target: Path) -> bool:
     name = _sums().get(file.sha256)
     if name is None:
         return False
-    draft = target.with_name(f".{target.name}.{os.getpid()}.mirror")
     try:
-        _get(name, draft, file.size_bytes)
-        if sha256_of(draft, use_stamps=False) != file.sha256:
-            found = f"other bytes, {draft.stat().st_size:,} of them"
-            raise InputError(address(), Problem(name, f"sha256 {file.sha256}", found, next="make the mirror anew"))
-        os.replace(draft, target)
+        with replacing(target) as draft:
+            _get(name, draft, file.size_bytes)
+            if sha256_of(draft, use_stamps=False) != file.sha256:
+                found = f"other bytes, {draft.stat().st_size:,} of them"
+                raise InputError(address(), Problem(name, f"sha256 {file.sha256}", found, next="make the mirror anew"))
     except OSError as error:
         raise InputError(address(), Problem(name, f"a copy at {target}", error.strerror or str(error))) from None
-    finally:
-        draft.unlink(missing_ok=True)
     return True
 
 
@@ -125,9 +122,8 @@ def _copy(source: Path, target: Path, file: File) -> None:
         raise InputError("mirror", Problem(str(source), f"sha256 {file.sha256}", "other bytes", next="`zoo pin` again"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, draft)
-        os.replace(draft, target)
+        with replacing(target) as draft:
+            shutil.copyfile(source, draft)
     except OSError as error:
         raise InputError("mirror", Problem(str(target), "a place to write to", error.strerror or str(error))) from None
 

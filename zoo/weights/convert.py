@@ -187,8 +187,8 @@ class _ToZoo:
             if len(self.problems) == before:
                 shapes = [self.expected.get(name, ()) for name in targets]
                 self._place(rule, group, names, rule.operation.to_zoo([self.source[name] for name in names], shapes))
-        except PatternError as error:
-            self.problems.append(Problem(listed(names), found=str(error)))
+        except (PatternError, RuntimeError) as error:  # torch's word for memory that cannot be had
+            self.problems.append(Problem(listed(names), found=str(error).splitlines()[0]))
         if len(self.problems) > before:
             self.blamed |= set(targets)
 

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 
 from zoo.errors import Problem, listed
+from zoo.weights.plain import strange_entries
 from zoo.weights.refusals import TensorsError
+
+DEEPEST = 8
+"""Envelopes one in the other. A mapping may hold itself, and then there is no end to them."""
 
 
 def open_envelope(
@@ -17,27 +21,16 @@ def open_envelope(
     """{name: tensor} inside a checkpoint.
 
     While the mapping has a key of `unwrap` (the first in their order) that holds a mapping, that mapping is taken.
-    A prefix of `strip_prefix` is removed if every name carries it. Raises WeightsError naming what is not a tensor."""
-    while inner := next((data[key] for key in unwrap if isinstance(data.get(key), Mapping)), None):
-        data = inner
-    wrong = [Problem(str(key), "a tensor", _kind(value)) for key, value in data.items() if not _is_tensor(key, value)]
-    if wrong:
+    A prefix of `strip_prefix` is removed if every name carries it. Raises WeightsError naming what is not a plain tensor."""
+    for _ in range(DEEPEST):
+        data = next((data[key] for key in unwrap if isinstance(data.get(key), Mapping)), data)
+    if wrong := strange_entries(data):
         raise TensorsError(subject, _hint(data, wrong, unwrap))
     tensors = {name: value.detach() for name, value in data.items()}
     for prefix in strip_prefix:
         if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _is_tensor(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, torch.Tensor)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a mapping of {len(value)} entries"
-    return f"a value of type {type(value).__name__}"
 
 
 def _hint(data: Mapping[str, Any], wrong: list[Problem], unwrap: Sequence[str]) -> list[Problem]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from zoo.weights.refusals import TensorsError, refuse_file
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 100_000
 MAX_RANK = 32
+MAX_NAME = 1_000
+"""Letters of a tensor's name: the work of a key rule grows with their square."""
 MAX_ELEMENTS = 2**62
 
 DTYPES = {  # name in the file -> (name in torch, bytes per value)
@@ -76,23 +79,23 @@ class _Bad(Exception):
     """What is wrong with a header: where, expected, found."""
 
 
-def read_header(source: str | Path | bytes, subject: str = "") -> Header:
-    """The checked header of a safetensors file, given as a path or as its bytes.
+def read_header(source: str | Path | bytes | BufferedReader, subject: str = "") -> Header:
+    """The checked header of a safetensors file, given as a path, as its bytes, or open: then the data comes next.
 
     Raises WeightsError for anything that is not a whole, well-formed safetensors file; never anything else."""
-    subject = subject or ("bytes" if isinstance(source, bytes) else Path(source).name)
+    where = "" if isinstance(source, bytes) else str(source if isinstance(source, str | Path) else source.name)
+    subject = subject or Path(where or "bytes").name
     try:
         head, size_bytes = _take(source)
         return _parse(head, size_bytes)
     except _Bad as bad:
-        where = "" if isinstance(source, bytes) else str(source)
         place, expected, found = bad.args
         where = ": ".join(part for part in (where, place) if part)
         headline = f"{subject}: not a sound safetensors file; nothing was loaded"
         raise refuse_file(headline, where, expected, found) from None
     except OSError as error:
         headline = f"{subject}: the file cannot be read; nothing was loaded"
-        raise refuse_file(headline, str(source), found=error.strerror or str(error)) from None
+        raise refuse_file(headline, where, found=error.strerror or str(error)) from None
 
 
 def check_header(
@@ -141,18 +144,24 @@ def _near(name: str, candidates: list[str], place: int) -> str:
     return nearest(name, candidates[:1000]) if place < 50 else ""
 
 
-def _take(source: str | Path | bytes) -> tuple[bytes, int]:
+def _take(source: str | Path | bytes | BufferedReader) -> tuple[bytes, int]:
     """The bytes of the header and the size of the whole file."""
     if isinstance(source, bytes):
         length = _length(source[:8], len(source))
         return source[8 : 8 + length], len(source)
+    if not isinstance(source, str | Path):
+        return _take_open(source)
     path = Path(source)
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise _Bad("", "a file", "a folder" if path.is_dir() else "something else than a file")
     with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        length = _length(file.read(8), size_bytes)
-        return file.read(length), size_bytes
+        return _take_open(file)
+
+
+def _take_open(file: BufferedReader) -> tuple[bytes, int]:
+    size_bytes = os.fstat(file.fileno()).st_size
+    length = _length(file.read(8), size_bytes)
+    return file.read(length), size_bytes
 
 
 def _length(first: bytes, size_bytes: int) -> int:
@@ -192,7 +201,9 @@ def _unique(pairs: Any, place: str) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if not name.isprintable() or not name:
-            raise _Bad(place, "printable names", ascii(name))
+            raise _Bad(place, "printable names", ascii(name)[:80])
+        if len(name) > MAX_NAME:
+            raise _Bad(place, f"names of at most {MAX_NAME:,} letters", f"{len(name):,}: `{name[:40]}...`")
         if name in members:
             raise _Bad(place, "each name once", f"`{name}` twice")
         members[name] = value

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-import secrets
+import cmath
 from collections.abc import Collection, Mapping
+from io import BufferedReader
 from pathlib import Path
 
 import safetensors.torch
@@ -14,8 +13,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zoo.errors import Problem, WeightsError, listed
-from zoo.weights.header import as_weights_error, differences, form, read_header
+from zoo.folders import replacing
+from zoo.weights.header import TensorInfo, as_weights_error, differences, form, read_header
+from zoo.weights.manifest import Manifest
+from zoo.weights.opening import opened
 from zoo.weights.operations import bit_equal
+from zoo.weights.plain import overlaps, strange_entries
 from zoo.weights.refusals import TensorsError, refuse_file
 from zoo.weights.wrappers import plain_name, unwrapped
 
@@ -35,14 +38,30 @@ def ties_of(model: nn.Module) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
-def read_tensors(path: str | Path, subject: str = "") -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory; the header is checked by us first. Raises WeightsError."""
+def read_tensors(path: str | Path, subject: str = "", manifest: Manifest | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each in memory of its own: what happens to the file later is nothing to them.
+
+    The bytes are those of the manifest and of the lock, the header is sound, or nothing is read (see `opened`). Raises WeightsError."""
     subject = subject or Path(path).name
-    read_header(path, subject)
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise as_weights_error(error, subject, str(path)) from None
+    with opened(path, subject, manifest) as file:
+        header = read_header(file, subject)
+        try:
+            return {name: _read_tensor(file, info) for name, info in sorted(header.tensors.items(), key=_place)}
+        except RuntimeError as error:  # torch's word for memory that cannot be had
+            raise as_weights_error(error, subject, str(path)) from None
+
+
+def _place(item: tuple[str, TensorInfo]) -> tuple[int, int]:
+    return item[1].start, item[1].end
+
+
+def _read_tensor(file: BufferedReader, info: TensorInfo) -> Tensor:
+    """The next tensor of an open file. Raises OSError where the file ends before it does."""
+    tensor = torch.empty(info.shape, dtype=getattr(torch, info.dtype), device="cpu")
+    memory = tensor.view(-1).view(torch.uint8).numpy()
+    if (count := file.readinto(memory)) != memory.nbytes:  # type: ignore[arg-type]
+        raise OSError(f"it ends {memory.nbytes - count:,} bytes too early")
+    return tensor
 
 
 def load_state(
@@ -53,9 +72,10 @@ def load_state(
     device: torch.device | str | None = None,
     keep: Collection[str] = (),
 ) -> None:
-    """Give the model these tensors (same names, shapes, dtypes; finite), then make its non-persistent buffers.
+    """Give the model these tensors (same names, shapes, dtypes; plain, dense, finite), then make its non-persistent buffers.
 
-    Tensors are assigned, not copied, so a model on meta needs no memory of its own; `requires_grad` stays as it was.
+    Tensors are assigned, not copied, so a model on meta needs no memory of its own; `requires_grad` stays as it was. One whose
+    places share bytes, as `expand` makes them, is copied. No value is looked at of a tensor that does not fit.
     Of tied names one is enough. `dtype`: every floating tensor and buffer is converted to it, whatever the file holds;
     without it another dtype is refused. `keep`: names that keep the model's own values, made before (see `adapt`).
     Raises WeightsError naming every tensor that is wrong; the model then has the parameters that it had."""
@@ -64,14 +84,18 @@ def load_state(
     tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
     problems = _kept_problems(before, keep)
     kept = {name: before[name].detach() for name in keep if name in before}
-    complete, tie_problems = _spread_ties(kept | tensors, model)
-    problems += tie_problems
-    found = {name: form(tensor.shape, tensor.dtype) for name, tensor in complete.items()}
+    if strange := strange_entries(tensors):
+        raise TensorsError(subject, problems + strange)
+    given, ties = kept | tensors, ties_of(model)
+    found = {name: form(tensor.shape, tensor.dtype) for name, tensor in given.items()}
     expected = {name: form(tensor.shape, tensor.dtype) for name, tensor in before.items()}
-    problems += differences(found, expected, any_float=dtype is not None)
-    problems += _not_finite({name: tensor for name, tensor in complete.items() if name not in keep})
+    problems += differences(found, expected, ties, any_float=dtype is not None)
+    misfits = {problem.where for problem in problems}
+    fitting = {name: _apart(tensor) for name, tensor in given.items() if name not in misfits}
+    problems += _other_values(fitting, ties)
+    problems += _not_finite({name: tensor for name, tensor in fitting.items() if name not in keep})
     if not problems:
-        complete = {name: _moved(tensor, dtype, device) for name, tensor in complete.items()}
+        complete = {name: _moved(tensor, dtype, device) for name, tensor in _spread(fitting, ties).items()}
         problems += _not_finite(complete, dtype) if dtype else []
     if problems:
         raise TensorsError(subject, problems)
@@ -107,25 +131,15 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         plain_name(name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in once.items()
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        draft.touch()
-        mode = draft.stat().st_mode  # of any new file here; safetensors makes files that only their owner can read
-        safetensors.torch.save_file(tensors, draft, metadata={"format": "pt"})
-        draft.chmod(mode)
-        read_header(draft)  # a full disk may show only as a short file
-        _sync(draft)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode  # of any new file here; safetensors makes files that only their owner can read
+            safetensors.torch.save_file(tensors, draft, metadata={"format": "pt"})
+            draft.chmod(mode)
+            read_header(draft)  # a full disk may show only as a short file
     except (SafetensorError, OSError, ValueError, WeightsError) as error:
         raise refuse_file(f"{path.name}: the weights cannot be written", str(path), found=str(error)) from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Bytes to the disk before the rename, or a power cut leaves the name with empty contents."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _kept_problems(own: Mapping[str, Tensor], keep: Collection[str]) -> list[Problem]:
@@ -134,18 +148,28 @@ def _kept_problems(own: Mapping[str, Tensor], keep: Collection[str]) -> list[Pro
     return unknown + [Problem(name, "values to keep", "none: the tensor is on meta") for name in empty]
 
 
-def _spread_ties(tensors: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[Problem]]:
-    """Every name of a tie gets the one tensor; names that are there with different values are a problem."""
+def _apart(tensor: Tensor) -> Tensor:
+    """The tensor, copied if places of it share bytes, or if its bytes are other values than it has (conjugate, negative)."""
+    if overlaps(tensor.shape, tensor.stride()) or tensor.is_conj() or tensor.is_neg():
+        return tensor.clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
+    return tensor
+
+
+def _other_values(tensors: Mapping[str, Tensor], ties: list[list[str]]) -> list[Problem]:
+    """Names of a tie that are there with other values than the first of it."""
     problems = []
-    for group in ties_of(model):
-        there = [name for name in group if name in tensors]
-        for name in there[1:]:
-            if not bit_equal(tensors[there[0]], tensors[name]):
-                expected = f"the values of {listed(there[:1])}, with which it is shared"
-                problems.append(Problem(name, expected, "other values"))
-        if there:
-            tensors |= dict.fromkeys(group, tensors[there[0]])
-    return tensors, problems
+    for group in ties:
+        first, *others = [name for name in group if name in tensors] or [""]
+        expected = f"the values of {listed([first])}, with which it is shared"
+        unequal = (name for name in others if not bit_equal(tensors[first], tensors[name]))
+        problems += [Problem(name, expected, "other values") for name in unequal]
+    return problems
+
+
+def _spread(tensors: dict[str, Tensor], ties: list[list[str]]) -> dict[str, Tensor]:
+    """Every name of a tie gets its one tensor."""
+    owners = {name: next(one for one in group if one in tensors) for group in ties for name in group}
+    return tensors | {name: tensors[owner] for name, owner in owners.items()}
 
 
 def _not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> list[Problem]:
@@ -155,11 +179,9 @@ def _not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None)
 
 
 def _not_finite_in(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Problem | None:
-    if tensor.is_meta:
-        return Problem(name, "values", "none: the tensor is on meta")
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return None
-    if tensor.element_size() > 1 and math.isfinite(tensor.sum().item()):
+    if tensor.element_size() > 1 and cmath.isfinite(tensor.sum().item()):
         return None  # one pass without memory of its own; a sum that overflows is looked at again
     bad = ~torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float())  # float8 has no isfinite
     if not bad.any():

@@ -6,7 +6,6 @@ JSON on disk, one file per tag. Reading is strict and reports every problem at o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import msgspec
 
 from zoo.errors import Problem, WeightsError, nearest
+from zoo.folders import replacing
 from zoo.weights.manifest_rules import problems_of
 from zoo.weights.stats import wilson_interval
 
@@ -148,15 +148,12 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     text = manifest_json(manifest)
     parse_manifest(text, manifest.name)
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         found = error.strerror or str(error)
         raise WeightsError(manifest.name, Problem(str(path), "a place to write to", found)) from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def manifest_json(manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 
 from zoo.weights.header import MAX_HEADER_BYTES, MAX_TENSORS
@@ -23,28 +24,28 @@ def is_index(name: str) -> bool:
 
 
 def files_of(path: Path, subject: str) -> list[str]:
-    """The names of the files that an index speaks of. Raises WeightsError."""
-    return sorted(set(places(path, subject).values()))
+    """The names of the files that an index speaks of. Raises WeightsError, OSError for a file that cannot be opened."""
+    with path.open("rb") as file:
+        return sorted(set(places(file, subject, str(path)).values()))
 
 
-def places(path: Path, subject: str) -> dict[str, str]:
-    """{tensor: file} of an index. Raises WeightsError."""
+def places(file: BufferedReader, subject: str, where: str) -> dict[str, str]:
+    """{tensor: file} of an open index. Raises WeightsError."""
     headline = f"{subject}: the index cannot be used; nothing was loaded"
     expected = '{"weight_map": {tensor: file}}'
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_HEADER_BYTES + 1)
+        data = file.read(MAX_HEADER_BYTES + 1)
         content = json.loads(data) if len(data) <= MAX_HEADER_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
-        raise refuse_file(headline, str(path), expected, str(error)) from None
+        raise refuse_file(headline, where, expected, str(error)) from None
     found = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-        raise refuse_file(headline, str(path), expected, "another content")
+        raise refuse_file(headline, where, expected, "another content")
     if len(found) > MAX_TENSORS or len(set(found.values())) > MAX_FILES:
-        raise refuse_file(headline, str(path), f"at most {MAX_TENSORS:,} tensors in {MAX_FILES:,} files", "more")
+        raise refuse_file(headline, where, f"at most {MAX_TENSORS:,} tensors in {MAX_FILES:,} files", "more")
     for name in set(found.values()):
         fault = "a folder in it" if "/" in name else path_fault(name)
         if fault or not name.endswith(".safetensors"):
             text = f"`{ascii(name)[1:-1][:80]}`" + (f", with {fault}" if fault else "")
-            raise refuse_file(headline, str(path), "names of .safetensors files beside the index", text)
+            raise refuse_file(headline, where, "names of .safetensors files beside the index", text)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from zoo.errors import Problem
 from zoo.weights.header import as_weights_error
 from zoo.weights.load import read_tensors
 from zoo.weights.manifest import Manifest
-from zoo.weights.refusals import BytesError, TensorsError, refuse_file
+from zoo.weights.opening import expanded, opened
+from zoo.weights.pickles import check_pickle, refuse_pickle
+from zoo.weights.refusals import TensorsError, refuse_file
 from zoo.weights.shards import INDEX, is_index, places
 from zoo.weights.verify import verify
 
@@ -27,6 +28,17 @@ def resolve(manifest: Manifest, folder: str | Path) -> Path:
     """The local path of the weights, their bytes verified. Raises WeightsError.
 
     `folder` is that of the manifest; embedded files and relative `file:` paths are counted from it."""
+    path = _place(manifest, folder)
+    verify(path, manifest)
+    return path
+
+
+def read_published(manifest: Manifest, folder: str | Path) -> dict[str, Tensor]:
+    """The tensors of these weights, of the promised bytes. Raises WeightsError."""
+    return read_tensors(_place(manifest, folder), manifest.name, manifest)
+
+
+def _place(manifest: Manifest, folder: str | Path) -> Path:
     kind, _, rest = manifest.source.partition(":")
     if kind == "embedded":
         path = Path(folder, rest)
@@ -39,14 +51,13 @@ def resolve(manifest: Manifest, folder: str | Path) -> Path:
                 next="install the package again",
             )
     elif kind == "file":
-        path = Path(folder, Path(rest).expanduser())
+        path = Path(folder, expanded(rest))
     else:
         raise refuse_file(
             f"{manifest.name}: these weights are not on this machine; nothing was loaded",
             manifest.source,
             next=f"`zoo pin {manifest.name}` fetches and proves them",
         )
-    verify(path, manifest)
     return path
 
 
@@ -57,24 +68,23 @@ def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject
     the tensors (`state_dict`, `module.`) is left in place; `KeyRules.open` takes it off. Raises WeightsError."""
     if isinstance(weights, Mapping):
         return dict(weights)
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        raise refuse_file(f"{subject}: the file cannot be read; nothing was loaded", str(path), "a file", found)
+    path = expanded(weights)
     if path.suffix == ".safetensors":
         return dict(read_tensors(path, subject))
     if is_index(path.name):
         return dict(_read_shards(path, subject))
     if path.suffix in PICKLES:
         return _open_pickle(path, subject)
-    ways = f".safetensors, {INDEX}, or {', '.join(PICKLES)} written by torch.save"
+    with opened(path, subject):  # a name that is no file's is told as such
+        ways = f".safetensors, {INDEX}, or {', '.join(PICKLES)} written by torch.save"
     headline = f"{subject}: not a checkpoint; nothing was loaded"
     raise refuse_file(headline, str(path), ways, f"`{path.suffix or path.name}`")
 
 
 def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
-    """All tensors, mapped into memory. Raises WeightsError for files that are missing or hold others than the index says."""
-    where = places(path, subject)
+    """All tensors. Raises WeightsError for files that are missing or hold others than the index says."""
+    with opened(path, subject) as file:
+        where = places(file, subject, str(path))
     found: dict[str, Tensor] = {}
     problems: list[Problem] = []
     for name in sorted(set(where.values())):
@@ -95,27 +105,21 @@ def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
 
 
 def _open_pickle(path: Path, subject: str) -> dict[str, Any]:
-    try:
-        # only the zip format of torch.save can be mapped; files from before torch 1.6 are read whole
-        data = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise _pickle_error(error, path, subject) from None
-    except Exception as error:  # torch.load raises whatever the bytes provoke: RuntimeError, EOFError, KeyError, ...
-        raise as_weights_error(error, subject, str(path)) from None
+    with opened(path, subject) as file:
+        check_pickle(file, subject, str(path))
+        file.seek(0)
+        try:
+            data = torch.load(file, weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError:  # of what our own reader takes torch may yet refuse some
+            raise refuse_pickle(subject, str(path)) from None
+        except OSError:
+            raise
+        except (
+            Exception
+        ) as error:  # torch.load raises whatever the bytes provoke: RuntimeError, EOFError, KeyError, ...
+            raise as_weights_error(error, subject, str(path)) from None
     if not isinstance(data, Mapping):
         headline = f"{subject}: not a checkpoint; nothing was loaded"
         found = f"a value of type {type(data).__name__}"
         raise refuse_file(headline, str(path), "a mapping of names to tensors", found)
     return dict(data)
-
-
-def _pickle_error(error: Exception, path: Path, subject: str) -> BytesError:
-    """torch's message is long and advises to switch the protection off; only its cause is of use."""
-    cause = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
-    return refuse_file(
-        f"{subject}: the pickle was refused; nothing was loaded",
-        str(path),
-        expected="tensors and plain values only",
-        found=cause or "bytes that are no checkpoint of torch.save",
-        next="if you trust its author, load it yourself and pass the state dict as `weights=`",
-    )

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import Problem, WeightsError
+from zoo.weights.envelope import DEEPEST
 from zoo.weights.refusals import TensorsError
 
 ENVELOPES = (
@@ -47,11 +48,10 @@ def opened(data: Mapping[str, Any], own: Sequence[str] = ()) -> Mapping[str, Any
     """The mapping of tensors inside what a training script saved; `data` itself where there is no such mapping in it.
 
     `own`: keys that a family's checkpoints use, asked before the others."""
-    while not any(isinstance(value, Tensor) for value in data.values()):
-        inner = next((data[key] for key in (*own, *ENVELOPES) if isinstance(data.get(key), Mapping)), None)
-        if inner is None:
+    for _ in range(DEEPEST):
+        if any(isinstance(value, Tensor) for value in data.values()):
             break
-        data = inner
+        data = next((data[key] for key in (*own, *ENVELOPES) if isinstance(data.get(key), Mapping)), data)
     return data
 
 

@@ -16,11 +16,12 @@ import pathlib
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from blocks.foreign import foreign
 
 SOURCES = pathlib.Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
@@ -100,17 +101,13 @@ def open_checked(path: pathlib.Path) -> ctypes.CDLL:
 
 def _refuse_foreign(path: pathlib.Path) -> None:
     try:
-        status = os.lstat(path)
+        reason = foreign(path)
     except FileNotFoundError as error:
         raise Unavailable(f"{path} has not been built; next: python -m blocks.ops.native") from error
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-    if stat.S_ISLNK(status.st_mode):
-        raise Unavailable(f"{path} is a link")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise Unavailable(f"{path} belongs to another user (uid {status.st_uid})")
-    if status.st_mode & 0o022:
-        raise Unavailable(f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}); next: chmod go-w")
+    if reason:
+        raise Unavailable(reason)
 
 
 def _make_private(path: pathlib.Path) -> None:

@@ -1,0 +1,259 @@
+"""Faults of weights: locks, checkpoints, stamps, mapped files, mirrors, the Hub, the store of measurements."""
+
+from tests.faults.catalogue import fault
+
+NAME = "starnet_nano"
+
+
+def typed(call, *values, **named):
+    """None if the call raises an error of ours; else what it did."""
+    from zoo.errors import ProblemsError
+
+    try:
+        call(*values, **named)
+    except ProblemsError:
+        return None
+    except BaseException as error:
+        return f"raw {type(error).__name__}: {error}"[:200]
+    return "it was accepted"
+
+
+def first(*answers):
+    return next((answer for answer in answers if answer), None)
+
+
+@fault("H1", "high", "ZOO_LOCKED=1 holds for every spelling of a path, for zoo.load, and for each file of an index")
+def locked():
+    import json
+    import os
+    from pathlib import Path
+
+    from safetensors.torch import save_file
+
+    import zoo
+
+    home = Path.home()
+    zoo.save(zoo.create(NAME), home / "stranger.safetensors")
+    state = zoo.create(NAME).state_dict()
+    names = sorted(state)
+    parts = {"a.safetensors": names[: len(names) // 2], "b.safetensors": names[len(names) // 2 :]}
+    for file, own in parts.items():
+        save_file({name: state[name].contiguous() for name in own}, home / file)
+    index = home / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, own in parts.items() for name in own}}))
+    Path("link.safetensors").symlink_to(home / "stranger.safetensors")
+    entry = zoo.lock("vim_nano", None)[0]
+    from zoo.supply import locks
+
+    spoken = locks.File.of(index)
+    fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
+    locks.write_lock([locks.Locked(**{**fields, "name": "x", "files": (spoken,)}), entry], "zoo.lock")
+    os.environ |= {"ZOO_LOCKED": "1", "ZOO_LOCK": "zoo.lock"}
+    relative = os.path.relpath(home / "stranger.safetensors")
+    spellings = ["~/stranger.safetensors", str(home / "stranger.safetensors"), relative, "link.safetensors", str(index),
+                 "~/model.safetensors.index.json"]  # fmt: skip
+    model = zoo.create(NAME)
+    for text in spellings:
+        for call in (lambda text=text: zoo.create(NAME, weights=text), lambda text=text: zoo.load(model, text)):
+            if answer := typed(call):
+                return f"{text}: {answer}"
+    return None
+
+
+def saved(change, path="x.pth"):
+    """A checkpoint whose first tensor was changed."""
+    import torch
+
+    import zoo
+
+    state = dict(zoo.create(NAME).state_dict())
+    name = next(iter(state))
+    state[name] = change(state[name])
+    torch.save(state, path)
+    return path
+
+
+@fault("H5", "high", "a tensor that claims more values than there are bytes costs nothing", seconds=60, gigabytes=12)
+def huge_claim():
+    import torch
+
+    import zoo
+
+    return typed(zoo.create, NAME, weights=saved(lambda old: torch.zeros(1).expand(10**12)))
+
+
+@fault(
+    "H5b",
+    "high",
+    "claims in other places cost nothing: packed records, a set of a tensor, a call that makes bytes",
+    60,
+    6,
+)
+def huge_claims_elsewhere():
+    import io
+    import pickle
+    import zipfile
+    from pathlib import Path
+
+    import torch
+
+    import zoo
+
+    saved(lambda old: old)
+    with zipfile.ZipFile("x.pth") as source, zipfile.ZipFile("packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in source.infolist():
+            packed.writestr(info.filename, source.read(info))
+        packed.writestr("x/data/more", b"\0" * 2**20)
+
+    class Call:
+        def __init__(self, function, *values):
+            self.call = function, values
+
+        def __reduce__(self):
+            return self.call
+
+    def written(path, value):
+        torch.save({"w": torch.zeros(1)}, "plain.pth")
+        file = io.BytesIO()
+        pickle.dump(value, file, protocol=2)
+        with zipfile.ZipFile("plain.pth") as source, zipfile.ZipFile(path, "w") as out:
+            for info in source.infolist():
+                out.writestr(
+                    info.filename, file.getvalue() if info.filename.endswith("data.pkl") else source.read(info)
+                )
+        return path
+
+    deep = ()
+    for _ in range(50):
+        deep = (deep, deep)
+    bombs = {
+        "packed records": "packed.pth",
+        "bytes of a number": written("bytes.pth", {"w": Call(bytearray, 3 * 10**9)}),
+        "a key of tuples": written("key.pth", {"w": Call(set, [deep])}),
+    }
+    answers = {what: typed(zoo.create, NAME, weights=path) for what, path in bombs.items()}
+    assert Path("bytes.pth").stat().st_size < 2000
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    heavy = f"{most:.1f} GB were taken for 2 kB" if most > 2.5 else None
+    return first(*(f"{what}: {answer}" if answer else None for what, answer in answers.items()), heavy)
+
+
+@fault("M2", "medium", "complex, sparse, nested, quantised tensors and those on meta are refused with a sentence")
+def odd_tensors():
+    import warnings
+
+    import torch
+    from safetensors.torch import save_file
+
+    import zoo
+
+    warnings.simplefilter("ignore")
+    state = {name: tensor.contiguous() for name, tensor in zoo.create(NAME).state_dict().items()}
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim > 1)
+    save_file({**state, name: state[name].to(torch.complex64)}, "w.safetensors")
+    changes = {
+        "complex": lambda old: old.to(torch.complex64),
+        "sparse": lambda old: old.float().to_sparse(),
+        "nested": lambda old: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "quantised": lambda old: torch.quantize_per_tensor(old.float(), 0.1, 0, torch.qint8),
+        "on meta": lambda old: old.to("meta"),
+    }
+    answers = {"complex in safetensors": typed(lambda: zoo.create(NAME, weights="w.safetensors"))}
+    for what, change in changes.items():
+        answers[f"{what} in a pickle"] = typed(zoo.create, NAME, weights=saved(change))
+        mapping = {**state, name: change(state[name])}
+        answers[f"{what} in a mapping"] = typed(zoo.create, NAME, weights=mapping)
+    return first(*(f"{what}: {answer}" if answer else None for what, answer in answers.items()))
+
+
+@fault("L13", "low", "a tensor of one value seen many times becomes a parameter that can be trained in place")
+def expanded_values():
+    import torch
+
+    import zoo
+
+    state = dict(zoo.create(NAME).state_dict())
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim == 1)
+    state[name] = torch.ones(()).expand(state[name].shape)
+    try:
+        model = zoo.create(NAME, weights=state)
+    except zoo.WeightsError:
+        return None
+    with torch.no_grad():
+        model.state_dict()[name].add_(1)
+
+
+@fault("M6", "medium", "what happens to a file after it was loaded is nothing to the model")
+def changed_afterwards():
+    import os
+
+    import torch
+
+    import zoo
+
+    def differs(path):
+        zoo.save(zoo.create(NAME), "w.safetensors")
+        if path.endswith(".pth"):
+            torch.save(zoo.create(NAME).state_dict(), path)
+        model, x = zoo.create(NAME, weights=path), torch.randn(1, zoo.spec(NAME).input.channels, 32, 32)
+        with torch.no_grad():
+            before = model(x)
+            size = os.path.getsize(path)
+            with open(path, "r+b") as file:
+                file.seek(size // 2)
+                file.write(b"\1" * (size // 3))
+            if not torch.equal(model(x), before):
+                return f"{path}: outputs change when the file is written to"
+            os.truncate(path, 100)
+            model(x)
+
+    return first(differs("w.safetensors"), differs("w.pth"))
+
+
+@fault("M4", "medium", "a stamp that others could have written is not believed")
+def foreign_stamps():
+    import hashlib
+    import json
+    import os
+    import time
+    from pathlib import Path
+
+    from zoo.weights.verify import sha256_of
+
+    os.environ["ZOO_CACHE"] = str(Path("cache").resolve())
+    Path("w").write_bytes(b"weights")
+    time.sleep(0.2)
+    right = hashlib.sha256(b"weights").hexdigest()
+    sha256_of("w")
+    stamps = list(Path("cache/stamps").glob("*.json"))
+    if not stamps:
+        return "no stamp was made"
+    forged = json.loads(stamps[0].read_text()) | {"sha256": "f" * 64}
+    stamps[0].write_text(json.dumps(forged))
+    for folder, file in ((0o777, 0o600), (0o700, 0o666), (0o770, 0o600), (0o700, 0o620)):
+        Path("cache/stamps").chmod(folder), stamps[0].chmod(file)
+        if sha256_of("w") != right:
+            return f"the stamp of a folder of mode {folder:o}, itself of mode {file:o}, was believed"
+        stamps[0].write_text(json.dumps(forged))
+    if os.geteuid() == 0:
+        Path("cache/stamps").chmod(0o700), stamps[0].chmod(0o600)
+        os.chown(stamps[0], 65534, 65534)
+        if sha256_of("w") != right:
+            return "the stamp of another user was believed"
+    stamps[0].unlink(missing_ok=True)
+    (Path("cache") / "elsewhere.json").write_text(json.dumps(forged))
+    stamps[0].symlink_to(Path("cache/elsewhere.json").resolve())
+    return None if sha256_of("w") == right else "a link was believed"
+
+
+@fault("W24", "medium", "a torch that a pickle can make run code opens none")
+def old_torch():
+    import torch
+
+    import zoo
+
+    path = saved(lambda old: old)
+    torch.__version__ = "2.9.1"
+    return typed(zoo.create, NAME, weights=path)
