@@ -5,7 +5,6 @@ Paper: arXiv:2311.17132 (sections 3.1 to 3.3). Upstream: DaiShiResearch/TransNeX
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.primitives.linears import Dense
 from blocks.registry import block
+from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]
 Size = tuple[int, ...]
@@ -31,7 +31,7 @@ class CosineBase(nn.Module):
     """What both attentions share: heads, a learned temperature, an embedding added to each query, and a bias of distances."""
 
     no_decay = ("temperature", "query_embedding")
-    scale: Tensor
+    scale: Table
 
     def __init__(self, dim: int, num_heads: int | None, head_dim: int | None, size: Size, pooled: Size):
         super().__init__()
@@ -40,7 +40,6 @@ class CosineBase(nn.Module):
         self.temperature = nn.Parameter(torch.empty(self.num_heads, 1, 1))
         self.query_embedding = nn.Parameter(torch.empty(self.num_heads, 1, self.head_dim))
         self.position = DistanceBias(self.num_heads, self.input_size, self.pooled)
-        self.register_buffer("scale", torch.empty(math.prod(self.input_size), 1), persistent=False)
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.temperature, TEMPERATURE)
@@ -48,7 +47,7 @@ class CosineBase(nn.Module):
 
     def scaled(self, q: Tensor) -> Tensor:
         """Unit queries (B, heads, L, head_dim), with their embedding, times temperature and the logarithm of the number of keys."""
-        return (q + self.query_embedding) * F.softplus(self.temperature) * self.scale
+        return (q + self.query_embedding) * F.softplus(self.temperature) * self.scale.like(self.temperature)
 
     def heads(self, x: Tensor, count: int) -> Tensor:
         """(B, L, count * C) -> (B, count * heads, L, head_dim)."""
@@ -79,11 +78,8 @@ class CosineAttention(CosineBase):
         super().__init__(dim, num_heads, head_dim, input_size, input_size)
         self.qkv = Dense(dim, 3 * self.num_heads * self.head_dim)
         self.proj = Dense(self.num_heads * self.head_dim, dim)
+        self.scale = Table(log_positions, self.input_size)
         self.reset_parameters()
-        self.reset_buffers()
-
-    def reset_buffers(self) -> None:
-        self.scale.fill_(math.log(math.prod(self.input_size)))
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Scores and sums: 2 L^2 num_heads head_dim."""
@@ -113,8 +109,6 @@ class AggregatedAttention(CosineBase):
     divide, for an even window, which has no centre, and for another size.
     """
 
-    outside: Tensor
-
     def __init__(
         self,
         dim: int,
@@ -137,20 +131,15 @@ class AggregatedAttention(CosineBase):
         self.relative_pos_bias_local = nn.Parameter(torch.empty(self.num_heads, count))
         self.learnable_tokens = nn.Parameter(torch.empty(self.num_heads, self.head_dim, count))
         self.learnable_bias = nn.Parameter(torch.empty(self.num_heads, 1, count))
-        self.register_buffer("outside", torch.empty(self.scale.shape[0], count, dtype=torch.bool), persistent=False)
+        self.outside = Table(beyond_border, (*self.input_size, window))
+        self.scale = Table(log_keys, (*self.input_size, window, math.prod(self.pooled)))
         self.reset_parameters()
-        self.reset_buffers()
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.trunc_normal_(self.relative_pos_bias_local, std=0.0004)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
         nn.init.zeros_(self.learnable_bias)
-
-    def reset_buffers(self) -> None:
-        inside = F.unfold(self.scale.new_ones(1, 1, *self.input_size), self.window, padding=self.window // 2)[0].T
-        self.outside.copy_(inside == 0)
-        self.scale.copy_((inside.sum(1, keepdim=True) + math.prod(self.pooled)).log())
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Near: scores, learned tokens and sums over window^2 neighbours; far: scores and sums over the pooled map."""
@@ -168,7 +157,7 @@ class AggregatedAttention(CosineBase):
         near = (scaled.unsqueeze(-2) @ near_k).squeeze(-2) + self.relative_pos_bias_local.unsqueeze(1)
         far_k, far_v = self.heads(self.kv(self._pooled(x)), 2).chunk(2, 1)
         far = scaled @ F.normalize(far_k, dim=-1).transpose(-2, -1) + self.position()
-        near = near.masked_fill(self.outside, float("-inf"))
+        near = near.masked_fill(self.outside.like(near), float("-inf"))
         near, far = torch.cat([near, far], -1).softmax(-1).split([self.window**2, far.shape[-1]], -1)
         near = q @ self.learnable_tokens + self.learnable_bias + near
         y = (near.unsqueeze(-2) @ near_v.transpose(-2, -1)).squeeze(-2) + far @ far_v
@@ -194,42 +183,51 @@ class AggregatedAttention(CosineBase):
 class DistanceBias(nn.Module):
     """(heads, queries, keys): an MLP of the logarithmic distance from each query to each (pooled) key."""
 
-    coordinates: Tensor
-    index: Tensor
-
     def __init__(self, num_heads: int, size: tuple[int, int], pooled: tuple[int, int]):
         super().__init__()
         self.size, self.pooled = size, pooled
         self.cpb_fc1 = Dense(2, BIAS_WIDTH)
         self.cpb_fc2 = Dense(BIAS_WIDTH, num_heads)
-        coordinates, index = distances(size, pooled)
-        self.register_buffer("coordinates", torch.empty(coordinates.shape), persistent=False)
-        self.register_buffer("index", torch.empty(index.shape, dtype=torch.long), persistent=False)
-        self.reset_buffers()
-
-    def reset_buffers(self) -> None:
-        coordinates, index = distances(self.size, self.pooled)
-        self.coordinates.copy_(coordinates)
-        self.index.copy_(index)
+        self.coordinates = Table(distances, (size, pooled))
+        self.index = Table(which_distance, (size, pooled))
 
     def forward(self) -> Tensor:
-        table = self.cpb_fc2(F.relu(self.cpb_fc1(self.coordinates)))
-        return table.T[:, self.index].unflatten(1, (math.prod(self.size), -1))
+        table = self.cpb_fc2(F.relu(self.cpb_fc1(self.coordinates.like(self.cpb_fc1.weight))))
+        return table.T[:, self.index.like(table)].unflatten(1, (math.prod(self.size), -1))
 
 
-@functools.lru_cache(maxsize=32)
-def distances(size: tuple[int, int], pooled: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The different distances (U, 2) on a logarithmic scale, and for each pair of query and key which of them it is."""
-    (rows, row), (columns, column) = (_along(length, keys) for length, keys in zip(size, pooled, strict=True))
+def log_positions(rows: int, columns: int) -> Tensor:
+    """(L, 1): the logarithm of the number of positions, all of which are keys of each."""
+    return torch.full((rows * columns, 1), math.log(rows * columns))
+
+
+def log_keys(rows: int, columns: int, window: int, pooled: int) -> Tensor:
+    """(L, 1): the logarithm of how many keys each position has, neighbours inside the map and pooled ones."""
+    inside = ~beyond_border(rows, columns, window)
+    return (inside.sum(1, keepdim=True, dtype=torch.float32) + pooled).log()
+
+
+def beyond_border(rows: int, columns: int, window: int) -> Tensor:
+    """(L, window^2): which neighbours of each position lie outside the map."""
+    return F.unfold(torch.ones(1, 1, rows, columns), window, padding=window // 2)[0].T == 0
+
+
+def distances(size: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
+    """(U, 2): the different distances of queries and keys, on a logarithmic scale."""
+    rows, columns = (_along(length, keys)[0] for length, keys in zip(size, pooled, strict=True))
     far = torch.cartesian_prod(rows, columns)
-    coordinates = far.sign() * torch.log2(far.abs() + 1.0) / math.log2(REACH)
-    index = row[:, None, :, None] * len(columns) + column[None, :, None, :]
-    return coordinates, index.flatten()
+    return far.sign() * torch.log2(far.abs() + 1.0) / math.log2(REACH)
+
+
+def which_distance(size: tuple[int, int], pooled: tuple[int, int]) -> Tensor:
+    """(queries * keys,): which row of `distances` each pair has."""
+    (_, row), (columns, column) = (_along(length, keys) for length, keys in zip(size, pooled, strict=True))
+    return (row[:, None, :, None] * len(columns) + column[None, :, None, :]).flatten()
 
 
 def _along(length: int, keys: int) -> tuple[Tensor, Tensor]:
     """The different distances on one axis, and (length, keys) which of them each pair has. Keys stand at the mean of their part."""
-    at = torch.arange(length, dtype=torch.float32, device="cpu")
+    at = torch.arange(length, dtype=torch.float32)
     centres = F.adaptive_avg_pool1d(at[None], keys)[0]
     values, which = torch.unique((at[:, None] - centres) / max(1, length - 1) * REACH, return_inverse=True)
     return values, which

@@ -7,7 +7,7 @@ biases is no part of the state.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
@@ -21,6 +21,7 @@ from blocks.primitives.positions import resized_grid
 from blocks.primitives.views import cut_windows, join_windows
 from blocks.registry import block
 from blocks.slots import Act, Linear, Norm, slot
+from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]
 
@@ -45,8 +46,9 @@ class CascadedGroupAttention(nn.Module):
 
     no_decay = ("relative_bias",)
 
-    index: Tensor
-    table: Tensor | None
+    is_fused = False
+    written: tuple[Tensor, Any] | None = None
+    """b_h of each pair of positions, and of which version, dtype and device the biases were that it was written out from."""
 
     def __init__(
         self,
@@ -73,22 +75,11 @@ class CascadedGroupAttention(nn.Module):
         self.act = act(dim) if act else None
         self.proj = _map(linear, out_norm, dim, dim)
         self.relative_bias = nn.Parameter(torch.empty(num_heads, self.side**2))
-        self.register_buffer("index", None, persistent=False)
-        self.register_buffer("table", None, persistent=False)
+        self.index = Table(distances, (self.side,))
         self.reset_parameters()
-        self.reset_buffers()
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.relative_bias)
-
-    @torch.no_grad()
-    def reset_buffers(self) -> None:
-        """index[p, p'] is the column |dy| * side + |dx| of the distance between positions p and p'."""
-        place = torch.arange(self.side, device=self.relative_bias.device)
-        apart = (place[:, None] - place).abs()
-        self.index = (apart[:, None, :, None] * self.side + apart[None, :, None, :]).flatten(2).flatten(0, 1)
-        if self.table is not None:
-            self.fuse()
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """In each window and head, scores over key_dim channels and sums over C / num_heads: side^4 (h key_dim + C)."""
@@ -109,7 +100,7 @@ class CascadedGroupAttention(nn.Module):
     def _cascade(self, tokens: Tensor, ctx: Context | None) -> list[Tensor]:
         """(N, L, C) -> f_h (N, L, C / num_heads) of each head."""
         widths = [self.key_dim, self.key_dim, tokens.shape[-1] // self.num_heads]
-        bias = self.relative_bias[:, self.index] if self.table is None else self.table
+        bias = self._biases()
         heads: list[Tensor] = []
         for h, share in enumerate(tokens.chunk(self.num_heads, -1)):
             fed = share + heads[-1] if heads else share
@@ -120,19 +111,32 @@ class CascadedGroupAttention(nn.Module):
             heads.append(torch.bmm(scores.softmax(-1), v))
         return heads
 
-    @torch.no_grad()
+    def _biases(self) -> Tensor:
+        """(heads, L, L): b_h of each pair of positions; in the deploy form written out once, and again when they change."""
+        learned = self.relative_bias
+        if not self.is_fused or learned.is_inference() or torch.compiler.is_compiling() or torch._C._is_tracing():
+            return learned[:, self.index.like(learned)]
+        state = learned._version, learned.dtype, learned.device
+        if self.written is None or self.written[1] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self.written = learned[:, self.index.like(learned)], state
+        return self.written[0]
+
     def fuse(self) -> nn.Module:
-        self.table = self.relative_bias[:, self.index]
+        self.is_fused = True
         return self
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return list(self.proj._modules) == ["fc"] and bool(self.proj.fc.absorb_output(scale, shift))  # type: ignore[operator]
 
-    def resize_table(self, name: str, tensor: Tensor, expected_shape: tuple[int, ...]) -> Tensor | None:
+    def resize_table(
+        self, name: str, tensor: Tensor, expected_shape: tuple[int, ...], old: CascadedGroupAttention | None = None
+    ) -> Tensor | None:
         """The biases of windows of another side, for these; None for anything but `relative_bias`."""
         if name != "relative_bias" or tensor.ndim != 2 or tensor.shape[0] != expected_shape[0]:
             return None
-        resized = resized_grid(tensor.T[None], (self.side, self.side))
+        before = (old.side, old.side) if old is not None else None
+        resized = resized_grid(tensor.T[None], (self.side, self.side), before)
         return None if resized is None else resized[0].T
 
 
@@ -151,3 +155,10 @@ def _check_kernels(kernel_sizes: list[int], num_heads: int) -> None:
     even = [size for size in kernel_sizes if size % 2 == 0]
     if even:
         raise ValueError(f"a kernel of {even[0]} has no centre; the nearest that has is {even[0] + 1}")
+
+
+def distances(side: int) -> Tensor:
+    """(side^2, side^2): the column |dy| * side + |dx| of the distance between two positions of a window."""
+    place = torch.arange(side)
+    apart = (place[:, None] - place).abs()
+    return (apart[:, None, :, None] * side + apart[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -5,6 +5,7 @@ Paper: arXiv:2103.14030 (Swin). Upstream: microsoft/Swin-Transformer (MIT).
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
@@ -15,13 +16,15 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import run
 from blocks.context import Context
+from blocks.primitives.positions import resized_grid
 from blocks.registry import block
 from blocks.slots import Linear, slot
+from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]
 Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]
-HIDDEN = float("-inf")
-"""What is added to the score of a pair that does not see each other."""
+HIDDEN = -3e4
+"""What is added to the score of a pair that does not see each other: finite in float16, too, and its exponential 0 in float64."""
 
 
 @block(
@@ -43,9 +46,6 @@ class WindowAttention(nn.Module):
     """
 
     no_decay = ("relative_position_bias_table",)
-
-    hidden: Tensor | None
-    distance: Tensor
 
     def __init__(
         self,
@@ -74,26 +74,28 @@ class WindowAttention(nn.Module):
         self.qkv = linear(dim, 3 * self.num_heads * self.head_dim, bias=bias)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, self.num_heads))
         self.proj = linear(self.num_heads * self.head_dim, dim, bias=bias)
-        count = self.window**2
-        self.register_buffer("distance", torch.empty(count, count, dtype=torch.long), persistent=False)
-        windows = len(range(0, input_size[0], self.window)) * len(range(0, input_size[-1], self.window))
-        hidden = torch.empty(windows, 1, count, count) if self.shift else None
-        self.register_buffer("hidden", hidden, persistent=False)
+        self.pairs = Table(distances, (self.window,))
+        self.hidden = Table(border, (*self.input_size, self.window, self.shift)) if self.shift else None
         self.reset_parameters()
-        self.reset_buffers()
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def reset_buffers(self) -> None:
-        device = self.distance.device
-        rows, columns = (axis.flatten() for axis in self._grid((self.window, self.window), device))
-        steps = 2 * self.window - 1
-        down = rows[:, None] - rows + self.window - 1
-        right = columns[:, None] - columns + self.window - 1
-        self.distance.copy_(down * steps + right)
-        if self.hidden is not None:
-            self.hidden.copy_(self._border(device))
+    @property
+    def distance(self) -> Tensor:
+        """(L, L): which row of the table of biases each pair of positions has."""
+        return self.pairs.like(self.relative_position_bias_table)
+
+    def resize_table(
+        self, name: str, tensor: Tensor, expected_shape: tuple[int, ...], old: WindowAttention | None = None
+    ) -> Tensor | None:
+        """The biases of windows of another side, for these; None for anything but their table."""
+        if name != "relative_position_bias_table" or tensor.ndim != 2 or tensor.shape[1] != expected_shape[1]:
+            return None
+        sides = [2 * layer.window - 1 if layer is not None else math.isqrt(len(tensor)) for layer in (old, self)]
+        before, after = ((side, side) for side in sides)
+        resized = resized_grid(tensor[None], after, before)
+        return None if resized is None else resized[0]
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Scores and sums of each window: 2 window^4 num_heads head_dim."""
@@ -126,38 +128,53 @@ class WindowAttention(nn.Module):
 
     def _bias(self, batch: int) -> Tensor:
         """(1 or B * windows, heads, L, L): what is added to the scores."""
-        bias = self.relative_position_bias_table[self.distance].permute(2, 0, 1).unsqueeze(0)
-        return bias if self.hidden is None else (bias + self.hidden).repeat(batch, 1, 1, 1)
+        table = self.relative_position_bias_table
+        bias = table[self.distance].permute(2, 0, 1).unsqueeze(0)
+        return bias if self.hidden is None else (bias + self.hidden.like(table)).repeat(batch, 1, 1, 1)
 
     def _windows(self, y: Tensor) -> Tensor:
         """(B, H, W, C) -> (B * windows, window^2, C)."""
-        B, H, W, C = y.shape
-        size = self.window
-        return y.view(B, H // size, size, W // size, size, C).transpose(2, 3).reshape(-1, size * size, C)
+        return windows(y, self.window)
 
     def _image(self, y: Tensor, H: int, W: int) -> Tensor:
         """The inverse of `_windows`."""
         size = self.window
         return y.view(-1, H // size, W // size, size, size, y.shape[-1]).transpose(2, 3).reshape(-1, H, W, y.shape[-1])
 
-    def _border(self, device: torch.device) -> Tensor:
-        """(windows, 1, L, L): 0 for pairs of one region of the shifted image, HIDDEN for pairs that met round the border."""
-        H, W = (side + -side % self.window for side in self.input_size)
-        rows, columns = self._grid((H, W), device)
-        region = 3 * self._part(rows, H) + self._part(columns, W)
-        regions = self._windows(region[None, :, :, None]).squeeze(-1)
-        apart = regions[:, None, :] != regions[:, :, None]
-        return torch.where(apart, HIDDEN, 0.0).unsqueeze(1)
-
-    def _part(self, position: Tensor, length: int) -> Tensor:
-        """0 before the last window, 1 in its part of its own, 2 in the part that came round the border."""
-        return (position >= length - self.window).long() + (position >= length - self.shift).long()
-
-    @staticmethod
-    def _grid(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row and column of every position."""
-        rows, columns = (torch.arange(length, device=device) for length in size)
-        return rows[:, None].expand(size), columns.expand(size)
-
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.proj.absorb_output(scale, shift))  # type: ignore[operator]
+
+
+def windows(y: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) -> (B * windows, size^2, C)."""
+    B, H, W, C = y.shape
+    return y.view(B, H // size, size, W // size, size, C).transpose(2, 3).reshape(-1, size * size, C)
+
+
+def distances(size: int) -> Tensor:
+    """(size^2, size^2) which row of the table of biases each pair of positions of a window has."""
+    rows, columns = (axis.flatten() for axis in _grid(size, size))
+    down = rows[:, None] - rows + size - 1
+    right = columns[:, None] - columns + size - 1
+    return down * (2 * size - 1) + right
+
+
+def border(height: int, width: int, size: int, shift: int) -> Tensor:
+    """(windows, 1, L, L): 0 for pairs of one region of the shifted image, HIDDEN for pairs that met round the border."""
+    H, W = (side + -side % size for side in (height, width))
+    rows, columns = _grid(H, W)
+    region = 3 * _part(rows, H, size, shift) + _part(columns, W, size, shift)
+    regions = windows(region[None, :, :, None], size).squeeze(-1)
+    apart = regions[:, None, :] != regions[:, :, None]
+    return torch.where(apart, HIDDEN, 0.0).unsqueeze(1)
+
+
+def _part(position: Tensor, length: int, size: int, shift: int) -> Tensor:
+    """0 before the last window, 1 in its part of its own, 2 in the part that came round the border."""
+    return (position >= length - size).long() + (position >= length - shift).long()
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column of every position."""
+    rows, columns = torch.arange(height), torch.arange(width)
+    return rows[:, None].expand(height, width), columns.expand(height, width)

@@ -13,6 +13,7 @@ from blocks.moe.keys import given_key
 from blocks.moe.routing import Routing
 from blocks.moe.scoring import Count, LinearRouter, Weight, share
 from blocks.registry import block
+from blocks.tables import Table
 
 
 @block("modality_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2407.21770")
@@ -42,19 +43,18 @@ class ModalityRouter(LinearRouter):
             )
         super().__init__(dim, sum(sizes), k, balance_weight, z_weight)
         self.sizes, self.key, self.renormalise = list(sizes), key, renormalise
-        self.register_buffer("owners", torch.empty(sum(sizes), dtype=torch.int64), persistent=False)
-        self.owners: Tensor
-        self.reset_buffers()
-
-    def reset_buffers(self) -> None:
-        owners = [modality for modality, size in enumerate(self.sizes) for _ in range(size)]
-        self.owners.copy_(torch.tensor(owners))
+        self.owners = Table(owners, tuple(sizes))
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         logits = self.logits(x)
         modality = given_key(ctx, self.key, x, len(self.sizes))
-        foreign = modality.unsqueeze(-1) != self.owners
+        foreign = modality.unsqueeze(-1) != self.owners.like(logits)
         scores = logits.masked_fill(foreign, -torch.inf).softmax(-1)
         weights, indices = scores.topk(int(self.k), -1)
         self.tell(ctx, logits, scores, indices)
         return Routing((share(weights) if self.renormalise else weights).to(x.dtype), indices)
+
+
+def owners(*sizes: int) -> Tensor:
+    """(E,): the modality of each expert, `sizes` of them having one after the other."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))

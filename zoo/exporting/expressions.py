@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from blocks.tables import Table
 from zoo.exporting.sources import Sources
 
 WIDTH = 120
@@ -78,7 +79,10 @@ def expression(module: nn.Module, sources: Sources) -> Call:
         kept = key not in module._non_persistent_buffers_set
         arguments.append((key, _shape("Kept" if kept else "Made", buffer)))
     for key, value in module.__dict__.items():
-        if key in used and not key.startswith("_") and key != "training" and _is_simple(value):
+        if key in used and isinstance(value, Table):
+            make = sources.refer(value.make, value.make.__name__)
+            arguments.append((key, f"{sources.refer(Table, 'Table')}({make}, {literal(value.arguments)})"))
+        elif key in used and not key.startswith("_") and key != "training" and _is_simple(value):
             arguments.append((key, literal(value)))
     given = {argument[0] for argument in arguments if _is_keyword(argument)}
     for key in sorted(used - given):
@@ -216,7 +220,7 @@ def _is_block(call: Call) -> bool:
 
 
 def _is_literal(text: Any) -> bool:
-    return isinstance(text, str) and not text.startswith(("Shape(", "Kept(", "Made("))
+    return isinstance(text, str) and not text.startswith(("Shape(", "Kept(", "Made(", "Table("))
 
 
 class Functions:
