@@ -116,7 +116,7 @@ def create(
     if str(device) != "meta":  # where nothing takes memory
         _guard(built, max_params)
     if weights is not None:
-        _load(built, wanted, weights, source, dtype, device)
+        _load(built, wanted, weights, source, dtype, device, published)
     elif found:
         _load_manifest(built, published, wanted, found.manifest, dtype, device)
     elif pretrained or tag:
@@ -165,11 +165,13 @@ def _load_opaque(model: Any, wanted: Opaque, manifest: Manifest, dtype: torch.dt
     if wanted.options.get("features_only"):
         tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
     model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
-    if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
+    same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected
+    if same and "img_size" not in wanted.options:
         load_state(model, tensors, name, dtype, device)
         return
     first, last = (_prefixes(model, word) for word in ("first_conv", "classifier"))
-    fitted, report = adapt(tensors, expected, subject=name, stem=first, head=last, model=model)
+    before = Opaque(wanted.name, {}, wanted.tag).build("meta") if "img_size" in wanted.options else None
+    fitted, report = adapt(tensors, expected, subject=name, stem=first, head=last, model=model, before=before)
     values = wanted.build("cpu").state_dict(keep_vars=True)
     put_tensors(model, {key: values[key] for key in report.names("new")})
     load_state(model, fitted, name, dtype, device, keep=report.names("new"))
@@ -270,10 +272,55 @@ def _guard(model: Backbone, max_params: int) -> None:
         )
 
 
-def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: torch.dtype | None, device: Any) -> None:
-    """A checkpoint that the user names, through the family's key rules for its source, without what training put around it."""
+def _load(
+    model: Backbone,
+    spec: Spec,
+    weights: Weights,
+    source: str,
+    dtype: torch.dtype | None,
+    device: Any,
+    published: Spec | None = None,
+) -> None:
+    """A checkpoint that the user names, through the family's key rules for its source, without what training put around it.
+
+    Where its tensors fit images of the published size only, the tables of positions among them are resampled.
+    """
+    content = open_checkpoint(weights, spec.name)
+    try:
+        tensors, prefix = _in_our_names(content, model, spec, source)
+        try:
+            load_state(model, tensors, spec.name, dtype, device)
+        except WeightsError as error:
+            raise (below_prefix(error, prefix) if prefix else error) from None
+    except WeightsError as refusal:
+        resized = _resized(content, model, spec, source, published)
+        if resized is None:
+            raise refusal from None
+        load_state(model, resized[0], spec.name, dtype, device)
+        model.adapt_report = resized[1]  # type: ignore[assignment]
+
+
+def _resized(
+    content: dict[str, Any], model: Backbone, spec: Spec, source: str, published: Spec | None
+) -> tuple[dict[str, Tensor], AdaptReport] | None:
+    """A checkpoint of a model that takes images of the published size, for one of another size; None if it is no such one."""
+    sizes = [getattr(form, "size", None) for form in (published and published.input, spec.input)]
+    if sizes[0] is None or sizes[0] == sizes[1]:
+        return None
+    before = with_values(spec, input={"size": sizes[0]})
+    try:
+        tensors, _ = _in_our_names(content, model, before, source)
+        fitted, report = adapt(tensors, expected_header(model), subject=spec.name, model=model, before=build(before))
+    except WeightsError:
+        return None
+    fits = all(change.action in ("kept", "resampled") for change in report.changes)
+    return (fitted, report) if fits else None
+
+
+def _in_our_names(content: dict[str, Any], model: Backbone, spec: Spec, source: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint for a model of this spec, but for those that the model lost on purpose, and their prefix."""
     rules, name = _key_rules(spec, source), spec.name
-    content = opened(open_checkpoint(weights, name), rules.unwrap if rules else ())
+    content = opened(content, rules.unwrap if rules else ())
     absent = _left_out(model, spec)
     if rules is None:
         places = {plain_name(key) for key in model.state_dict()} | absent
@@ -281,13 +328,11 @@ def _load(model: Backbone, spec: Spec, weights: Weights, source: str, dtype: tor
     else:
         expected = expected_header(build(spec))
         tensors, prefix = without_prefix(rules.open(content, name), partial(rules.fills, there=expected), name)
-    try:
-        if rules is not None:
+        try:
             tensors = rules.to_zoo(tensors, expected, name)
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in absent}
-        load_state(model, tensors, name, dtype, device)
-    except WeightsError as error:
-        raise (below_prefix(error, prefix) if prefix else error) from None
+        except WeightsError as error:
+            raise (below_prefix(error, prefix) if prefix else error) from None
+    return {key: tensor for key, tensor in tensors.items() if key not in absent}, prefix
 
 
 def _key_rules(spec: Spec, source: str) -> KeyRules | None:
@@ -350,18 +395,21 @@ def _load_manifest(
     absent = _left_out(model, published)
     tensors = {key: tensor for key, tensor in tensors.items() if key not in absent}
     expected = expected_header(model)
-    if {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected:
+    same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected
+    if same and wanted.input == published.input:  # of 28 x 7 positions the table has the shape of 14 x 14
         load_state(model, tensors, name, dtype, device)
         return
-    fitted, report = adapt(tensors, expected, subject=name, swapped=_swapped_paths(model, published), model=model)
+    before = build(published)
+    swapped = _swapped_paths(model, before)
+    fitted, report = adapt(tensors, expected, subject=name, swapped=swapped, model=model, before=before)
     _fill_new(model, wanted, fitted, report)
     load_state(model, fitted, name, dtype, device, keep=report.names("new"))
     model.adapt_report = report  # type: ignore[assignment]
 
 
-def _swapped_paths(model: Backbone, published: Spec) -> tuple[str, ...]:
+def _swapped_paths(model: Backbone, published: Backbone) -> tuple[str, ...]:
     """Module paths below which the requested model holds other blocks than the published one."""
-    before = {path: _kind_of(module) for path, module in build(published).named_modules()}
+    before = {path: _kind_of(module) for path, module in published.named_modules()}
     after = {path: _kind_of(module) for path, module in model.named_modules()}
     changed = [path for path, kind in after.items() if kind and before.get(path) != kind]
     return tuple(

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from blocks.registry import block
 
+Size = tuple[int, ...]
+
 
 @block("position_embedding", kind="embed", abilities=("causal", "noncausal"), paper="arXiv:2010.11929")
 class PositionEmbedding(nn.Module):
@@ -40,30 +42,37 @@ class PositionEmbedding(nn.Module):
             )
         return x + (self.pos_embed.unflatten(1, size).permute(0, 3, 1, 2) if x.ndim == 4 else self.pos_embed)
 
-    def resize_table(self, name: str, tensor: Tensor, expected_shape: tuple[int, ...]) -> Tensor | None:
+    def resize_table(
+        self, name: str, tensor: Tensor, expected_shape: tuple[int, ...], old: PositionEmbedding | None = None
+    ) -> Tensor | None:
         """The table of another image size, for this one; None for a sequence, which has no rows and columns."""
         if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[-1] != expected_shape[-1]:
             return None
-        return resized_grid(tensor, self.input_size) if len(self.input_size) == 2 else None
+        before = old.input_size if old is not None else None
+        return resized_grid(tensor, self.input_size, before) if len(self.input_size) == 2 else None
 
 
-def resized_grid(table: Tensor, size: tuple[int, ...]) -> Tensor | None:
-    """(1, h*w, C) -> (1, H*W, C) by bicubic interpolation with antialiasing, in float32.
+def resized_grid(table: Tensor, size: Size, old: Size | None = None) -> Tensor | None:
+    """(1, h*w, C) -> (1, H*W, C) by bicubic interpolation with antialiasing, in float32; the table itself where (h, w) is (H, W).
 
-    Only h*w is known: the old grid is taken to be H : W in shape, else square. None when h*w is neither.
+    `old` is (h, w), as the block knows it that the table belongs to. Without such a block only h*w is known: the grid is then taken
+    to be H : W in shape, else square. None where h*w cells make no such grid.
     """
-    old = _grid(table.shape[1], size)
-    if old is None:
+    old = old or _likely_grid(table.shape[1], size)
+    if old is None or len(old) != 2 or math.prod(old) != table.shape[1]:
         return None
+    if tuple(old) == tuple(size):
+        return table
     grid = table.float().unflatten(1, old).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
     return grid.permute(0, 2, 3, 1).flatten(1, 2).to(table.dtype)
 
 
-def _grid(count: int, size: tuple[int, ...]) -> tuple[int, int] | None:
-    height = round(math.sqrt(count * size[0] / size[1]))
-    for rows in (height, isqrt(count)):
-        columns = rows * size[1] / size[0] if rows == height else rows
-        if rows and rows * columns == count:
-            return rows, int(columns)
-    return None
+def _likely_grid(count: int, size: Size) -> tuple[int, int] | None:
+    """Rows and columns, all whole, that `count` cells have in the shape of `size`, else as a square."""
+    rows = round(math.sqrt(count * size[0] / size[1]))
+    shaped = rows > 0 and rows * size[1] % size[0] == 0 and rows * (rows * size[1] // size[0]) == count
+    if shaped:
+        return rows, count // rows
+    side = isqrt(count)
+    return (side, side) if side and side**2 == count else None

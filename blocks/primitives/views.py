@@ -99,15 +99,18 @@ class Tokens(nn.Module):
         """Where the class token stands among `count` others."""
         return count // 2 if self.place == "middle" else 0
 
-    def resize_table(self, name: str, tensor: Tensor, expected_shape: Size) -> Tensor | None:
+    def resize_table(self, name: str, tensor: Tensor, expected_shape: Size, old: Tokens | None = None) -> Tensor | None:
         """Positions of another image size, for this one: the grid is interpolated, the class token's kept."""
         if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[-1] != expected_shape[-1]:
             return None
+        return self._resized(tensor, self.input_size, old.input_size if old is not None else None)
+
+    def _resized(self, table: Tensor, size: Size, old: Size | None) -> Tensor | None:
         if self.place is None:
-            return resized_grid(tensor, self.input_size)
-        old, new = self._cls_index(tensor.shape[1] - 1), self._cls_index(math.prod(self.input_size))
-        grid = resized_grid(torch.cat([tensor[:, :old], tensor[:, old + 1 :]], 1), self.input_size)
-        return None if grid is None else torch.cat([grid[:, :new], tensor[:, old : old + 1], grid[:, new:]], 1)
+            return resized_grid(table, size, old)
+        at, new = self._cls_index(table.shape[1] - 1), self._cls_index(math.prod(size))
+        grid = resized_grid(torch.cat([table[:, :at], table[:, at + 1 :]], 1), size, old)
+        return None if grid is None else torch.cat([grid[:, :new], table[:, at : at + 1], grid[:, new:]], 1)
 
 
 @block("window", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2103.14030")

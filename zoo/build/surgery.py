@@ -66,7 +66,7 @@ def _fit(twin: nn.Module, model: Any) -> None:
     """Gives the twin the model's tensors: the same objects where the shape is the same, resampled ones elsewhere."""
     own, like = model.state_dict(keep_vars=True), _like(model)
     tensors = {name: tensor.detach() for name, tensor in own.items()}
-    fitted, report = adapt(tensors, expected_header(twin), subject=model.spec.name, model=twin)
+    fitted, report = adapt(tensors, expected_header(twin), subject=model.spec.name, model=twin, before=model)
     if like.is_meta:
         twin.to(like.dtype)
     else:

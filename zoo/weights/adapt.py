@@ -3,24 +3,30 @@
 Let `tensors` be the published weights (already checked against the published header) and `expected` the header of the
 changed model. In this order, a tensor is
 - dropped or new below a path in `swapped`: the block there is another one, equal names mean nothing;
+- resampled if its block has a method `resize_table(name, tensor, expected_shape, old)` and that returns another tensor: `old` is
+  the block it comes from, which knows for which rows and columns it was built (14 x 14 cells are as many as 28 x 7). A method
+  without `old` is asked only about tensors of another shape;
 - kept if its name and shape are unchanged;
-- resampled if its block has a method `resize_table(name, tensor, expected_shape)` and that returns a tensor;
 - dropped, and new in the model, if it is below `head` and has another shape (another `num_classes`), or exists on one
   side only (a head with no classifier);
 - summed if it is the (O, I, kh, kw) kernel of a convolution below `stem` and the model takes 1 channel:
   w'[:, 0] = sum_i w[:, i]; for any other number J it is repeated and rescaled: w'[:, j] = w[:, j mod I] * I / J,
   which leaves the answer to an image of equal channels unchanged up to the incomplete last repeat (as timm does);
-- resampled if it is a position table, (N, dim) or (1, N, dim) with N = side^2 or 1 + side^2 (a class token, first, is
-  kept as it is), or a square relative table (side^2, heads): bicubic with antialiasing between the two grids.
-  A table is known by `pos` or `relative` in the last part of its name: a matrix of another width looks just the same.
+- resampled if it is a position table, (N, dim) or (1, N, dim), or a relative table (N, heads) of a model that is not ours: bicubic
+  with antialiasing between the two grids, which a model of timm's tells in `patch_embed.grid_size` and `window_size`. What
+  stands before the grid (a class token) is kept. Where neither model tells, N is side^2 or 1 + side^2. A table is known by
+  `pos` or `relative` in the last part of its name: a matrix of another width looks just the same.
 Everything else that differs is an error: no rule of adaptation covers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -65,6 +71,10 @@ class _Outcome(NamedTuple):
     detail: str
 
 
+_DECLINED = _Outcome("kept", None, "")
+"""The answer of a block that has `resize_table` and leaves the tensor as it is: nobody else guesses then."""
+
+
 def adapt(
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, tuple[Sequence[int], object]],
@@ -74,10 +84,12 @@ def adapt(
     stem: Sequence[str] = ("stem.",),
     swapped: Sequence[str] = (),
     model: nn.Module | None = None,
+    before: nn.Module | None = None,
 ) -> tuple[dict[str, Tensor], AdaptReport]:
     """The tensors for the changed model, and the report; the rules are those at the top of this file.
 
-    `head`, `stem` and `swapped` are name prefixes. `model` (may be on meta) is asked for `resize_table` methods.
+    `head`, `stem` and `swapped` are name prefixes. `model` is asked for `resize_table` methods; `before` is the model that the
+    tensors belong to. Either may be on meta.
     Tensors reported as `new` are not in the result: the caller initialises them and loads with
     `load_state(model, result, subject, keep=report.names("new"))`.
     Raises WeightsError naming every tensor that no rule covers; nothing is adapted then."""
@@ -87,7 +99,8 @@ def adapt(
     lost = [name for name in tensors if name not in expected]
     added = [name for name in expected if name not in tensors]
     for name, (shape, dtype) in expected.items():
-        outcome = _fit(name, tensors.get(name), tuple(shape), tuple(head), tuple(stem), tuple(swapped), model)
+        resize = functools.partial(_by_its_owner, model, before, name)
+        outcome = _fit(name, tensors.get(name), tuple(shape), tuple(head), tuple(stem), tuple(swapped), resize)
         if outcome is None:
             problems.append(_unfit(name, tensors.get(name), str(form(shape, dtype)), lost))
             continue
@@ -114,16 +127,17 @@ def _fit(
     head: tuple[str, ...],
     stem: tuple[str, ...],
     swapped: tuple[str, ...],
-    model: nn.Module | None,
+    resize: Callable[[Tensor, Shape], _Outcome | None],
 ) -> _Outcome | None:
     """What becomes of one tensor of the changed model; None if no rule covers it."""
     if name.startswith(swapped):
         return _Outcome("new", None, f"{shape} of the block that was put in")
+    step = "" if tensor is None else f"{tuple(tensor.shape)} -> {shape}"
+    resized = resize(tensor, shape) if tensor is not None else None
+    if resized is not None and resized is not _DECLINED:
+        return resized
     if tensor is not None and tuple(tensor.shape) == shape:
         return _Outcome("kept", tensor, "")
-    step = "" if tensor is None else f"{tuple(tensor.shape)} -> {shape}"
-    if tensor is not None and (table := _resized_by_block(model, name, tensor, shape)) is not None:
-        return _Outcome("resampled", table, f"{step} by its block")
     if name.startswith(head):
         return _Outcome("new", None, f"{shape} of the changed head")
     if tensor is None:
@@ -131,10 +145,13 @@ def _fit(
     if name.startswith(stem) and _differs_in_channels(tensor, shape):
         action: Action = "summed" if shape[1] == 1 else "repeated"
         return _Outcome(action, _input_channels(tensor, shape[1]), step)
-    if any(mark in name.rsplit(".", 1)[-1] for mark in ("pos", "relative")):
-        resampled = _resampled_table(tensor, shape)
-        return resampled if resampled is None else _Outcome("resampled", resampled, f"{step}, bicubic")
+    if resized is not _DECLINED and _is_table(name) and (resampled := _resampled_square(tensor, shape)) is not None:
+        return _Outcome("resampled", resampled, f"{step}, bicubic")
     return None
+
+
+def _is_table(name: str) -> bool:
+    return any(mark in name.rsplit(".", 1)[-1] for mark in ("pos", "relative"))
 
 
 def _unfit(name: str, tensor: Tensor | None, expected: str, lost: list[str]) -> Problem:
@@ -144,14 +161,49 @@ def _unfit(name: str, tensor: Tensor | None, expected: str, lost: list[str]) -> 
     return Problem(name, expected, f"{form(tensor.shape, tensor.dtype)}, which no rule adapts", next=advice)
 
 
-def _resized_by_block(model: nn.Module | None, name: str, tensor: Tensor, shape: Shape) -> Tensor | None:
-    """The answer of the module that owns the tensor, if it has `resize_table`; it may decline with None."""
-    if model is None:
-        return None
+def _by_its_owner(
+    model: nn.Module | None, before: nn.Module | None, name: str, tensor: Tensor, shape: Shape
+) -> _Outcome | None:
+    """The tensor for the grid of the module that owns it, from the grid of the one that it comes from; None where nobody knows.
+
+    A block of ours has `resize_table`, which may decline; a model of timm's tells both grids.
+    """
     path, _, own_name = name.rpartition(".")
-    resize = getattr(model.get_submodule(path), "resize_table", None)
-    table = resize(own_name, tensor, shape) if callable(resize) else None
-    return table if isinstance(table, Tensor) and tuple(table.shape) == shape else None
+    owner, old = _submodule(model, path), _submodule(before, path)
+    step = f"{tuple(tensor.shape)} -> {shape}"
+    resize = getattr(owner, "resize_table", None)
+    if callable(resize):
+        knows_grids = "old" in inspect.signature(resize).parameters
+        if not knows_grids and tuple(tensor.shape) == shape:
+            return None
+        table = resize(own_name, tensor, shape, old=old) if knows_grids else resize(own_name, tensor, shape)
+        fits = isinstance(table, Tensor) and tuple(table.shape) == shape and table is not tensor
+        return _Outcome("resampled", table, f"{step} by its block") if fits else _DECLINED
+    grids = _told_grid(old, own_name), _told_grid(owner, own_name)
+    if not _is_table(name) or grids[0] is None or grids[1] is None or grids[0] == grids[1]:
+        return None
+    tokens = tensor.shape[-2] - math.prod(grids[0])
+    if tensor.ndim not in (2, 3) or tokens < 0 or math.prod(shape[:-1]) != tokens + math.prod(grids[1]):
+        return None
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    table = _resample(rows, tokens, grids[0], grids[1]).reshape(shape).to(tensor.dtype)
+    return _Outcome("resampled", table, f"{step}, bicubic")
+
+
+def _told_grid(owner: Any, name: str) -> tuple[int, int] | None:
+    """Rows and columns of a table, as a model of timm's tells them: of patches, or of the distances within a window."""
+    if "relative" in name:
+        window = getattr(owner, "window_size", None)
+        return (2 * window[0] - 1, 2 * window[1] - 1) if isinstance(window, tuple) and len(window) == 2 else None
+    grid = getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+    return (grid[0], grid[1]) if isinstance(grid, tuple) and len(grid) == 2 else None
+
+
+def _submodule(model: nn.Module | None, path: str) -> nn.Module | None:
+    """The module at `path`, None where the model has another structure."""
+    for step in path.split(".") if path else ():
+        model = model._modules.get(step) if model is not None else None
+    return model
 
 
 def _differs_in_channels(tensor: Tensor, shape: Shape) -> bool:
@@ -168,7 +220,7 @@ def _input_channels(kernel: Tensor, channels: int) -> Tensor:
     return (wide[:, taken] * (kernel.shape[1] / channels)).to(kernel.dtype)
 
 
-def _resampled_table(table: Tensor, shape: Shape) -> Tensor | None:
+def _resampled_square(table: Tensor, shape: Shape) -> Tensor | None:
     """A table on a square grid, brought to another square grid; None if one of the two is not square."""
     old = tuple(table.shape)
     if len(old) != len(shape) or len(old) not in (2, 3) or old[-1] != shape[-1] or old[:-2] != shape[:-2]:
@@ -178,14 +230,14 @@ def _resampled_table(table: Tensor, shape: Shape) -> Tensor | None:
     for tokens in (0, 1):
         sides = isqrt(old[-2] - tokens), isqrt(shape[-2] - tokens)
         if sides[0] ** 2 == old[-2] - tokens and sides[1] ** 2 == shape[-2] - tokens and min(sides) >= 1:
-            return _resample(table.reshape(old[-2], old[-1]), tokens, sides).reshape(shape).to(table.dtype)
+            rows = table.reshape(old[-2], old[-1])
+            return _resample(rows, tokens, (sides[0],) * 2, (sides[1],) * 2).reshape(shape).to(table.dtype)
     return None
 
 
-def _resample(table: Tensor, tokens: int, sides: tuple[int, int]) -> Tensor:
-    """(tokens + old^2, dim) -> (tokens + new^2, dim) in float32."""
-    old, new = sides
+def _resample(table: Tensor, tokens: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(tokens + h*w, dim) -> (tokens + H*W, dim) in float32, (h, w) and (H, W) being `old` and `new`."""
     kept, grid = table[:tokens].float(), table[tokens:].float()
-    image = grid.T.reshape(1, -1, old, old)
-    image = nn.functional.interpolate(image, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    image = grid.T.reshape(1, -1, *old)
+    image = nn.functional.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([kept, image.reshape(grid.shape[1], -1).T])
