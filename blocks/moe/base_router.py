@@ -10,7 +10,7 @@ from torch import Tensor
 from blocks.context import Context
 from blocks.moe.balanced_assignment import balanced_assignment, sinkhorn
 from blocks.moe.routing import Routing
-from blocks.moe.scoring import Count, LinearRouter, share
+from blocks.moe.scoring import Count, LinearRouter, real_rows, share
 from blocks.registry import block
 
 
@@ -20,8 +20,8 @@ class BaseRouter(LinearRouter):
 
     (B, C, H, W) or (B, L, C) -> Routing (T, 1). In training `balance` assigns the batch: "auction", every expert at most
     ceil(T / E) tokens and the sum of s nearly the largest; "sinkhorn", the best expert after Sinkhorn's normalisation,
-    nearly even and cheaper. Otherwise each token goes to its best expert. Not causal: in training an assignment depends
-    on all tokens of the batch.
+    nearly even and cheaper. Otherwise each token goes to its best expert. T are the real tokens (`ctx.mask`). Not causal: in
+    training an assignment depends on all tokens of the batch.
     """
 
     def __init__(self, dim: int, *, num_experts: Count, balance: Literal["auction", "sinkhorn"] = "auction"):
@@ -30,11 +30,18 @@ class BaseRouter(LinearRouter):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
         logits = self.logits(x)
-        indices = self._assigned(logits.detach()).unsqueeze(-1)
+        indices = self._assigned(logits.detach(), real_rows(ctx, logits.shape[0])).unsqueeze(-1)
         self.tell(ctx, logits, share(logits.sigmoid()), indices)
         return Routing(logits.gather(-1, indices).sigmoid().to(x.dtype), indices)
 
-    def _assigned(self, scores: Tensor) -> Tensor:
+    def _assigned(self, scores: Tensor, real: Tensor | None) -> Tensor:
+        best = scores.argmax(-1)
         if not self.training or scores.is_meta or torch.compiler.is_exporting():
-            return scores.argmax(-1)
+            return best
+        if real is None:
+            return self._balanced(scores)
+        best[real] = self._balanced(scores[real])
+        return best
+
+    def _balanced(self, scores: Tensor) -> Tensor:
         return balanced_assignment(scores) if self.balance == "auction" else sinkhorn(scores).argmax(-1)

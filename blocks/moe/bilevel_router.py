@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.moe.routing import Routing, as_rows
-from blocks.moe.scoring import Count, LinearRouter, Weight, load_of, widened
+from blocks.moe.scoring import Count, LinearRouter, Weight, hide_padding, load_of, mean_over, real_rows, widened
 from blocks.moe.topk_router import check_groups
 from blocks.registry import block
 
@@ -60,9 +60,10 @@ class BilevelRouter(LinearRouter):
     def _tell(
         self, ctx: Context | None, group_logits: Tensor, logits: Tensor, group: Tensor, within: Tensor, indices: Tensor
     ) -> None:
-        load = load_of(group, self.groups, logits.dtype)
-        groups = self.groups * (load * group_logits.softmax(-1).mean(0)).sum()
+        real = real_rows(ctx, logits.shape[0])
+        load = load_of(hide_padding(group, real), self.groups, logits.dtype)
+        groups = self.groups * (load * mean_over(group_logits.softmax(-1), real)).sum()
         chosen = F.one_hot(group.squeeze(-1), self.groups).unsqueeze(-1) * within
         # the base multiplies by E: the paper's factor is the size of a group
         self.tell(ctx, logits, chosen.flatten(1) / self.groups, indices, groups=(self.group_weight, groups))
-        self.report(ctx, group_load=load, importance=chosen.flatten(1).detach().mean(0))
+        self.report(ctx, group_load=load, importance=mean_over(chosen.flatten(1).detach(), real))

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 
 from blocks.context import Context
-from blocks.moe.routing import Routing, shape_of
+from blocks.moe.routing import Routing, as_sequences, shape_of
 from blocks.moe.scoring import LinearRouter, share
+from blocks.ops.masks import token_mask
 
 
 def capacity_of(length: int, k: float, num_experts: int, factor: float) -> int:
     """Tokens of a sequence that one expert takes: ceil(factor * L * k / E), at least 1 and at most L."""
     return max(1, min(length, math.ceil(factor * length * k / num_experts)))
+
+
+def capacities(mask: Tensor, k: float, num_experts: int, factor: float) -> Tensor:
+    """(B, 1) the `capacity_of` each sequence for its real tokens, `mask` (B, L) being True there."""
+    of_length = [capacity_of(length, k, num_experts, factor) for length in range(mask.shape[1] + 1)]
+    return torch.tensor(of_length, device=mask.device)[mask.sum(1, keepdim=True)]
 
 
 def places(experts: Tensor) -> Tensor:
@@ -28,8 +35,11 @@ def places(experts: Tensor) -> Tensor:
     return torch.empty_like(experts).scatter(-1, order, rank - torch.searchsorted(grouped, grouped))
 
 
-def within_capacity(indices: Tensor, order: Tensor, capacity: int) -> Tensor:
-    """`indices` (B, R) with -1 in place of choices beyond an expert's `capacity`; `order` (B, R): who is served first."""
+def within_capacity(indices: Tensor, order: Tensor, capacity: int | Tensor) -> Tensor:
+    """`indices` (B, R) with -1 in place of choices beyond an expert's `capacity`, one number or (B, 1).
+
+    `order` (B, R): who is served first.
+    """
     place = places(indices.gather(-1, order))
     return torch.where(torch.zeros_like(place).scatter(-1, order, place) < capacity, indices, -1)
 
@@ -37,9 +47,10 @@ def within_capacity(indices: Tensor, order: Tensor, capacity: int) -> Tensor:
 class CapacityRouter(LinearRouter):
     """Base of the routers that choose the k best experts of a token, as far as there is room.
 
-    A token of which no choice is left passes through no expert; in a residual branch it stays as it is. `ctx.mask` keeps
-    padding from taking room. `ctx.reports` gets dropped, the number of choices without room, beside load and importance;
-    both losses count the choices before any was dropped.
+    A token of which no choice is left passes through no expert; in a residual branch it stays as it is. Padding (`ctx.mask`)
+    neither takes room nor makes any: L is the number of real tokens of a sequence. `ctx.reports` gets dropped, the number
+    of choices without room, beside load and importance; both losses count the choices before any was dropped. Raises
+    ValueError for packed sequences.
     """
 
     capacity: float
@@ -61,9 +72,10 @@ class CapacityRouter(LinearRouter):
         weights, indices = scores.topk(int(self.k), -1)
         weights = share(weights) if self.renormalise else weights
         chosen = indices.view(*shape_of(x), indices.shape[-1])
-        if ctx is not None and ctx.mask is not None:
-            chosen = chosen.masked_fill(~ctx.mask.bool().unsqueeze(-1), -1)
-        room = capacity_of(chosen.shape[1], self.k, self.num_experts, self.capacity)
+        mask, rule = token_mask(as_sequences(x), ctx), (self.k, self.num_experts, self.capacity)
+        room: int | Tensor = capacity_of(chosen.shape[1], *rule)
+        if mask is not None:
+            chosen, room = chosen.masked_fill(~mask.bool().unsqueeze(-1), -1), capacities(mask, *rule)
         kept = within_capacity(chosen.flatten(1), self.order(weights.detach().view_as(chosen)), room)
         self.tell(ctx, logits, scores, chosen)
         self.report(ctx, dropped=(chosen.flatten(1) != kept).sum())

@@ -9,9 +9,10 @@ from msgspec import Meta
 from torch import Tensor
 
 from blocks.context import Context
-from blocks.moe.capacity import capacity_of
-from blocks.moe.routing import Routing, shape_of
-from blocks.moe.scoring import Count, LinearRouter, Weight
+from blocks.moe.capacity import capacities, capacity_of
+from blocks.moe.routing import Routing, as_sequences, shape_of
+from blocks.moe.scoring import Count, LinearRouter, Weight, real_rows
+from blocks.ops.masks import token_mask
 from blocks.registry import block
 
 
@@ -20,7 +21,8 @@ class ExpertChoiceRouter(LinearRouter):
     """s = softmax_E(W x); each expert takes the ceil(k L / E) tokens of a sequence with its largest s, weighed by s.
 
     (B, C, H, W) or (B, L, C) -> Routing with weights, indices and tokens (B, E, ceil(k L / E)). Load is even by
-    construction; a token meets k experts on average, any number of them and perhaps none. `ctx.mask` keeps padding out.
+    construction; a token meets k experts on average, any number of them and perhaps none. `ctx.mask` keeps padding out, and
+    L is then the number of real tokens of a sequence.
     The report has missed, the number of tokens that no expert took. Not causal: a token is taken or not depending on
     later ones.
     """
@@ -36,18 +38,23 @@ class ExpertChoiceRouter(LinearRouter):
         scores = logits.softmax(-1)
         by_expert = scores.view(*shape_of(x), self.num_experts).transpose(1, 2)
         B, E, L = by_expert.shape
-        if ctx is not None and ctx.mask is not None:
-            by_expert = by_expert.masked_fill(~ctx.mask.bool().unsqueeze(1), -1.0)
-        weights, positions = by_expert.topk(capacity_of(L, self.k, E, 1.0), -1)
-        experts = torch.arange(E, device=x.device).view(1, E, 1).expand_as(positions)
-        indices = torch.where(weights < 0, -1, experts)  # padding, where a sequence has too few real tokens
+        mask = token_mask(as_sequences(x), ctx)
+        if mask is not None:
+            by_expert = by_expert.masked_fill(~mask.bool().unsqueeze(1), -1.0)
+        weights, positions = by_expert.topk(min(L, capacity_of(L, self.k, E, 1.0)), -1)
+        indices = torch.arange(E, device=x.device).view(1, E, 1).expand_as(positions)
+        if mask is not None:  # each sequence has as much room as its real tokens make
+            rank = torch.arange(positions.shape[-1], device=x.device)
+            room = capacities(mask, self.k, E, 1.0).unsqueeze(-1)
+            indices = indices.masked_fill((rank >= room) | (weights < 0), -1)
         tokens = positions + L * torch.arange(B, device=x.device).view(B, 1, 1)
         self.tell(ctx, logits, scores, indices)
-        self.report(ctx, missed=_missed(tokens, indices >= 0, B * L))
+        self.report(ctx, missed=_missed(tokens, indices >= 0, B * L, real_rows(ctx, B * L)))
         return Routing(weights.to(x.dtype), indices, tokens)
 
 
-def _missed(tokens: Tensor, taken: Tensor, count: int) -> Tensor:
-    """How many of `count` tokens were not taken."""
+def _missed(tokens: Tensor, taken: Tensor, count: int, real: Tensor | None) -> Tensor:
+    """How many of `count` tokens, of those that are `real`, were not taken."""
     times = torch.zeros(count, dtype=torch.int64, device=tokens.device)
-    return (times.index_add(0, tokens.flatten(), taken.flatten().to(torch.int64)) == 0).sum()
+    missed = times.index_add(0, tokens.flatten(), taken.flatten().to(torch.int64)) == 0
+    return (missed if real is None else missed & real).sum()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocks.context import Context
 from blocks.moe.routing import Routing
-from blocks.moe.scoring import Count, LinearRouter, share
+from blocks.moe.scoring import Count, LinearRouter, hide_padding, real_rows, share
 from blocks.registry import block
 
 
@@ -21,7 +21,8 @@ class ReluRouter(LinearRouter):
     (B, C, H, W) or (B, L, C) -> Routing of T tokens with E routes each, most of which should lead nowhere. In training
     `ctx.losses` gets l1 = l1_weight * E / (k T^2) * sum_i n_i sum_t s_{t,i}, n_i the tokens of expert i: an L1 norm that
     weighs heavily on crowded experts. `l1_weight` is a buffer that `adapt` multiplies after each step by 1.2 or 1 / 1.2,
-    so that tokens come to meet k experts on average. The report has sparsity, the share of scores that are 0.
+    so that tokens come to meet k experts on average. The report has sparsity, the share of scores that are 0; of no tokens
+    at all it is the share that is aimed at, 1 - k / E. T are the real tokens (`ctx.mask`).
     """
 
     growth = 1.2
@@ -48,15 +49,30 @@ class ReluRouter(LinearRouter):
         return Routing(weights.to(x.dtype), indices, expected=self.k / self.num_experts)
 
     def _tell(self, ctx: Context | None, logits: Tensor, weights: Tensor, indices: Tensor) -> None:
-        active = (indices >= 0).to(weights.dtype)
-        crowded = (active.sum(0) * weights.sum(0)).sum() * self.num_experts / (self.k * max(1, weights.shape[0]) ** 2)
+        real = real_rows(ctx, weights.shape[0])
         self.tell(ctx, logits, share(weights), indices)
+        if real is not None:
+            weights, indices = weights.masked_fill(~real.unsqueeze(-1), 0), hide_padding(indices, real)
+        active = (indices >= 0).to(weights.dtype)
+        tokens = max(1, weights.shape[0]) if real is None else real.sum().clamp_min(1)
+        crowded = (active.sum(0) * weights.sum(0)).sum() * self.num_experts / (self.k * tokens**2)
         if ctx is not None and self.training:
             ctx.losses[self.path] = {"l1": self.l1_weight.to(crowded.dtype) * crowded}
-        self.report(ctx, sparsity=1 - active.mean(), importance=share(weights.detach().sum(0)))
+        self.report(ctx, sparsity=self._sparsity(active, real), importance=share(weights.detach().sum(0)))
+
+    def _sparsity(self, active: Tensor, real: Tensor | None) -> Tensor:
+        if real is None:
+            return 1 - active.mean() if active.shape[0] else active.new_tensor(self.sparsity)
+        found = 1 - active.sum() / (real.sum() * self.num_experts)
+        return torch.where(real.any(), found, self.sparsity)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of scores that should be 0."""
+        return 1 - self.k / self.num_experts
 
     @torch.no_grad()
     def adapt(self, report: dict[str, Tensor]) -> None:
         """After a step: a larger weight of the loss where scores are too seldom 0, else a smaller one."""
-        too_dense = torch.sign((1 - self.k / self.num_experts) - report["sparsity"])
+        too_dense = torch.sign(self.sparsity - report["sparsity"])
         self.l1_weight *= self.growth ** too_dense.to(self.l1_weight)

@@ -11,6 +11,7 @@ B sequences of L tokens, T = B * L; E experts, S slots for each.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 from blocks.context import Context
 from blocks.moe.dispatch import combine, run_experts, tally
 from blocks.moe.merging import run_merged
+from blocks.ops.masks import token_mask
 
 
 class Routing(NamedTuple):
     """y_t = sum of weights[i] * expert_{indices[i]}(x_{tokens[i]}) over the routes i of token t.
 
     The three have one shape, in any order. Without `tokens`, `weights` and `indices` are (T, k), a row for each token. The
-    index -1 leads nowhere: the route is dropped. Where `stays`, an index from E on leaves the token as it is, and no expert
-    runs. `expected` is the share of the routes that reach an expert where values are not known, on meta.
+    index -1 leads nowhere: the route is dropped, and so are all routes of padding, whose y is 0. Where `stays`, an index from
+    E on leaves the token as it is, and no expert runs. `expected` is the share of the routes that reach an expert where values are not known, on meta.
     """
 
     weights: Tensor
@@ -37,8 +39,15 @@ class Routing(NamedTuple):
 
     def mix(self, x: Tensor, experts: nn.Module, num_experts: int, ctx: Context | None = None) -> Tensor:
         """Sorted by expert once; while torch.export traces, every token goes through every expert, most with weight 0."""
-        way = self._dense if torch.compiler.is_exporting() else self._sorted
+        mask, ctx = token_mask(x, ctx, packed=True), without_places(ctx)
+        routing = self if mask is None else self._without(~mask.bool().flatten())
+        way = routing._dense if torch.compiler.is_exporting() else routing._sorted
         return way(x.reshape(-1, x.shape[-1]), experts, num_experts, ctx).view(x.shape)
+
+    def _without(self, padding: Tensor) -> Routing:
+        """The same without the routes of the tokens that are `padding` (T,)."""
+        gone = padding[self._owners()].view(self.indices.shape)
+        return self._replace(indices=self.indices.masked_fill(gone, -1))
 
     def _owners(self) -> Tensor:
         """The token of each route, flat."""
@@ -51,10 +60,12 @@ class Routing(NamedTuple):
         choices = self.indices.flatten()
         nowhere, *counts, staying = tally(choices, num_experts, self.expected)
         order = choices.argsort(stable=True)[nowhere:]
-        if not len(order):
-            return torch.zeros_like(tokens)
         owners = self._owners()[order]
         rows = tokens.index_select(0, owners)
+        if not len(order):  # a sum of no rows, which has a gradient all the same
+            return torch.zeros_like(tokens).index_add(
+                0, owners, rows * self.weights.flatten()[order, None].to(rows.dtype)
+            )
         routed = len(order) - staying
         y = run_experts(experts, rows[:routed], counts, ctx)
         y = torch.cat([y, rows[routed:]]) if staying else y
@@ -87,7 +98,7 @@ class Slots(NamedTuple):
         B, _, E, S = self.dispatch.shape
         slots = self.dispatch.flatten(2).transpose(1, 2) @ x
         rows = slots.unflatten(1, (E, S)).transpose(0, 1).reshape(-1, x.shape[-1])
-        y = run_experts(experts, rows, [B * S] * E, ctx)
+        y = run_experts(experts, rows, [B * S] * E, without_places(ctx))
         return self.combine.flatten(2) @ y.unflatten(0, (E, B, S)).transpose(0, 1).flatten(1, 2)
 
 
@@ -98,6 +109,13 @@ class Merging(NamedTuple):
 
     def mix(self, x: Tensor, experts: nn.Module, num_experts: int, ctx: Context | None = None) -> Tensor:
         return run_merged(experts, self.weights, x)
+
+
+def without_places(ctx: Context | None) -> Context | None:
+    """What experts see of ctx: their rows are sorted by expert, or are slots, so that masks and borders say nothing of them."""
+    if ctx is None or (ctx.mask is None and ctx.cu_seqlens is None):
+        return ctx
+    return replace(ctx, mask=None, cu_seqlens=None)
 
 
 def as_sequences(x: Tensor) -> Tensor:

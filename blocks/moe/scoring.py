@@ -25,8 +25,8 @@ class ScoringRouter(nn.Module):
 
     `ctx.reports` always gets under the router's path load (E,) = f, the share of choices that fell on each expert, and
     importance (E,) = P, the mean score, each summing to 1. In training `ctx.losses` gets balance = balance_weight * E *
-    sum_i f_i P_i, and z = z_weight * mean(logsumexp(logits)^2); a loss of weight 0 is left out. Raises ValueError when k
-    exceeds E.
+    sum_i f_i P_i, and z = z_weight * mean(logsumexp(logits)^2); a loss of weight 0 is left out. All of them are over real
+    tokens (`ctx.mask`); where there are none, they are 0. Raises ValueError when k exceeds E.
     """
 
     path = ""
@@ -44,18 +44,21 @@ class ScoringRouter(nn.Module):
     def tell(
         self, ctx: Context | None, logits: Tensor, shares: Tensor, indices: Tensor, **more: tuple[float, Tensor]
     ) -> None:
-        """`logits` (T, E); `shares` (T, E), the scores, each token's summing to 1; `indices` (any), -1 for a dropped choice.
+        """`logits` (T, E); `shares` (T, E), the scores, each token's summing to 1; `indices`, -1 for a choice that leads nowhere:
+        (T, k), or of any other shape if those of padding are -1 already.
 
         `more` are further losses of the router, by name: (weight, value).
         """
         if ctx is None:
             return
-        load, importance = load_of(indices, shares.shape[-1], logits.dtype), shares.flatten(0, -2).mean(0)
+        real = real_rows(ctx, logits.shape[0])
+        load = load_of(hide_padding(indices, real), shares.shape[-1], logits.dtype)
+        importance = mean_over(shares, real)
         ctx.reports[self.path] = {"load": load, "importance": importance.detach()}
         if self.training:
             losses = {
                 "balance": (self.balance_weight, shares.shape[-1] * (load * importance).sum()),
-                "z": (self.z_weight, logits.logsumexp(-1).square().mean()),
+                "z": (self.z_weight, mean_over(logits.logsumexp(-1).square(), real)),
                 **more,
             }
             ctx.losses[self.path] = {name: weight * loss for name, (weight, loss) in losses.items() if weight}
@@ -93,6 +96,33 @@ class LinearRouter(ScoringRouter):
 def widened(x: Tensor) -> Tensor:
     """`x` in float32, or in its own type if that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def real_rows(ctx: Context | None, count: int) -> Tensor | None:
+    """`ctx.mask` (B, L) for the T = `count` tokens of a batch, flat; None when all are real.
+
+    Raises ValueError when the mask is of other tokens.
+    """
+    if ctx is None or ctx.mask is None:
+        return None
+    if ctx.mask.numel() != count:
+        raise ValueError(f"ctx.mask has shape {tuple(ctx.mask.shape)}; the router meets {count} tokens")
+    return ctx.mask.bool().flatten()
+
+
+def hide_padding(indices: Tensor, real: Tensor | None) -> Tensor:
+    """`indices` (T, k) with -1 in the rows of padding; those of another shape as they are."""
+    if real is None or indices.shape[:-1] != real.shape:
+        return indices
+    return indices.masked_fill(~real.unsqueeze(-1), -1)
+
+
+def mean_over(values: Tensor, real: Tensor | None) -> Tensor:
+    """(T, …) -> (…): the mean over the tokens that are `real` (T,), all without it; 0 where there are none."""
+    if real is None:
+        return values.mean(0) if values.shape[0] else values.sum(0)
+    padding = ~real.view(-1, *[1] * (values.ndim - 1))
+    return values.masked_fill(padding, 0).sum(0) / real.sum().clamp_min(1)
 
 
 def load_of(indices: Tensor, outcomes: int, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.moe.routing import Merging, as_sequences
-from blocks.moe.scoring import Count
+from blocks.moe.scoring import Count, mean_over
+from blocks.ops.masks import token_mask
+from blocks.recurrent import zero_padding
 from blocks.registry import block
 from blocks.slots import Norm, slot
 
@@ -34,19 +36,21 @@ class SmearRouter(nn.Module):
         return shape[0] * expert_params
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Merging:
-        mean = _mean(as_sequences(x), None if ctx is None else ctx.mask)
+        sequences = as_sequences(x)
+        mask = token_mask(sequences, ctx)
+        mean = _mean(sequences, mask)
         if self.norm is not None:
             mean = run(self.norm, mean)
         weights = self.gate(mean).squeeze(1).softmax(-1)
         if ctx is not None:
-            importance = weights.detach().mean(0)
+            importance = mean_over(weights.detach(), None if mask is None else mask.bool().any(1))
             ctx.reports[self.path] = {"load": importance, "importance": importance}
         return Merging(weights)
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, L, C) -> (B, 1, C), over the real tokens."""
+    """(B, L, C) -> (B, 1, C), over the real tokens; 0 where there are none."""
     if mask is None:
-        return x.mean(1, keepdim=True)
+        return x.mean(1, keepdim=True) if x.shape[1] else x.sum(1, keepdim=True)
     real = mask.to(x.dtype).unsqueeze(-1)
-    return (x * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    return zero_padding(x, mask.bool()).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.moe.routing import Slots, as_sequences
-from blocks.moe.scoring import Count, widened
+from blocks.moe.scoring import Count, mean_over, real_rows, widened
+from blocks.ops.masks import token_mask
 from blocks.registry import block
 
 
@@ -50,13 +51,14 @@ class SoftRouter(nn.Module):
         return 2 * self.macs(shape)["matmul"]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Slots:
-        logits = self.logits(as_sequences(x))
-        if ctx is not None and ctx.mask is not None:
-            logits = logits.masked_fill(~ctx.mask.bool()[..., None, None], torch.finfo(logits.dtype).min)
+        sequences = as_sequences(x)
+        logits, mask = self.logits(sequences), token_mask(sequences, ctx)
+        if mask is not None:
+            logits = logits.masked_fill(~mask.bool()[..., None, None], torch.finfo(logits.dtype).min)
         dispatch = logits.softmax(1)
         combine = logits.flatten(2).softmax(-1).view_as(logits)
         if ctx is not None:
-            importance = combine.detach().mean((0, 1)).sum(-1)
+            importance = mean_over(combine.detach().flatten(0, 1), real_rows(ctx, combine[..., 0, 0].numel())).sum(-1)
             ctx.reports[self.path] = {
                 "load": torch.full_like(importance, 1 / len(importance)),
                 "importance": importance,
