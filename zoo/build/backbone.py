@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
+from zoo.build.checkpointing import checkpointed
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
 from zoo.specs.model import Spec
 
@@ -45,7 +45,7 @@ class Stage(nn.Module):
         if self.view is not None:
             x, memo = self.view.enter(x)  # type: ignore[operator]
         for i, layer in enumerate(self.layers):
-            x = checkpoint(layer, x, ctx, use_reentrant=False) if self._is_checkpointed(x) else layer(x, ctx)
+            x = checkpointed(layer, x, ctx) if self._is_checkpointed(x) else layer(x, ctx)
             if show is not None and i in show:
                 show[i] = shown(self.view, x, memo)
                 if stop_early and i == max(show):
@@ -246,7 +246,7 @@ class Backbone(nn.Module):
         return prune(self, indices, prune_norm, prune_head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps no activations inside layers for the backward pass; they are computed again there."""
+        """Keeps no activations inside layers for the backward pass; they are computed again there, and running statistics move once."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
