@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 from msgspec import Meta
@@ -107,10 +107,12 @@ class BatchNorm(Affine):
     (B, C, H, W), (B, L, C) or (B, C) -> the same shape. Evaluation uses running moments, where
     running <- (1 - momentum) * running + momentum * batch at each training step. `weight` is the value that the scales
     start from: 0 for the last norm of a branch that is to begin as nothing. Differs from torch's: the number of
-    batches is not counted, so the state holds tensors of the network only.
+    batches is not counted, so the state holds tensors of the network only. Raises ValueError in training for fewer than
+    two values of a channel, which have no moments.
     """
 
     fresh = True
+    path = ""
 
     running_mean: Tensor
     running_var: Tensor
@@ -137,6 +139,8 @@ class BatchNorm(Affine):
         self.running_var.fill_(1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() <= self.dim:
+            _refuse_one_value(self, x)
         moments = self.running_mean, self.running_var
         y = F.batch_norm(_map_of(x), *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
         return _tokens_of(y) if x.ndim == 3 else y
@@ -178,6 +182,13 @@ class GlobalResponseNorm(nn.Module):
         """Takes the bias out of the norm and returns it, for a following linear map to absorb."""
         shift, self.bias = self.bias, None
         return shift
+
+
+def _refuse_one_value(norm: BatchNorm, x: Tensor) -> NoReturn:
+    raise ValueError(
+        f"{norm.path or 'this batch_norm'} cannot standardise {x.numel() // norm.dim} values of a channel in training, and "
+        f"meets an input of shape {tuple(x.shape)}; next: a batch of at least two, a larger input, or `.eval()`"
+    )
 
 
 def _map_of(x: Tensor) -> Tensor:

@@ -129,3 +129,17 @@ def test_a_stack_that_ends_in_another_width_is_refused() -> None:
         ValueError, match="^the last convolution leaves 4 channels, and 8 are asked for: leave its width out$"
     ):
         blocks.get("conv_stack")(3, 8, convs=[{"kernel_size": 3, "out_dim": 4}])
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1, 1), (1, 1, 8), (1, 8), (0, 8, 2, 2)])
+def test_a_batch_norm_names_what_one_value_lacks(shape: tuple[int, ...]) -> None:
+    norm, count = blocks.get("batch_norm")(8).train(), int(shape[0] > 0)
+    norm.path = "stages.1.norm"
+    with pytest.raises(ValueError) as error:
+        norm(torch.zeros(shape))
+    assert str(error.value) == (
+        f"stages.1.norm cannot standardise {count} values of a channel in training, and meets an input of shape {shape}; "
+        "next: a batch of at least two, a larger input, or `.eval()`"
+    )
+    assert torch.equal(norm.running_mean, torch.zeros(8))
+    assert norm.eval()(torch.zeros(shape)).shape == shape

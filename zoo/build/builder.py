@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blocks.chain import Chain, StandIn, run
 from blocks.construct import build_chain, construct
 from blocks.errors import BlockError, Problem
+from blocks.primitives.norms import BatchNorm
 from blocks.slots import Place
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.language import LanguageModel
@@ -98,7 +99,11 @@ class _Builder:
         head = self._part(spec.head, "head", width, None)
         self._tie(head, stem)
         reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
-        return (LanguageModel if reads_text else Backbone)(spec, stem, stages, head, width)
+        model = (LanguageModel if reads_text else Backbone)(spec, stem, stages, head, width)
+        for name, module in model.named_modules():
+            if isinstance(module, BatchNorm):  # of a block that makes its own nobody else says where it stands
+                module.path = name
+        return model
 
     def _tie(self, head: nn.Module | None, stem: nn.Module | None) -> None:
         if getattr(head, "tie", None) is None:
