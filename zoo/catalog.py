@@ -18,6 +18,7 @@ import msgspec
 from blocks import plugins
 from zoo.collection import CORE, Collection, collections, namespace_of
 from zoo.errors import Problem, UnknownModelError, nearest
+from zoo.kinds import ENDINGS
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
@@ -100,6 +101,9 @@ def split_tag(name: str) -> tuple[str, str]:
 def entry(name: str) -> Entry:
     """The entry of a model (a tag is allowed). Raises UnknownModelError with the nearest name."""
     model, tag = split_tag(name)
+    if name.endswith(ENDINGS):
+        step = "zoo.create, `zoo info` and `zoo predict` take what `zoo.save` wrote, and zoo.create(NAME, weights=PATH) other weights"
+        raise UnknownModelError("", Problem(f"no model `{name}`", "a name of the catalogue here", "a file", next=step))
     if model not in entries():
         near, lost = nearest(model, entries()), _missing_plugin(model)
         raise UnknownModelError(

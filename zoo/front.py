@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,13 @@ from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
-from zoo.hub.client import is_hub
-from zoo.hub.repository import repository
+from zoo.hub.record import Made
+from zoo.hub.repository import Repository
 from zoo.naming import is_file
 from zoo.naming import spec as find_spec
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.opaque import deploy as deploy_opaque
+from zoo.saved import described, record_of
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
@@ -90,6 +92,10 @@ def create(
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
+    if form not in ("train", "deploy"):
+        raise InputError(
+            "create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"]))
+        )
     if is_opaque(model):
         refuse_edits(str(model), {"overrides": overrides, "settings": settings, "swap": swap, "at": at})
         options = dict(
@@ -100,8 +106,8 @@ def create(
         weights = weights if weights is not None else checkpoint_path
         name = f"{catalog.split_tag(str(model))[0]}.{pretrained}" if isinstance(pretrained, str) else str(model)
         return _create_opaque(name, options, bool(pretrained), weights, form, device, dtype, max_params)
-    found = repository(model) if is_hub(model) else None
-    published = found.spec if found else find_spec(model)
+    found = described(model)
+    published, made = (found.spec, found.made) if found else (find_spec(model), Made())
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
     wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
     wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
@@ -109,16 +115,20 @@ def create(
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
     tag = pretrained if isinstance(pretrained, str) else tag
     built = build(wanted)
-    if global_pool == "":
+    if global_pool == "" or (made.headless and num_classes is None and global_pool is None):
         built.head = None
-    if features_only:
-        _keep_features(built, out_indices)
+    if features_only or made.out_indices is not None:
+        _keep_features(built, out_indices if out_indices is not None else made.out_indices)
+    if made.form == "deploy":
+        built = _deployed_as_saved(built, published, wanted, features_only)
     if str(device) != "meta":  # where nothing takes memory
         _guard(built, max_params)
     if weights is not None:
-        _load(built, wanted, weights, source, dtype, device, published)
+        _load_described(built, wanted, weights, source, dtype, device, published)
+    elif found and str(device) == "meta":
+        built.pretrained = found.manifest
     elif found:
-        _load_manifest(built, published, wanted, found.manifest, dtype, device)
+        _load_manifest(built, published, wanted, found.manifest, dtype, device, beside=True)
     elif pretrained or tag:
         _load_published(built, published, wanted, tag, dtype, device)
     elif str(device) != "meta":
@@ -129,13 +139,9 @@ def create(
         forget_arguments(built)
     if isinstance(wanted.tree["input"], dict) and wanted.tree["input"].get("kind") == "image" and str(device) != "meta":
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if form == "deploy":
-        return deploy(built)
-    if form != "train":
-        raise InputError(
-            "create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"]))
-        )
-    return built
+    if made.form == "deploy":
+        return _packed(built)
+    return deploy(built) if form == "deploy" else built
 
 
 def _create_opaque(
@@ -192,14 +198,29 @@ def deploy(model: nn.Module) -> Any:
     in a row its own layout: the two agree up to rounding.
     """
     from blocks.folding import fuse
+
+    return _packed(deploy_opaque(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model))
+
+
+def _packed(fused: nn.Module) -> Any:
+    """A deploy form in the memory layout of its device's kernels; as it is on meta."""
     from blocks.packing import pack
 
-    fused = deploy_opaque(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model)
     like = next(fused.parameters(), None)
     if like is None or like.is_meta:
         return fused
     fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return pack(fused) if like.device.type == "cpu" and like.dtype == torch.float32 else fused
+
+
+def _deployed_as_saved(model: Backbone, published: Spec, wanted: Spec, features_only: bool) -> Backbone:
+    """The structure of a deploy form that was saved. Raises InputError for one that is to be changed: its layers are folded."""
+    if wanted != published or features_only:
+        found = "a model that was saved in its deploy form, whose layers are folded"
+        step = "save the train form, and make the deploy form of what you change"
+        raise InputError("create", Problem(published.name, "no change of the model", found, next=step))
+    fused: Backbone = deploy(model)
+    return fused
 
 
 def _changed_spec(
@@ -347,6 +368,62 @@ def _key_rules(spec: Spec, source: str) -> KeyRules | None:
     return KeyRules.from_data(spec.keys[source], f"{spec.source}: keys.{source}")
 
 
+def _load_described(
+    model: Backbone,
+    spec: Spec,
+    weights: Weights,
+    source: str,
+    dtype: torch.dtype | None,
+    device: Any,
+    published: Spec | None = None,
+) -> None:
+    """As `_load`; from what `zoo.save` wrote the model also takes how pictures are prepared, and the names of its classes."""
+    saved = None if source != "zoo" or isinstance(weights, Mapping) else _saved_weights(weights, spec)
+    try:
+        if saved is None:
+            _load(model, spec, weights, source, dtype, device, published)
+        else:
+            _load(model, spec, read_published(saved.manifest, ""), source, dtype, device, saved.spec)
+    except WeightsError:
+        if saved is None or saved.manifest.digest == spec.digest:
+            raise
+        raise WeightsError(spec.name, _differences(saved.spec, spec, str(weights))) from None
+    if saved is not None:
+        for problem in _differences(saved.spec, spec, str(weights)):
+            warnings.warn(f"{spec.name}: {problem.where}: {problem.sentence()}", stacklevel=4)
+        image = hasattr(spec.input, "channels")
+        model.pretrained = saved.manifest.for_input(spec.input.channels, spec.input.size) if image else saved.manifest
+
+
+def _saved_weights(weights: str | os.PathLike[str], spec: Spec) -> Repository | None:
+    """What `zoo.save` wrote of these weights, None for those of others. Raises WeightsError."""
+    saved = record_of(weights)
+    if saved is None:
+        return None
+    if saved.made.form == "deploy":
+        step = f'zoo.create("{weights}")'
+        raise WeightsError(spec.name, Problem("", "weights of the train form", "those of the deploy form", next=step))
+    return saved
+
+
+def _differences(saved: Spec, wanted: Spec, file: str) -> list[Problem]:
+    """In what the spec beside some weights differs from the one that is asked for."""
+    told = {
+        "num_classes": (wanted.num_classes, saved.num_classes),
+        "in_chans": tuple(getattr(spec.input, "channels", None) for spec in (wanted, saved)),
+        "img_size": tuple(getattr(spec.input, "size", None) for spec in (wanted, saved)),
+    }
+    problems = [
+        Problem(name, f"{own}, as asked", f"{other} in {file}", next=f"pass {name}={other}, or zoo.create({file!r})")
+        for name, (own, other) in told.items()
+        if own != other
+    ]
+    if not problems and saved.digest != wanted.digest:
+        found = f"`{saved.name}`, digest {saved.digest[:12]}, in {file}"
+        problems = [Problem("spec", f"`{wanted.name}`, digest {wanted.digest[:12]}, as asked", found)]
+    return problems
+
+
 def _left_out(model: Backbone, spec: Spec) -> set[str]:
     """Names that the spec's model has and this one has not on purpose: it lost its head or its last stages."""
     whole = model.head is not None and model.out_indices is None
@@ -381,15 +458,18 @@ def _load_manifest(
     manifest: Manifest,
     dtype: torch.dtype | None,
     device: Any,
+    beside: bool = False,
 ) -> None:
-    """The bytes of a manifest, which are on this machine."""
+    """The bytes of a manifest, which are on this machine: `beside` it, or in it, where it stands in no catalogue."""
     name = manifest.name
     if manifest.digest != published.digest:
         raise WeightsError(
             name, Problem("digest", f"the spec that was trained, {manifest.digest[:12]}", f"{published.digest[:12]}")
         )
-    tensors = read_published(manifest, catalog.home_of(manifest.model).weights)
+    tensors = read_published(manifest, "" if beside else catalog.home_of(manifest.model).weights)
     model.pretrained = manifest
+    if dtype is None:
+        _as_saved(model, tensors)
     if wanted.input != published.input:
         model.pretrained = manifest.for_input(wanted.input.channels, wanted.input.size)
     absent = _left_out(model, published)
@@ -405,6 +485,16 @@ def _load_manifest(
     _fill_new(model, wanted, fitted, report)
     load_state(model, fitted, name, dtype, device, keep=report.names("new"))
     model.adapt_report = report  # type: ignore[assignment]
+
+
+def _as_saved(model: Backbone, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a model on meta the floating dtypes of the tensors that it will get: a model saved in bfloat16 comes back in it."""
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        model.to(kinds.pop())  # what no state dict holds, too
+    for name, own in model.state_dict(keep_vars=True).items():
+        if name in tensors and tensors[name].is_floating_point() and own.is_floating_point():
+            own.data = own.data.to(tensors[name].dtype)
 
 
 def _swapped_paths(model: Backbone, published: Backbone) -> tuple[str, ...]:
@@ -435,11 +525,17 @@ def _fill_new(model: Backbone, spec: Spec, fitted: dict[str, Tensor], report: Ad
     put_tensors(model, {name: values[name] for name in new})
 
 
-def save(model: nn.Module, path: str | Path) -> None:
-    """Writes the weights as safetensors, whole or not at all."""
-    from zoo.weights.load import save_weights
+def save(model: nn.Module, path: str | os.PathLike[str], *, labels: Sequence[str] | None = None) -> None:
+    """Writes a model so that `zoo.create(path)` makes it again, whole or not at all: weights, spec, pre-processing, names of classes.
 
-    save_weights(model, path)
+    path: `mine.safetensors`, one file with all that in its metadata (any library reads its tensors), or a folder, `mine`, as a repository
+    of the Hub holds it: `zoo.json`, `model.safetensors` and a card. labels: the names of the classes, in the order of the logits;
+    without them those that came with the weights. Models without a head, of feature maps, and in the deploy form come back as such.
+    A module that no spec describes, or that was changed by hand, is written as tensors alone. Raises InputError and WeightsError.
+    """
+    from zoo.hub.writing import save as write
+
+    write(model, path, labels)
 
 
 def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
@@ -452,9 +548,9 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
     net: Any = unwrapped(model)
     like, own = next(net.parameters()), net.state_dict(keep_vars=True)
     if like.is_meta:
-        _load(net, net.spec, weights, source, None, None)
+        _load_described(net, net.spec, weights, source, None, None)
         return model
-    _load(net, net.spec, weights, source, like.dtype, like.device)
+    _load_described(net, net.spec, weights, source, like.dtype, like.device)
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
             own[name].copy_(tensor)
@@ -462,14 +558,15 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
     return model
 
 
-def labels(model: Backbone | str) -> list[str]:
+def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:
     """The names of the classes, in the order of the logits.
 
     They come with the weights; for a model of 1,000 classes without weights they are ImageNet's, as timm tells them.
     Raises InputError when nobody knows them.
     """
-    if isinstance(model, str):
-        known, spec = manifests(model), find_spec(model)
+    if isinstance(model, (str, os.PathLike)):
+        saved = described(model)
+        known, spec = ([saved.manifest], saved.spec) if saved else (_named_manifests(model), find_spec(model))
     else:
         known, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
     named = next((manifest.labels for manifest in known if len(manifest.labels) == spec.num_classes), ())
@@ -481,7 +578,13 @@ def labels(model: Backbone | str) -> list[str]:
         info = import_timm().data.ImageNetInfo()
         return [info.index_to_description(index) for index in range(1000)]
     found = f"a model of {spec.num_classes} classes without weights that name them"
-    raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found))
+    step = "zoo.save(model, path, labels=[...]) writes them beside the weights"
+    raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found, next=step))
+
+
+def _named_manifests(model: str | os.PathLike[str]) -> list[Manifest]:
+    """Those of a name in the catalogue; none of a spec file."""
+    return manifests(str(model)) if not is_file(os.fspath(model)) else []
 
 
 def export(

@@ -9,14 +9,14 @@ from typing import Any
 
 from zoo import catalog
 from zoo.errors import Problem, SpecError, listed
+from zoo.kinds import ENDINGS, refuse_foreign
 from zoo.opaque import Opaque, is_opaque, refuse_edits
+from zoo.saved import open_saved, saved_path
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit
 from zoo.specs.read import Family, family_of, read_file
 from zoo.specs.resolve import resolve, respec
 from zoo.specs.tree import Origin
-
-SUFFIXES = (".toml", ".json")
 
 Model = str | os.PathLike[str] | Spec | Mapping[str, Any]
 
@@ -26,8 +26,8 @@ def spec(
 ) -> Spec:
     """The filled, checked spec of a model, with changes: {path or selector: value}, from code and from the shell.
 
-    `model`: a name, a spec file (`net.toml`, `net.toml:variant`), a spec as a table, or a Spec. Raises UnknownModelError
-    and SpecError.
+    `model`: a name, a spec file (`net.toml`, `net.toml:variant`), what `zoo.save` wrote, a spec as a table, or a Spec. Raises
+    UnknownModelError and SpecError.
     """
     if isinstance(model, Spec):
         if not overrides and not settings:
@@ -39,6 +39,9 @@ def spec(
         return respec(model, edits)
     if isinstance(model, Mapping):
         return resolve(family_of(model, "spec"), "", overrides, settings)
+    saved = saved_path(model)
+    if saved is not None:
+        return spec(open_saved(saved).spec, overrides, settings=settings)
     text = os.fspath(model)
     if is_file(text):
         family, variant = _file(text)
@@ -50,22 +53,23 @@ def spec(
 
 
 def is_file(text: str) -> bool:
-    """Whether a model is named by a spec file rather than by its name; `acme/net` is a name, `./acme/net` is none."""
+    """Whether a model is named by a file rather than by its name; `acme/net` is a name, `./acme/net` is none."""
     path, _ = split_variant(text)
-    return path.endswith(SUFFIXES) or (os.sep in path and not catalog.NAME.fullmatch(path))
+    return path.endswith(ENDINGS) or (os.sep in path and not catalog.NAME.fullmatch(path))
 
 
 def split_variant(text: str) -> tuple[str, str]:
     """(path, variant) of `net.toml` or `net.toml:variant`. A folder's name may hold colons: only what stands behind the last one,
     and is part of no path, is a variant."""
     path, _, variant = text.rpartition(":")
-    if not path or os.sep in variant or "/" in variant or variant.endswith(SUFFIXES) or pathlib.Path(text).is_file():
+    if not path or os.sep in variant or "/" in variant or variant.endswith(ENDINGS) or pathlib.Path(text).is_file():
         return text, ""
     return path, variant
 
 
 def _file(text: str) -> tuple[Family, str]:
     path, variant = split_variant(text)
+    refuse_foreign(pathlib.Path(path))
     family = read_file(pathlib.Path(path))
     variants = list(family.variants)
     if not variant and len(variants) == 1:

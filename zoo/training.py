@@ -19,8 +19,9 @@ from blocks.context import Context
 from blocks.moe.adaptation import adapt_routers
 from zoo import catalog, digits
 from zoo.build.groups import lr_scales
+from zoo.hub.record import WEIGHTS
 from zoo.weights.load import save_weights
-from zoo.weights.manifest import Manifest, Probe, counted_metric, write_manifest
+from zoo.weights.manifest import Manifest, counted_metric, write_manifest
 from zoo.weights.probe import make_probe
 from zoo.weights.stats import wilson_interval
 from zoo.weights.verify import sha256_of
@@ -184,37 +185,45 @@ def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
     path = home.weights / f"{home.short(name)}.digits.safetensors"
     save_weights(result.model, path)
     shape = (1, digits.PREPROCESS.channels, *digits.PREPROCESS.rows_and_columns)
-    probe: Probe = make_probe(result.model, 0, shape)
+    manifest = msgspec.structs.replace(
+        manifest_of(name, result, recipe),
+        source=f"embedded:{path.name}",
+        state="embedded",
+        size_bytes=path.stat().st_size,
+        sha256=sha256_of(path, use_stamps=False),
+        origin="trained from scratch on scikit-learn's handwritten digits; smoke weights: proof that the block trains, no ranking",
+        probe=make_probe(result.model, 0, shape),
+    )
+    write_manifest(manifest, path.with_suffix(".json"))
+    return manifest
+
+
+def manifest_of(name: str, result: Result, recipe: Recipe) -> Manifest:
+    """What is known of trained weights, wherever they will stand: how to prepare pictures, the classes, the recipe, the accuracy."""
     usual = Recipe()
     command = f"zoo train digits {name}" + "".join(
         f" --{flag} {getattr(recipe, flag)}"
         for flag in ("epochs", "seed")
         if getattr(recipe, flag) != getattr(usual, flag)
     )
-    manifest = Manifest(
+    figure = counted_metric(
+        result.correct, result.n, command=command, seed=recipe.seed, date=str(datetime.date.today())
+    )
+    return Manifest(
         model=name,
         tag="digits",
         digest=result.model.digest,  # type: ignore[arg-type]
-        source=f"embedded:{path.name}",
-        state="embedded",
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path, use_stamps=False),
+        source=f"file:{WEIGHTS}",
+        state="saved",
         dtype="float32",
         licence="Apache-2.0",
         licence_class="permissive",
-        origin="trained from scratch on scikit-learn's handwritten digits; smoke weights: proof that the block trains, no ranking",
+        origin="trained from scratch on scikit-learn's handwritten digits",
         preprocess=digits.PREPROCESS,
         labels=tuple(str(digit) for digit in range(10)),
-        metrics={
-            f"digits/top1@{digits.PREPROCESS.size}": counted_metric(
-                result.correct, result.n, command=command, seed=recipe.seed, date=str(datetime.date.today())
-            )
-        },
-        probe=probe,
+        metrics={f"digits/top1@{digits.PREPROCESS.size}": figure},
         recipe=command,
     )
-    write_manifest(manifest, path.with_suffix(".json"))
-    return manifest
 
 
 def main(names: list[str]) -> None:

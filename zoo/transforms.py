@@ -40,13 +40,22 @@ def preprocess_of(model: Any) -> Preprocess:
     """How images are prepared for a model: as its weights say, else ImageNet's way at the spec's size."""
     if isinstance(model, Preprocess):
         return model
-    if isinstance(model, str):
-        from zoo import front, naming
-
-        known = [] if naming.is_file(model) else front.manifests(model)
-        return known[0].preprocess if known and known[0].preprocess else _by_size(naming.spec(model))
+    if isinstance(model, (str, os.PathLike)):
+        return _of_named(model)
     manifest = getattr(model, "pretrained", None)
     return manifest.preprocess if manifest is not None and manifest.preprocess else _by_size(model.spec)
+
+
+def _of_named(model: str | os.PathLike[str]) -> Preprocess:
+    from zoo import naming
+    from zoo.saved import described
+    from zoo.supply.manifests import manifests
+
+    found = described(model)
+    if found is not None:
+        return found.manifest.preprocess or _by_size(found.spec)
+    known = [] if naming.is_file(os.fspath(model)) else manifests(os.fspath(model))
+    return known[0].preprocess if known and known[0].preprocess else _by_size(naming.spec(model))
 
 
 def _by_size(spec: Any) -> Preprocess:

@@ -11,6 +11,9 @@ from blocks import registry
 from zoo import catalog
 from zoo.console import complain, count, dump, table
 from zoo.errors import listed
+from zoo.hub.repository import Repository
+from zoo.saved import described
+from zoo.specs.model import Spec
 from zoo.supply.manifests import at_hand, manifests
 from zoo.weights.manifest import Manifest
 
@@ -50,9 +53,12 @@ def _states(entry: catalog.Entry, loadable: set[str]) -> str:
 
 
 def info(arguments: Namespace) -> int:
-    entry = catalog.entry(arguments.name)
-    facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in manifests(arguments.name)]}
-    rows = _tree(entry.name) if arguments.tree else []
+    found = described(arguments.name)
+    entry = _entry_of(found) if found else catalog.entry(arguments.name)
+    known = [found.manifest] if found else manifests(arguments.name)
+    facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in known]}
+    facts |= _how_it_sees(found) if found else {}
+    rows = _tree(found.spec if found else catalog.published_spec(entry.name)) if arguments.tree else []
     if arguments.json:
         dump(facts | ({"tree": rows} if rows else {}))
         return 0
@@ -61,6 +67,7 @@ def info(arguments: Namespace) -> int:
         "input": "x".join(map(str, entry.input_size)), "parameters": f"{entry.params:,}", "MACs": f"{entry.macs:,} (1 MAC = 2 FLOPs)",
         "digest": entry.digest, "blocks": ", ".join(block.removeprefix("core/").removesuffix("@1") for block in entry.blocks),
     }  # fmt: skip
+    shown |= {key: _said(facts[key]) for key in ("form", "preprocess", "labels") if facts.get(key)}
     table([entry.name, ""], [[key, value] for key, value in shown.items() if value])
     for row in facts["weights"]:
         figures = ", ".join(f"{name} {value:.2%}" for name, value in row["metrics"].items())
@@ -90,11 +97,38 @@ def _weights(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _tree(name: str) -> list[dict[str, Any]]:
+def _tree(spec: Spec) -> list[dict[str, Any]]:
     from zoo.build.builder import build
     from zoo.measure.layers import layer_rows
 
-    return layer_rows(build(catalog.published_spec(name)))
+    return layer_rows(build(spec))
+
+
+def _entry_of(found: Repository) -> catalog.Entry:
+    """What the catalogue would know of a model that `zoo.save` or `zoo.push` wrote; its costs are counted."""
+    from zoo.build.builder import build, input_size
+    from zoo.measure.macs import count_macs
+
+    spec, text, net = found.spec, found.spec.family, build(found.spec)
+    return catalog.Entry(
+        spec.name, text.name, "", text.task, spec.digest, sum(parameter.numel() for parameter in net.parameters()),
+        count_macs(net).total, list(input_size(spec.input)), text.title, text.paper, text.licence, text.code, spec.blocks(),
+    )  # fmt: skip
+
+
+def _how_it_sees(found: Repository) -> dict[str, Any]:
+    """The form in which the model was saved, how pictures are prepared for it, and the names of its classes."""
+    manifest = found.manifest
+    prepared = msgspec.to_builtins(manifest.preprocess) if manifest.preprocess else {}
+    return {"form": found.made.form, "preprocess": prepared, "labels": list(manifest.labels)}
+
+
+def _said(fact: Any) -> str:
+    if isinstance(fact, dict):
+        return ", ".join(
+            f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in fact.items()
+        )
+    return listed(fact, 12) if isinstance(fact, list) else str(fact)
 
 
 def blocks(arguments: Namespace) -> int:

@@ -8,12 +8,15 @@ from zoo import catalog, front
 from zoo.console import dump
 from zoo.hub.repository import pull as pull_repository
 from zoo.hub.upload import push as push_model
+from zoo.hub.writing import LicenceClass
 
 
 def push(arguments: Namespace) -> int:
     tagged = bool(catalog.split_tag(arguments.name)[1])
     model = front.create(arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None)
-    licence_class = "permissive" if arguments.licence in ("Apache-2.0", "MIT", "BSD-3-Clause") else "unknown"
+    licence_class: LicenceClass = (
+        "permissive" if arguments.licence in ("Apache-2.0", "MIT", "BSD-3-Clause") else "unknown"
+    )
     where = push_model(
         model, arguments.repo, private=arguments.private, licence=arguments.licence, licence_class=licence_class
     )

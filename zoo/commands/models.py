@@ -132,4 +132,5 @@ def predict(arguments: Namespace) -> int:
 
 
 def _label(manifest: Any, index: int) -> str:
-    return str(manifest.labels[index]) if manifest.labels and index < len(manifest.labels) else str(index)
+    named = not isinstance(manifest.labels, str) and index < len(manifest.labels)
+    return str(manifest.labels[index]) if named else str(index)

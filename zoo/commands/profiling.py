@@ -16,15 +16,18 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.profile import BlockCost, Profile
 from zoo.measure.profile import profile as measured
 from zoo.measure.work import EXACT
+from zoo.saved import described
 
 
 def profile(arguments: Namespace) -> int:
     """Exit code 1 when counters disagree, or something cannot be counted."""
     swap = settings(arguments.swap, "--swap") or None
     changes = settings(arguments.settings, "--set") or None
-    net = front.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=arguments.form, device="meta")
-    found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), arguments.form)
-    counts = _three_counts(net.spec, arguments.form, found) if arguments.check else {}
+    saved = described(arguments.name)
+    form = saved.made.form if saved and saved.made.form == "deploy" else arguments.form
+    net = front.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=form, device="meta")
+    found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
+    counts = _three_counts(net.spec, form, found) if arguments.check else {}
     agree = all(row == counts["analytic"] for row in counts.values()) if counts else True
     if arguments.json:
         dump(msgspec.to_builtins(found) | ({"counts": counts, "agree": agree} if counts else {}))

@@ -8,6 +8,7 @@ from typing import Any
 from zoo import naming
 from zoo.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.saved import saved_path
 from zoo.specs.model import Spec
 from zoo.specs.tree import Path, child_origin
 
@@ -24,7 +25,7 @@ def show(arguments: Namespace) -> int:
         spec = respec(spec, swap_edits(swaps, arguments.at))
     if arguments.why:
         return _why(spec, arguments.why, arguments.json)
-    if arguments.filled or arguments.json or swaps or arguments.settings:
+    if arguments.filled or arguments.json or swaps or arguments.settings or saved_path(arguments.name):
         print(spec.to_json(indent=1))
         return 0
     print(_source(arguments.name), end="")
@@ -85,9 +86,14 @@ def check(arguments: Namespace) -> int:
     from zoo.build.builder import check as check_on_meta
 
     variants = [arguments.path]
-    if naming.is_file(arguments.path) and not naming.split_variant(arguments.path)[1]:
+    named = naming.is_file(arguments.path) and not naming.split_variant(arguments.path)[1]
+    if named and not saved_path(arguments.path):
+        import pathlib
+
+        from zoo.kinds import refuse_foreign
         from zoo.specs.read import read_file
 
+        refuse_foreign(pathlib.Path(arguments.path))
         names = list(read_file(arguments.path).variants)
         variants = [f"{arguments.path}:{name}" for name in names] or variants
     rows: list[tuple[str, int, str]] = []

@@ -15,8 +15,8 @@ def digits(arguments: Namespace) -> int:
     """Trains from scratch and reports the held-out accuracy beside the published one."""
     import msgspec
 
-    from zoo.training import Recipe, publish, train_digits
-    from zoo.weights.load import save_weights
+    from zoo.hub.writing import save
+    from zoo.training import Recipe, manifest_of, publish, train_digits
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
@@ -25,7 +25,7 @@ def digits(arguments: Namespace) -> int:
 
     result = train_digits(name, recipe, _progress(name, "epoch"))
     if arguments.out:
-        save_weights(result.model, arguments.out)
+        save(result.model, arguments.out, known=manifest_of(name, result, recipe))
     if arguments.publish:
         publish(name, result, recipe)
     low, high = result.ci95
@@ -51,8 +51,8 @@ def text(arguments: Namespace) -> int:
     """Trains from scratch on docstrings and reports the bits for each byte of held-out ones."""
     import msgspec
 
+    from zoo.hub.writing import save
     from zoo.text_training import TextRecipe, publish_text, train_text
-    from zoo.weights.load import save_weights
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
@@ -61,7 +61,7 @@ def text(arguments: Namespace) -> int:
 
     result = train_text(name, recipe, _progress(name, "step"))
     if arguments.out:
-        save_weights(result.model, arguments.out)
+        save(result.model, arguments.out)
     if arguments.publish:
         publish_text(name, result, recipe)
     if arguments.json:

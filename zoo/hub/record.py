@@ -48,7 +48,7 @@ def read_record(data: bytes, subject: object, inside: bool = False) -> Record:
     content, manifest = _content(data, str(subject), inside)
     made = _made(content.get("made", {}), str(subject))
     try:
-        spec = resolve(family_of(content.get("spec"), f"{subject}.json"), "")
+        spec = resolve(family_of(content.get("spec"), f"{subject}: {RECORD}"), "")
     except SpecError as error:
         raise SpecError(error.subject, [*error.problems, *_missing(content.get("distributions"))]) from None
     spec.name = manifest.model

@@ -11,12 +11,13 @@ import sys
 import torch
 
 from zoo.errors import ProblemsError
-from zoo.front import create, save
+from zoo.front import create
+from zoo.weights.load import save_weights
 
 
 def main(model: str, rules: str, dtype: str, checkpoint: str, out: str) -> int:
     try:
-        save(create(model, weights=checkpoint, source=rules, dtype=getattr(torch, dtype)), out)
+        save_weights(create(model, weights=checkpoint, source=rules, dtype=getattr(torch, dtype)), out)
     except ProblemsError as error:
         print(json.dumps([problem._asdict() for problem in error.problems]))
         return 2

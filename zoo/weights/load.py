@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import json
 from collections.abc import Collection, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -118,11 +119,11 @@ def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         place[leaf] = tensor  # type: ignore[assignment]
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the model's state dict as safetensors: whole or not at all, tied tensors once, under their first name.
 
-    What `torch.compile` and DDP put around the model, or around a layer, leaves no trace in the names.
-    Raises WeightsError; a file that was at `path` before is then still there, unchanged."""
+    What `torch.compile` and DDP put around the model, or around a layer, leaves no trace in the names. The same tensors and the same
+    `metadata` give the same bytes. Raises WeightsError; a file that was at `path` before is then still there, unchanged."""
     path, model = Path(path), unwrapped(model)
     doubles = {name for group in ties_of(model) for name in group[1:]}
     once = {name: tensor for name, tensor in model.state_dict().items() if name not in doubles}
@@ -135,11 +136,24 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         with replacing(path) as draft:
             draft.touch()
             mode = draft.stat().st_mode  # of any new file here; safetensors makes files that only their owner can read
-            safetensors.torch.save_file(tensors, draft, metadata={"format": "pt"})
+            safetensors.torch.save_file(tensors, draft, metadata={"format": "pt", **(metadata or {})})
             draft.chmod(mode)
+            _sort_metadata(draft)
             read_header(draft)  # a full disk may show only as a short file
     except (SafetensorError, OSError, ValueError, WeightsError) as error:
         raise refuse_file(f"{path.name}: the weights cannot be written", str(path), found=str(error)) from None
+
+
+def _sort_metadata(path: Path) -> None:
+    """Metadata in the order of its names: safetensors writes it in another order at each call, and with it another hash."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = json.loads(file.read(length))
+        content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+        header = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(header) <= length:  # another spelling of the same text; the rest is the padding that the format allows
+            file.seek(8)
+            file.write(header.ljust(length))
 
 
 def _kept_problems(own: Mapping[str, Tensor], keep: Collection[str]) -> list[Problem]:

@@ -69,7 +69,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`state`: `embedded` (in the package), `pinned` (size and sha256 seen by us) or `listed` (bytes never seen).
+    """`state`: `embedded` (in the package), `pinned` (size and sha256 seen by us), `listed` (bytes never seen) or `saved` (the manifest
+    stands in the very file that it describes, which cannot hold its own hash).
 
     `source`: `embedded:FILE` beside the manifest, `hub:org/repo/file`, `https://...` or `file:PATH`.
     A hash that others published for bytes we have not seen goes into `sha256_prefix`, as long as they print it."""
@@ -79,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tag: str
     digest: str
     source: str
-    state: Literal["embedded", "pinned", "listed"]
+    state: Literal["embedded", "pinned", "listed", "saved"]
     revision: str = ""
     size_bytes: int | None = None
     sha256: str = ""

@@ -22,6 +22,7 @@ PATTERNS = {  # field -> what its text must match (empty text is checked by the 
     "licence": (r".+", "the name of a licence"),
     "origin": (r".+", "a sentence on where the weights come from"),
 }
+MAX_LABEL = 500
 METRIC_NAME = r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@\d+"
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
@@ -30,6 +31,7 @@ def problems_of(values: dict[str, Any]) -> list[Problem]:
     """Every rule that the converted values of a manifest break."""
     checks: tuple[Callable[[dict[str, Any]], Iterator[Problem]], ...] = (
         _texts,
+        _labels,
         _source,
         _state,
         _preprocess,
@@ -65,6 +67,14 @@ def _texts(values: dict[str, Any]) -> Iterator[Problem]:
     yield from _date("created", values.get("created", ""))
 
 
+def _labels(values: dict[str, Any]) -> Iterator[Problem]:
+    labels = values.get("labels", "")
+    for label in [labels] if isinstance(labels, str) else labels:
+        if not label.isprintable() or len(label) > MAX_LABEL:
+            yield Problem("labels", f"printable names of at most {MAX_LABEL} letters", ascii(label)[:80])
+            return
+
+
 def _source(values: dict[str, Any]) -> Iterator[Problem]:
     source = values["source"]
     kind, _, rest = source.partition(":")
@@ -85,7 +95,7 @@ def _source(values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _state(values: dict[str, Any]) -> Iterator[Problem]:
-    state, seen = values["state"], values["state"] != "listed"
+    state, seen = values["state"], values["state"] in ("embedded", "pinned")
     embedded = values["source"].startswith("embedded:")
     if embedded != (state == "embedded"):
         yield Problem("state", "`embedded` for an embedded source, and only for one", f"`{state}`")
@@ -93,7 +103,9 @@ def _state(values: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("sha256", f"64 hexadecimal digits, because the state is `{state}`", "none")
     if seen and values.get("size_bytes") is None:
         yield Problem("size_bytes", f"the size of the file, because the state is `{state}`", "none")
-    if not seen and values.get("sha256"):
+    if state == "saved" and (values.get("sha256") or not values["source"].startswith("file:")):
+        yield Problem("state", "`saved` for a `file:` source without a hash", f"`{state}`")
+    if state == "listed" and values.get("sha256"):
         how = "put a hash that others published into `sha256_prefix`"
         yield Problem("sha256", "none, because the bytes of a `listed` file were never seen", "a hash", next=how)
     if (values.get("size_bytes") or 0) < 0:

@@ -34,8 +34,9 @@ def resolve(manifest: Manifest, folder: str | Path) -> Path:
 
 
 def read_published(manifest: Manifest, folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of these weights, of the promised bytes. Raises WeightsError."""
-    return read_tensors(_place(manifest, folder), manifest.name, manifest)
+    """The tensors of these weights, of the promised bytes; none are promised where the manifest stands in the file itself.
+    Raises WeightsError."""
+    return read_tensors(_place(manifest, folder), manifest.name, None if manifest.state == "saved" else manifest)
 
 
 def _place(manifest: Manifest, folder: str | Path) -> Path:
