@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
-from zoo import digits
+import zoo
+from zoo import digits, transforms
 from zoo.errors import InputError
 from zoo.transforms import Transform, open_image
 from zoo.weights.manifest import Preprocess
@@ -122,6 +124,133 @@ def test_grey_of_16_bits_is_the_grey_of_8(tmp_path: pathlib.Path) -> None:
     too_deep = Image.fromarray(np.full((4, 4), 70_000, np.int32))
     with pytest.raises(InputError, match="expected grey values of at most 16 bits; found values from 70000 to 70000"):
         prepare(too_deep)
+
+
+GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+WHITE = {"size": 8, "mean": (0.0,), "std": (1.0,), "channels": 1}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(GREY).convert("F"), Image.fromarray(GREY / np.float32(255)), Image.fromarray(GREY * np.float32(257)),
+        Image.fromarray(GREY).convert("I"), Image.fromarray(GREY.astype(np.int32) * 257), Image.fromarray(GREY.astype(np.uint16) * 257),
+        Image.frombytes("I;16B", (8, 8), (GREY.astype(">u2") * 257).tobytes()), Image.fromarray(GREY).convert("RGBA"),
+        Image.fromarray(GREY).convert("LA").convert("La"), Image.fromarray(GREY).convert("CMYK"),
+    ],
+    ids=["F", "F to 1", "F of 16 bits", "I", "I of 16 bits", "I;16", "I;16B", "RGBA", "La", "CMYK"],
+)  # fmt: skip
+def test_the_same_greys_in_every_mode_are_the_same_picture(image: Image.Image) -> None:
+    prepare = Transform(Preprocess(**WHITE))
+    torch.testing.assert_close(prepare(image), prepare(GREY), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [-1.0, 70_000.0, np.nan, np.inf])
+def test_floats_that_are_no_greys_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match="expected grey values of at most 16 bits; found values from "):
+        Transform(Preprocess(**WHITE))(Image.fromarray(np.full((4, 4), value, np.float32)))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("train", [False, True])
+def test_pictures_are_turned_as_their_exif_says(tmp_path: pathlib.Path, ending: str, train: bool) -> None:
+    values = np.linspace(0, 255, 60)[None, :, None] * np.linspace(0.2, 1, 40)[:, None, None] * np.ones(3)
+    form = Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    def prepared(picture: object) -> torch.Tensor:
+        return Transform(form, train, torch.Generator().manual_seed(0))(picture)
+
+    for way in range(1, 9):
+        path, exif = tmp_path / f"{way}.{ending}", Image.Exif()
+        exif[0x0112] = way
+        Image.fromarray(values.astype(np.uint8)).save(path, exif=exif)
+        with Image.open(path) as image:
+            seen = prepared(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            assert torch.equal(prepared(image), seen), way
+        assert torch.equal(prepared(path), seen) and torch.equal(prepared(open_image(path)), seen), way
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_an_orientation_of_nonsense_leaves_the_picture_as_it_is(tmp_path: pathlib.Path) -> None:
+    image = picture(20, 30)
+    image.save(tmp_path / "odd.png", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    prepare = Transform(Preprocess(size=8, mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert torch.equal(prepare(tmp_path / "odd.png"), prepare(image))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white(tmp_path: pathlib.Path, mode: str) -> None:
+    prepare = Transform(Preprocess(size=8, mean=(0.0,) * 3, std=(1.0,) * 3))
+    if mode == "P":
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([0, 0, 0, 255, 0, 0])
+        image.save(tmp_path / "hidden.png", transparency=1)
+    else:
+        Image.new(mode, (8, 8), (90, 0) if mode == "LA" else (255, 0, 0, 0)).save(tmp_path / "hidden.png")
+    assert torch.equal(prepare(tmp_path / "hidden.png"), torch.ones(1, 3, 8, 8))
+
+
+def test_half_transparent_parts_are_half_white() -> None:
+    prepare = Transform(Preprocess(**WHITE))
+    assert abs(prepare(Image.new("RGBA", (8, 8), (0, 0, 0, 128))).mean().item() - 0.5) < 0.01
+
+
+def test_lab_is_shown_in_srgb(tmp_path: pathlib.Path) -> None:
+    image = Image.new("RGB", (8, 8), (200, 120, 40))
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(image, *profiles, outputMode="LAB").save(tmp_path / "lab.tif")
+    prepare = Transform(Preprocess(size=8, mean=(0.0,) * 3, std=(1.0,) * 3))
+    torch.testing.assert_close(prepare(tmp_path / "lab.tif"), prepare(image), rtol=0, atol=3 / 255)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (3, 100_000)])
+def test_of_a_thin_picture_only_what_is_kept_is_computed(size: tuple[int, int], train: bool) -> None:
+    assert (
+        Transform(Preprocess(size=224, mean=(0.5,) * 3, std=(0.5,) * 3), train)(Image.new("RGB", size)).shape[-1] == 224
+    )
+
+
+@pytest.mark.parametrize("size", [(40, 300), (1000, 37), (7, 9)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_what_is_kept_is_the_same_up_to_rounding_when_it_alone_is_computed(
+    size: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = Preprocess(size=(96, 64), mean=(0.0,) * 3, std=(1.0,) * 3, crop=0.9, interpolation=interpolation)
+    image, prepare = picture(*size), Transform(form)
+    whole = prepare(image)
+    monkeypatch.setattr(transforms, "MOST_SCALED", 0)
+    torch.testing.assert_close(prepare(image), whole, rtol=0, atol=1.01 / 255)
+
+
+def test_a_pipe_is_no_picture(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="found something else than a file"):
+        open_image(tmp_path / "pipe.png")
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(InputError, match="expected a picture with pixels; found 0 x 5"):
+        Transform(Preprocess(**WHITE))(Image.new("L", (0, 5)))
+
+
+def test_items_of_a_dataset_become_a_batch() -> None:
+    model = zoo.create("starnet_nano")
+    prepare = zoo.transform(model)
+    items = [(prepare.one(picture(20, 20)), 1) for _ in range(4)]
+    x, _ = next(iter(torch.utils.data.DataLoader(items, batch_size=4)))
+    assert model(x).shape == (4, 10)
+    with pytest.raises(
+        InputError, match="a batch of batches; next: in a Dataset, `zoo.transform.model..one.picture.` gives"
+    ):
+        model(x[:, None])
+
+
+def test_a_transform_says_what_it_does() -> None:
+    shown = "<Transform: grey 8 x 8, bicubic, crop 1, mean 0, std 1>"
+    assert repr(Transform(Preprocess(**WHITE))) == shown
+    assert "random crop, random flip" in repr(Transform(Preprocess(**WHITE), train=True))
 
 
 def test_an_empty_list_is_refused() -> None:

@@ -2,6 +2,9 @@
 
 The evaluation transform is timm's: the short side to floor(size / crop) by PIL, or for an input that is not square, the side
 that is the first to be filled; a centre crop, [0, 1], (x - mean) / std.
+
+Before that a picture becomes what a person sees of it (`as_seen`): turned and mirrored as its EXIF orientation says, transparent
+parts on white, and 16 bits, whole numbers and floats as the greys that they stand for.
 """
 
 from __future__ import annotations
@@ -24,6 +27,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST,
 }  # fmt: skip
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""From the EXIF orientation, as the camera was held, to the way back."""
+ORIENTATION = 0x0112
+GROUND = "white"
+"""What shows through transparent parts, as on a page."""
+MOST_SCALED = 64
+"""Pixels of a scaled picture for each that is kept, from which on only what is kept is computed."""
+REACH = 3
+"""Pixels to each side that PIL's widest filter reads, at its scale."""
 TRAIN_AREA = (0.08, 1.0)
 TRAIN_RATIO = (3 / 4, 4 / 3)
 
@@ -71,7 +86,12 @@ def _by_size(spec: Any) -> Preprocess:
 
 
 class Transform:
-    """A callable: pictures (PIL image, path, array, tensor, or a list of these) -> float32 batch (B, C, H, W)."""
+    """A callable: pictures (PIL image, path, array, tensor, or a list of these) -> float32 batch (B, C, H, W).
+
+    In a Dataset, whose items a loader makes a batch of, `prepare.one(picture)` gives each picture as (C, H, W):
+
+        ImageFolder(root, transform=zoo.transform(model).one)
+    """
 
     def __init__(self, preprocess: Preprocess, train: bool = False, generator: torch.Generator | None = None):
         if preprocess.channels not in (1, 3):
@@ -82,10 +102,18 @@ class Transform:
         many = pictures if isinstance(pictures, (list, tuple)) else [pictures]
         if not many:
             raise InputError("transform", Problem("", "at least one picture", "an empty list"))
-        return torch.stack([self._one(picture) for picture in many])
+        return torch.stack([self.one(picture) for picture in many])
 
-    def _one(self, picture: Any) -> Tensor:
-        image = to_image(picture).convert("L" if self.preprocess.channels == 1 else "RGB")
+    def __repr__(self) -> str:
+        form, (rows, columns) = self.preprocess, self.preprocess.rows_and_columns
+        how = "random crop, random flip" if self.train else f"crop {form.crop:g}"
+        mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (form.mean, form.std))
+        kind = "grey" if form.channels == 1 else "RGB"
+        return f"<Transform: {kind} {rows} x {columns}, {form.interpolation}, {how}, mean {mean}, std {std}>"
+
+    def one(self, picture: Any) -> Tensor:
+        """A single picture as (C, H, W), the item of a Dataset."""
+        image = in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB")
         image = self._random_crop(image) if self.train else self._centre_crop(image)
         values = np.asarray(image, np.float32) / 255.0
         x = torch.from_numpy(values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy())
@@ -97,10 +125,31 @@ class Transform:
     def _centre_crop(self, image: Image.Image) -> Image.Image:
         rows, columns = self.preprocess.rows_and_columns
         width, height = self._scaled(*image.size)
+        left, top = round((width - columns) / 2.0), round((height - rows) / 2.0)
+        if width * height > MOST_SCALED * rows * columns:
+            return self._part(image, (width, height), (left, top, left + columns, top + rows))
         if (width, height) != image.size:
             image = image.resize((width, height), RESAMPLING[self.preprocess.interpolation])
-        left, top = round((width - columns) / 2.0), round((height - rows) / 2.0)
         return image.crop((left, top, left + columns, top + rows))  # beyond the border PIL crops black
+
+    def _part(self, image: Image.Image, scaled: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+        """What `box` cuts out of the picture scaled to (width, height), without the rest: a picture of 1 x 60,000 pixels, scaled
+        whole to 256 columns, would take 11 GiB. The filter reads the same pixels, so that only roundings differ."""
+        whole = (max(box[0], 0), max(box[1], 0), min(box[2], scaled[0]), min(box[3], scaled[1]))
+        source, window = [], []
+        for low, high, length, size in zip(whole[:2], whole[2:], scaled, image.size, strict=True):
+            scale = size / length
+            reach = math.ceil(REACH * max(scale, 1.0))
+            start, end = max(0, math.floor(low * scale) - reach), min(size, math.ceil(high * scale) + reach)
+            source.append((start, end))
+            window.append((low * scale - start, high * scale - start))
+        (x0, x1), (y0, y1) = window
+        near = image.crop((source[0][0], source[1][0], source[0][1], source[1][1]))
+        side = (whole[2] - whole[0], whole[3] - whole[1])
+        part = near.resize(
+            side, RESAMPLING[self.preprocess.interpolation], (x0, y0, min(x1, near.width), min(y1, near.height))
+        )
+        return part.crop((box[0] - whole[0], box[1] - whole[1], box[2] - whole[0], box[3] - whole[1]))
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height before the crop. The two roundings are timm's."""
@@ -134,7 +183,7 @@ class Transform:
 def to_image(picture: Any) -> Image.Image:
     """A PIL image of a path, an array ((H, W) or (H, W, C), uint8 or 0..1) or a tensor (C, H, W)."""
     if isinstance(picture, Image.Image):
-        return _of_eight_bits(picture)
+        return picture
     if isinstance(picture, (str, os.PathLike)):
         return open_image(picture)
     if isinstance(picture, Tensor):
@@ -173,15 +222,75 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     raise InputError("transform", Problem("", "whole numbers from 0 to 255, or floats from 0 to 1", found))
 
 
-def _of_eight_bits(image: Image.Image) -> Image.Image:
-    """The image itself, or the upper half of 16 bits of grey, which PIL would clip to white."""
-    if not image.mode.startswith("I"):
+def as_seen(image: Image.Image) -> Image.Image:
+    """The picture as a person sees it: turned as its EXIF says, transparent parts on white, greys as numbers, L*a*b* in sRGB.
+
+    Floats (mode F) within [0, 1] are shares of white, others numbers up to 255, or else of 16 bits; whole numbers (I) up to 255
+    are 8 bits, others 16; I;16 is 16 bits whatever it holds. Raises InputError for numbers beyond these.
+    """
+    if 0 in image.size:
+        raise InputError("transform", Problem("", "a picture with pixels", f"{image.width} x {image.height}"))
+    try:
+        image.load()  # before its EXIF is read: of TIFF PIL turns the picture itself, when it is loaded
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError("transform", Problem("", "a picture that can be read", f"a damaged image: {error}")) from None
+    turn = TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info = {key: value for key, value in image.info.items() if key == "transparency"}  # or it turns again
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _greys(image)
+    if image.mode == "LAB":
+        return _of_lab(image)
+    if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
         return image
+    picture = in_mode(in_mode(image, "LA") if image.mode == "La" else image, "RGBA")  # PIL knows no way from La
+    return Image.alpha_composite(Image.new("RGBA", picture.size, GROUND), picture).convert("RGB")
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The picture in another mode of PIL. Raises InputError where PIL knows no way."""
+    try:
+        return image.convert(mode)
+    except ValueError:
+        found = f"one in mode {image.mode}"
+        raise InputError("transform", Problem("", f"a picture that can be shown as {mode}", found)) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where there is none, or nothing that can be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF raises whatever the parsers of PIL do, and the picture is none the worse for it
+        return 1
+
+
+def _greys(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        found = f"values from {values.min()} to {values.max()}"
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 65535):  # NaN is in no order
+        found = f"values from {low:.6g} to {high:.6g}"
         raise InputError("transform", Problem("", "grey values of at most 16 bits", found))
-    return Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.mode.startswith("I;16") or high > 255:
+        values = values / 257
+    elif image.mode == "F" and high <= 1:
+        values = values * 255.0
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+def _of_lab(image: Image.Image) -> Image.Image:
+    """CIE L*a*b* in sRGB, by the colour management that PIL is usually built with."""
+    from PIL import ImageCms
+
+    try:
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        shown = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    except (ImportError, OSError, ImageCms.PyCMSError):
+        shown = None
+    if shown is None:
+        step = "save the picture as sRGB"
+        raise InputError("transform", Problem("", "a picture in RGB or greys", "one in CIE L*a*b*", next=step))
+    return shown
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -189,9 +298,12 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     path = pathlib.Path(path)
     found = ""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+            raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", "something else than a file"))
         with Image.open(path) as image:
-            image.load()
-            return _of_eight_bits(image.copy())
+            image.load()  # what is wrong with a file is told with its path, below
+            seen = as_seen(image)
+            return seen.copy() if seen is image else seen
     except FileNotFoundError:
         found = "no such file"
     except IsADirectoryError:
@@ -202,6 +314,8 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         found = "an empty file" if path.stat().st_size == 0 else "a file that is no image"
     except Image.DecompressionBombError:
         found = "an image of too many pixels to be meant"
+    except InputError as error:
+        raise InputError(str(path), error.problems) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         found = f"a damaged image: {error}"
     raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", found))

@@ -12,11 +12,16 @@ from blocks.chain import Chain, channels, run
 from blocks.context import Context
 from zoo.build.checkpointing import checkpointed
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
+from zoo.errors import InputError, Problem
 from zoo.specs.model import Spec
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """An image as the blocks want it in memory, channels last."""
+    """An image as the blocks want it in memory, channels last. Raises InputError for a batch of batches."""
+    if x.ndim == 5:
+        step = "in a Dataset, `zoo.transform(model).one(picture)` gives (C, H, W)"
+        found = f"{tuple(x.shape)}, a batch of batches"
+        raise InputError("forward", Problem("x", "images (B, C, H, W)", found, next=step))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 

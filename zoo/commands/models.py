@@ -91,7 +91,7 @@ def predict(arguments: Namespace) -> int:
     import torch
 
     from zoo import front
-    from zoo.transforms import open_image, transform
+    from zoo.transforms import transform
 
     model = front.create(arguments.name, pretrained=True)
     manifest: Any = model.pretrained
@@ -103,13 +103,13 @@ def predict(arguments: Namespace) -> int:
     rows, failed = [], 0
     for path in arguments.images:
         try:
-            image = open_image(path)
+            batch = prepare(path)
         except ProblemsError as error:
             failed += 1
             rows.append({"image": path, "error": error.problems[0].sentence()})
             continue
         with torch.no_grad():
-            chances = model(prepare(image)).softmax(-1)[0]
+            chances = model(batch).softmax(-1)[0]
         best = chances.topk(min(arguments.top, len(chances)))
         classes = [
             {"label": _label(manifest, int(i)), "chance": round(float(p), 4)}
