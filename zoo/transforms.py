@@ -240,8 +240,8 @@ def as_seen(image: Image.Image) -> Image.Image:
         image.info = {key: value for key, value in image.info.items() if key == "transparency"}  # or it turns again
     if image.mode == "F" or image.mode.startswith("I"):
         return _greys(image)
-    if image.mode == "LAB":
-        return _of_lab(image)
+    if image.mode == "LAB":  # PIL knows the way to RGB alone
+        return in_mode(image, "RGB")
     if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
         return image
     picture = in_mode(in_mode(image, "LA") if image.mode == "La" else image, "RGBA")  # PIL knows no way from La
@@ -252,7 +252,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """The picture in another mode of PIL. Raises InputError where PIL knows no way."""
     try:
         return image.convert(mode)
-    except ValueError:
+    except (ValueError, ImportError):  # the second where PIL was built without colour management
         found = f"one in mode {image.mode}"
         raise InputError("transform", Problem("", f"a picture that can be shown as {mode}", found)) from None
 
@@ -276,21 +276,6 @@ def _greys(image: Image.Image) -> Image.Image:
     elif image.mode == "F" and high <= 1:
         values = values * 255.0
     return Image.fromarray(values.round().astype(np.uint8))
-
-
-def _of_lab(image: Image.Image) -> Image.Image:
-    """CIE L*a*b* in sRGB, by the colour management that PIL is usually built with."""
-    from PIL import ImageCms
-
-    try:
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        shown = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    except (ImportError, OSError, ImageCms.PyCMSError):
-        shown = None
-    if shown is None:
-        step = "save the picture as sRGB"
-        raise InputError("transform", Problem("", "a picture in RGB or greys", "one in CIE L*a*b*", next=step))
-    return shown
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
