@@ -338,7 +338,9 @@ def _resized(
     return (fitted, report) if fits else None
 
 
-def _in_our_names(content: Mapping[str, Any], model: Backbone, spec: Spec, source: str) -> tuple[dict[str, Tensor], str]:
+def _in_our_names(
+    content: Mapping[str, Any], model: Backbone, spec: Spec, source: str
+) -> tuple[dict[str, Tensor], str]:
     """The tensors of a checkpoint for a model of this spec, but for those that the model lost on purpose, and their prefix."""
     rules, name = _key_rules(spec, source), spec.name
     content = opened(content, rules.unwrap if rules else ())
