@@ -123,10 +123,10 @@ def test_a_front_holds_nothing_that_a_faster_model_equals() -> None:
 
 def test_rows_of_older_code_are_stale() -> None:
     entry = catalog.entry("starnet_s1")
-    facts = FACTS | {"model": entry.name, "digest": entry.digest, "form": "deploy", "device": HERE.id, "date": "2027"}
+    facts = FACTS | {"model": entry.name, "digest": entry.digest, "form": "deploy", "device": HERE.id}
     for source, stale in ((source_hash(tuple(entry.blocks)), False), ("0" * 12, True)):
         with Store() as store:
-            store.add([compose(facts | {"source": source, "date": f"{facts['date']}{stale:d}"}, quiet(10.0))])
+            store.add([compose(facts | {"source": source, "date": f"2026-11-2{3 + stale}"}, quiet(10.0))])
         assert {one.name: one.stale for one in find(max_latency_ms=20.0)}["starnet_s1"] is stale
 
 

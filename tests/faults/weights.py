@@ -257,3 +257,126 @@ def old_torch():
     path = saved(lambda old: old)
     torch.__version__ = "2.9.1"
     return typed(zoo.create, NAME, weights=path)
+
+
+def stored():
+    """A store with one row and one device, and the sound lines of both."""
+    import hashlib
+    from pathlib import Path
+
+    import msgspec
+
+    from zoo.measure.device import Device, Fingerprint
+    from zoo.measure.latency import Latency, Runtime
+    from zoo.measure.store import Store
+
+    path = Path("m.sqlite")
+    row = Latency(
+        model="net", digest=hashlib.sha256(b"").hexdigest(), form="train", device="xeon-2c-01234567", runtime=Runtime(), input=[1, 3, 8, 8],
+        p50_ms=10.0, low_ms=9.0, high_ms=11.0, p90_ms=12.0, min_ms=8.0, mean_ms=10.0, cpu_ms=10.0, wall_cpu=1.0, anchor="a", ratio=1.0,
+        peak_bytes=1, processes=5, samples=50, loops=1, verdict="clean", date="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    device = Device("cpu", "Xeon", "GenuineIntel", "avx2", 2, 23.5, True, Fingerprint(200.0, 20.0, 0.5))
+    with Store(path) as store:
+        store.add([row]), store.add_device(device)
+    return path, msgspec.to_builtins(row), msgspec.to_builtins(device)
+
+
+def changed(path, statement, *values):
+    import sqlite3
+
+    with sqlite3.connect(path) as db:
+        db.execute(statement, values)
+    db.close()
+
+
+@fault("M8", "medium", "one row, device, sample or calibration that cannot be read costs itself alone")
+def unreadable_records():
+    import json
+    from pathlib import Path
+
+    from zoo.measure.latency import Runtime
+    from zoo.measure.predict import read
+    from zoo.measure.store import Store
+
+    for data in (b"{", "text", 3, b"\xff", b"[" * 100_000, b'{"schema":"zoo.latency/9"}', b"null"):
+        Path("m.sqlite").unlink(missing_ok=True)
+        path, row, device = stored()
+        changed(path, "INSERT INTO rows VALUES ('x', 'd', 'e', '2026', ?)", data)
+        changed(path, "INSERT INTO devices VALUES ('x', ?)", data)
+        changed(path, "INSERT INTO samples VALUES ('j', 0, ?)", data)
+        changed(path, "INSERT INTO calibrations VALUES ('d', 'r', ?)", data)
+        newer = json.dumps({**row, "model": "newer", "more": 1}).encode()
+        changed(path, "INSERT INTO rows VALUES ('y', 'd', 'e', '2026', ?)", newer)
+        with Store(path) as store:
+            if [one.model for one in store.rows(shipped=False)] != ["net"] or "Xeon" not in [
+                one.name for one in store.devices()
+            ]:
+                return f"beside {data!r}: another answer"
+            store.samples("j")
+            read(store, "d", Runtime())
+    return None
+
+
+@fault(
+    "M8b", "medium", "a store of a newer zoo is refused and stays where it is; a missing table and a lock are sentences"
+)
+def newer_store():
+    import sqlite3
+    from pathlib import Path
+
+    import zoo.measure.store as module
+    from zoo.measure.store import Store
+
+    path, *_ = stored()
+    changed(path, "PRAGMA user_version = 99")
+    answer = typed(Store, path)
+    if answer or list(Path.cwd().glob("m.sqlite.set-aside-*")):
+        return f"newer: {answer or 'it was renamed'}"
+    changed(path, f"PRAGMA user_version = {len(module.MIGRATIONS)}")
+    real = sqlite3.connect
+    sqlite3.connect = lambda name, timeout=5, **named: real(name, timeout=0.1, **named)
+    with Store(path) as store:
+        other = real(path)
+        other.execute("BEGIN EXCLUSIVE")
+        answer = first(*(typed(call) for call in (store.rows, store.devices, lambda: store.samples("j"))))
+        other.rollback()
+        if answer:
+            return f"locked: {answer}"
+    changed(path, "DROP TABLE rows")
+    with Store(path) as store:
+        return typed(store.rows)
+
+
+@fault(
+    "M9",
+    "medium",
+    "rows from elsewhere are judged: figures, dates, digests, names; where they come from is ours to say",
+)
+def imported_rows():
+    import json
+    from pathlib import Path
+
+    from zoo.measure.store import Store, import_rows
+
+    path, row, device = stored()
+    wrongs = [
+        {"p50_ms": -5.0}, {"p50_ms": 0.0}, {"p50_ms": 1e308}, {"p90_ms": -1.0}, {"p90_ms": 1.0}, {"date": ""}, {"date": "2999-01-01"},
+        {"digest": "zz"}, {"model": ""}, {"model": "a\x1b[31m"}, {"device": "\x1b[2J"}, {"reason": "\x1b]0;x\x07"}, {"more": 1},
+        {"low_ms": 99.0}, {"high_ms": 1.0}, {"ratio": 0.0}, {"cpu_ms": -1.0}, {"wall_cpu": -1.0}, {"processes": -1}, {"input": [-1]},
+        {"anchor": "\x1b"}, {"version": "\n"}, {"clocks": "\x00"}, {"runtime": {"torch": "\x1b"}}, {"runtime": {"threads": -1}},
+        {"source": "s" * 10**6},
+    ]  # fmt: skip
+    with Store(path) as store:
+        for number, wrong in enumerate(wrongs):
+            file = Path(f"{number}.jsonl")
+            file.write_text(json.dumps({"row": {**row, "mean_ms": 10.0 + number, **wrong}}))
+            if answer := typed(import_rows, store, file):
+                return f"{wrong}: {answer}"
+        Path("device.jsonl").write_text(json.dumps({"device": {**device, "name": "\x1b[31m"}}))
+        if answer := typed(import_rows, store, Path("device.jsonl")):
+            return f"a device: {answer}"
+        Path("theirs.jsonl").write_text(json.dumps({"row": {**row, "mean_ms": 9.5, "origin": "local"}}))
+        import_rows(store, Path("theirs.jsonl"))
+        origins = {one.origin for one in store.rows(shipped=False)}
+    return None if origins == {"", "theirs.jsonl"} else f"origins {origins}"

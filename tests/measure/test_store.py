@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,9 @@ from tests.measure.rows import FACTS, hammer, quiet, row, sample
 from zoo.errors import InputError
 from zoo.measure import store as module
 from zoo.measure.device import Device, Fingerprint, recognise, same_machine
+from zoo.measure.judging import device_problems
 from zoo.measure.latency import Runtime, compose
+from zoo.measure.predict import read, runtime_key
 from zoo.measure.store import MIGRATIONS, Store, export_rows, import_rows, newest, read_rows
 
 DEVICE = Device("cpu", "Xeon(R) Processor", "GenuineIntel", "avx2", 2, 23.5, True, Fingerprint(200.0, 20.0, 0.5))
@@ -120,15 +123,170 @@ def test_another_programs_database_is_set_aside_whole(path: Path) -> None:
     kept.close()
 
 
-def test_a_file_of_a_newer_zoo_is_not_written_to(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_of_a_newer_zoo_is_refused_and_stays(path: Path) -> None:
+    with Store(path) as store:
+        store.add([row()])
+    change(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"found one of version 3, which a newer zoo wrote; next: `pip install -U"):
+        Store(path)
+    assert path.read_bytes() == before and not list(path.parent.glob("m.sqlite.set-aside-*"))
+
+
+def change(path: Path, statement: str, *values: object) -> None:
+    """What another program, or damage, does to the file."""
+    with sqlite3.connect(path) as db:
+        db.execute(statement, values)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"", "text", 3, b"\xff", b"[" * 100_000, msgspec.json.encode({"schema": "zoo.latency/2"})]
+)
+def test_a_row_or_device_that_cannot_be_read_is_passed_over_with_one_warning(
+    path: Path, data: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store(path) as store:
+        store.add([row()]), store.add_device(DEVICE), store.add_sample("job", 0, quiet()[0])
+    change(path, "INSERT INTO rows VALUES ('x', 'd', 'e', '2026', ?)", data)
+    change(path, "INSERT INTO devices VALUES ('x', ?)", data)
+    change(path, "INSERT INTO samples VALUES ('job', 1, ?)", data)
+    with Store(path) as store:
+        for _ in range(2):
+            assert store.rows() == [row()] and store.devices() == [DEVICE] and store.samples("job") == {0: quiet()[0]}
+    assert [record.message.count("passed over what a newer zoo or damage wrote: 1") for record in caplog.records] == [
+        1,
+        1,
+        1,
+    ]
+
+
+def test_a_row_with_a_field_that_only_a_newer_zoo_knows_is_passed_over(path: Path) -> None:
+    with Store(path) as store:
+        store.add([row()])
+        store._write("INSERT INTO rows VALUES ('x', 'd', 'e', '2026', ?)", [(plus(row(9.0), more=1),)])
+        assert store.rows() == [row()]
+
+
+def plus(record: msgspec.Struct, **fields: object) -> bytes:
+    return msgspec.json.encode({**msgspec.to_builtins(record), **fields})
+
+
+def test_damaged_pieces_and_calibrations_are_as_if_they_were_not_there(path: Path) -> None:
+    with Store(path) as store:
+        store.add_looks("d", "r", {"one": 2.0})
+        store.set_calibration("d", runtime_key(Runtime()), b"\xff{")
+    for ms in ("text", float("inf"), -1.0, b"\0"):
+        change(path, "INSERT INTO looks VALUES ('d', 'r', 'one', ?)", ms)
+    with Store(path) as store:
+        assert store.pieces("d", "r") == {"one": 2.0} and read(store, "d", Runtime()) is None
+
+
+@pytest.mark.parametrize("table", ["rows", "devices", "machines", "samples", "looks", "calibrations"])
+def test_a_table_that_is_missing_is_a_sentence(path: Path, table: str) -> None:
     with Store(path):
         pass
-    with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    db.close()
+    change(path, f"DROP TABLE {table}")
+    with Store(path) as store, pytest.raises(InputError, match=f"no such table: {table}; next: move the file away"):
+        (
+            store.rows(),
+            store.devices(),
+            store.recall("s"),
+            store.samples("j"),
+            store.pieces("d", "r"),
+            store.calibration("d", "r"),
+        )
+
+
+def test_a_lock_that_begins_after_opening_is_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
     with Store(path) as store:
-        assert store.rows() == []
-    assert "written by a newer zoo" in caplog.text and len(list(path.parent.glob("m.sqlite.set-aside-*"))) == 1
+        other = sqlite3.connect(path)
+        other.execute("BEGIN EXCLUSIVE")
+        for call in (store.rows, store.devices, lambda: store.add([row()])):
+            with pytest.raises(
+                InputError, match=r"free within 0\.1 s; found database is locked; next: end the program"
+            ):
+                call()
+        other.rollback()
+        other.close()
+        assert store.add([row()]) == 1
+
+
+FUTURE = (datetime.now(UTC) + timedelta(days=30)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"p50_ms": -5.0}, "p50_ms"), ({"p50_ms": 0.0}, "p50_ms"), ({"p50_ms": 1e308}, "p50_ms"), ({"p90_ms": -1.0}, "p90_ms"),
+        ({"p90_ms": 1.0}, "p90_ms"), ({"low_ms": 11.0}, "p50_ms"), ({"high_ms": 9.0}, "high_ms"), ({"min_ms": 99.0}, "p50_ms"),
+        ({"date": ""}, "date"), ({"date": "2999-01-01"}, "date"), ({"date": FUTURE}, "date"), ({"date": "yesterday"}, "date"),
+        ({"digest": "zz"}, "digest"), ({"digest": "D" * 64}, "digest"), ({"model": ""}, "model"), ({"model": "a\x1b[31m"}, "model"),
+        ({"device": "a\x1b[2J"}, "device"), ({"reason": "\x1b]0;owned\x07"}, "reason"), ({"source": "s" * 301}, "source"),
+        ({"anchor": "a\nb"}, "anchor"), ({"processes": 0}, "processes"), ({"input": []}, "input"), ({"input": [0]}, "input"),
+        ({"ratio": -1.0}, "ratio"), ({"peak_bytes": -1}, "peak_bytes"), ({"runtime": {"threads": 0}}, "runtime.threads"),
+        ({"runtime": {"torch": "\x1b"}}, "runtime.torch"), ({"runtime": {"dtype": "float33"}}, "runtime.dtype"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_have_been_measured_is_refused(
+    tmp_path: Path, path: Path, fields: dict[str, object], where: str
+) -> None:
+    lines = [msgspec.json.encode({"row": row(9.0)}), b'{"row": ' + plus(row(), **fields) + b"}"]
+    (tmp_path / "theirs.jsonl").write_bytes(b"\n".join(lines))
+    with Store(path) as store:
+        with pytest.raises(InputError) as caught:
+            import_rows(store, tmp_path / "theirs.jsonl")
+        assert f"line 2: {where}" in [problem.where for problem in caught.value.problems]
+        assert store.rows() == [] and str(caught.value).replace("\n", "").isprintable()
+
+
+def test_an_unknown_field_is_named_wherever_it_stands(tmp_path: Path, path: Path) -> None:
+    lines = [
+        b'{"more": 1}', b'{"row": ' + plus(row(), more=1) + b"}", b'{"device": ' + plus(DEVICE, more=1) + b"}",
+        b'{"row": ' + plus(row(), runtime={"more": 1}) + b"}", b'{"device": ' + plus(DEVICE, fingerprint={"more": 1}) + b"}",
+    ]  # fmt: skip
+    (tmp_path / "theirs.jsonl").write_bytes(b"\n".join(lines))
+    with Store(path) as store, pytest.raises(InputError) as caught:
+        import_rows(store, tmp_path / "theirs.jsonl")
+    assert ["`more`" in problem.found for problem in caught.value.problems] == [True] * 5
+
+
+def test_where_a_row_comes_from_is_not_for_the_row_to_say(tmp_path: Path, path: Path) -> None:
+    export_rows([msgspec.structs.replace(row(), origin="local")], [DEVICE], tmp_path / "theirs\x1b.jsonl")
+    with Store(path) as store:
+        import_rows(store, tmp_path / "theirs\x1b.jsonl")
+        assert [one.origin for one in store.rows()] == ["theirs?.jsonl"]
+
+
+def test_a_device_that_cannot_be_is_refused(tmp_path: Path, path: Path) -> None:
+    odd = msgspec.structs.replace(
+        DEVICE, name="\x1b[31m", cores=0, fingerprint=Fingerprint(-1.0, float("inf"), 0.0), memory_gb=-1.0
+    )
+    data = msgspec.json.encode({"device": odd}).replace(b"null", b"1e999")
+    (tmp_path / "theirs.jsonl").write_bytes(data)
+    with Store(path) as store, pytest.raises(InputError):
+        import_rows(store, tmp_path / "theirs.jsonl")
+    assert {problem.where for problem in device_problems(odd)} == {
+        "name", "cores", "memory_gb", "fingerprint.gemm_gflops", "fingerprint.copy_gb_s", "fingerprint.dispatch_us",
+    }  # fmt: skip
+
+
+def test_what_a_plugin_ships_broken_is_passed_over_with_one_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shipped.jsonl").write_bytes(b"no json")
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped.jsonl")
+    with Store(path) as store:
+        store.add([row()])
+        assert store.rows() == store.rows() == [row()] and store.devices() == []
+    assert caplog.text.count("passed over the shipped measurements of") == 1
+
+
+def test_a_row_from_a_wrong_clock_does_not_speak_for_ever() -> None:
+    ahead = row(12.0, date=FUTURE)
+    assert list(newest([ahead, row(date="2026-01-01")])) == [row(date="2026-01-01")]
+    assert list(newest([ahead])) == [ahead]
 
 
 def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

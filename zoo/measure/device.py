@@ -29,7 +29,7 @@ SPREAD = {"gemm_gflops": 1.3, "copy_gb_s": 3.0, "dispatch_us": 1.6}
 """By how much the best of many runs may differ between two days on one machine that other work shares; it takes memory first."""
 
 
-class Fingerprint(msgspec.Struct, frozen=True):
+class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The best of many short runs on one thread: fp32 matrix product, copy of a large array, cost of an empty operation."""
 
     gemm_gflops: float
@@ -37,7 +37,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
     dispatch_us: float
 
 
-class Device(msgspec.Struct, frozen=True, omit_defaults=True):
+class Device(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A machine, or the accelerator in it. `id` is what records carry."""
 
     kind: Literal["cpu", "cuda"]

@@ -27,7 +27,7 @@ on the same core, a hot chip, a lower clock."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-class Runtime(msgspec.Struct, frozen=True, omit_defaults=True):
+class Runtime(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How the model was run. Figures of different runtimes are never compared unawares."""
 
     threads: int = 1
@@ -42,7 +42,7 @@ class Runtime(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.engine} {self.dtype} b{self.batch} t{self.threads}"
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one process measured: wall time per forward pass, in ms, and the CPU time of the thread that ran it."""
 
     ms: list[float]
@@ -55,7 +55,7 @@ class Sample(msgspec.Struct, frozen=True):
     clocks: str = ""
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One row. `p50_ms` is the median of the processes' medians, `low_ms` to `high_ms` its interval by order statistics."""
 
     schema: Literal["zoo.latency/1"] = "zoo.latency/1"

@@ -58,11 +58,11 @@ def predictions(store: Store, device: str, runtime: Runtime) -> dict[tuple[str, 
 
 
 def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
-    """None where there is none, or one of an older schema: its pieces are still known, so a new one begins with those."""
+    """None where there is none that can be read, or one of an older schema: its pieces are still known, so a new one begins with those."""
     data = store.calibration(device, runtime_key(runtime))
     try:
         return msgspec.json.decode(data, type=Calibration) if data else None
-    except msgspec.ValidationError:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return None
 
 

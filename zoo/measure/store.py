@@ -1,12 +1,14 @@
 """The measurements of this machine: one SQLite file in the user's data folder, written by any number of processes.
 
 Rows are content-addressed, so merging is idempotent and its order is nothing. A file that is damaged or not ours is renamed, with
-a sentence, and never written to. Rows that ship with the package are read beside the user's own.
+a sentence, and never written to; one of a newer zoo is refused and stays. A row or device that cannot be read, because a newer zoo or
+damage made it, is passed over with one warning. Rows that ship with the package are read beside the user's own.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import statistics
@@ -14,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from filelock import FileLock
@@ -23,6 +25,7 @@ from zoo.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.folders import data_folder, write_whole
 from zoo.measure.device import Device
+from zoo.measure.judging import device_problems, is_past, row_problems
 from zoo.measure.latency import Latency, Sample
 
 log = logging.getLogger("zoo")
@@ -50,8 +53,19 @@ MIGRATIONS = (
 """Step i brings a file of version i to version i + 1. A published step is never changed."""
 
 
+PATIENCE_S = 60.0
+"""How long a file that another process writes to is waited for."""
+MAX_IMPORT_BYTES = 2**28
+MOST_TOLD = 20
+"""Bad lines of an import that are named before the rest is given up."""
+
+T = TypeVar("T")
+_told: set[tuple[str, str]] = set()
+"""(file, kind) of what this process has warned of."""
+
+
 class Store:
-    """Open it with `with`. Raises InputError where the folder cannot be written."""
+    """Open it with `with`. Every call raises InputError where the file cannot be read or written."""
 
     def __init__(self, path: Path | None = None):
         self.path = path or data_folder() / "measurements.sqlite"
@@ -69,7 +83,7 @@ class Store:
 
     def devices(self) -> list[Device]:
         """All that rows may name, the shipped ones included."""
-        own = [msgspec.json.decode(facts, type=Device) for (facts,) in self._db.execute("SELECT facts FROM devices")]
+        own = list(_decoded(self.path, Device, (facts for (facts,) in self._read("SELECT facts FROM devices"))))
         shipped = [device for device in shipped_devices() if device not in own]
         return own + shipped
 
@@ -82,8 +96,8 @@ class Store:
             self._write("INSERT OR REPLACE INTO machines VALUES (?, ?)", [(start, device)])
 
     def recall(self, start: str) -> str:
-        found = self._db.execute("SELECT device FROM machines WHERE start = ?", (start,)).fetchone()
-        return found[0] if found and start else ""
+        found = self._read("SELECT device FROM machines WHERE start = ?", start)
+        return str(found[0][0]) if found and start else ""
 
     # rows
 
@@ -99,8 +113,7 @@ class Store:
         found = {row.id: row for row in shipped_rows()} if shipped else {}
         query = "SELECT row FROM rows" + (" WHERE device = ?" if "device" in wanted else "")
         given = (wanted["device"],) if "device" in wanted else ()
-        for (data,) in self._db.execute(query, given):
-            row = msgspec.json.decode(data, type=Latency)
+        for row in _decoded(self.path, Latency, (data for (data,) in self._read(query, *given))):
             found[row.id] = row
         kept = [row for row in found.values() if all(_value(row, name) == value for name, value in wanted.items())]
         return sorted(kept, key=lambda row: (row.date, row.id))
@@ -111,8 +124,9 @@ class Store:
         self._write("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", [(job, process, msgspec.json.encode(sample))])
 
     def samples(self, job: str) -> dict[int, Sample]:
-        found = self._db.execute("SELECT process, sample FROM samples WHERE job = ? ORDER BY process", (job,))
-        return {process: msgspec.json.decode(data, type=Sample) for process, data in found}
+        found = self._read("SELECT process, sample FROM samples WHERE job = ? ORDER BY process", job)
+        read = {process: list(_decoded(self.path, Sample, [data])) for process, data in found}
+        return {process: samples[0] for process, samples in read.items() if samples}
 
     def forget_samples(self, job: str) -> None:
         self._write("DELETE FROM samples WHERE job = ?", [(job,)])
@@ -123,8 +137,9 @@ class Store:
         """Milliseconds of every piece, as often as it was timed."""
         query = "SELECT piece, ms FROM looks WHERE device = ? AND runtime = ?"
         found: dict[str, list[float]] = {}
-        for piece, ms in self._db.execute(query, (device, runtime)):
-            found.setdefault(piece, []).append(ms)
+        for piece, ms in self._read(query, device, runtime):
+            if isinstance(ms, float) and 0 < ms < math.inf:  # what damage made of a number is none
+                found.setdefault(piece, []).append(ms)
         return found
 
     def pieces(self, device: str, runtime: str) -> dict[str, float]:
@@ -137,20 +152,50 @@ class Store:
 
     def calibration(self, device: str, runtime: str) -> bytes | None:
         query = "SELECT data FROM calibrations WHERE device = ? AND runtime = ?"
-        found = self._db.execute(query, (device, runtime)).fetchone()
-        return found[0] if found else None
+        found = self._read(query, device, runtime)
+        return found[0][0] if found else None
 
     def set_calibration(self, device: str, runtime: str, data: bytes) -> None:
         self._write("INSERT OR REPLACE INTO calibrations VALUES (?, ?, ?)", [(device, runtime, data)])
+
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._refusal("measurements cannot be read", "a sound file", error) from None
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         try:
             with self._db:  # one transaction: whole or not at all
                 self._db.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            raise InputError(
-                "a measurement cannot be stored", Problem(str(self.path), "room to write", str(error))
-            ) from None
+        except sqlite3.Error as error:
+            raise self._refusal("a measurement cannot be stored", "room to write", error) from None
+
+    def _refusal(self, headline: str, expected: str, error: sqlite3.Error) -> InputError:
+        held = "locked" in str(error) or "busy" in str(error)
+        if held:
+            expected, way = f"a file that is free within {PATIENCE_S:g} s", "end the program that holds it"
+        else:
+            way = (
+                "move the file away, and a new one begins"
+                if "no such" in str(error) or "malformed" in str(error)
+                else ""
+            )
+        return InputError(headline, Problem(str(self.path), expected, str(error), next=way))
+
+
+def _decoded(path: Path, kind: type[T], values: Iterable[Any]) -> Iterator[T]:
+    """The records that can be read; of the others one warning tells, once in a process."""
+    bad: list[str] = []
+    for data in values:
+        try:
+            yield msgspec.json.decode(data, type=kind)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            bad.append(str(error))
+    if bad and (str(path), kind.__name__) not in _told:
+        _told.add((str(path), kind.__name__))
+        text = "%s: passed over what a newer zoo or damage wrote: %d of kind %s, the first with: %s"
+        log.warning(text, path, len(bad), kind.__name__, bad[0][:200])
 
 
 def export_rows(rows: Iterable[Latency], devices: Iterable[Device], path: Path) -> None:
@@ -161,46 +206,74 @@ def export_rows(rows: Iterable[Latency], devices: Iterable[Device], path: Path) 
     write_whole(path, text + b"\n")
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
     device: Device | None = None
     row: Latency | None = None
 
 
 def read_rows(path: Path) -> tuple[list[Device], list[Latency]]:
-    """What `export_rows` wrote. Raises InputError naming every line that is neither a device nor a row."""
+    """What `export_rows` wrote. Raises InputError naming the lines that are neither a device nor a row, or none that can have been."""
     devices, rows, problems = [], [], []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(str(path), Problem("", "a file of measurements", error.strerror or str(error))) from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
             found = msgspec.json.decode(line, type=_Line)
-        except msgspec.DecodeError as error:
-            problems.append(Problem(f"line {number}", "a device or a row of `zoo.latency/1`", str(error)))
-            continue
-        devices += [found.device] if found.device else []
-        rows += [found.row] if found.row else []
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            problems.append(Problem(f"line {number}", "a device or a row of `zoo.latency/1`", str(error)[:300]))
+        else:
+            against = device_problems(found.device) if found.device else []
+            against += row_problems(found.row) if found.row else []
+            problems += [problem._replace(where=f"line {number}: {problem.where}") for problem in against]
+            devices += [found.device] if found.device else []
+            rows += [found.row] if found.row else []
+        if len(problems) >= MOST_TOLD:
+            break
     if problems:
         raise InputError(str(path), problems)
     return devices, rows
 
 
+def _lines(path: Path) -> list[bytes]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise InputError(str(path), Problem("", "a file of measurements", "something else than a file"))
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_IMPORT_BYTES + 1)
+    except OSError as error:
+        raise InputError(str(path), Problem("", "a file of measurements", error.strerror or str(error))) from None
+    if len(data) > MAX_IMPORT_BYTES:
+        raise InputError(str(path), Problem("", f"at most {MAX_IMPORT_BYTES:,} bytes", "more"))
+    return data.splitlines()
+
+
 def import_rows(store: Store, path: Path) -> int:
-    """Enters foreign rows, each with the file it came from as its origin; returns how many were new."""
+    """Enters foreign rows, each with the name of the file it came from as its origin, whatever it says; returns how many were new.
+
+    Raises InputError, and enters nothing, where one of them cannot have been measured."""
     devices, rows = read_rows(path)
     for device in devices:
         store.add_device(device)
-    return store.add(msgspec.structs.replace(row, origin=row.origin or path.name) for row in rows)
+    origin = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    return store.add(msgspec.structs.replace(row, origin=origin) for row in rows)
 
 
 def shipped_rows() -> list[Latency]:
     """The rows that came with the collections."""
-    return [row for path in _shipped() for row in read_rows(path)[1]]
+    return [row for path in _shipped() for row in _read_shipped(path)[1]]
 
 
 def shipped_devices() -> list[Device]:
-    return list({device.id: device for path in _shipped() for device in read_rows(path)[0]}.values())
+    return list({device.id: device for path in _shipped() for device in _read_shipped(path)[0]}.values())
+
+
+def _read_shipped(path: Path) -> tuple[list[Device], list[Latency]]:
+    """Nothing, with one warning, where a plugin ships what cannot be read."""
+    try:
+        return read_rows(path)
+    except InputError as error:
+        if (str(path), "shipped") not in _told:
+            _told.add((str(path), "shipped"))
+            log.warning("passed over the shipped measurements of %s", error)
+        return [], []
 
 
 def _shipped() -> list[Path]:
@@ -209,9 +282,10 @@ def _shipped() -> list[Path]:
 
 
 def newest(rows: Iterable[Latency]) -> Iterator[Latency]:
-    """Of rows of the same model, form, device and runtime the last clean one, or the last."""
+    """Of rows of the same model, form, device and runtime the last clean one, or the last. A date that has not been is before all:
+    the clock was wrong, and may have been set back since."""
     best: dict[tuple[str, ...], Latency] = {}
-    for row in sorted(rows, key=lambda row: (row.verdict == "clean", row.date)):
+    for row in sorted(rows, key=lambda row: (row.verdict == "clean", row.date if is_past(row.date) else "")):
         best[row.digest, row.form, row.device, row.runtime.key] = row
     yield from best.values()
 
@@ -237,7 +311,11 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _refuse_good(path: Path, error: sqlite3.DatabaseError) -> None:
-    """Raises InputError for a file that cannot be opened and may yet be good: a disk, a right or a lock is the cause."""
+    """Raises InputError for a file that cannot be opened and may yet be good: a newer zoo, a disk, a right or a lock is the cause."""
+    if isinstance(error, _Newer):
+        way = "`pip install -U blockzoo`, or set ZOO_DATA to another folder"
+        problem = Problem(str(path), f"a file of at most version {len(MIGRATIONS)}", str(error), next=way)
+        raise InputError("measurements cannot be opened", problem) from None
     if isinstance(error, sqlite3.OperationalError) and not _is_foreign(path):
         problem = Problem(str(path), "a file to read and write", str(error))
         raise InputError("measurements cannot be opened", problem) from None
@@ -247,12 +325,16 @@ def _is_foreign(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0 and not path.read_bytes()[:16].startswith(b"SQLite format 3")
 
 
+class _Newer(sqlite3.DatabaseError):
+    """A good file that this zoo is too old for."""
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     """An open file of the newest version. Raises sqlite3.DatabaseError for one that is damaged or not ours.
 
     No write-ahead log: it needs memory that processes share, which a folder on a network does not give.
     """
-    db = sqlite3.connect(path, timeout=60)
+    db = sqlite3.connect(path, timeout=PATIENCE_S)
     try:
         db.execute("BEGIN")  # one view for all three: another process may be making the file right now
         (owner,) = db.execute("PRAGMA application_id").fetchone()
@@ -262,7 +344,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         if owner != APPLICATION and tables:
             raise sqlite3.DatabaseError("another program's tables")
         if version > len(MIGRATIONS):
-            raise sqlite3.DatabaseError(f"written by a newer zoo, version {version}")
+            raise _Newer(f"one of version {version}, which a newer zoo wrote")
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("its pages do not fit together")
         if version < len(MIGRATIONS):

@@ -1,0 +1,107 @@
+"""Whether a row or a device that comes from elsewhere can be a measurement: finite times in their order, names, a date that has been.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from zoo.catalog import NAME
+from zoo.errors import Problem
+from zoo.measure.device import Device
+from zoo.measure.latency import DTYPES, Latency
+
+DAY_MS = 86_400_000.0
+"""No forward pass is longer."""
+SKEW = timedelta(days=1)
+"""By which clocks may differ."""
+LETTERS = 300
+DIGEST = re.compile(r"[0-9a-f]{64}")
+DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+
+
+def row_problems(row: Latency) -> list[Problem]:
+    """Everything that speaks against a row."""
+    return [*_row_names(row), *_times(row), *_counts(row), *_row_date(row)]
+
+
+def device_problems(device: Device) -> list[Problem]:
+    """Everything that speaks against a device."""
+    words = {"name": device.name, "vendor": device.vendor, "isa": device.isa, "driver": device.driver}
+    print_ = device.fingerprint
+    speeds = {"gemm_gflops": print_.gemm_gflops, "copy_gb_s": print_.copy_gb_s, "dispatch_us": print_.dispatch_us}
+    found = [*_texts(words)]
+    found += [
+        Problem(f"fingerprint.{name}", "a finite number > 0", f"{value}")
+        for name, value in speeds.items()
+        if not (0 < value < math.inf)
+    ]
+    if not 1 <= device.cores <= 10**6:
+        found.append(Problem("cores", "a number from 1 to 1,000,000", f"{device.cores}"))
+    if not 0 <= device.memory_gb < math.inf:
+        found.append(Problem("memory_gb", "a finite number >= 0", f"{device.memory_gb}"))
+    return found
+
+
+def is_past(date: str) -> bool:
+    """Whether an ISO date lies before now, or so little after it that clocks may differ."""
+    try:
+        moment = datetime.fromisoformat(date)
+    except ValueError:
+        return False
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment <= datetime.now(UTC) + SKEW
+
+
+def _row_names(row: Latency) -> Iterator[Problem]:
+    if not NAME.fullmatch(row.model):
+        yield Problem("model", "the name of a model", _shown(row.model))
+    if not DIGEST.fullmatch(row.digest):
+        yield Problem("digest", "64 hexadecimal digits", _shown(row.digest))
+    if not DEVICE.fullmatch(row.device):
+        yield Problem("device", "the id of a device: small letters, digits, dashes", _shown(row.device))
+    if row.runtime.dtype not in DTYPES:
+        yield Problem("runtime.dtype", f"one of {', '.join(DTYPES)}", _shown(row.runtime.dtype))
+    texts = {name: getattr(row, name) for name in ("anchor", "reason", "source", "version", "clocks")}
+    yield from _texts({**texts, "runtime.torch": row.runtime.torch})
+
+
+def _texts(values: dict[str, str]) -> Iterator[Problem]:
+    for name, text in values.items():
+        if len(text) > LETTERS or not text.isprintable():
+            yield Problem(name, f"at most {LETTERS} printable letters", _shown(text))
+
+
+def _times(row: Latency) -> Iterator[Problem]:
+    """0 < min <= p50 <= p90, low <= p50 <= high, none longer than a day."""
+    names = ("p50_ms", "low_ms", "high_ms", "p90_ms", "min_ms", "mean_ms", "cpu_ms", "wall_cpu", "ratio")
+    odd = [name for name in names if not 0 < getattr(row, name) <= DAY_MS]
+    yield from (Problem(name, "a finite number > 0, at most a day", f"{getattr(row, name)}") for name in odd)
+    for less, more in (("min_ms", "p50_ms"), ("p50_ms", "p90_ms"), ("low_ms", "p50_ms"), ("p50_ms", "high_ms")):
+        if not {less, more} & {*odd} and getattr(row, less) > getattr(row, more):
+            yield Problem(more, f"at least `{less}`, {getattr(row, less)}", f"{getattr(row, more)}")
+
+
+def _counts(row: Latency) -> Iterator[Problem]:
+    counts = {name: getattr(row, name) for name in ("processes", "samples", "loops")}
+    counts |= {"runtime.threads": row.runtime.threads, "runtime.batch": row.runtime.batch}
+    for name, count in counts.items():
+        if not 1 <= count <= 2**31:
+            yield Problem(name, "a number >= 1", f"{count}")
+    if not 0 <= row.peak_bytes <= 2**50:
+        yield Problem("peak_bytes", "a number of bytes", f"{row.peak_bytes}")
+    if not 1 <= len(row.input) <= 8 or not all(1 <= size <= 2**31 for size in row.input):
+        yield Problem("input", "one to eight sizes >= 1", f"{row.input}"[:80])
+
+
+def _row_date(row: Latency) -> Iterator[Problem]:
+    if not is_past(row.date):
+        yield Problem("date", "an ISO date that has been, as 2026-01-31T12:00:00+00:00", _shown(row.date))
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 60 else f"{text[:57]}...")
