@@ -301,7 +301,7 @@ def unreadable_records():
 
     for data in (b"{", "text", 3, b"\xff", b"[" * 100_000, b'{"schema":"zoo.latency/9"}', b"null"):
         Path("m.sqlite").unlink(missing_ok=True)
-        path, row, device = stored()
+        path, row, _ = stored()
         changed(path, "INSERT INTO rows VALUES ('x', 'd', 'e', '2026', ?)", data)
         changed(path, "INSERT INTO devices VALUES ('x', ?)", data)
         changed(path, "INSERT INTO samples VALUES ('j', 0, ?)", data)
@@ -380,3 +380,231 @@ def imported_rows():
         import_rows(store, Path("theirs.jsonl"))
         origins = {one.origin for one in store.rows(shipped=False)}
     return None if origins == {"", "theirs.jsonl"} else f"origins {origins}"
+
+
+def carried():
+    """A mirror with the weights of vim_nano as a pin, and the pin itself; returns its folder and the pinned file."""
+    import hashlib
+    import shutil
+    from pathlib import Path
+
+    from zoo import catalog
+    from zoo.supply import locks, store
+
+    source = catalog.home_of("vim_nano").weights / "vim_nano.digits.safetensors"
+    sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+    folder = Path("mirror")
+    folder.mkdir()
+    shutil.copyfile(source, folder / "w.safetensors")
+    (folder / "SHA256SUMS").write_text(f"{sha256}  w.safetensors\n")
+    store.made_folder()
+    return folder, locks.File("model.safetensors", sha256, source.stat().st_size)
+
+
+@fault("M7", "medium", "threads that ask a mirror at once all get the bytes")
+def mirror_threads():
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    from zoo.supply import store
+
+    folder, file = carried()
+    os.environ["ZOO_MIRROR"] = str(folder)
+    failures = 0
+    for _ in range(15):
+        store.place(file).unlink(missing_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(store.obtain, file, "x") for _ in range(8)]
+        failures += sum(one.exception() is not None for one in asked)
+    return f"{failures} of 120 calls failed" if failures else None
+
+
+@fault("L14", "low", "a folder as mirror has the limits of an address", seconds=30)
+def folder_mirror():
+    import os
+
+    from zoo.supply import store
+
+    folder, file = carried()
+    os.environ["ZOO_MIRROR"] = str(folder)
+    with (folder / "w.safetensors").open("ab") as weights:
+        weights.truncate(2**30)
+    answer = typed(store.obtain, file, "x")
+    if answer or (written := sum(path.stat().st_size for path in store.folder().iterdir())):
+        return answer or f"{written:,} bytes were left in the store"
+    (folder / "SHA256SUMS").unlink()
+    (folder / "SHA256SUMS").symlink_to("/dev/zero")
+    return typed(store.obtain, file, "x")
+
+
+@fault("L15", "low", "what stands before the @ of an address is in no sentence")
+def secrets():
+    import os
+
+    from zoo.supply import store
+
+    _, file = carried()
+    for address in ("http://user:secret@127.0.0.1:9", "http://user:secret@localhost:9/x", "http://user:secret@[::1"):
+        for offline in ("", "1"):
+            os.environ |= {"ZOO_MIRROR": address, "ZOO_OFFLINE": offline}
+            try:
+                store.obtain(file, "x")
+            except Exception as error:
+                if "secret" in str(error):
+                    return f"{type(error).__name__}: {error}"[:200]
+                if type(error).__name__ not in ("InputError", "WeightsError"):
+                    return f"raw {type(error).__name__}: {error}"[:200]
+    return None
+
+
+@fault("L4", "low", "a name that no repository of the Hub has is a sentence")
+def no_repository():
+    import os
+
+    import zoo
+
+    os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    names = (
+        "hub:a/..",
+        "hub:../a",
+        "hub:a/.",
+        "hub:a/b--c",
+        "hub:-a/b",
+        "hub:a/b.git",
+        "hub:a/b@../../x",
+        "hub:a/" + "b" * 300,
+    )
+    return first(*(f"{name}: {answer}" if (answer := typed(zoo.create, name)) else None for name in names))
+
+
+@fault("L8", "low", "pre-processing that no memory holds is refused where it enters")
+def endless_preprocessing():
+    import json
+
+    from zoo.supply.manifests import manifests
+    from zoo.weights.manifest import manifest_json, parse_manifest
+
+    known = json.loads(manifest_json(manifests("starnet_nano")[0]))
+    wrongs = [
+        {"size": 10**9},
+        {"size": [10**9, 1]},
+        {"crop": 1e-9},
+        {"std": [1e-300]},
+        {"mean": [1e300]},
+        {"range": [0.0, 1e300]},
+    ]
+    for wrong in wrongs:
+        text = json.dumps({**known, "preprocess": {**known["preprocess"], **wrong}})
+        if answer := typed(parse_manifest, text, "x"):
+            return f"{wrong}: {answer}"
+    return None
+
+
+@fault("L8b", "low", "an address that is none is a sentence wherever it stands")
+def no_address():
+    import json
+    from pathlib import Path
+
+    from zoo.supply.download import download
+    from zoo.supply.manifests import manifests
+    from zoo.weights.manifest import manifest_json, parse_manifest
+
+    known = json.loads(manifest_json(manifests("starnet_nano")[0])) | {"state": "pinned"}
+    for address in ("https://[::1/x", "https://host:port/x", "https://host:99999/x", "https://u:p@h/x"):
+        if answer := typed(parse_manifest, json.dumps({**known, "source": address}), "x"):
+            return f"a manifest with {address}: {answer}"
+        if answer := typed(download, address, Path("x")):
+            return f"{address}: {answer}"
+    return None
+
+
+def hub_server(answer):
+    """The address of a Hub that tells of one repository; `answer(name)` gives the bytes of a file and what is told of their number."""
+    import hashlib
+    import os
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            name = self.path.partition("?")[0].rpartition("/")[2]
+            if "/resolve/" not in self.path:
+                return self.send_error(404)
+            pieces, told, size = answer(name)
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("ETag", f'"{hashlib.sha256(name.encode()).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(told))
+            if self.command == "HEAD" or size is not None:
+                self.send_header("Content-Length", str(told if self.command == "HEAD" else size))
+            self.end_headers()
+            if self.command != "HEAD":
+                for piece in pieces:
+                    sent.append(len(piece))
+                    self.wfile.write(piece)
+            self.close_connection = True
+
+        do_HEAD = do_GET
+
+    sent = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    return sent
+
+
+def record():
+    """A sound zoo.json of starnet_nano, and its weights."""
+    import json
+
+    import zoo
+    from zoo import catalog
+    from zoo.supply.manifests import manifests
+    from zoo.weights.manifest import manifest_json
+
+    manifest = json.loads(manifest_json(manifests("starnet_nano")[0]))
+    manifest |= {"source": "file:model.safetensors", "state": "pinned"}
+    data = json.dumps({"schema": "zoo.json/1", "manifest": manifest, "spec": zoo.spec("starnet_nano").plain()}).encode()
+    return data, (catalog.home_of("starnet_nano").weights / "starnet_nano.digits.safetensors").read_bytes()
+
+
+@fault(
+    "M11",
+    "medium",
+    "no more bytes are fetched from a Hub than the manifest, or the kind of the file, allows",
+    seconds=120,
+)
+def unbounded_downloads():
+    import os
+    from pathlib import Path
+
+    import zoo
+
+    text, weights = record()
+    extra = [b"\0" * 2**20] * 100
+    cases = {
+        "told": lambda name: (([text], len(text), len(text)) if name == "zoo.json" else ([weights, *extra], len(weights) + 100 * 2**20, None)),
+        "sent": lambda name: (([text], len(text), len(text)) if name == "zoo.json" else ([weights, *extra], len(weights), len(weights) + 100 * 2**20)),
+        "record": lambda name: ([b" " * 2**20] * 50, 50 * 2**20, 50 * 2**20),
+    }  # fmt: skip
+    for what, answer in cases.items():
+        os.environ["HF_HUB_CACHE"] = f"cache-{what}"
+        sent = hub_server(answer)
+        import huggingface_hub.constants as constants
+
+        constants.ENDPOINT = os.environ["HF_ENDPOINT"]
+        constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        constants.HF_HUB_CACHE = os.environ["HF_HUB_CACHE"]
+        if wrong := typed(zoo.create, "hub:a/b"):
+            return f"{what}: {wrong}"
+        left = sum(path.stat().st_size for path in Path(f"cache-{what}").rglob("*") if path.is_file())
+        if left > 20 * 2**20 or sum(sent) > 60 * 2**20:
+            return f"{what}: {sum(sent) / 2**20:.0f} MB were taken, {left / 2**20:.0f} MB stay in the cache"
+    return None

@@ -113,6 +113,66 @@ def test_a_token_stays_with_its_hub(
     assert "hf_test" not in caplog.text + "".join(capfd.readouterr())
 
 
+def test_more_bytes_than_the_manifest_has_are_not_fetched(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.fault = lambda path, data: data + b"\0" * 2**22 if path.endswith(".safetensors") else data
+    with pytest.raises(
+        InputError, match=r"model\.safetensors\n    expected at most 4\d\d,\d{3} bytes; found 4,6\d\d,\d{3} so far"
+    ):
+        zoo.create(STAR)
+    assert (
+        fetched(hub) == 1
+        and sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()) < 100_000
+    )
+
+
+def test_a_record_beyond_the_limit_is_not_fetched(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.put("acme/star", {"zoo.json": b" " * 5_000_000})
+    with pytest.raises(InputError, match=r"zoo\.json\n    expected at most 1,000,000 bytes; found 5,000,000 so far"):
+        zoo.create(STAR)
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()) < 1_000_000
+
+
+def test_a_hub_that_drips_is_given_up(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.pause_s = 30.0
+    monkeypatch.setattr(zoo.hub.client, "GRACE_S", 1.0)
+    monkeypatch.setattr(zoo.hub.client, "PACE", 10**9)
+    with pytest.raises(InputError, match=r"found no end within 1 s"):
+        zoo.create(STAR)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hub:a/..",
+        "hub:../a",
+        "hub:a/.",
+        "hub:a/b--c",
+        "hub:-a/b",
+        "hub:a/b.git",
+        "hub:a/b@../../x",
+        f"hub:a/{'b' * 200}",
+    ],
+)
+def test_a_name_that_no_repository_has_is_a_sentence(hub: Hub, text: str) -> None:
+    with pytest.raises(InputError):
+        zoo.create(text)
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        ({"size": 10**9}, "preprocess.size"), ({"crop": 1e-9}, "preprocess.crop"), ({"std": [1e-300]}, "preprocess.std"),
+        ({"mean": [1e300]}, "preprocess.mean"), ({"range": [0.0, 1e300]}, "preprocess.range"),
+    ],
+)  # fmt: skip
+def test_a_pre_processing_that_no_memory_holds_is_refused(
+    hub: Hub, files: dict[str, bytes], step: dict[str, Any], found: str
+) -> None:
+    known = json.loads(files["zoo.json"])["manifest"]["preprocess"]
+    with pytest.raises(WeightsError, match=found):
+        zoo.create(vouched(hub, files, files["model.safetensors"], preprocess={**known, **step}))
+
+
 def test_a_gated_repository_says_how_to_get_in(hub: Hub, files: dict[str, bytes]) -> None:
     hub.gated.add("acme/star")
     with pytest.raises(InputError, match="found 403 .*; next: ask for access on the page of the repository"):

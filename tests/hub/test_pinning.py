@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import zoo
 from tests.hub.loopback import Hub
 from zoo import catalog, cli
 from zoo.errors import InputError, WeightsError
+from zoo.hub import client
 from zoo.supply import download, locks, pinning, store
 
 X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -176,7 +180,7 @@ def test_a_plain_download_follows_its_address_and_says_what_fails(
     hub.put("acme/upstream", {"net.pth": b"bytes"})
     url = f"{hub.url}/acme/upstream/resolve/main/net.pth"
     assert download.download(url, tmp_path / "net.pth").read_bytes() == b"bytes"
-    with pytest.raises(InputError, match="expected a file that can be fetched; found more than 4 bytes"):
+    with pytest.raises(InputError, match="expected a file that can be fetched; found 5 bytes, more than 4 bytes"):
         download.download(url, tmp_path / "other", max_bytes=4)
     with pytest.raises(InputError, match="Not Found"):
         download.download(f"{url}.none", tmp_path / "other")
@@ -197,6 +201,77 @@ def test_a_host_that_does_not_answer_is_said(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/net.pth"
     with pytest.raises(InputError, match="expected a host that can be reached; found no answer within 0.8 s"):
         download.download(url, tmp_path / "net.pth")
+
+
+class Host:
+    """Answers one request, piece by piece, with a pause before each."""
+
+    def __init__(self, *pieces: bytes, pause_s: float = 0.0):
+        self.pieces, self.pause_s = pieces, pause_s
+
+    def __enter__(self) -> str:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.serve, daemon=True).start()
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}/net.pth"
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = self.listener.accept()
+                threading.Thread(target=self.answer, args=(line,), daemon=True).start()
+
+    def answer(self, line: socket.socket) -> None:
+        with contextlib.suppress(OSError), line:
+            for piece in self.pieces:
+                time.sleep(self.pause_s)
+                line.sendall(piece)
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+
+HEADER = b"HTTP/1.0 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("pieces", [[HEADER, *[b"x"] * 99], [b"HTTP/1.0 200 OK\r\n", *[b"X: y\r\n"] * 99], [b"H"] * 99])
+def test_a_host_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
+    monkeypatch.setattr(client, "GRACE_S", 0.5)
+    start = time.perf_counter()
+    with (
+        Host(*pieces, pause_s=0.1) as url,
+        pytest.raises(InputError, match="expected a file that can be fetched; found no end within"),
+    ):
+        download.download(url, tmp_path / "net.pth", 100)
+    assert time.perf_counter() - start < 3 and not list(tmp_path.iterdir())
+
+
+def test_a_body_without_end_ends_at_the_limit(tmp_path: Path) -> None:
+    with Host(HEADER, *[b"x" * 2**16] * 500) as url, pytest.raises(InputError, match="more than 1,000 bytes"):
+        download.download(url, tmp_path / "net.pth", 1000)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:secret@127.0.0.1:9/net.pth", "http://127.0.0.1:secret@x/net.pth", "http://[secret/n?secret=secret"],
+)
+def test_no_secret_of_an_address_is_in_a_sentence(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        download.download(url, tmp_path / "net.pth")
+    assert "secret@" not in str(caught.value) and "=secret" not in str(caught.value)
+
+
+def test_listed_weights_are_fetched_up_to_what_such_a_model_can_have(
+    hub: Hub, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pinning, "ROOM_BYTES", 1000)
+    name, most = listing(), 1000 + 32 * catalog.entry("starnet_nano").params
+    hub.put("acme/upstream", {"model.safetensors": b"\0" * (most + 1)})
+    with pytest.raises(
+        InputError, match=f"model.safetensors\n    expected at most {most:,} bytes; found {most + 1:,} so far"
+    ):
+        zoo.pin(name)
+    assert kept() == []
 
 
 def test_an_https_source_is_pinned(

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,56 @@ def test_a_mirror_cannot_lead_out_of_its_folder(carried: Path, pinned: str, monk
 def test_a_mirror_is_checked_by_the_usual_command(carried: Path) -> None:
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=carried, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count(": OK") == len(done.stdout.splitlines()) == 9
+
+
+def test_threads_that_ask_a_mirror_at_once_all_get_the_bytes(
+    carried: Path, pinned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = locks.pins()[pinned].files[0]
+    for _ in range(5):
+        moved(monkeypatch, str(carried))
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: store.obtain(file, pinned) == store.place(file), range(8)))
+        assert hashlib.sha256(store.place(file).read_bytes()).hexdigest() == file.sha256
+        assert [path.name for path in store.folder().iterdir()] == [store.place(file).name]
+
+
+def test_a_folder_as_mirror_is_bounded_as_an_address_is(
+    carried: Path, pinned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = carried / "SHA256SUMS"
+    weights = next(path for path in (carried / pinned).iterdir() if path.suffix == ".safetensors")
+    kept, size = sums.read_bytes(), weights.stat().st_size
+    with weights.open("ab") as file:
+        file.truncate(size * 100)
+    moved(monkeypatch, str(carried))
+    with pytest.raises(InputError, match=f"found more than {size:,} bytes"):
+        zoo.create(pinned)
+    sums.unlink(), os.mkfifo(sums)
+    with pytest.raises(InputError, match="found something else than a file"):
+        zoo.create(pinned)
+    sums.unlink(), sums.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="found something else than a file"):
+        zoo.create(pinned)
+    sums.unlink(), sums.write_bytes(kept + b" " * 2**24)
+    with pytest.raises(InputError, match="found more than 16,777,216 bytes"):
+        zoo.create(pinned)
+
+
+@pytest.mark.parametrize("offline", ["", "1"])
+def test_a_password_in_the_address_of_a_mirror_is_in_no_sentence(
+    carried: Path, pinned: str, offline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in (
+        "http://user:secret@127.0.0.1:9",
+        "http://user:secret@127.0.0.1:9/x?key=secret",
+        "http://[user:secret",
+    ):
+        moved(monkeypatch, address)
+        monkeypatch.setenv("ZOO_OFFLINE", offline)
+        with pytest.raises((InputError, WeightsError)) as caught:
+            zoo.create(pinned)
+        assert "secret@" not in str(caught.value) and "=secret" not in str(caught.value)
 
 
 def test_a_mirror_holds_licences_and_cards(carried: Path, pinned: str) -> None:

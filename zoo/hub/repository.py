@@ -16,6 +16,7 @@ from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
 from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest
+from zoo.weights.opening import opened
 from zoo.weights.refusals import BytesError
 from zoo.weights.verify import sha256_of, verify
 
@@ -39,34 +40,31 @@ def repository(text: str) -> Repository:
         reference = reference._replace(revision=locked.revision)
     else:
         locked = None
-    record = _file(reference, RECORD, locked)
-    if record.stat().st_size > MAX_BYTES:
-        raise WeightsError(
-            str(reference), Problem(RECORD, f"at most {MAX_BYTES:,} bytes", f"{record.stat().st_size:,}")
-        )
-    spec, manifest, made = read_record(record.read_bytes(), reference)
+    record = _file(reference, RECORD, locked, MAX_BYTES)
+    with opened(record, str(reference)) as file:
+        spec, manifest, made = read_record(file.read(MAX_BYTES + 1), reference)
+    size = manifest.size_bytes or 0
     pinned = reference._replace(revision=commit_of(record) or reference.revision)
-    path = _file(pinned, WEIGHTS, locked)
+    path = _file(pinned, WEIGHTS, locked, size)
     manifest = msgspec.structs.replace(manifest, revision=pinned.revision, source=f"file:{path}")
     try:
         verify(path, manifest)
     except BytesError:
         store.set_aside(path)
-        path = _file(pinned, WEIGHTS, locked, anew=True)
+        path = _file(pinned, WEIGHTS, locked, size, anew=True)
         verify(path, manifest)
-    for one in (record, path):
-        locks.allow(sha256_of(one), str(reference))
+    locks.allow(sha256_of(path), str(reference))
     return Repository(spec, manifest, {RECORD: record, WEIGHTS: path}, made)
 
 
-def _file(reference: Reference, name: str, locked: locks.Locked | None, anew: bool = False) -> Path:
+def _file(reference: Reference, name: str, locked: locks.Locked | None, max_bytes: int, anew: bool = False) -> Path:
     """From the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
     file = next((one for one in locked.files if one.name == name), None) if locked else None
     if file is None:
-        return fetch(reference, name, anew)
+        return fetch(reference, name, anew, max_bytes)
     if store.has(file):
         return store.place(file)
-    path = fetch(reference, name)
+    path = fetch(reference, name, max_bytes=max_bytes)
     if (
         name != WEIGHTS and sha256_of(path) != file.sha256
     ):  # the weights are held against their manifest, with a second try

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from zoo import catalog
 from zoo.errors import InputError, Problem
 from zoo.folders import replacing, write_whole
-from zoo.supply.download import download
+from zoo.supply.download import PIECE, download
 from zoo.supply.locks import File, Locked, read_lock
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
@@ -28,6 +28,13 @@ MAX_SUMS_BYTES = 2**24
 def address() -> str:
     """The mirror in use, a path or an http address, or ""."""
     return os.environ.get("ZOO_MIRROR", "")
+
+
+def shown_address() -> str:
+    """The same, as it may stand in a sentence: without user and password."""
+    from zoo.hub.client import bare
+
+    return bare(address())
 
 
 def ask(file: File, target: Path) -> bool:
@@ -43,9 +50,11 @@ def ask(file: File, target: Path) -> bool:
             _get(name, draft, file.size_bytes)
             if sha256_of(draft, use_stamps=False) != file.sha256:
                 found = f"other bytes, {draft.stat().st_size:,} of them"
-                raise InputError(address(), Problem(name, f"sha256 {file.sha256}", found, next="make the mirror anew"))
+                raise InputError(
+                    shown_address(), Problem(name, f"sha256 {file.sha256}", found, next="make the mirror anew")
+                )
     except OSError as error:
-        raise InputError(address(), Problem(name, f"a copy at {target}", error.strerror or str(error))) from None
+        raise InputError(shown_address(), Problem(name, f"a copy at {target}", error.strerror or str(error))) from None
     return True
 
 
@@ -66,17 +75,31 @@ def _get(name: str, target: Path, max_bytes: int) -> None:
     if where.startswith(("http://", "https://")):
         if offline():
             problem = Problem(
-                name, "a mirror that is a folder, because no network is wanted", where, next="unset ZOO_OFFLINE"
+                name,
+                "a mirror that is a folder, because no network is wanted",
+                shown_address(),
+                next="unset ZOO_OFFLINE",
             )
             raise InputError("ZOO_MIRROR", problem)
         download(f"{where.rstrip('/')}/{quote(name)}", target, max_bytes)
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(where).expanduser() / name, target)
+        _copy_bounded(Path(where).expanduser() / name, target, max_bytes)
     except OSError as error:
         found = error.strerror or str(error)
         raise InputError("ZOO_MIRROR", Problem(f"{where}: {name}", "a mirror made by `zoo mirror`", found)) from None
+
+
+def _copy_bounded(source: Path, target: Path, max_bytes: int) -> None:
+    """Raises OSError for what is no file, and for one of more bytes."""
+    if source.exists() and not source.is_file():  # a pipe would be waited for, a device read for ever
+        raise OSError("something else than a file")
+    with source.open("rb") as file, target.open("wb") as copy:
+        while piece := file.read(PIECE):
+            copy.write(piece)
+            if copy.tell() > max_bytes:
+                raise OSError(f"more than {max_bytes:,} bytes")
 
 
 def mirror(lock: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Path]:
@@ -113,7 +136,7 @@ def source_of(entry: Locked, file: File) -> Path:
     if entry.name.startswith("hub:"):
         if store.place(file).exists():
             return store.place(file)
-        return fetch(Reference(entry.name.removeprefix("hub:"), entry.revision), file.name)
+        return fetch(Reference(entry.name.removeprefix("hub:"), entry.revision), file.name, max_bytes=file.size_bytes)
     return store.obtain(file, entry.name, f"`zoo pin {entry.name}`")
 
 

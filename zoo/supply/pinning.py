@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -32,6 +33,7 @@ from zoo.supply.locks import File, Locked
 from zoo.supply.manifests import manifests, published
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest
+from zoo.weights.manifest_rules import path_fault
 from zoo.weights.refusals import BytesError, TensorsError, refuse_file
 from zoo.weights.shards import files_of, is_index
 from zoo.weights.verify import verify
@@ -39,6 +41,9 @@ from zoo.weights.verify import verify
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "HF_TOKEN_PATH")
 MINUTES = 30.0
 """What a conversion may take."""
+BYTES_OF_A_PARAMETER = 4 * 8
+ROOM_BYTES = 2**26
+"""A checkpoint of which nobody said how large it is may hold four numbers of double precision for each parameter, and other things."""
 FORBIDDING = ("noncommercial", "research")
 
 
@@ -143,7 +148,7 @@ def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, st
     commit = ""
     if manifest.source.startswith("hub:"):
         repo, name = _place(manifest)
-        commit = commit_of(fetch(Reference(repo, revision), name))
+        commit = commit_of(fetch(Reference(repo, revision), name, max_bytes=most_bytes(manifest)))
         get = functools.partial(_of_hub, commit or revision)
     path = get(manifest)
     folder = manifest.source.rpartition("/")[0]
@@ -152,6 +157,14 @@ def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, st
         for name in (files_of(path, manifest.name) if is_index(path.name) else [])
     ]
     return path, commit, tuple(File.of(one, one.name, anew=True) for one in [path, *map(get, parts)])
+
+
+def most_bytes(manifest: Manifest) -> int:
+    """What may be fetched of a file: its size where the manifest tells it, else what a checkpoint of such a model can have, with double
+    precision, averages and the state of an optimiser."""
+    if manifest.size_bytes is not None:
+        return manifest.size_bytes
+    return ROOM_BYTES + BYTES_OF_A_PARAMETER * catalog.entry(manifest.model).params
 
 
 def _place(manifest: Manifest) -> tuple[str, str]:
@@ -164,19 +177,22 @@ def _of_web(work: Path, manifest: Manifest) -> Path:
     if offline():
         found = "no network is wanted"
         raise InputError(manifest.name, Problem(manifest.source, "a network", found, next="unset ZOO_OFFLINE, once"))
-    path = download(manifest.source, work / manifest.source.rpartition("/")[2], manifest.size_bytes)
+    name = urlsplit(manifest.source).path.rpartition("/")[2]
+    if fault := path_fault(name):
+        raise InputError(manifest.name, Problem(manifest.source, "the name of a file at its end", fault))
+    path = download(manifest.source, work / name, most_bytes(manifest))
     _verify(path, manifest)
     return path
 
 
 def _of_hub(revision: str, manifest: Manifest) -> Path:
     repo, name = _place(manifest)
-    path = fetch(Reference(repo, revision), name)
+    path = fetch(Reference(repo, revision), name, max_bytes=most_bytes(manifest))
     try:
         _verify(path, manifest)
     except BytesError:
         store.set_aside(path)
-        path = fetch(Reference(repo, revision), name, anew=True)
+        path = fetch(Reference(repo, revision), name, anew=True, max_bytes=most_bytes(manifest))
         _verify(path, manifest)
     return path
 

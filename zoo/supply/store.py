@@ -53,7 +53,7 @@ def obtain(file: File, subject: str, next: str = "") -> Path:
     if has(file):
         return place(file)
     where = f"sha256 {file.sha256}"
-    expected = f"these bytes in {folder()}" + (f" or in {mirrors.address()}" if mirrors.address() else "")
+    expected = f"these bytes in {folder()}" + (f" or in {mirrors.shown_address()}" if mirrors.address() else "")
     raise refuse_file(f"{subject}: the bytes are not at hand; nothing was loaded", where, expected, "none", next)
 
 

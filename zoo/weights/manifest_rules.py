@@ -24,6 +24,8 @@ PATTERNS = {  # field -> what its text must match (empty text is checked by the 
 }
 MAX_LABEL = 500
 METRIC_NAME = r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@\d+"
+MAX_SIDE, MIN_CROP = 4096, 0.25
+"""A picture is resized to `size / crop` before it is cut: together they bound the memory of that."""
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
@@ -88,10 +90,19 @@ def _source(values: dict[str, Any]) -> Iterator[Problem]:
         if not repo or path_fault(rest):
             yield Problem("source", "hub:org/repo/file", f'"{source}"')
     elif kind == "https":
-        if not urlsplit(source).hostname:
+        if not _has_host(source):
             yield Problem("source", "https:// and a host", f'"{source}"')
     elif kind != "file" or not rest or "\0" in rest:
         yield Problem("source", "`embedded:FILE`, `hub:org/repo/file`, `https://...` or `file:PATH`", f'"{source}"')
+
+
+def _has_host(address: str) -> bool:
+    """Of an address without user and password, for these would stand in every lock and card."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
+    except ValueError:  # `https://[::1`, `https://host:port`
+        return False
 
 
 def _state(values: dict[str, Any]) -> Iterator[Problem]:
@@ -130,12 +141,16 @@ def _preprocess(values: dict[str, Any]) -> Iterator[Problem]:
     for name in ("mean", "std"):
         if (count := len(getattr(step, name))) != step.channels:
             yield Problem(f"preprocess.{name}", f"{step.channels} numbers, one per channel", str(count))
-    if any(spread <= 0 for spread in step.std):
-        yield Problem("preprocess.std", "numbers > 0", str(list(step.std)))
-    if not 0 < step.crop <= 1:
-        yield Problem("preprocess.crop", "a share in (0, 1]", str(step.crop))
-    if step.range[0] >= step.range[1]:
-        yield Problem("preprocess.range", "low < high", str(list(step.range)))
+    if max(sizes, default=0) > MAX_SIDE:
+        yield Problem("preprocess.size", f"at most {MAX_SIDE:,}", str(max(sizes)))
+    if not all(1e-6 <= spread <= 1e6 for spread in step.std):
+        yield Problem("preprocess.std", "numbers from 1e-6 to 1e6", str(list(step.std))[:80])
+    if not all(abs(middle) <= 1e6 for middle in step.mean):
+        yield Problem("preprocess.mean", "numbers from -1e6 to 1e6", str(list(step.mean))[:80])
+    if not MIN_CROP <= step.crop <= 1:
+        yield Problem("preprocess.crop", f"a share from {MIN_CROP} to 1", str(step.crop))
+    if not -1e6 <= step.range[0] < step.range[1] <= 1e6:
+        yield Problem("preprocess.range", "low < high, from -1e6 to 1e6", str(list(step.range)))
 
 
 def _metrics(values: dict[str, Any]) -> Iterator[Problem]:
@@ -143,6 +158,8 @@ def _metrics(values: dict[str, Any]) -> Iterator[Problem]:
         where = f"metrics.{name}"
         if not re.fullmatch(METRIC_NAME, name):
             yield Problem(where, "a name like `digits/top1@32`: data set, figure, input size", f'"{name}"')
+        if not isfinite(metric.value):
+            yield Problem(f"{where}.value", "a finite number", str(metric.value))
         if not (metric.source or metric.command):
             yield Problem(where, "a source or a command", "none")
         yield from _date(f"{where}.date", metric.date)
