@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from blocks import registry
-from blocks.errors import BlockError, listed, nearest
+from blocks.errors import MOST_PROBLEMS, BlockError, listed, nearest
 from blocks.schema import CALL, Issue, Path, Told, fill, shown
 from blocks.slots import NONE
+from blocks.words import PART, is_name
 
 GENERIC = ("block", "name", "out_dim")
 """Keys that any call may carry beside its block's own parameters."""
@@ -105,6 +106,8 @@ def _fill_block(
     filled: dict[str, Any] = {"block": identity}
     _fill_generic(call, info, path, filled, issues)
     for key, item in call.items():
+        if len(issues) >= MOST_PROBLEMS:
+            break
         if key in info.params:
             written = parts_key if key == "parts" else key
             filled[key] = fill(item, info.params[key].schema, (*path, written), issues, fill_call)
@@ -127,7 +130,7 @@ def _fill_generic(
 ) -> None:
     if "name" in call and not isinstance(call["name"], Told):
         name = call["name"]
-        if isinstance(name, str) and name.isidentifier():
+        if is_name(name, PART):
             filled["name"] = name
         else:
             issues.append(

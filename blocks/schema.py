@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from blocks.errors import listed, nearest
+from blocks.errors import MOST_PROBLEMS, listed, nearest
 from blocks.slots import NONE, Slot
 
 Path = tuple[str | int, ...]
@@ -149,9 +149,9 @@ CallFiller = Callable[[Any, Path, dict[str, Any], list[Issue]], Any]
 def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller) -> Any:
     """`value` checked against `schema` with every default written in; what is wrong goes to `issues`.
 
-    `call(value, path, schema, issues)` checks and fills the blocks that stand in slots.
+    `call(value, path, schema, issues)` checks and fills the blocks that stand in slots. After `MOST_PROBLEMS` nothing is looked at.
     """
-    if isinstance(value, Told):
+    if isinstance(value, Told) or len(issues) >= MOST_PROBLEMS:
         return value
     if "anyOf" in schema:
         return _fill_any(value, schema["anyOf"], path, issues, call)
@@ -214,6 +214,8 @@ def fill_table(
     properties, rest = schema.get("properties", {}), schema.get("additionalProperties", False)
     filled: dict[str, Any] = {}
     for key, item in value.items():
+        if len(issues) >= MOST_PROBLEMS:
+            break
         if key in properties or isinstance(rest, dict):
             filled[key] = fill(item, properties.get(key, rest), (*path, key), issues, call)
         else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from blocks import plugins
+from blocks.words import MODEL, TAG, WORD
 from zoo.collection import CORE, Collection, collections, namespace_of
 from zoo.errors import Problem, UnknownModelError, nearest
 from zoo.kinds import ENDINGS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from zoo.specs.model import Spec
     from zoo.specs.read import Family
 
-NAME = re.compile(r"(?:[a-z][a-z0-9_]*/)?[a-z0-9][a-z0-9_]*(?:\.[A-Za-z0-9_][\w.-]*)?")
+NAME = re.compile(rf"(?:{WORD}/)?{MODEL}(?:\.{TAG})?")
 """A model, with its namespace where it is a plugin's, and a tag."""
 
 

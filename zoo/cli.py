@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from zoo.console import complain
+from blocks.words import LONGEST_NAME, printable
+from zoo.console import OutputError, broken_off, complain, dump, guarded
 from zoo.errors import ProblemsError, listed, nearest
 
 
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def quantity(text: str) -> float:
     """25M, 4.1G or 4.1e9: a number with a prefix, in powers of ten; in powers of two with an i behind it, 512Mi or 512MiB."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kKMGT])(i?)B?)?\s*", text)
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kKMGT])(i?)B?)?", text[:LONGEST_NAME].strip())
     try:
         number = float(found[1]) if found else math.nan
     except ValueError:
@@ -363,24 +363,40 @@ def _changes(command: argparse.ArgumentParser) -> None:
 
 
 def settings(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """`k=v` pairs as a mapping; values are TOML values, and bare words strings."""
-    import tomllib
+    """`k=v` pairs as a mapping; values are TOML values, and bare words strings. Raises SpecError for a value beyond all bounds."""
+    from zoo.specs.read import read_setting
 
     out = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            complain(f"zoo: {option} {pair}: expected PATH=VALUE")
+            complain(f"zoo: {option} {printable(pair)}: expected PATH=VALUE")
             raise SystemExit(2)
-        try:
-            out[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            out[key] = text
+        out[key] = read_setting(text, f"{option} {key}")
     return out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    with guarded():
+        try:
+            try:
+                return _run(arguments)
+            finally:
+                sys.stdout.flush()  # what cannot be written is told here, and not by Python when all is over
+        except BrokenPipeError:
+            broken_off()  # the reader of a pipe went away; that is no error
+            return 0
+        except OutputError as error:
+            broken_off()
+            complain(f"zoo: the output cannot be written: {error}")
+            return 2
+        except KeyboardInterrupt:
+            complain("zoo: interrupted")
+            return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parsed = parser().parse_args(arguments)
     if parsed.version:
         import zoo
@@ -401,25 +417,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ProblemsError as error:
         if getattr(parsed, "json", False):
-            print(
-                json.dumps(
-                    {
-                        "error": type(error).__name__,
-                        "subject": error.subject,
-                        "problems": [p._asdict() for p in error.problems],
-                    },
-                    indent=1,
-                )
-            )
+            problems = [problem._asdict() for problem in error.problems]
+            dump({"error": type(error).__name__, "subject": error.subject, "problems": problems})
         else:
             complain(f"{type(error).__name__}: {error}")
         return 2
-    except KeyboardInterrupt:
-        complain("zoo: interrupted")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away; that is no error
-        return 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,90 @@
-"""What commands print: tables for people, JSON for machines, one sentence for errors."""
+"""What commands print: tables for people, JSON for machines, one sentence for errors.
+
+While a command runs, `guarded` stands before the terminal: names and texts of others may be in all that is printed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+from blocks.words import printable, printable_lines
+
+
+class OutputError(Exception):
+    """Standard output takes nothing more: a full disk."""
+
+
+class Guarded:
+    """A stream that writes as escapes what cannot be seen, but for tabs, line ends, and a return to the beginning of the line that
+    leads what is written, as a line of progress does. Raises OutputError, and BrokenPipeError where the reader went away."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        lead = "\r" if text.startswith("\r") else ""
+        with _told():
+            self.stream.write(lead + printable_lines(text[len(lead) :]))
+        return len(text)
+
+    def flush(self) -> None:
+        with _told():
+            self.stream.flush()
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from None
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Both standard streams are guarded in the block. One that is closed takes everything and keeps nothing."""
+    _occupied()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (Guarded(stream or io.StringIO()) for stream in before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _occupied() -> None:
+    """Where a standard stream is closed, the next file that is opened, a store or a kernel, would get its number, and what is printed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
+def unguarded(stream: TextIO) -> TextIO:
+    """The stream behind the guard, for what colours and moves the cursor itself; its texts must be printable."""
+    return stream.stream if isinstance(stream, Guarded) else stream
+
+
+def broken_off() -> None:
+    """Points standard output to nowhere: it cannot be written to, and Python would try once more at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -14,14 +93,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
     from rich.table import Table
 
     rows = [list(row) for row in rows]
-    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    view = Table(title=printable(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) or _figure(row[i]) for row in rows)
-        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        view.add_column(printable(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        view.add_row(*[str(cell) for cell in row])
+        view.add_row(*[printable(cell) for cell in row])
     # a pipe has no width: rows stay whole there, for grep and cut
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False).print(view)
+    width = None if sys.stdout.isatty() else 200
+    with _told():
+        Console(file=unguarded(sys.stdout), width=width, highlight=False, markup=False, emoji=False).print(view)
 
 
 def _figure(cell: Any) -> bool:
@@ -34,8 +115,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def dump(value: Any) -> None:
-    """Prints a value as JSON."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """Prints a value as JSON; what cannot be seen is written as JSON's own escape of it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    print(text if text.replace("\n", "").isprintable() else "".join(map(_json_letter, text)))
+
+
+def _json_letter(letter: str) -> str:
+    return letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1].replace("\x7f", "\\u007f")
 
 
 def count(value: float, unit: str = "") -> str:
@@ -55,5 +141,6 @@ def size(count: float) -> str:
 
 
 def complain(text: str) -> None:
-    """Prints an error to stderr."""
-    print(text, file=sys.stderr)
+    """Prints an error to stderr; where that is full nobody can be told."""
+    with contextlib.suppress(OutputError):
+        print(text, file=sys.stderr)

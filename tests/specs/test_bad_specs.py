@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import re
+import time
 import tomllib
 
 import pytest
@@ -70,11 +72,71 @@ def test_the_message_names_place_expectation_and_finding(case: str) -> None:
         ("ratio = 2", "ratio = 0x" + "f" * 5000, "net.toml: 1 error\n  spec.layer.1.residual.1.ratio\n    expected an int of 64 bits; found a larger one"),
         ("dims = [8, 16]", f"dims = {[8] * 65}", "net_a: 1 error\n  net.toml: spec.dims\n    expected a list of 1 to 64 (each int from 1 to 1,000,000); found a list of 65"),
         ("ratio = 2", "ratio = [" + "1," * 250_000 + "]", "net.toml: 1 error\n    expected at most 200,000 values; found more"),
+        ("ratio = 2", "ratio = { a" + ".a" * 400_000 + " = 1 }", f"net.toml: 1 error\n    {STEPS}"),
+        ("ratio = 2", "ratio" + '."a"' * 48 + " = 1", f"net.toml: 1 error\n    {STEPS}"),
     ],
-    ids=["nesting", "table_nesting", "key", "long_key", "long_header", "quoted_key", "digits", "hex", "dims", "values"],
+    ids=["nesting", "table_nesting", "key", "long_key", "long_header", "quoted_key", "digits", "hex", "dims", "values", "inline_key", "quoted_steps"],
 )  # fmt: skip
 def test_what_is_hostile_is_refused(old: str, new: str, expected: str) -> None:
     assert message(changed(old, new)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ['a="' + '\\"' * 200_000, 'a="""' + '""\\"' * 100_000, '"""a""' * 100_000, "a='" * 150_000]
+)
+def test_strings_without_an_end_are_read_once(text: str) -> None:
+    start = time.process_time()
+    assert message(f'schema="zoo.spec/1"\n{text}\n').startswith(
+        "net.toml: 1 error\n    expected TOML; found an error: "
+    )
+    assert time.process_time() - start < 5  # to look again from every quote took minutes
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "Net"}, "name\n    expected a name of lower-case letters, digits and _ that begins with a letter; found `Net`"),
+        ({"name": "x(a='_'':0#'):b='_'')#'\ndef y():\n    0#"}, "name\n    expected a name of lower-case letters, digits and _ that begins with a letter; found `x(a='_'':0#'):b='_'')#'\\ndef y():\\n    0#`"),
+        ({"name": "lambda"}, "name\n    expected a name of lower-case letters, digits and _ that begins with a letter; found `lambda`; next: take another: Python keeps this word for itself"),
+        ({"name": "a" * 101}, "name\n    expected a name of lower-case letters, digits and _ that begins with a letter; found `" + "a" * 101 + "`; next: at most 100 letters"),
+        ({"title": "two\nlines"}, 'title\n    expected one line of at most 500 letters that can be seen; found "two\\nlines", a string'),
+        ({"licence": "\x1b[31m"}, 'licence\n    expected one line of at most 500 letters that can be seen; found "\\x1b[31m", a string'),
+        ({"code": "x\u202e"}, 'code\n    expected one line of at most 500 letters that can be seen; found "x\\u202e", a string'),
+        ({"about": "x" * 501}, 'about\n    expected one line of at most 500 letters that can be seen; found "' + "x" * 57 + '...", a string'),
+    ],
+)  # fmt: skip
+def test_a_family_has_a_name_and_texts_of_one_line(change: dict[str, str], expected: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        family_of({"schema": "zoo.spec/1", "family": {"name": "net"} | change, "spec": {}}, "code")
+    assert str(caught.value) == f"code: 1 error\n  family.{expected}"
+
+
+def test_layers_are_counted_before_they_are_built() -> None:
+    rows = ", ".join(['{ block = "mlp", repeat = 4096 }'] * 2000)
+    text = message(GOOD.replace("depths = [2, 2]\n", "").replace("layer = [", f"layers = [{rows}, "))
+    assert text == "net_a: 1 error\n  net.toml: spec.layers\n    expected at most 4,096 layers; found 8,192,002"
+
+
+def test_wide_layers_are_counted_while_they_are_written_out() -> None:
+    parts = ", ".join(['"layer_norm"'] * 100)
+    text = message(GOOD.replace("depths = [2, 2]", "depths = [2, 2000]").replace("layer = [", f"layer = [{parts}, "))
+    assert text.endswith("expected layers that hold at most 20,000 values; found more")
+
+
+@pytest.mark.parametrize("keys", ["[spec]", "[spec.define]", "[spec.stages.0]", "[family]", "[keys]", "[variants]"])
+def test_thousands_of_problems_are_one_error_of_bounded_length(keys: str) -> None:
+    wrong = "\n".join(f'Q{i} = "none"' for i in range(3000))
+    text = message(f"{GOOD}{keys}\n{wrong}" if keys not in GOOD else GOOD.replace(keys, f"{keys}\n{wrong}"), "")
+    assert re.search(r"\n  and \d+ more$", text) and len(text) < 100_000
+
+
+@pytest.mark.parametrize("name", ["class", "ﬁ", "a b", "x', evil(), '", "\x1b"])
+def test_parts_and_slots_have_names_too(name: str) -> None:
+    text = message(GOOD, overrides={"layer.1.residual.1.name": name})
+    assert (
+        "expected a name of letters, digits and _ that does not begin with a digit" in text
+        and text.replace("\n", "").isprintable()
+    )
 
 
 def test_a_json_table_with_one_key_twice_among_many_is_refused() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from blocks.words import printable
 from zoo import catalog
-from zoo.console import complain, dump, table
+from zoo.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.device import this_device
@@ -102,10 +103,15 @@ def bar(total: int, unit: str = "samples") -> Iterator[Callable[[Progress], None
     if not sys.stderr.isatty():
         yield _lines(unit)
         return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Bar(*columns, console=Console(stderr=True), transient=True) as view:
+    columns: list[Any] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Bar(*columns, console=Console(file=unguarded(sys.stderr)), transient=True) as view:
         task = view.add_task("", total=total)
-        yield lambda now: view.update(task, completed=now.done, total=now.total, description=now.note)
+        yield lambda now: view.update(task, completed=now.done, total=now.total, description=printable(now.note))
 
 
 def _lines(unit: str) -> Callable[[Progress], None]:

@@ -11,6 +11,7 @@ from msgspec import Meta
 from blocks import registry
 from blocks.calls import fill_call
 from blocks.schema import Issue, Told, fill, fragment, shown
+from blocks.words import PART, is_name
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Path, Table, graft, origin_of, walk
 
@@ -166,6 +167,9 @@ def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
     yield from _causality(filled)
     written = {call["writes"] for _, call in calls(filled) if call.get("writes", "none") != "none"}
     for path, call in calls(filled):
+        for key in ("reads", "writes"):
+            if not is_name(call.get(key, "none"), PART):
+                yield Issue((*path, key), "a name of letters, digits and _", shown(call[key]))
         read = call.get("reads", "none")
         if read != "none" and read not in written:
             wrote = f"only {', '.join(sorted(written))}" if written else "nothing"

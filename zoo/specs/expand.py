@@ -6,9 +6,11 @@ The expanded tree has `stages`, a list, each with `downsample`, `view`, `layers`
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import Any
 
 from blocks.calls import fill_call
+from blocks.errors import MOST_PROBLEMS
 from blocks.schema import TOLD, Issue, Told, fill, shown
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.check import WIDTHS_SCHEMA
@@ -21,6 +23,8 @@ STAGE = ("downsample", "view", "layer", "layers", "post")
 MAX_STAGES = 64
 MAX_LAYERS = 4_096
 MAX_VALUES = 400_000
+MAX_WRITTEN = 20_000
+"""Values of all layers together, written out. The largest model of the catalogue has 1,279; each may become a block of a dozen."""
 
 
 class Inliner:
@@ -36,6 +40,8 @@ class Inliner:
         self.made += 1
         if self.made > MAX_VALUES:
             raise TooLarge(Problem(str(origin), f"parts that expand to at most {MAX_VALUES:,} values", "more"))
+        if len(self.problems) >= MOST_PROBLEMS:
+            return TOLD
         if isinstance(value, str) and value.startswith("@"):
             return self._part(value, origin, stack)
         if isinstance(value, Table) and "use" in value:
@@ -102,8 +108,7 @@ class Inliner:
                 "no use of it",
                 next="use it or remove it",
             )
-            for name in self.define
-            if name not in self.used
+            for name in islice((name for name in self.define if name not in self.used), MOST_PROBLEMS)
         ]
 
 
@@ -130,15 +135,38 @@ def _changed(part: Any, changes: Table, origin: Origin) -> Any:
     return part
 
 
+class Room:
+    """How many values, and how many layers in lists, the stages may still be written out to."""
+
+    def __init__(self) -> None:
+        self.values, self.layers = MAX_WRITTEN, MAX_LAYERS
+
+    def take_value(self, origin: Origin) -> None:
+        self.values -= 1
+        if self.values < 0:
+            raise TooLarge(Problem(str(origin), f"layers that hold at most {MAX_WRITTEN:,} values", "more"))
+
+    def take_layers(self, count: int, origin: Origin) -> None:
+        self.layers -= count
+        if self.layers < 0:
+            raise TooLarge(Problem(str(origin), f"at most {MAX_LAYERS:,} layers", f"{MAX_LAYERS - self.layers:,}"))
+
+
 class Where:
     """The stage, and within it the layer, that an indexed value is resolved for."""
 
-    def __init__(self, stage: int, stage_count: int, layer: int | None = None, depth: int = 0):
-        self.stage, self.stage_count, self.layer, self.depth = stage, stage_count, layer, depth
+    def __init__(self, room: Room, stage: int, stage_count: int, layer: int | None = None, depth: int = 0):
+        self.room, self.stage, self.stage_count, self.layer, self.depth = room, stage, stage_count, layer, depth
+
+    def at(self, layer: int, depth: int) -> Where:
+        """A layer of the same stage, which has `depth` of them."""
+        return Where(self.room, self.stage, self.stage_count, layer, depth)
 
 
 def pick(value: Any, where: Where | None, origin: Origin, problems: list[Problem]) -> Any:
-    """A copy of `value` with its indexed values resolved for `where` (None: stem or head, where there is no index)."""
+    """A copy of `value` with its indexed values resolved for `where` (None: stem or head, where there is no index). Raises TooLarge."""
+    if where is not None:
+        where.room.take_value(origin)
     if isinstance(value, Table):
         if set(INDEXED) & set(value):
             return _pick_indexed(value, where, origin, problems)
@@ -264,10 +292,10 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
     for key in ("stem", "head"):
         if key in source:
             tree.put(key, pick(source[key], None, source.origins[key], problems), source.origins[key])
-    stages = Items(spec.origin.below("stages"))
+    stages, room = Items(spec.origin.below("stages")), Room()
     for i in range(min(count, MAX_STAGES)):
         origin = stages.origin.below(i)
-        stages.push(_stage(source, stage_tables[i], i, count, depths[i], origin, problems), origin)
+        stages.push(_stage(source, stage_tables[i], Where(room, i, count), depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
     _apply_width(source, tree, problems)
     return tree
@@ -275,7 +303,7 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
 
 def _top_keys(spec: Table, problems: list[Problem]) -> None:
     for key in spec:
-        if key not in TOP:
+        if key not in TOP and len(problems) < MOST_PROBLEMS:
             problems.append(Problem(str(spec.origins[key]), f"one of {listed(TOP, 20)}", f"`{key}`", nearest(key, TOP)))
     for key in ("input", "stem", "dims", "head"):
         if key not in spec:
@@ -317,6 +345,8 @@ def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Ta
         return empty
     for key, stage, origin in named:
         i = position(key, count)
+        if len(problems) >= MOST_PROBLEMS:
+            break
         if i is None:
             problems.append(Problem(str(origin), f"a stage from 0 to {count - 1}: `dims` has {count}", f"`{key}`"))
         elif isinstance(stage, Told):
@@ -325,7 +355,7 @@ def _stage_tables(source: Table, count: int, problems: list[Problem]) -> list[Ta
             problems.append(Problem(str(origin), "a table", shown(stage)))
         else:
             for step in stage:
-                if step not in STAGE:
+                if step not in STAGE and len(problems) < MOST_PROBLEMS:
                     problems.append(
                         Problem(str(stage.origins[step]), f"one of {listed(STAGE)}", f"`{step}`", nearest(step, STAGE))
                     )
@@ -363,12 +393,12 @@ def _layer_list(source: Table, stage: Table) -> Any:
 
 
 def _stage(
-    source: Table, own: Table, i: int, count: int, depth: int | None, origin: Origin, problems: list[Problem]
+    source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
 ) -> Table:
     stage = Table(origin)
-    where = Where(i, count)
     for key in ("downsample", "view", "post"):
-        holder = own if key in own else source if key in source and not (key == "downsample" and i == 0) else None
+        first = key == "downsample" and where.stage == 0
+        holder = own if key in own else source if key in source and not first else None
         if holder is None:
             stage.put(key, "none", Origin("default", ""))
         else:
@@ -390,9 +420,7 @@ def _layers(
                 problems.append(Problem(str(origin), "`layer` or `layers`", "nothing", next="every stage has one"))
             return []
         template, written = holder["layer"], holder.origins["layer"]
-        picked = [
-            pick(template, Where(where.stage, where.stage_count, j, depth), written, problems) for j in range(depth)
-        ]
+        picked = [pick(template, where.at(j, depth), written, problems) for j in range(depth)]
         return [_as_branches(layer, written) for layer in picked]
     holder = own if "layers" in own else source
     rows, at = holder["layers"], holder.origins["layers"]
@@ -402,16 +430,14 @@ def _layers(
     if not isinstance(rows, Items):
         problems.append(Problem(str(at), "a list of layers", shown(rows)))
         return []
+    counts = [_repeat(row, row_at, problems) for row, row_at in zip(rows, rows.origins, strict=True)]
+    where.room.take_layers(sum(counts), at)  # before any is built
     repeated = [
-        (row, row_at)
-        for row, row_at in zip(rows, rows.origins, strict=True)
-        for _ in range(_repeat(row, row_at, problems))
+        (row, row_at) for row, row_at, count in zip(rows, rows.origins, counts, strict=True) for _ in range(count)
     ]
-    if len(repeated) > MAX_LAYERS:
-        raise TooLarge(Problem(str(at), f"at most {MAX_LAYERS:,} layers", f"{len(repeated):,}"))
     out = []
     for j, (row, row_at) in enumerate(repeated):
-        picked_row = pick(row, Where(where.stage, where.stage_count, j, len(repeated)), row_at, problems)
+        picked_row = pick(row, where.at(j, len(repeated)), row_at, problems)
         if isinstance(picked_row, Table) and "repeat" in picked_row:
             del picked_row["repeat"], picked_row.origins["repeat"]
         out.append(_as_branches(picked_row, row_at))

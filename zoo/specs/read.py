@@ -7,12 +7,15 @@ import pathlib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
 
+from blocks.errors import MOST_PROBLEMS
 from blocks.schema import shown
+from blocks.words import LONGEST_NAME, LONGEST_TEXT, MODEL, is_name, is_text
 from zoo.errors import Problem, SpecError, listed, nearest
 from zoo.specs.tree import Origin, Table, rooted
 
@@ -21,8 +24,14 @@ MAX_BYTES = 1_000_000
 MAX_NESTING = 48
 MAX_VALUES = 200_000
 SURROGATE = re.compile("[\ud800-\udfff]")
-DOTTED_KEY = re.compile(rf"(?m)^[ \t\[]*(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_NESTING}}}")
-LEVEL = re.compile(r"stem(\.\d+)?|stages\.\d+")
+TOKEN = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*+(?:""")?|'{3}(?:[^']|'(?!''))*+(?:'{3})?|"(?:[^"\\\n]|\\[^\n])*+"?|'[^'\n]*+'?|\#[^\n]*+|[\[{\]}.=,\n]''',
+    re.DOTALL,
+)
+"""Strings and comments, whole, so that nothing in them counts; brackets, and what steps and ends a key. Possessive: a string without
+an end is read once."""
+LEVEL = re.compile(r"stem(\.[0-9]{1,3})?|stages\.[0-9]{1,3}")
+TEXTS = ("title", "paper", "licence", "code", "about")
 
 TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
 
@@ -84,14 +93,30 @@ def read_json(data: bytes, source: str) -> Any:
         ) from None
 
 
-def _toml(text: str, source: str) -> Any:
-    _refuse_nesting(text, source)
-    if DOTTED_KEY.search(text):  # tomllib takes a minute for a key of a hundred thousand steps
-        raise SpecError(source, Problem("", f"keys of at most {MAX_NESTING} steps", "a longer one"))
+def read_setting(text: str, where: str) -> Any:
+    """The TOML value that a text is, or else the text itself: a bare word. Raises SpecError for a value beyond the bounds of a spec."""
+    _refuse_bombs(text, where)
     try:
-        return tomllib.loads(text)
+        found = _parsed_toml(f"value = {text}", where)
+    except tomllib.TOMLDecodeError:
+        return text
+    return found["value"] if len(found) == 1 else text  # a line end in it would bring more keys
+
+
+def _toml(text: str, source: str) -> Any:
+    _refuse_bombs(text, source)
+    try:
+        return _parsed_toml(text, source)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(source, Problem("", "TOML", f"an error: {_syntax(str(error))}")) from None
+
+
+def _parsed_toml(text: str, source: str) -> dict[str, Any]:
+    """Raises TOMLDecodeError for what is no TOML, SpecError for what is too much of it."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
     except RecursionError:
         raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
     except ValueError:  # what tomllib lets through of int()
@@ -106,7 +131,7 @@ def _syntax(message: str) -> str:
 
 
 def _json(text: str, source: str) -> Any:
-    _refuse_nesting(text, source)
+    _refuse_bombs(text, source)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
@@ -130,12 +155,18 @@ def _json(text: str, source: str) -> Any:
         raise SpecError(source, Problem("", "JSON", f"an error: {_syntax(str(error))}")) from None
 
 
-def _refuse_nesting(text: str, source: str) -> None:
-    """Counts brackets outside strings before a parser recurses into them."""
-    depth = deepest = 0
-    for bracket in re.findall(r'"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*|([\[{\]}])', text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket, 0)
-        deepest = max(deepest, depth)
+def _refuse_bombs(text: str, source: str) -> None:
+    """Counts brackets, and the steps of dotted keys, before a parser recurses into them. One pass over the text."""
+    depth = deepest = steps = 0
+    for token in TOKEN.findall(text):
+        if token == ".":
+            steps += 1
+            if steps >= MAX_NESTING:  # tomllib takes a minute for a key of a hundred thousand steps
+                raise SpecError(source, Problem("", f"keys of at most {MAX_NESTING} steps", "a longer one"))
+        elif len(token) == 1:
+            steps = 0
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
+            deepest = max(deepest, depth)
     if deepest > MAX_NESTING:
         raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", f"{deepest}"))
 
@@ -148,7 +179,7 @@ def family_of(values: Any, source: str) -> Family:
         )
     problems = bounds(values)
     if not problems:
-        problems = _outer_form(values)
+        problems = list(islice(_outer_form(values), MOST_PROBLEMS))
     if problems:
         raise SpecError(source, problems)
     text = msgspec.convert(values.get("family", {}), FamilyText)
@@ -199,60 +230,73 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(str(step) for step in path)
 
 
-def _outer_form(values: Mapping[str, Any]) -> list[Problem]:
-    problems = _unknown(values, ("schema", "family", "spec", "variants", "keys"), "")
+def _outer_form(values: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _unknown(values, ("schema", "family", "spec", "variants", "keys"), "")
     schema = values.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, str) and re.fullmatch(r"zoo\.spec/[0-9]+", schema)
         hint = "this spec needs a newer blockzoo" if newer else f'write schema = "{SCHEMA}" at the top'
         found = f'"{schema}"' if isinstance(schema, str) else shown(schema) if "schema" in values else "nothing"
-        problems.append(Problem("schema", f'"{SCHEMA}"', found, next=hint))
+        yield Problem("schema", f'"{SCHEMA}"', found, next=hint)
     for key in ("family", "spec", "variants", "keys"):
         if key in values and not isinstance(values[key], Mapping):
-            problems.append(Problem(key, "a table", shown(values[key])))
+            yield Problem(key, "a table", shown(values[key]))
     if "spec" not in values:
-        problems.append(Problem("spec", "a table [spec]", "nothing", next="every spec has one"))
+        yield Problem("spec", "a table [spec]", "nothing", next="every spec has one")
     if isinstance(values.get("family"), Mapping):
-        problems += _family_form(values["family"])
+        yield from _family_form(values["family"])
     if isinstance(values.get("keys"), Mapping):
-        problems += _keys_form(values["keys"])
+        yield from _keys_form(values["keys"])
     if isinstance(values.get("variants"), Mapping):
         for name, patch in values["variants"].items():
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
-                problems.append(Problem(f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`"))
+            if not is_name(name, MODEL):
+                yield Problem(
+                    f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`", next=_about(name)
+                )
             if not isinstance(patch, Mapping):
-                problems.append(Problem(f"variants.{name}", "a table of changes", shown(patch)))
-    return problems
+                yield Problem(f"variants.{name}", "a table of changes", shown(patch))
 
 
-def _keys_form(keys: Mapping[str, Any]) -> list[Problem]:
+def _keys_form(keys: Mapping[str, Any]) -> Iterator[Problem]:
     """Each entry holds rules, or names another entry whose rules it shares: `timm = "official"`."""
-    own = [name for name, entry in keys.items() if not isinstance(entry, str)]
-    return [
-        Problem(f"keys.{name}", f"rules, or one of {listed(own)} to share its rules", f'"{entry}"', nearest(entry, own))
-        for name, entry in keys.items()
-        if isinstance(entry, str) and entry not in own
-    ]
+    own = {name: entry for name, entry in keys.items() if not isinstance(entry, str)}
+    for name, entry in keys.items():
+        if isinstance(entry, str) and entry not in own:
+            expected = f"rules, or one of {listed(list(own))} to share its rules"
+            yield Problem(f"keys.{name}", expected, f'"{entry}"', nearest(entry, own))
 
 
-def _family_form(family: Mapping[str, Any]) -> list[Problem]:
-    problems = _unknown(family, FamilyText.__struct_fields__, "family.")
+def _family_form(family: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _unknown(family, FamilyText.__struct_fields__, "family.")
     for key, value in family.items():
         if key in FamilyText.__struct_fields__ and key != "levels" and not isinstance(value, str):
-            problems.append(Problem(f"family.{key}", "a string", shown(value)))
+            yield Problem(f"family.{key}", "a string", shown(value))
+        elif key == "name" and value and not is_name(value):
+            expected = "a name of lower-case letters, digits and _ that begins with a letter"
+            yield Problem("family.name", expected, f"`{value}`", next=_about(value))
+        elif key in TEXTS and not is_text(value):
+            yield Problem(f"family.{key}", f"one line of at most {LONGEST_TEXT} letters that can be seen", shown(value))
     levels = family.get("levels", [])
     if not isinstance(levels, list) or not all(isinstance(one, str) and LEVEL.fullmatch(one) for one in levels):
         expected = "names of parts like `stem`, `stem.0`, `stages.1`"
-        problems.append(Problem("family.levels", expected, shown(levels)))
+        yield Problem("family.levels", expected, shown(levels))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
-        problems.append(Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS)))
-    return problems
+        yield Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS))
 
 
-def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> list[Problem]:
-    return [
-        Problem(prefix + key, f"one of {listed(known)}", f"`{key}`", nearest(key, known))
-        for key in table
-        if key not in known
-    ]
+def _about(name: str) -> str:
+    """What is wrong with a name whose letters are right."""
+    if not re.fullmatch("[a-z0-9_]+", name):
+        return ""
+    return (
+        f"at most {LONGEST_NAME} letters"
+        if len(name) > LONGEST_NAME
+        else "take another: Python keeps this word for itself"
+    )
+
+
+def _unknown(table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> Iterator[Problem]:
+    for key in table:
+        if key not in known:
+            yield Problem(prefix + key, f"one of {listed(known)}", f"`{key}`", nearest(key, known))
