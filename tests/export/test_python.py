@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pathlib
 import subprocess
@@ -16,7 +17,8 @@ import blocks.ops
 import zoo
 from zoo import catalog
 from zoo.errors import InputError
-from zoo.exporting.python import export_python, python_text
+from zoo.exporting.expressions import literal
+from zoo.exporting.python import export_python, python_name, python_text
 
 NANO = catalog.list_models("*_nano")
 FIRST = [
@@ -129,3 +131,52 @@ def test_the_command_exports(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
     assert main(["export", "starnet_nano", "--to", "python", str(file), "--set", "num_classes=3"]) == 0
     assert "net.py" in capsys.readouterr().out
     assert "3)" in file.read_text().rpartition("LinearHead(")[2]
+
+
+def hostile(**family: str) -> Any:
+    """A small net whose family says what others wrote; read as a spec it would be refused, so the text is put in behind the check."""
+    import msgspec
+
+    model = zoo.create("gmlp_nano", device="meta")
+    model.spec.family = msgspec.structs.replace(model.spec.family, **family)
+    return model
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ('"""\nprint("CODE RAN")\nif \'\'\'', "a\\", 'a"', "\\N{DEAD}"),
+        ('\\"""', "\x1b[31m\u202e", "'''\nimport os", "x" * 9999),
+    ],
+)
+def test_a_hostile_text_stays_a_text(texts: tuple[str, ...]) -> None:
+    model = hostile(**dict(zip(("title", "paper", "code", "licence"), texts, strict=True)))
+    model.spec.name = "x(a='_'':0#'):b='_'')#'\ndef y():\n    0#"
+    tree: Any = ast.parse(python_text(model))
+    assert ast.get_docstring(tree) and [type(node).__name__ for node in tree.body[:2]] == ["Expr", "ImportFrom"]
+    assert "CODE RAN" not in ast.dump(ast.Module(tree.body[1:], []))
+    assert tree.body[-1].name == "x_a___0_b___def_y_0"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("acme/shiftnet_nano", "shiftnet_nano"), ("2net", "net_2net"), ("class", "class_net"), ("none", "none_net"), ("block", "block_net"),
+        ("run", "run_net"), ("print", "print_net"), ("hub:a/b@c.json", "b_c_json"), ("é", "net"), ("", "net"),
+    ],
+)  # fmt: skip
+def test_the_net_has_a_name_that_python_takes_and_nothing_else_has(name: str, wanted: str) -> None:
+    assert python_name(name, {"Block", "run", "print"}) == wanted
+
+
+@pytest.mark.parametrize(
+    "value", ["x', evil(), '", "a'b'c", 'a"b', "\\", "\n", ("a", ["b'", {"c": float("inf")}]), (1,), -0.5, None, True]
+)
+def test_a_plain_value_is_written_as_what_it_is(value: object) -> None:
+    assert eval(literal(value)) == value
+    assert literal(("plain", 1)) == '("plain", 1)'
+
+
+def test_a_name_of_300_letters_is_refused_in_a_sentence(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="expected a folder to write to; found File name too long"):
+        export_python(hostile(), tmp_path / ("a" * 300 + ".py"))

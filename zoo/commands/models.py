@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from argparse import Namespace
 from typing import Any
 
@@ -78,11 +79,12 @@ def export(arguments: Namespace) -> int:
         form=arguments.form,
     )
     path = front.export(model, arguments.path, arguments.to, force=arguments.force)
-    lines = len(path.read_text().splitlines())
+    text = path.read_text(encoding="utf-8")
+    lines, name = len(text.splitlines()), ast.parse(text).body[-1].name  # type: ignore[attr-defined]
     if arguments.json:
         dump({"path": str(path), "lines": lines, "digest": model.spec.digest})
     else:
-        print(f"{path}: {lines} lines; needs torch alone; `{model.spec.name}()` makes the net")
+        print(f"{path}: {lines} lines; needs torch alone; `{name}()` makes the net")
     return 0
 
 

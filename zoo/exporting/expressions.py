@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def expression(module: nn.Module, sources: Sources) -> Call:
         arguments += [expression(at[i], sources) if i in at else "None" for i in range(max(at, default=-1) + 1)]
         children = {}
     if any(key.isdigit() for key in children):  # the order of the parts is the order in which they run
-        pairs = [Call("part", [f'"{key}"', expression(child, sources)]) for key, child in children.items()]
+        pairs = [Call("part", [literal(key), expression(child, sources)]) for key, child in children.items()]
         arguments += pairs
         children = {}
     arguments += [(key, expression(child, sources)) for key, child in children.items()]
@@ -101,8 +102,17 @@ def _shape(kind: str, tensor: torch.Tensor | None) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as text, strings in double quotes."""
-    return re.sub(r"'([^'\"\\]*)'", r'"\1"', repr(value))
+    """A plain value as Python; strings in double quotes where nothing in them needs an escape."""
+    if isinstance(value, str):
+        return f'"{value}"' if repr(value) == f"'{value}'" and '"' not in value else repr(str(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(literal, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
+    return repr(value)
 
 
 def _is_simple(value: Any) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+import keyword
 import os
 import pathlib
 import re
+from collections.abc import Collection
 from itertools import groupby
 from typing import Any
 
@@ -12,10 +16,11 @@ from torch import nn
 
 from blocks.chain import run
 from blocks.context import Context
+from blocks.words import LONGEST_NAME, LONGEST_TEXT, printable
 from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
 from zoo.exporting.pruning import pruned
-from zoo.exporting.sources import Sources
+from zoo.exporting.sources import Sources, docstring_text
 from zoo.folders import replacing
 
 BLOCK = '''class Shape(tuple):
@@ -104,12 +109,12 @@ def export_python(model: Any, path: str | os.PathLike[str], force: bool = False)
     Raises InputError for a file that is there already, unless `force`, and for a model of tokens.
     """
     target = pathlib.Path(path)
-    if target.exists() and not force:
+    if os.path.exists(target) and not force:  # and not target.exists(), which raises for a name that is too long
         raise InputError(str(target), Problem("", "a new file", "one that exists", next="pass force=True, or --force"))
     text = python_text(model)
     try:
         with replacing(target) as draft:
-            draft.write_text(text)
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(str(target), Problem("", "a folder to write to", error.strerror or str(error))) from None
     return target
@@ -134,12 +139,35 @@ def python_text(model: Any) -> str:
     functions = Functions(
         [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer"
     )
-    net = _net(model, trees, functions)
     classes = [_with_values(text, known.get(name, {})) for name, text in sources.finished().items()]
-    parts = [_header(model) + "\n\n" + "from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
+    parts = ["from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
     stage = PLAIN_STAGE if all(one.view is None and one.post is None for one in model.stages) else STAGE
-    parts += [*classes, stage, *small.definitions, *middle.definitions, *functions.definitions, net]
-    return pruned("\n\n\n".join(parts) + "\n", has_views=any(one.view is not None for one in model.stages))
+    parts += [*classes, stage, *small.definitions, *middle.definitions, *functions.definitions]
+    try:
+        name = python_name(model.spec.name, _defined("\n\n\n".join(parts)))
+        whole = [f"{_header(model, name)}\n\n{parts[0]}", *parts[1:], _net(model, name, trees, functions)]
+        text = pruned("\n\n\n".join(whole) + "\n", has_views=any(one.view is not None for one in model.stages))
+        ast.parse(text)
+    except SyntaxError as error:  # the code of a block that we cannot cut out
+        problem = Problem(f"line {error.lineno}", "Python", error.msg, next="please report which model this is")
+        raise InputError(f"export of {model.spec.name}", problem) from None
+    return text
+
+
+def python_name(name: str, taken: Collection[str]) -> str:
+    """What a model is called in its file: its name, as far as it can be that of a function, and of a class, that nothing there has."""
+    word = re.sub(r"[^a-z0-9_]+", "_", name.rpartition("/")[2].lower()).strip("_")[:LONGEST_NAME] or "net"
+    word = word if word[0].isalpha() else f"net_{word}"
+    while any(keyword.iskeyword(one) or one in taken for one in (word, _camel(word))):
+        word += "_net"
+    return word
+
+
+def _defined(text: str) -> set[str]:
+    """The names that mean something at the top of a file: Python's own, and those that it defines or imports."""
+    nodes = ast.walk(ast.parse(text))
+    own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return own | {*dir(builtins), "torch", "nn", "Tensor", "F", "math", "OPS"}
 
 
 def _imports(lines: set[str]) -> str:
@@ -165,17 +193,17 @@ def _imports(lines: set[str]) -> str:
     return f"{first}\n\n{second}" if first else second
 
 
-def _header(model: Any) -> str:
+def _header(model: Any, name: str) -> str:
     spec = model.spec
-    lines = [f'"""{spec.name}: {spec.family.title or "a model of its own"}.', ""]
-    lines += [
-        f"{key}: {value}"
-        for key, value in (("Paper", spec.family.paper), ("Code of the authors", spec.family.code))
-        if value
-    ]
-    lines += [f"Licence: {spec.family.licence}", f"Spec: {spec.digest}", ""]
+    title, paper, code, licence = (
+        docstring_text(printable(text, LONGEST_TEXT))
+        for text in (spec.family.title, spec.family.paper, spec.family.code, spec.family.licence)
+    )
+    lines = [f'"""{docstring_text(printable(spec.name))}: {title or "a model of its own"}.', ""]
+    lines += [f"{key}: {value}" for key, value in (("Paper", paper), ("Code of the authors", code)) if value]
+    lines += [f"Licence: {licence}", f"Spec: {spec.digest}", ""]
     lines += ["Made by blockzoo; needs torch alone. The state has the names of the model it came from:", ""]
-    lines += [f"    net = {spec.name}()", "    net.load_state_dict(safetensors.torch.load_file(path))", '"""']
+    lines += [f"    net = {name}()", "    net.load_state_dict(safetensors.torch.load_file(path))", '"""']
     return "\n".join(lines)
 
 
@@ -209,12 +237,12 @@ def _stage(model: Any, index: int, trees: dict[str, Any], functions: Functions) 
     return Call("Stage", [Call("modules", layers), *given])
 
 
-def _net(model: Any, trees: dict[str, Any], functions: Functions) -> str:
+def _net(model: Any, name: str, trees: dict[str, Any], functions: Functions) -> str:
     ctx = "Context()" if model.reads_slots else "None"
     stages = [_stage(model, i, trees, functions) for i in range(len(model.stages))]
     lines = [
-        f"class {_camel(model.spec.name)}(nn.Module):",
-        f'    """{model.spec.name}."""',
+        f"class {_camel(name)}(nn.Module):",
+        f'    """{docstring_text(printable(model.spec.name))}."""',
         "",
         "    def __init__(self) -> None:",
         "        super().__init__()",
@@ -235,9 +263,9 @@ def _net(model: Any, trees: dict[str, Any], functions: Functions) -> str:
         "        return self.head(x, ctx)" if head is not None else "        return x",
         "",
         "",
-        f"def {model.spec.name}() -> {_camel(model.spec.name)}:",
+        f"def {name}() -> {_camel(name)}:",
         '    """The net in eval mode, without its weights."""',
-        f"    return {_camel(model.spec.name)}().eval()",
+        f"    return {_camel(name)}().eval()",
     ]
     return "\n".join(lines)
 

@@ -19,6 +19,12 @@ LEFT_OUT = {"no_decay", "is_head"}
 """Class attributes that matter to training or to the registry alone."""
 
 
+def docstring_text(text: str) -> str:
+    """A text as it can stand between three double quotes: none of its letters ends the string or begins an escape."""
+    text = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'{text[:-1]}\\"' if text.endswith('"') else text
+
+
 class Sources:
     """Definitions by name, in the order in which they can stand in a file."""
 
@@ -40,7 +46,7 @@ class Sources:
         methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
         head, bodies = [f"class {name}({base}):"], []
         if doc := ast.get_docstring(node):
-            formula = doc.split("\n\n")[0]  # what follows is on training and folding
+            formula = docstring_text(doc.split("\n\n")[0])  # what follows is on training and folding
             head.append(textwrap.indent(f'"""{formula}"""', "    "))
         attributes = _attributes(cls, node)
         if attributes:
