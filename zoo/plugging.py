@@ -16,7 +16,7 @@ import msgspec
 from blocks import plugins as declared
 from blocks import registry
 from blocks.plugins import Plugin
-from zoo import catalog
+from zoo import catalog, children
 from zoo.collection import namespace_of
 from zoo.errors import ProblemsError
 
@@ -85,10 +85,10 @@ def _tried(plugin: Plugin, timeout: float) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         answers = pathlib.Path(folder, "answers")
         answers.touch()
-        command = [sys.executable, "-m", "zoo.plugging", plugin.name, str(answers)]
+        command = children.command("zoo.plugging", plugin.name, str(answers))
         environment = os.environ | {
             "ZOO_PLUGINS": os.environ.get("ZOO_PLUGINS") or "",
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": children.search_path(),
         }
         silence = subprocess.DEVNULL
         try:

@@ -9,9 +9,9 @@ import datetime
 import functools
 import hashlib
 import importlib.metadata
+import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from zoo import __version__
+from zoo import __version__, children
 from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
@@ -152,11 +152,14 @@ def _measured(
 
 def _answers(plan: Plan) -> Iterator[Answer]:
     """What a fresh worker process says, line by line. One that dies is an answer, too."""
-    command = [sys.executable, "-m", "zoo.measure.worker"]
+    command = children.command("zoo.measure.worker")
+    environment = os.environ | {"PYTHONPATH": children.search_path()}
     open_jobs = [job.key for job in plan.jobs]
     with (
         tempfile.TemporaryFile() as said,  # a pipe that nobody reads would fill up, and stop it
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said) as worker,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+        ) as worker,
     ):
         assert worker.stdin and worker.stdout
         try:

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from zoo import catalog
+from zoo import catalog, children
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, offline
 from zoo.opaque import Opaque, is_opaque
@@ -209,9 +208,9 @@ def _verify(path: Path, manifest: Manifest) -> None:
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
     model = manifest.name if is_opaque(manifest.model) else manifest.model  # the tag decides the classes of the former
-    command = [sys.executable, "-m", "zoo.supply.convert", model, manifest.key_rules or "zoo", manifest.dtype]
+    command = children.command("zoo.supply.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
-    environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}
     try:
         done = subprocess.run(
             [*command, str(path), str(out)], env=environment, capture_output=True, text=True, timeout=60 * MINUTES
