@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from blocks.errors import BlockError, Problem
+from blocks.words import DISTRIBUTION, LONGEST_TEXT, MAJOR, VERSION, WORD, is_name, printable, raised
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
 API = "v1"
 BLOCKS, MODELS, FACTORIES, APIS = GROUPS = ("zoo.blocks", "zoo.models", "zoo.factories", "zoo.api")
 RESERVED = ("core", "local")
-NAMESPACE = re.compile(r"[a-z][a-z0-9_]*")
-BLOCK = re.compile(r"(?P<namespace>[a-z][a-z0-9_]*)/(?P<name>[a-z][a-z0-9_]*)(?:@(?P<major>[1-9][0-9]*))?")
+NAMESPACE = re.compile(WORD)
+BLOCK = re.compile(rf"(?P<namespace>{WORD})/(?P<name>{WORD})(?:@(?P<major>{MAJOR}))?")
+API_FORM = re.compile(r"v[0-9]{1,6}")
+MAX_BYTES = 4 * 2**20
+"""Of a file of metadata."""
 
 State = Literal["available", "loaded", "broken", "clash", "incompatible", "disabled"]
 
@@ -73,26 +77,35 @@ class Plugin(msgspec.Struct):
         return self.state in ("available", "loaded", "broken")
 
     def fails(self, state: State, cause: str) -> None:
-        self.state, self.cause = state, cause
+        """The cause may hold what others wrote. One that is shut out stays so, whatever else is wrong with it."""
+        if self.usable:
+            self.state, self.cause = state, printable(cause, 2 * LONGEST_TEXT)
+
+    @property
+    def reinstall(self) -> str:
+        """The cure of one whose files are damaged."""
+        return f"pip install --force-reinstall {self.name}, or uninstall it"
 
 
 @functools.cache
 def plugins() -> dict[str, Plugin]:
     """Every distribution that declares something, by name, usable or not."""
     found: dict[str, Plugin] = {}
-    for name, version, points in _declared():
+    for name, version, points, *faults in _declared():
         plugin = found.setdefault(name, Plugin(name, version))
         for point in points:
             _take(plugin, point)
+        for fault in faults:
+            plugin.fails("broken", f"{fault}; next: {plugin.reinstall}")
     for plugin in found.values():
-        if plugin.state == "available" and plugin.api != API:
+        if plugin.api != API:
             told = f"it is written for plugin api {plugin.api}, and this blockzoo has {API}"
-            newer = _number(plugin.api) > _number(API)
+            newer = int(plugin.api[1:]) > int(API[1:])
             cure = "pip install -U blockzoo" if newer else f"pip install -U {plugin.name}"
             plugin.fails("incompatible", f"{told}; next: {cure}")
-        if plugin.state == "available" and not _wanted(plugin):
+        if not _wanted(plugin):
             plugin.fails("disabled", f"ZOO_PLUGINS is `{os.environ['ZOO_PLUGINS']}`")
-    _part_rivals([plugin for plugin in found.values() if plugin.state == "available"])
+    _part_rivals([plugin for plugin in found.values() if plugin.usable])
     return dict(sorted(found.items()))
 
 
@@ -126,7 +139,7 @@ def load(plugin: Plugin, point: EntryPoint, what: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as cause:  # a plugin may raise anything, SystemExit included
-        told, cure = _told(cause), _cure(cause, plugin)
+        told, cure = raised(cause), _cure(cause, plugin)
         plugin.fails("broken", f"{told}; next: {cure}")
         raise BlockError(what, Problem(plugin.owner, "a module that imports", told, next=cure)) from cause
     if plugin.state == "available":
@@ -151,7 +164,7 @@ def _found(package: str) -> pathlib.Path | None:
     """The folder of a top-level package."""
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
+    except Exception:  # what else looks for modules here may be anybody's
         return None
     places = list(spec.submodule_search_locations or ()) if spec else []
     return pathlib.Path(places[0]) if places else None
@@ -168,17 +181,51 @@ def refusal(namespace: str) -> str:
 _WORDS = {"clash": "shut out", "incompatible": "not compatible", "disabled": "switched off"}
 
 
-def _declared() -> Iterator[tuple[str, str, list[EntryPoint]]]:
-    """Name, version and entry points of our groups, of every installed distribution that has some."""
-    folders = [] if os.environ.get("ZOO_PLUGINS") == "off" else list(_declaring())
-    if not folders:
-        return  # and importlib.metadata, which takes longer to import than all else here, stays where it is
-    from importlib.metadata import PathDistribution
+def _declared() -> Iterator[tuple[Any, ...]]:
+    """Name, version, entry points of our groups, and what is wrong, of every installed distribution that names such a group.
 
-    for folder in folders:
-        found = PathDistribution(folder)
-        about = found.metadata  # parsed at each call
-        yield about["Name"], about["Version"], [point for point in found.entry_points if point.group in GROUPS]
+    Each is read by itself, line by line: what is damaged keeps nothing else from its place."""
+    for folder in [] if os.environ.get("ZOO_PLUGINS") == "off" else _declaring():
+        name, version = _name_of_folder(folder), ""
+        points: list[EntryPoint] = []
+        faults: list[str] = []
+        try:
+            name, version = _name_and_version(folder)
+            points, faults = _points(_text(folder / "entry_points.txt"))
+        except (OSError, ValueError) as cause:
+            faults = [f"its metadata in {folder} cannot be read ({raised(cause)})"]
+        yield name, version, points, *faults
+
+
+def _name_of_folder(folder: pathlib.Path) -> str:
+    """The name of a distribution as its folder has it: `acme_blocks-1.0.dist-info`."""
+    name = folder.name.rpartition(".")[0].partition("-")[0]
+    return name if is_name(name, DISTRIBUTION) else "unnamed"
+
+
+def _name_and_version(folder: pathlib.Path) -> tuple[str, str]:
+    """As METADATA says. Raises ValueError for what cannot be a name or a version, OSError where there is none."""
+    wheel = folder / "METADATA"
+    head = _text(wheel if wheel.exists() else folder / "PKG-INFO").partition("\n\n")[0]
+    fields = dict(line.split(": ", 1) for line in reversed(head.split("\n")) if ": " in line)
+    name, version = fields.get("Name", "").strip(), fields.get("Version", "").strip()
+    if not is_name(name, DISTRIBUTION) or not is_name(version, VERSION):
+        raise ValueError(f"Name `{name[:80]}`, Version `{version[:80]}`")
+    return name, version
+
+
+def _text(path: pathlib.Path) -> str:
+    """A file of metadata. Raises ValueError for one that is no UTF-8, or too large."""
+    data = _bytes(path)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_BYTES:,} bytes")
+    return data.decode("utf-8").replace("\r\n", "\n")
+
+
+def _bytes(path: str | pathlib.Path) -> bytes:
+    """At most a byte more than may be. Opens no pipe for good: nobody might ever write to it."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        return file.read(MAX_BYTES + 1) or b""
 
 
 def _declaring() -> Iterator[pathlib.Path]:
@@ -193,8 +240,7 @@ def _declaring() -> Iterator[pathlib.Path]:
         for path in found:
             name = os.path.basename(path).partition("-")[0].removesuffix(".egg").lower()
             try:
-                with open(os.path.join(path, "entry_points.txt"), "rb") as file:
-                    declares = b"[zoo." in file.read()
+                declares = b"[zoo." in _bytes(os.path.join(path, "entry_points.txt"))
             except OSError:
                 declares = False
             if declares and name not in seen:
@@ -202,9 +248,35 @@ def _declaring() -> Iterator[pathlib.Path]:
             seen.add(name)
 
 
+def _points(text: str) -> tuple[list[EntryPoint], list[str]]:
+    """The entry points below our groups, and what is wrong with other lines there."""
+    from importlib.metadata import EntryPoint  # takes longer to import than all else here
+
+    points, faults, group = [], [], ""
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+        elif line and not line.startswith(("#", ";")) and group in GROUPS:
+            name, equals, value = (part.strip() for part in line.partition("="))
+            if equals and (group == APIS or _is_place(value)):
+                points.append(EntryPoint(name, value, group))
+            else:
+                faults.append(f"it declares `{line[:80]}` in {group}, which is not of the form `NAME = module:object`")
+    return points, faults
+
+
+def _is_place(value: str) -> bool:
+    """Whether an entry point names a module, or an object of one: nothing that could lead to another folder."""
+    return all(step.isidentifier() for step in value.partition("[")[0].strip().replace(":", ".", 1).split("."))
+
+
 def _take(plugin: Plugin, point: EntryPoint) -> None:
     """One entry point into its plugin; a name that cannot be shuts the plugin out."""
     if point.group == APIS:
+        if API_FORM.fullmatch(point.value) is None:
+            told = f"it says that it is written for plugin api `{point.value[:80]}`, which is none; `{API}` is one"
+            plugin.fails("broken", f"{told}; next: {plugin.reinstall}")
+            return
         plugin.api = point.value
         return
     match = (BLOCK if point.group == BLOCKS else NAMESPACE).fullmatch(point.name)
@@ -246,20 +318,9 @@ def _wanted(plugin: Plugin) -> bool:
     return not wanted or plugin.name in wanted or bool(wanted & set(plugin.namespaces))
 
 
-def _number(api: str) -> int:
-    digits = api.removeprefix("v")
-    return int(digits) if digits.isdigit() else 0
-
-
-def _told(cause: BaseException) -> str:
-    text = " ".join(str(cause).split())
-    kind = type(cause).__name__
-    return f"{kind}: {text}" if text else kind
-
-
 def _cure(cause: BaseException, plugin: Plugin) -> str:
-    missing = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
+    missing = str(cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
     own = {point.value.partition(":")[0].partition(".")[0] for point in plugin.blocks.values()}
-    if missing and missing not in own:
+    if is_name(missing, DISTRIBUTION) and missing not in own:  # it stands in a command that we print
         return f"pip install {missing}, or uninstall {plugin.name}"
     return f"pip install -U {plugin.name}, or uninstall it"

@@ -20,6 +20,7 @@ import msgspec
 from blocks import plugins
 from blocks.errors import BlockError, Problem, listed, nearest
 from blocks.schema import Param, signature_params
+from blocks.words import LONGEST_PART, MAJOR, PART, WORD, is_name, is_text, raised
 
 log = logging.getLogger("blocks")
 
@@ -29,7 +30,7 @@ KINDS = (
 )  # fmt: skip
 LAYOUTS = ("any", "BCHW", "BLC")
 ABILITIES = ("causal", "noncausal", "cross", "step", "any_resolution", "1d", "2d", "3d")
-IDENTITY = re.compile(r"(?:(?P<namespace>[a-z][a-z0-9_]*)/)?(?P<name>[a-z][a-z0-9_]*)(?:@(?P<major>[1-9][0-9]*))?")
+IDENTITY = re.compile(rf"(?:(?P<namespace>{WORD})/)?(?P<name>{WORD})(?:@(?P<major>{MAJOR}))?")
 INDEX = pathlib.Path(__file__).with_name("index.json")
 INDEX_OF_PLUGIN = "blocks.json"
 
@@ -201,8 +202,9 @@ def get(name: str) -> type:
 def _load_plugin(identity: str) -> None:
     plugin = plugins.targets()[identity]
     cls = plugins.load(plugin, plugin.blocks[identity], f"block `{identity}`")
-    if getattr(cls, "block_id", None) != identity:
-        problem = Problem(plugin.owner, f"a class decorated with @block({identity!r}, …)", f"{cls!r}")
+    if _loaded.get(identity) is not cls:
+        found = repr(cls) if isinstance(cls, (type, int, str)) else f"something of type {type(cls).__name__}"
+        problem = Problem(plugin.owner, f"a class decorated with @block({identity!r}, …)", found)
         plugin.fails("broken", f"`{identity}`: {problem.sentence()}")
         raise BlockError(f"block `{identity}`", problem)
 
@@ -215,7 +217,22 @@ def describe(name: str) -> BlockInfo:
     identity = resolve(name)
     if identity is None:
         raise unknown(name)
-    return known(identity) or info_of(get(identity))
+    return known(identity) or _read_from_code(identity)
+
+
+def _read_from_code(identity: str) -> BlockInfo:
+    """Of the block of a plugin: what its constructor says, if it says it in a form that a spec can have."""
+    cls, plugin = get(identity), plugins.targets().get(identity)
+    try:
+        return info_of(cls)
+    except Exception as cause:
+        if plugin is None:
+            raise
+        told = raised(cause)
+        plugin.fails("broken", f"`{identity}`: {told}; next: pip install -U {plugin.name}, or uninstall it")
+        raise BlockError(
+            f"block `{identity}`", Problem(plugin.owner, "a constructor that a spec can call", told)
+        ) from cause
 
 
 def known(identity: str) -> BlockInfo | None:
@@ -240,11 +257,35 @@ def plugin_index() -> dict[str, BlockInfo]:
                 continue
             try:
                 infos = msgspec.json.decode(path.read_bytes(), type=list[BlockInfo])
-            except (OSError, msgspec.MsgspecError) as error:
+            except Exception as error:  # no JSON, no list of blocks, too deep, no right to read it
                 plugin.fails("broken", f"{path} cannot be read ({error}); next: zoo index {plugin.namespaces[0]}")
                 continue
-            found |= {info.id: info for info in infos if info.id in plugin.blocks}
+            for info in infos:
+                if info.id in plugin.blocks and (fault := _fault(info)):
+                    plugin.fails("broken", f"{path}: `{info.id}`: {fault}; next: zoo index {plugin.namespaces[0]}")
+                elif info.id in plugin.blocks:
+                    found[info.id] = info
     return found
+
+
+def _fault(info: BlockInfo) -> str:
+    """What is wrong with what a package says of its block, in one sentence, or ""."""
+    from blocks.schema import fill, words
+
+    if info.kind not in KINDS or info.layout not in LAYOUTS or not {*info.abilities} <= {*ABILITIES}:
+        return "its kind, layout or abilities are none that we know"
+    if not is_text(info.summary, LONGEST_PART) or not is_text(info.paper):
+        return "its summary or paper is not one line that can be shown"
+    for name, param in info.params.items():
+        try:
+            words(param.schema)
+            fill(param.default, param.schema, (), [], lambda call, *_: call)
+            sound = is_name(name, PART)
+        except Exception:  # a schema may be anything
+            sound = False
+        if not sound:
+            return f"its parameter `{name}` has a form that no block's has"
+    return ""
 
 
 def forget_plugins() -> None:
