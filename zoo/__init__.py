@@ -34,6 +34,7 @@ _HOME = {
     "Preprocess": "zoo.weights.manifest",
     "calibrate": "zoo.measure.calibrate",
     "predict": "zoo.measure.calibrate",
+    "predict_latency": "zoo.measure.calibrate:predict",
     "compare": "zoo.measure.compare",
     "param_groups": "zoo.build.groups",
     "list_models": "zoo.catalog",
@@ -73,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*_HOME, *(name for name in globals() if name.startswith("__"))])

@@ -20,6 +20,7 @@ from blocks.words import MODEL, TAG, WORD
 from zoo.collection import CORE, Collection, collections, namespace_of
 from zoo.errors import Problem, UnknownModelError, nearest
 from zoo.kinds import ENDINGS
+from zoo.rows import Row
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
@@ -29,7 +30,7 @@ NAME = re.compile(rf"(?:{WORD}/)?{MODEL}(?:\.{TAG})?")
 """A model, with its namespace where it is a plugin's, and a tag."""
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class Entry(Row, frozen=True, omit_defaults=True):
     """One model as the catalogue knows it. `tags` are the weights that ship, `listed` those that others published; `params` and `macs`
     are those of the train form.
 

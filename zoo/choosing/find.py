@@ -22,6 +22,7 @@ from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import Store, newest
+from zoo.rows import Row, tabled
 from zoo.weights.manifest import read_manifest
 
 Licence = Literal["permissive", "noncommercial", "unknown"]
@@ -29,7 +30,7 @@ PERMISSIVE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
 SORTS = ("metric", "latency", "macs", "params", "memory", "name")
 
 
-class Figure(msgspec.Struct, frozen=True):
+class Figure(Row, frozen=True):
     """How good a model is: `dataset/metric@size`, its value in percent or bits, and where it was printed or measured."""
 
     metric: str
@@ -42,7 +43,7 @@ class Figure(msgspec.Struct, frozen=True):
         return -self.value if less_is_better(self.metric) else self.value
 
 
-class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
+class Candidate(Row, frozen=True, omit_defaults=True):
     """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured with
     an older source of its blocks; `why` is what leaves it out."""
 
@@ -63,6 +64,12 @@ class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_bytes: int | None = None
     figure: Figure | None = None
     why: list[str] = []
+
+    def __repr__(self) -> str:
+        told = [f"{'~' if self.latency == 'predicted' else ''}{self.ms:.3g} ms" if self.ms is not None else ""]
+        told += [f"{self.figure.value:g} {self.figure.metric}" if self.figure else ""]
+        told += [f"{count(self.params)} parameters", f"{count(self.macs)}MACs", self.licence, "; ".join(self.why)]
+        return f"<{self.name}, {self.form}: {', '.join(part for part in told if part)}>"
 
 
 class Limit(NamedTuple):
@@ -87,6 +94,7 @@ def _short(value: float) -> str:
     return count(value) if value >= 1e4 else f"{value:.4g}"
 
 
+@tabled
 def find(
     *,
     task: str = "image-classification",

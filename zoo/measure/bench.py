@@ -27,6 +27,7 @@ from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, compose
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.naming import spec as find_spec
+from zoo.rows import flat, tabled
 from zoo.specs.model import Spec
 
 JOBS_PER_PROCESS = 16
@@ -200,16 +201,20 @@ def usual_anchor(store: Store, device: str, threads: int) -> float | None:
     return statistics.median(times) if len(times) >= ENOUGH else None
 
 
+@tabled
 def bench(
-    *models: str, forms: Sequence[str] = ("train",), threads: Sequence[int] = (1,), batches: Sequence[int] = (1,),
+    *models: str | Iterable[str], forms: Sequence[str] = ("train",), threads: Sequence[int] = (1,), batches: Sequence[int] = (1,),
     dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
     processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False,
 ) -> list[Latency]:  # fmt: skip
-    """Measures models on this machine, in fresh processes, and stores the rows. Raises InputError for models that fail."""
-    jobs = jobs_for(models, forms, threads, batches, dtypes, engine, device)
+    """Measures models (names, or a list of them) on this machine, in fresh processes, and stores the rows.
+
+    Raises InputError for models that fail."""
+    jobs = jobs_for(flat(models), forms, threads, batches, dtypes, engine, device)
     return list(run(jobs, processes, seconds, resume))
 
 
+@tabled
 def latency(model: str, device: str = "this", **wanted: Any) -> list[Latency]:
     """What the store holds of a model: rows of this machine, of a named device, or with `device=""` of all.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from zoo.errors import InputError, Problem
 from zoo.measure.clock import on_threads
 from zoo.measure.latency import Runtime, Verdict, judge, median_interval, rounded
 from zoo.measure.worker import Job, example, prepared
+from zoo.rows import flat, tabled
 
 
 class Compared(NamedTuple):
@@ -27,10 +28,19 @@ class Compared(NamedTuple):
     reason: str
 
 
+@tabled
 def compare(
-    *models: str, form: Literal["train", "deploy"] = "deploy", threads: int = 1, batch: int = 1, rounds: int = 21
+    *models: str | Iterable[str],
+    form: Literal["train", "deploy"] = "deploy",
+    threads: int = 1,
+    batch: int = 1,
+    rounds: int = 21,
 ) -> list[Compared]:
-    """Each model once per round, in an order that turns. Raises InputError for fewer than two models or five rounds."""
+    """Each model (names, or a list of them) once per round, in an order that turns.
+
+    Raises InputError for fewer than two models or five rounds.
+    """
+    models = flat(models)
     if len(models) < 2 or rounds < 5:
         found = f"{len(models)} models and {rounds} rounds"
         raise InputError("compare", Problem("", "two models and five rounds at least", found))

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from zoo.rows import Row
+
 Verdict = Literal["clean", "contended", "unstable"]
 
 MIN_PROCESSES = 5
@@ -27,7 +29,7 @@ on the same core, a hot chip, a lower clock."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-class Runtime(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Runtime(Row, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How the model was run. Figures of different runtimes are never compared unawares."""
 
     threads: int = 1
@@ -55,7 +57,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clocks: str = ""
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Latency(Row, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One row. `p50_ms` is the median of the processes' medians, `low_ms` to `high_ms` its interval by order statistics."""
 
     schema: Literal["zoo.latency/1"] = "zoo.latency/1"
@@ -91,6 +93,15 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     def id(self) -> str:
         """Hash of the content, wherever the row came from: merging twice is merging once."""
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, origin=""))).hexdigest()[:32]
+
+    @property
+    def ms(self) -> float:
+        """The median, as predictions and candidates call it."""
+        return self.p50_ms
+
+    def __repr__(self) -> str:
+        figures = f"{self.p50_ms:g} ms ({self.low_ms:g} to {self.high_ms:g}), {self.verdict}"
+        return f"<{self.model}, {self.form}, {self.runtime.key}, {self.device}: {figures}>"
 
     @property
     def anchor_ms(self) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -18,14 +17,16 @@ from torch.utils._pytree import tree_leaves
 from blocks.moe.routing import shape_of
 from zoo.build.builder import build, meta_input
 from zoo.build.language import LanguageModel
+from zoo.console import count
 from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
+from zoo.rows import Row, html_table
 
 Form = Literal["train", "deploy"]
 
 
-class BlockCost(msgspec.Struct, frozen=True):
+class BlockCost(Row, frozen=True):
     """One place of the spec, with all that is in it."""
 
     path: str
@@ -36,7 +37,7 @@ class BlockCost(msgspec.Struct, frozen=True):
     scan_flops: int
 
 
-class OpCost(msgspec.Struct, frozen=True):
+class OpCost(Row, frozen=True):
     """One kind of operation: how often it runs, the elements it gives, its FLOPs, and the class they belong to."""
 
     op: str
@@ -46,7 +47,7 @@ class OpCost(msgspec.Struct, frozen=True):
     flops: int
 
 
-class TokenCost(msgspec.Struct, frozen=True):
+class TokenCost(Row, frozen=True):
     """One more token of one sequence, behind `length` others: what it takes, and the bytes that are kept between tokens."""
 
     length: int
@@ -55,7 +56,7 @@ class TokenCost(msgspec.Struct, frozen=True):
     state_bytes: int
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Profile(Row, frozen=True, kw_only=True, omit_defaults=True):
     """`macs` is the sum of `by_class`; `flops` = 2 `macs`; `scan_flops` and `fft_flops` stand beside it.
 
     `macs_range` is (fewest, most) where routing decides; `active_params` are those that one token meets. `activation_bytes` is all that
@@ -89,6 +90,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     per_token: TokenCost | None = None
     blocks: list[BlockCost] = []
     ops: list[OpCost] = []
+
+    def __repr__(self) -> str:
+        costs = f"{count(self.params)} parameters, {count(self.macs)}MACs, {len(self.blocks)} blocks"
+        return f"<Profile {self.model}, {self.form}, input {' x '.join(map(str, self.input))}: {costs}>"
+
+    def _repr_html_(self) -> str:
+        totals = {name: value for name, value in self.to_dict().items() if name not in ("blocks", "ops")}
+        return html_table([totals]) + html_table([block.to_dict() for block in self.blocks])
 
 
 def profile(
