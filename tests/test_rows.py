@@ -91,3 +91,11 @@ def test_answers_are_lists_of_rows() -> None:
 
 def test_the_front_door_shows_what_is_public() -> None:
     assert [name for name in dir(zoo) if not name.startswith("__")] == sorted(zoo.__all__)
+
+
+def test_a_picture_given_to_the_prediction_of_latencies_is_told_the_way() -> None:
+    with pytest.raises(
+        zoo.InputError, match="zoo.transform.model..picture.. classifies pictures; zoo.predict predicts latencies"
+    ):
+        zoo.predict("resnet50", "photo.jpg")
+    assert zoo.predict_latency.__module__ == "zoo.measure.calibrate"

@@ -33,7 +33,7 @@ _HOME = {
     "pick": "zoo.choosing.pick",
     "Preprocess": "zoo.weights.manifest",
     "calibrate": "zoo.measure.calibrate",
-    "predict": "zoo.measure.calibrate",
+    "predict": "zoo.front",
     "predict_latency": "zoo.measure.calibrate:predict",
     "compare": "zoo.measure.compare",
     "param_groups": "zoo.build.groups",

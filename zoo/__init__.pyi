@@ -19,13 +19,13 @@ from zoo.front import deploy as deploy
 from zoo.front import export as export
 from zoo.front import labels as labels
 from zoo.front import load as load
+from zoo.front import predict as predict
 from zoo.front import save as save
 from zoo.hub.repository import pull as pull
 from zoo.hub.upload import push as push
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
-from zoo.measure.calibrate import predict as predict
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.naming import spec as spec
@@ -41,5 +41,4 @@ from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str
 create_model = create
-predict_latency = predict
 info = entry

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from zoo.build.init import initialise, materialise
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
 from zoo.hub.record import Made
 from zoo.hub.repository import Repository
-from zoo.naming import is_file
+from zoo.naming import Model, is_file
 from zoo.naming import spec as find_spec
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.opaque import deploy as deploy_opaque
@@ -32,6 +32,7 @@ from zoo.specs.resolve import respec, with_values
 from zoo.specs.tree import Origin
 from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
+from zoo.typed import typed
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.envelope import open_envelope
@@ -40,13 +41,18 @@ from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint, read_published
 from zoo.weights.wrappers import below_prefix, opened, plain_name, unwrapped, without_prefix
 
+if TYPE_CHECKING:
+    from zoo.measure.latency import Runtime
+    from zoo.measure.predict import Prediction
+
 MAX_PARAMS = 4_000_000_000
 
 Weights = str | os.PathLike[str] | Mapping[str, Any]
 
 
+@typed
 def create(
-    model: str | os.PathLike[str] | Spec | Mapping[str, Any],
+    model: Model,
     overrides: Mapping[str, Any] | None = None,
     *,
     pretrained: bool | str = False,
@@ -558,6 +564,20 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
             own[name].copy_(tensor)
     put_tensors(net, own)
     return model
+
+
+def predict(model: Any, form: str = "train", runtime: Runtime | None = None) -> Prediction:
+    """The latency of a model: `zoo.predict_latency` under its older name.
+
+    Pictures are classified by `zoo predict NAME IMAGE` on the command line, and in Python by `model(zoo.transform(model)(picture))`.
+    Raises InputError for what is no form, and as `zoo.predict_latency` does.
+    """
+    from zoo.measure.calibrate import predict as predict_latency
+
+    if form not in ("train", "deploy"):
+        step = "model(zoo.transform(model)(picture)) classifies pictures; zoo.predict predicts latencies"
+        raise InputError("predict", Problem("form", "`train` or `deploy`", f"`{form}`"[:80], next=step))
+    return predict_latency(model, form, runtime)
 
 
 def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -32,6 +32,12 @@ class LanguageModel(Backbone):
     def __init__(self, *parts: Any):
         super().__init__(*parts)
         self.reads_slots = True  # recurrent blocks hand things on, so that every pass has a ctx
+
+    if TYPE_CHECKING:  # what a call returns, of whom torch says Any
+
+        def __call__(
+            self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
+        ) -> Prediction: ...
 
     def forward(  # type: ignore[override]
         self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
