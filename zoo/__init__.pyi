@@ -41,4 +41,5 @@ from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str
 create_model = create
+predict_latency = predict
 info = entry

@@ -566,7 +566,7 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
     return model
 
 
-def predict(model: Any, form: str = "train", runtime: Runtime | None = None) -> Prediction:
+def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -> Prediction:
     """The latency of a model: `zoo.predict_latency` under its older name.
 
     Pictures are classified by `zoo predict NAME IMAGE` on the command line, and in Python by `model(zoo.transform(model)(picture))`.
