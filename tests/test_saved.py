@@ -232,7 +232,7 @@ HOSTILE = {
     "an odd form": (lambda record: record.update(made={"form": "fast"}), "how the module was made of its spec"),
     "levels of nothing": (lambda record: record.update(made={"out_indices": []}), "no level"),
     "a level that is not there": (lambda record: record.update(made={"out_indices": [99]}), "99"),
-    "a crop of nothing": (lambda record: record["manifest"]["preprocess"].update(crop=0), "a share in"),
+    "a crop of nothing": (lambda record: record["manifest"]["preprocess"].update(crop=0), "preprocess.crop"),
 }
 
 

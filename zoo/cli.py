@@ -7,7 +7,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from blocks.words import LONGEST_NAME, printable
@@ -51,6 +51,29 @@ def quantity(text: str) -> float:
     return number * (1024 if found[3] else 1000) ** steps
 
 
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers within bounds."""
+    words = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
+
+    def read(text: str) -> int:
+        if re.fullmatch(r"-?[0-9]{1,18}", text) and least <= int(text) <= (int(text) if most is None else most):
+            return int(text)
+        raise argparse.ArgumentTypeError(f"expected {words}; found `{printable(text)}`")
+
+    return read
+
+
+def positive(text: str) -> float:
+    """A number above 0, as minutes and milliseconds are."""
+    try:
+        number = float(text[:LONGEST_NAME])
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; found `{printable(text)}`")
+    return number
+
+
 def parser() -> Parser:
     """The whole grammar of the command line."""
     top = Parser(prog="zoo", description="A model zoo on one registry of efficient blocks.")
@@ -77,7 +100,7 @@ def parser() -> Parser:
     listing.add_argument("--names", action="store_true", help="names only, one a line")
 
     info = _command(commands, "info", "catalogue:info", "all that is known of one model")
-    info.add_argument("name")
+    info.add_argument("name", help="a model, or what `zoo.save` wrote")
     info.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
 
     listed_blocks = _command(commands, "blocks", "catalogue:blocks", "the registered blocks, or one block's parameters")
@@ -96,23 +119,37 @@ def parser() -> Parser:
 
     create = _command(commands, "create", "models:create", "build a model and report what it is")
     create.add_argument("name")
-    create.add_argument("--pretrained", action="store_true")
-    create.add_argument("--form", default="train", choices=["train", "deploy"])
-    create.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    create.add_argument(
+        "--pretrained", action="store_true", help="with its best weights at hand, instead of initial ones"
+    )
+    create.add_argument(
+        "--form",
+        default="train",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default train)",
+    )
+    create.add_argument("--out", default="", help="save the model: a .safetensors file, or a folder")
     _changes(create)
 
     export = _command(commands, "export", "models:export", "write a model as a file that stands alone")
     export.add_argument("name")
     export.add_argument("path", help="the file to write")
     export.add_argument("--to", default="python", choices=["python"], help="one readable file that needs torch alone")
-    export.add_argument("--form", default="train", choices=["train", "deploy"])
+    export.add_argument(
+        "--form",
+        default="train",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default train)",
+    )
     export.add_argument("--force", action="store_true", help="write over a file that is there")
     _changes(export)
 
-    predict = _command(commands, "predict", "models:predict", "classify image files")
-    predict.add_argument("name")
-    predict.add_argument("images", nargs="+", metavar="IMAGE")
-    predict.add_argument("--top", type=int, default=3, help="classes to show for each image")
+    predict = _command(commands, "predict", "models:predict", "classify image files (`zoo find` predicts latencies)")
+    predict.add_argument("name", help="a model with weights, or what `zoo.save` wrote")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG and whatever else Pillow reads")
+    predict.add_argument(
+        "--top", type=whole(1), default=3, help="classes to show for each image, at least 1 (default 3)"
+    )
 
     generate = _command(commands, "generate", "language:generate", "continue a text with a language model")
     generate.add_argument("name")
@@ -125,9 +162,14 @@ def parser() -> Parser:
 
     profile = _command(commands, "profile", "profiling:profile", "MACs, parameters and bytes of a model, exactly")
     profile.add_argument("name")
-    profile.add_argument("--form", default="train", choices=["train", "deploy"])
+    profile.add_argument(
+        "--form",
+        default="train",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default train)",
+    )
     profile.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")
-    profile.add_argument("--batch", type=int, default=1)
+    profile.add_argument("--batch", type=whole(1), default=1, help="inputs at one time, at least 1 (default 1)")
     profile.add_argument(
         "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
     )
@@ -140,11 +182,20 @@ def parser() -> Parser:
     bench.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
     bench.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
     bench.add_argument("--form", default="train", metavar="FORM,FORM", help="train, deploy or both (default train)")
-    bench.add_argument("--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16")
-    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument(
+        "--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16 (default float32)"
+    )
+    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run (default cpu)")
     bench.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
-    bench.add_argument("--processes", type=int, default=5, help="fresh processes for each row (default 5)")
-    bench.add_argument("--seconds", type=float, default=0.3, help="of samples, for each row and process (default 0.3)")
+    bench.add_argument(
+        "--processes",
+        type=whole(1),
+        default=5,
+        help="fresh processes for each row; with fewer than 5 none is clean (default 5)",
+    )
+    bench.add_argument(
+        "--seconds", type=positive, default=0.3, help="of samples, for each row and process (default 0.3)"
+    )
     bench.add_argument("--no-retry", action="store_true", help="do not measure rows once more that are not clean")
     bench.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
     bench.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
@@ -152,41 +203,63 @@ def parser() -> Parser:
     calibrate = _command(
         commands, "calibrate", "choosing:calibrate", "time the pieces of all models, to predict latencies here"
     )
-    calibrate.add_argument("--minutes", type=float, default=3.0, help="about; a second call goes on (default 3)")
-    calibrate.add_argument("--threads", type=int, default=1)
-    calibrate.add_argument("--batch", type=int, default=1)
-    calibrate.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    calibrate.add_argument("--minutes", type=positive, default=3.0, help="about; a second call goes on (default 3)")
+    calibrate.add_argument("--threads", type=whole(1), default=1, help="of one model, at least 1 (default 1)")
+    calibrate.add_argument("--batch", type=whole(1), default=1, help="inputs at one time, at least 1 (default 1)")
+    calibrate.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="of weights and activations (default float32)",
+    )
 
     find = _command(commands, "find", "choosing:find", "the best models for a device and a budget")
-    find.add_argument("--device", default="this", help="this machine, or the id of one that rows name")
-    find.add_argument("--max-latency-ms", type=float, default=None, metavar="MS", help="what one batch may take")
+    find.add_argument("--device", default="this", help="this machine, or the id of one that rows name (default this)")
+    find.add_argument("--max-latency-ms", type=positive, default=None, metavar="MS", help="what one batch may take")
     find.add_argument(
-        "--quantile", default="p50", choices=["p50", "p90"], help="of the latency: half, or nine in ten, are below it"
+        "--quantile",
+        default="p50",
+        choices=["p50", "p90"],
+        help="of the latency: half, or nine in ten, are below it (default p50)",
     )
-    find.add_argument("--min-throughput", type=float, default=None, metavar="N", help="inputs per second")
+    find.add_argument("--min-throughput", type=positive, default=None, metavar="N", help="inputs per second")
     find.add_argument("--max-macs", type=quantity, default=None, metavar="N", help="500M, 4.1G, 1e9")
     find.add_argument("--max-params", type=quantity, default=None, metavar="N", help="25M")
     find.add_argument("--max-memory", type=quantity, default=None, metavar="BYTES", help="512MiB, 2G")
-    find.add_argument("--metric", default="imagenet-1k/top1", metavar="DATA/METRIC", help="what ranks")
+    find.add_argument(
+        "--metric", default="imagenet-1k/top1", metavar="DATA/METRIC", help="what ranks (default imagenet-1k/top1)"
+    )
     find.add_argument("--min-metric", type=float, default=None, metavar="VALUE", help="the worst that will do: 80")
     find.add_argument("--licence", default="", metavar="NAME", help="permissive, noncommercial, unknown, or MIT")
     find.add_argument("--commercial", action="store_true", help="permissive licences only")
     find.add_argument("--family", default="", help="only this family")
-    find.add_argument("--task", default="image-classification", help="or language-modeling")
-    find.add_argument("--sort", default="metric", choices=["metric", "latency", "macs", "params", "memory", "name"])
+    find.add_argument(
+        "--task", default="image-classification", help="or language-modeling (default image-classification)"
+    )
+    find.add_argument(
+        "--sort",
+        default="metric",
+        choices=["metric", "latency", "macs", "params", "memory", "name"],
+        help="the order (default metric)",
+    )
     find.add_argument("--pareto", action="store_true", help="only those that no faster model equals")
-    find.add_argument("--form", default="deploy", choices=["train", "deploy"])
-    find.add_argument("--threads", type=int, default=1)
-    find.add_argument("--batch", type=int, default=1)
-    find.add_argument("--dtype", default="float32", help="or bfloat16, float16")
+    find.add_argument(
+        "--form",
+        default="deploy",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default deploy)",
+    )
+    find.add_argument("--threads", type=whole(1), default=1, help="of one model, at least 1 (default 1)")
+    find.add_argument("--batch", type=whole(1), default=1, help="inputs at one time, at least 1 (default 1)")
+    find.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
     find.add_argument("--explain", action="store_true", help="also what is left out, and why")
-    find.add_argument("--limit", type=int, default=20, help="rows to show (default 20; 0 for all)")
+    find.add_argument("--limit", type=whole(0), default=20, help="rows to show (default 20; 0 for all)")
     find.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
     find.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
 
     push = _command(commands, "push", "hub:push", "upload a model to a repository of the Hub")
     push.add_argument("name", help="a model, a tag means its weights: starnet_nano.digits")
-    push.add_argument("repo", metavar="ORG/REPO")
+    push.add_argument("repo", metavar="ORG/REPO", help="a repository of the Hub, or a folder: ./mymodel")
     push.add_argument(
         "--weights", default="", metavar="FILE", help="a .safetensors file of the model, instead of its own weights"
     )
@@ -236,12 +309,24 @@ def parser() -> Parser:
     pick = _command(
         commands, "pick", "choosing:pick", "measure the finalists for a budget, and write a folder with the best"
     )
-    pick.add_argument("--latency-ms", type=float, required=True, help="what one image may take")
-    pick.add_argument("--quantile", default="p50", choices=["p50", "p90"])
-    pick.add_argument("--metric", default="imagenet-1k/top1")
-    pick.add_argument("--form", default="deploy", choices=["train", "deploy"])
-    pick.add_argument("--threads", type=int, default=1)
-    pick.add_argument("--minutes", type=float, default=10.0, help="for measuring finalists")
+    pick.add_argument("--latency-ms", type=positive, required=True, help="what one image may take")
+    pick.add_argument(
+        "--quantile",
+        default="p50",
+        choices=["p50", "p90"],
+        help="half of all passes, or nine in ten, meet it (default p50)",
+    )
+    pick.add_argument(
+        "--metric", default="imagenet-1k/top1", metavar="DATA/METRIC", help="what ranks (default imagenet-1k/top1)"
+    )
+    pick.add_argument(
+        "--form",
+        default="deploy",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default deploy)",
+    )
+    pick.add_argument("--threads", type=whole(1), default=1, help="of one model, at least 1 (default 1)")
+    pick.add_argument("--minutes", type=positive, default=10.0, help="for measuring finalists, about (default 10)")
     pick.add_argument("--commercial", action="store_true", help="permissive licences only")
     pick.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
     pick.add_argument(
@@ -257,11 +342,16 @@ def parser() -> Parser:
     compare = _command(
         commands, "compare", "choosing:compare", "time models against each other on this machine, in turns"
     )
-    compare.add_argument("names", nargs="+", metavar="NAME")
-    compare.add_argument("--form", default="deploy", choices=["train", "deploy"])
-    compare.add_argument("--threads", type=int, default=1)
-    compare.add_argument("--batch", type=int, default=1)
-    compare.add_argument("--rounds", type=int, default=21)
+    compare.add_argument("names", nargs="+", metavar="NAME", help="two models at least; the first is the measure")
+    compare.add_argument(
+        "--form",
+        default="deploy",
+        choices=["train", "deploy"],
+        help="as trained, or folded for inference (default deploy)",
+    )
+    compare.add_argument("--threads", type=whole(1), default=1, help="of one model, at least 1 (default 1)")
+    compare.add_argument("--batch", type=whole(1), default=1, help="inputs at one time, at least 1 (default 1)")
+    compare.add_argument("--rounds", type=whole(5), default=21, help="passes of each model, at least 5 (default 21)")
 
     train = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
         dest="data", metavar="DATA", required=True
@@ -317,12 +407,24 @@ def parser() -> Parser:
     )
     study.add_argument("block", help="a registered block, or a Python file that defines one")
     study.add_argument(
-        "--hosts", default="convformer_nano,vim_nano,gla_nano", metavar="NAME,NAME", help="nets to stand in"
+        "--hosts",
+        default="convformer_nano,vim_nano,gla_nano",
+        metavar="NAME,NAME",
+        help="nets to stand in (default convformer_nano,vim_nano,gla_nano)",
     )
-    study.add_argument("--against", default="attention,mamba2,identity", metavar="BLOCK,BLOCK", help="its rivals")
-    study.add_argument("--match", default="macs", choices=["macs", "params"], help="what rivals cost the same in")
-    study.add_argument("--seeds", type=int, default=5)
-    study.add_argument("--minutes", type=float, default=60.0, help="for all runs together, about (default 60)")
+    study.add_argument(
+        "--against",
+        default="attention,mamba2,identity",
+        metavar="BLOCK,BLOCK",
+        help="its rivals (default attention,mamba2,identity)",
+    )
+    study.add_argument(
+        "--match", default="macs", choices=["macs", "params"], help="what rivals cost the same in (default macs)"
+    )
+    study.add_argument("--seeds", type=whole(2), default=5, help="runs of each block, at least 2 (default 5)")
+    study.add_argument(
+        "--minutes", type=positive, default=60.0, help="for everything together, on the clock (default 60)"
+    )
     study.add_argument("--out", default="", metavar="DIR", help="write study.json and study.html")
 
     _command(commands, "demo", "demo:demo", "run every embedded model on real held-out images, offline")

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from PIL import Image
 
@@ -175,3 +176,53 @@ def test_bash_completes_commands_options_and_models(capsys: pytest.CaptureFixtur
     assert "profile" in completed("zoo prof")
     assert "--tree" in completed("zoo info --t")
     assert "gmlp_nano" in completed("zoo info gmlp_n")
+
+
+@pytest.mark.parametrize("command", ["find", "pick", "compare", "predict", "bench", "calibrate", "study"])
+def test_every_option_has_a_help_that_tells_its_default(command: str) -> None:
+    from zoo.cli import parser
+
+    known = parser()._subparsers._group_actions[0].choices[command]  # type: ignore[union-attr, index]
+    for action in known._actions:
+        assert action.help, action.dest
+        if action.default not in (None, "", False, "==SUPPRESS==") and action.option_strings:
+            told = f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+            assert f"default {told}" in action.help, action.dest
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("compare a b --rounds 4", "--rounds: expected a whole number from 5; found `4`"),
+        ("find --threads 0", "--threads: expected a whole number from 1; found `0`"),
+        ("find --limit -1", "--limit: expected a whole number from 0; found `-1`"),
+        ("find --batch 1.5", "--batch: expected a whole number from 1; found `1.5`"),
+        ("pick --latency-ms nan", "--latency-ms: expected a number above 0; found `nan`"),
+        ("calibrate --minutes -3", "--minutes: expected a number above 0; found `-3`"),
+        ("study pooling --seeds 1", "--seeds: expected a whole number from 2; found `1`"),
+    ],
+)
+def test_numbers_out_of_bounds_are_told(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert sentence in capsys.readouterr().err
+
+
+def test_compare_names_the_nearest_before_anything_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "resnet5"]) == 2
+    assert "nearest `resnet50`" in capsys.readouterr().err
+
+
+def test_find_offers_the_devices_whose_rows_ship(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zoo.choosing import find
+    from zoo.measure.store import shipped_devices
+
+    stranger = msgspec.structs.replace(shipped_devices()[0], name="A machine that nobody has seen")
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))
+    monkeypatch.setattr(find, "this_device", lambda: stranger)
+    assert main(["find", "--max-params", "5M"]) == 0
+    said = capsys.readouterr().err
+    for device in shipped_devices():
+        assert f"zoo find --device {device.id}   ({device.name}, " in said

@@ -73,3 +73,43 @@ def test_a_page_escapes_what_it_is_given(tmp_path: Path) -> None:
     made = Study("zoo.study/1", "<b>", "macs", 2, {"a": 1}, [], [], [Refused("a", "c", "<i>")], [], 1.0)
     assert "<b>" not in page(made) and "&lt;i&gt;" in page(made)
     assert [path.name for path in write(made, tmp_path)] == ["study.json", "study.html"]
+
+
+def test_the_time_is_shared_by_the_clock_and_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that a run moves: by its length, ten times as fast in the first host as was timed there."""
+    from zoo.studying import study as module
+
+    clock = [0.0]
+
+    def run(spec: zoo.Spec, setting: module.Setting, tuning: bool = False) -> float:
+        clock[0] += setting.length * (10 if spec.name == "convformer_nano" else 1)
+        return float(setting.seed)
+
+    monkeypatch.setattr(module, "seconds_of", lambda spec: 1.0)
+    monkeypatch.setattr(module, "score", run)
+    monkeypatch.setattr(module, "growth", lambda *arguments: [])
+    monkeypatch.setattr(module, "time", type("Clock", (), {"monotonic": staticmethod(lambda: clock[0])}))
+    told: list[tuple[str, float]] = []
+    found = zoo.study(
+        "pooling", ["convformer_nano", "linear_vit_nano", "vim_nano"], ["identity"], seeds=2, minutes=2,
+        told=lambda what, share: told.append((what, share)),
+    )  # fmt: skip
+    assert found.length == {"convformer_nano": 6}  # 108 s for three hosts, two nets and 2.75 runs each
+    over = {one.host for one in found.refused if one.why == "the 2 minutes were over"}
+    assert over <= {"linear_vit_nano", "vim_nano"} and "linear_vit_nano" in over
+    shares = [share for _, share in told]
+    assert (
+        shares == sorted(shares)
+        and told[-1] == ("done", 1.0)
+        and ("pooling in convformer_nano: run 2 of 2") in dict(told)
+    )
+
+
+def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    from zoo.commands.studying import _tell
+
+    _tell(10, "pooling in vim_nano: run 1 of 5", 0.25)
+    _tell(10, "done", 1.0)
+    assert capsys.readouterr().err == "  25%  pooling in vim_nano: run 1 of 5; at most 7:30 left\n 100%  done\n"

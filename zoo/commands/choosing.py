@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 
 import msgspec
 
@@ -32,6 +33,8 @@ def find(arguments: Namespace) -> int:
         complain(f"{len(kept) - len(shown)} more: --limit 0 shows all")
     if not kept and not arguments.explain:
         complain("no model satisfies all of that; --explain says why each is left out")
+    if arguments.device == "this" and found and not any(one.latency for one in found):
+        _offer_devices()
     if left:
         table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
     if found and all(one.ms is None for one in found):
@@ -39,6 +42,16 @@ def find(arguments: Namespace) -> int:
             "no latency is known for this device: `zoo calibrate` predicts all models in minutes, `zoo bench` measures"
         )
     return 0 if kept else 1
+
+
+def _offer_devices() -> None:
+    """The devices whose rows ship, to look at while nothing is known of this one."""
+    from zoo.measure.store import shipped_devices, shipped_rows
+
+    counts = Counter(row.device for row in shipped_rows())
+    for device in shipped_devices():
+        many = f"{device.cores} core{'s' if device.cores != 1 else ''}, {counts[device.id]:,} rows"
+        complain(f"latencies of another machine: zoo find --device {device.id}   ({device.name}, {many})")
 
 
 def _title(arguments: Namespace, shown: list[Candidate]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ def study(arguments: Namespace) -> int:
     """Exit code 0 whatever the verdicts: a study that ran is no failure."""
     found = run(
         arguments.block, _listed(arguments.hosts), _listed(arguments.against), match=arguments.match, seeds=arguments.seeds,
-        minutes=arguments.minutes, told=lambda what, share: print(f"{share:5.0%}  {what}", file=sys.stderr, flush=True),
+        minutes=arguments.minutes, told=partial(_tell, arguments.minutes),
     )  # fmt: skip
     files = write(found, Path(arguments.out)) if arguments.out else []
     if arguments.json:
@@ -44,6 +44,12 @@ def study(arguments: Namespace) -> int:
     for path in files:
         print(path)
     return 0
+
+
+def _tell(minutes: float, what: str, share: float) -> None:
+    """One line: how much of the time is behind, what is being done, and how long it may still take."""
+    left = round(60 * minutes * (1 - share))
+    complain(f"{share:5.0%}  {what}" + (f"; at most {left // 60}:{left % 60:02} left" if left else ""))
 
 
 def _listed(text: str) -> list[str]:

@@ -13,6 +13,7 @@ from zoo.errors import InputError, Problem
 from zoo.measure.clock import on_threads
 from zoo.measure.latency import Runtime, Verdict, judge, median_interval, rounded
 from zoo.measure.worker import Job, example, prepared
+from zoo.naming import spec as find_spec
 from zoo.rows import flat, tabled
 
 
@@ -41,6 +42,8 @@ def compare(
     Raises InputError for fewer than two models or five rounds.
     """
     models = flat(models)
+    for name in models:
+        find_spec(name)  # raises for a name that is none, before anything is timed
     if len(models) < 2 or rounds < 5:
         found = f"{len(models)} models and {rounds} rounds"
         raise InputError("compare", Problem("", "two models and five rounds at least", found))

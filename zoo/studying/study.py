@@ -22,8 +22,11 @@ KINDS = ("token_mixer", "channel_mixer", "norm", "act")
 HOSTS = ("convformer_nano", "vim_nano", "gla_nano")
 RIVALS = ("attention", "mamba2", "identity")
 
+GROWTH = 0.1
+"""Share of the time that is kept for measuring how blocks grow with length."""
+
 Told = Callable[[str, float], None]
-"""Hears what is being done, and the share of the study that is behind it."""
+"""Hears what is being done, and the share of the minutes that is behind it."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -87,10 +90,11 @@ def study(
     """Trains `block` and its rivals in each host, with the same recipe, budget, tuning and seeds, and compares them in pairs.
 
     block: a registered name, or a Python file whose first block of kind token_mixer, channel_mixer, norm or act is studied.
-    match: rivals' nets get channel mixers as wide as it takes to cost as much, within 2 %, or are refused. minutes: what all runs
-    together may take, about; runs get shorter for it, all of a host alike, and never longer than their recipe. Raises InputError.
+    match: rivals' nets get channel mixers as wide as it takes to cost as much, within 2 %, or are refused. minutes: what the whole study
+    may take by the clock; runs get shorter for it, all of a host alike, down to one epoch or step, and never longer than their recipe,
+    and hosts behind the first for which no time is left are refused. Raises InputError.
     """
-    start = time.monotonic()
+    schedule = Schedule(minutes, told)
     student()  # what is missing is said now, not behind an hour of runs
     name = block_of(block, KINDS)
     kind = registry.describe(name).kind
@@ -104,19 +108,21 @@ def study(
     if not fields:
         problems = [Problem(f"{one.host}: {one.block}", "", one.why) for one in refused]
         raise InputError("study", problems or Problem("hosts", "one at least", "none"))
-    lengths = _lengths(fields, seeds, minutes, told)
+    lengths: dict[str, int] = {}
     runs: list[Run] = []
-    total = sum(len(field) for field in fields.values())
-    for host, field in fields.items():
-        for rival, net in field.items():
-            told(f"{rival} in {host}", len(runs) / total)
-            runs.append(_run(host, rival, net, lengths[host], seeds))
+    for place, (host, field) in enumerate(fields.items()):
+        if place and schedule.left() <= 0:
+            refused += [Refused(host, rival, f"the {minutes:g} minutes were over") for rival in field]
+            continue
+        lengths[host] = _length(host, field, seeds, schedule, len(fields) - place)
+        runs += [_run(host, rival, net, lengths[host], seeds, schedule) for rival, net in field.items()]
     comparisons = _compared(name, runs)
-    told("growth with length", 1.0)
+    schedule.tell("growth with length")
     grown = _grown(name, against, hosts[0])
+    told("done", 1.0)
     return Study(
         "zoo.study/1", name, match, seeds, lengths, runs, comparisons, refused,
-        [row._asdict() for row in grown], round(time.monotonic() - start, 1),
+        [row._asdict() for row in grown], round(time.monotonic() - schedule.start, 1),
     )  # fmt: skip
 
 
@@ -139,25 +145,42 @@ def _field(
     return found
 
 
-def _lengths(fields: dict[str, dict[str, Fitted]], seeds: int, minutes: float, told: Told) -> dict[str, int]:
-    """Epochs or steps for each host, so that tuning and all runs take the time that was given, each host an equal share."""
-    found = {}
-    for host, field in fields.items():
-        told(f"how long {host} takes", 0.0)
-        each = [seconds_of(net.spec) for net in field.values()]
-        runs = seeds + TUNING * len(RATES)
-        affordable = 60 * minutes / len(fields) / (sum(each) * runs)
-        found[host] = max(1, min(usual_length(next(iter(field.values())).spec), int(affordable)))
-    return found
+class Schedule:
+    """The time of a study by the clock, and what is told of it."""
+
+    def __init__(self, minutes: float, told: Told):
+        self.told, self.start, self.seconds = told, time.monotonic(), 60 * minutes
+
+    def left(self) -> float:
+        """Seconds for runs; some are kept for the growth with length."""
+        return self.start + (1 - GROWTH) * self.seconds - time.monotonic()
+
+    def tell(self, what: str) -> None:
+        self.told(what, min(0.99, (time.monotonic() - self.start) / self.seconds))
 
 
-def _run(host: str, block: str, net: Fitted, length: int, seeds: int) -> Run:
+def _length(host: str, field: dict[str, Fitted], seeds: int, schedule: Schedule, hosts: int) -> int:
+    """Epochs or steps, so that tuning and all runs of a host take its share of the time that is left to so many hosts."""
+    each = []
+    for block, net in field.items():
+        schedule.tell(f"how long {block} in {host} takes")
+        each.append(seconds_of(net.spec))
+    runs = seeds + TUNING * len(RATES)
+    affordable = schedule.left() / hosts / (sum(each) * runs)
+    return max(1, min(usual_length(next(iter(field.values())).spec), int(affordable)))
+
+
+def _run(host: str, block: str, net: Fitted, length: int, seeds: int, schedule: Schedule) -> Run:
     """Tuned on data set aside from training, then run with each seed."""
     start = time.monotonic()
     short = max(1, round(TUNING * length))
+    schedule.tell(f"{block} in {host}: learning rate")
     tuned = {rate: score(net.spec, Setting(short, rate), tuning=True) for rate in RATES}
     rate = max(tuned, key=lambda one: tuned[one])
-    scores = [score(net.spec, Setting(length, rate, seed)) for seed in range(seeds)]
+    scores = []
+    for seed in range(seeds):
+        schedule.tell(f"{block} in {host}: run {seed + 1} of {seeds}")
+        scores.append(score(net.spec, Setting(length, rate, seed)))
     params = int(cost_of(net.spec, "params"))
     return Run(
         host,
