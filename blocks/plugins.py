@@ -320,7 +320,10 @@ def _wanted(plugin: Plugin) -> bool:
 
 def _cure(cause: BaseException, plugin: Plugin) -> str:
     missing = str(cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
-    own = {point.value.partition(":")[0].partition(".")[0] for point in plugin.blocks.values()}
-    if is_name(missing, DISTRIBUTION) and missing not in own:  # it stands in a command that we print
+    if is_name(missing, DISTRIBUTION) and not _is_own(missing, plugin):  # it stands in a command that we print
         return f"pip install {missing}, or uninstall {plugin.name}"
     return f"pip install -U {plugin.name}, or uninstall it"
+
+
+def _is_own(package: str, plugin: Plugin) -> bool:
+    return any(point.value.partition(":")[0].partition(".")[0] == package for point in plugin.blocks.values())

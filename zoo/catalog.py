@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from blocks import plugins
-from blocks.words import MODEL, TAG, WORD
-from zoo.collection import CORE, Collection, collections, namespace_of
-from zoo.errors import Problem, UnknownModelError, nearest
+from blocks.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
+from zoo.collection import CORE, Collection, collections, namespace_of, read_data
+from zoo.errors import Problem, UnknownModelError, listed, nearest
 from zoo.kinds import ENDINGS
 from zoo.rows import Row
 
@@ -64,23 +64,49 @@ def entries() -> dict[str, Entry]:
 
 
 def _indexed(collection: Collection) -> dict[str, Entry]:
-    """The entries of one collection, under the names that users know."""
-    try:
-        listed = msgspec.json.decode(collection.index_file.read_bytes(), type=list[Entry])
-    except (OSError, msgspec.MsgspecError) as error:
-        plugin = plugins.owner_of(collection.namespace)
-        if plugin is None:  # the core's own
-            raise
-        told = f"{collection.index_file} cannot be read ({error})"
-        plugin.fails(
-            "broken", f"{told}; next: zoo index {collection.namespace}, or pip install --force-reinstall {plugin.name}"
-        )
-        return {}
+    """The entries of one collection, under the names that users know. One that is not sound is left out, and its plugin marked."""
     if not collection.namespace:
-        return {entry.name: entry for entry in listed}
-    full = collection.full
-    known = (msgspec.structs.replace(entry, name=full(entry.name), family=full(entry.family)) for entry in listed)
-    return {entry.name: entry for entry in known}
+        return {
+            entry.name: entry for entry in msgspec.json.decode(collection.index_file.read_bytes(), type=list[Entry])
+        }
+    plugin = plugins.owner_of(collection.namespace)
+    if plugin is not None and not collection.index_file.is_file():
+        cure = f"zoo index {collection.namespace}, or {plugin.reinstall}"
+        plugin.fails("broken", f"{collection.index_file} cannot be read (No such file or directory); next: {cure}")
+    rows: list[msgspec.Raw] = read_data(
+        collection, collection.index_file, lambda data: msgspec.json.decode(data, type=list[msgspec.Raw]), []
+    )
+    full, found = collection.full, {}
+    for raw in rows:
+        try:
+            entry = _sound(msgspec.json.decode(raw, type=Entry))
+            found[full(entry.name)] = msgspec.structs.replace(entry, name=full(entry.name), family=full(entry.family))
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            if plugin is not None:
+                cure = f"zoo index {collection.namespace}, or {plugin.reinstall}"
+                plugin.fails("broken", f"{collection.index_file} lists what cannot be ({error}); next: {cure}")
+    return found
+
+
+def _sound(entry: Entry) -> Entry:
+    """The entry, whose names may stand in paths, commands and the shell, and whose texts may be shown. Raises ValueError with the first
+    that may not."""
+    rules = {
+        "name": is_name(entry.name, MODEL),
+        "family": is_name(entry.family),
+        "file": not entry.file or (is_name(entry.file.removesuffix(".toml"), MODEL) and entry.file.endswith(".toml")),
+        "digest": re.fullmatch("[0-9a-f]{64}", entry.digest) is not None,
+        "params": 0 <= entry.params < 2**53 and 0 <= entry.macs < 2**63,
+        "input_size": 1 <= len(entry.input_size) <= 3 and all(0 < side <= 10_000_000 for side in entry.input_size),
+        "task": is_text(entry.task, LONGEST_NAME),
+        **{field: is_text(getattr(entry, field)) for field in ("title", "paper", "licence", "code")},
+        "blocks": all(is_text(block, LONGEST_NAME) for block in entry.blocks),
+        "tags": all(is_name(tag, TAG) for tag in [*entry.tags, *entry.listed]),
+    }
+    wrong = [field for field, right in rules.items() if not right]
+    if wrong:
+        raise ValueError(f"`{entry.name[:LONGEST_NAME]}`: its {listed(wrong)}")
+    return entry
 
 
 def home_of(name: str) -> Collection:

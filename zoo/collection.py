@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from blocks import plugins
 from blocks.registry import forget_plugins
+
+Read = TypeVar("Read")
 
 
 class Collection(NamedTuple):
@@ -46,6 +49,22 @@ class Collection(NamedTuple):
     def short(self, name: str) -> str:
         """The name in the folder's files."""
         return name.removeprefix(f"{self.namespace}/") if self.namespace else name
+
+
+def read_data(collection: Collection, path: pathlib.Path, read: Callable[[bytes], Read], empty: Read) -> Read:
+    """What `read` makes of a file of a collection, `empty` where there is none.
+
+    A plugin's that cannot be read breaks that plugin alone: it is marked, with its cure, and counts as empty; the core's raises."""
+    try:
+        return read(path.read_bytes()) if path.is_file() else empty
+    except Exception as error:  # no JSON, too deep, other keys, no right to read it
+        plugin = plugins.owner_of(collection.namespace)
+        if plugin is None:
+            raise
+        plugin.fails(
+            "broken", f"{path} cannot be read ({error}); next: zoo index {collection.namespace}, or {plugin.reinstall}"
+        )
+        return empty
 
 
 CORE = Collection("", pathlib.Path(__file__).with_name("models"), "blockzoo")

@@ -16,9 +16,11 @@ import msgspec
 from blocks import plugins as declared
 from blocks import registry
 from blocks.plugins import Plugin
+from blocks.registry import BlockInfo
+from blocks.words import raised
 from zoo import catalog, children
 from zoo.collection import namespace_of
-from zoo.errors import ProblemsError
+from zoo.errors import BlockError, Problem, ProblemsError
 
 PATIENCE = 60.0
 """Seconds that the code of a plugin may take to load; torch alone takes one or two of them."""
@@ -38,10 +40,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that was tried: a block, a factory or a model; begun, and when it is over what it raised or ""."""
+    """One thing that was tried: a block, a factory or a model; begun, and when it is over what it raised or "". `info` is what the code
+    of a block says of it."""
 
     what: str
     error: str | None = None
+    info: BlockInfo | None = None
 
 
 def plugins(check: bool = False, timeout: float = PATIENCE) -> list[Report]:
@@ -82,10 +86,33 @@ def _report(plugin: Plugin, cause: str = "") -> Report:
 def _tried(plugin: Plugin, timeout: float) -> Report:
     if not plugin.usable or plugin.state == "broken":
         return _report(plugin)
+    lines, late = _asked("plugin", plugin.name, timeout)
+    trials = [msgspec.json.decode(line, type=Trial) for line in lines]
+    cause = _cause(trials, late, plugin)
+    return msgspec.structs.replace(_report(plugin, cause), state="broken" if cause else "loaded")
+
+
+def described(name: str, timeout: float = PATIENCE) -> BlockInfo:
+    """What is known of a block; where its package says nothing of it, its code is asked, in a process of its own. Raises BlockError."""
+    identity = registry.resolve(name)
+    known = registry.known(identity) if identity else None
+    if identity is None or known or identity not in declared.targets():
+        return known or registry.describe(name)
+    plugin = declared.targets()[identity]
+    lines, late = _asked("block", identity, timeout)
+    trial = msgspec.json.decode(lines[-1], type=Trial) if lines else Trial(f"block `{identity}`")
+    if trial.info is not None:
+        return trial.info
+    told = trial.error or late or "no answer"
+    cure = f"`zoo plugins` shows the whole cause; uninstall {plugin.name}, or leave it out of ZOO_PLUGINS"
+    raise BlockError(f"block `{identity}`", Problem(plugin.owner, "a module that imports", told, next=cure))
+
+
+def _asked(what: str, name: str, timeout: float) -> tuple[list[bytes], str]:
+    """The lines that a process of its own wrote about a plugin or a block, and how it ended where it did not end well."""
     with tempfile.TemporaryDirectory() as folder:
         answers = pathlib.Path(folder, "answers")
         answers.touch()
-        command = children.command("zoo.plugging", plugin.name, str(answers))
         environment = os.environ | {
             "ZOO_PLUGINS": os.environ.get("ZOO_PLUGINS") or "",
             "PYTHONPATH": children.search_path(),
@@ -93,14 +120,13 @@ def _tried(plugin: Plugin, timeout: float) -> Report:
         silence = subprocess.DEVNULL
         try:
             code = subprocess.run(
-                command, env=environment, stdin=silence, stdout=silence, stderr=silence, timeout=timeout
-            ).returncode
-            late = f"its process ended with code {code}"
+                children.command("zoo.plugging", what, name, str(answers)),
+                env=environment, stdin=silence, stdout=silence, stderr=silence, timeout=timeout,
+            ).returncode  # fmt: skip
+            late = f"its process ended with code {code}" if code else ""
         except subprocess.TimeoutExpired:
-            code, late = 1, f"no answer within {timeout:g} s"
-        trials = [msgspec.json.decode(line, type=Trial) for line in answers.read_bytes().splitlines()]
-    cause = _cause(trials, late if code else "", plugin)
-    return msgspec.structs.replace(_report(plugin, cause), state="broken" if cause else "loaded")
+            late = f"no answer within {timeout:g} s"
+        return answers.read_bytes().splitlines(), late
 
 
 def _cause(trials: list[Trial], late: str, plugin: Plugin) -> str:
@@ -124,7 +150,8 @@ def _try_all(name: str, answers: pathlib.Path) -> None:
         (f"factory {space}", lambda point=point, space=space: declared.load(plugin, point, f"factory `{space}`"))  # type: ignore[misc]
         for space, point in plugin.factories.items()
     ]
-    own = [entry for entry in catalog.entries().values() if namespace_of(entry.name) in plugin.namespaces]
+    spaces = {*plugin.namespaces}
+    own = [entry for entry in catalog.entries().values() if namespace_of(entry.name) in spaces]
     trials += [(f"model {entry.name}", lambda entry=entry: _read(entry)) for entry in own if entry.file]  # type: ignore[misc]
     with answers.open("ab", buffering=0) as file:
         for what, attempt in trials:
@@ -135,9 +162,22 @@ def _try_all(name: str, answers: pathlib.Path) -> None:
             except ProblemsError as problem:
                 first = problem.problems[0]
                 error = ": ".join(part for part in (first.where, first.sentence()) if part)
-            except Exception as problem:
-                error = f"{type(problem).__name__}: {problem}"
+            except BaseException as problem:  # a plugin may raise anything
+                error = raised(problem)
             file.write(msgspec.json.encode(Trial(what, error)) + b"\n")
+
+
+def _describe(identity: str, answers: pathlib.Path) -> None:
+    """In the process of its own: one block, as its code says."""
+    answers.write_bytes(msgspec.json.encode(Trial(f"block `{identity}`")) + b"\n")
+    try:
+        trial = Trial(f"block `{identity}`", "", registry.describe(identity))
+    except ProblemsError as problem:
+        trial = Trial(f"block `{identity}`", problem.problems[0].found or problem.problems[0].sentence())
+    except BaseException as problem:  # a plugin may raise anything
+        trial = Trial(f"block `{identity}`", raised(problem))
+    with answers.open("ab", buffering=0) as file:
+        file.write(msgspec.json.encode(trial) + b"\n")
 
 
 def _read(entry: catalog.Entry) -> None:
@@ -149,4 +189,4 @@ def _read(entry: catalog.Entry) -> None:
 
 
 if __name__ == "__main__":
-    _try_all(sys.argv[1], pathlib.Path(sys.argv[2]))
+    {"plugin": _try_all, "block": _describe}[sys.argv[1]](sys.argv[2], pathlib.Path(sys.argv[3]))

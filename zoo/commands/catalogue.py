@@ -134,7 +134,9 @@ def _said(fact: Any) -> str:
 def blocks(arguments: Namespace) -> int:
     name = arguments.name
     if name and not any(sign in name for sign in "*?["):
-        return _describe(registry.describe(name), arguments.json)
+        from zoo.plugging import described
+
+        return _describe(described(name), arguments.json)
     names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
     known = {name: registry.known(registry.resolve(name) or "") for name in names}
     found = [info for info in known.values() if info is not None]

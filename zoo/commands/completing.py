@@ -7,8 +7,12 @@ from typing import Any
 
 from zoo.errors import InputError, Problem
 
+# names are compared and printed, never expanded: `compgen -W` would run what stands in them
 MODELS = {
-    "bash": '_zoo_models() { compgen -W "$(zoo list --names 2>/dev/null)" -- "$1"; }',
+    "bash": """_zoo_models() {
+  local name
+  while IFS= read -r name; do [[ "$name" == "$1"* ]] && printf '%s\\n' "$name"; done < <(zoo list --names 2>/dev/null)
+}""",
     "zsh": '_zoo_models() { local -a names; names=(${(f)"$(zoo list --names 2>/dev/null)"}); compadd -a names; }',
     "tcsh": "",
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from zoo import catalog
-from zoo.collection import CORE, Collection, collections
+from zoo.collection import CORE, Collection, collections, read_data
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
@@ -45,15 +45,17 @@ def costs() -> Costs:
     """Those of all collections. Where a model ships none, its entry in the catalogue says what it knows, and no more."""
     found: Costs = {}
     for collection in collections().values():
-        path = collection.data / PROFILES
-        if path.is_file():
-            shipped = msgspec.json.decode(path.read_bytes(), type=Costs)
-            found |= {collection.full(name): forms for name, forms in shipped.items()}
+        shipped: Costs = read_data(collection, collection.data / PROFILES, _decoded, {})
+        found |= {collection.full(name): forms for name, forms in shipped.items()}
     for name, entry in catalog.entries().items():
-        if name not in found:
+        if not {"train", "deploy"} <= found.get(name, {}).keys():
             known = Cost(entry.macs, entry.params, entry.params, 4 * entry.params, 0, 0, 0, 0.0, complete=False)
             found[name] = {"train": known, "deploy": known}
     return found
+
+
+def _decoded(data: bytes) -> Costs:
+    return msgspec.json.decode(data, type=Costs)
 
 
 def cost_of(model: str | Spec, form: str) -> Cost:

@@ -6,8 +6,9 @@ import functools
 import tomllib
 from typing import NamedTuple
 
+from blocks.words import is_text
 from zoo import catalog
-from zoo.collection import collections
+from zoo.collection import Collection, collections, read_data
 
 PUBLISHED = "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
@@ -34,17 +35,31 @@ class Published(NamedTuple):
 @functools.cache
 def published() -> dict[str, Published]:
     """By model."""
-    found = {}
+    found: dict[str, Published] = {}
     for collection in collections().values():
-        path = collection.data / PUBLISHED
-        for table in tomllib.loads(path.read_text(encoding="utf-8")).values() if path.is_file() else ():
-            form, differs = table.get("form", "train"), table.get("differs", "")
-            for short, figures in table.items():
-                if isinstance(figures, list):
-                    name, (params, macs, *top1) = collection.full(short), figures
-                    size = table.get("size") or catalog.entries()[name].input_size[-1]
-                    found[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
+        found |= read_data(collection, collection.data / PUBLISHED, functools.partial(_printed, collection), {})
     return found
+
+
+def _printed(collection: Collection, data: bytes) -> dict[str, Published]:
+    found = {}
+    for table in tomllib.loads(data.decode("utf-8")).values():
+        form, differs = table.get("form", "train"), table.get("differs", "")
+        for short, figures in table.items():
+            if isinstance(figures, list):
+                name, (params, macs, *top1) = collection.full(short), figures
+                size = table.get("size") or catalog.entries()[name].input_size[-1]
+                found[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
+                if fault := _fault(found[name]):
+                    raise ValueError(f"`{short}`: {fault}")
+    return found
+
+
+def _fault(one: Published) -> str:
+    """What cannot be printed or compared, or ""."""
+    texts = all(is_text(text) for text in (one.params, one.macs, one.form, one.source, one.differs))
+    top1 = one.top1 is None or (type(one.top1) in (int, float) and 0 <= one.top1 <= 100)
+    return "" if texts and top1 and type(one.size) is int else "figures that are none"
 
 
 def agrees(printed: str, counted: int) -> bool:

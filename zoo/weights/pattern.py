@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 INSIDE = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<many>\*)?(?P<offset>[+-][0-9]+)?(?::(?P<words>.+))?")
-MOST_PLACEHOLDERS, MOST_MANY = 8, 2  # bounds the work of a match
+MOST_PLACEHOLDERS, MOST_MANY = 8, 2  # these and the next bound the work of a match
+LONGEST = 1_000
+"""Letters of a name or a pattern: the names of tensors have no more."""
 
 Values = dict[str, str]
 """What the placeholders stand for; a number without its offset, a word in the source's spelling."""
@@ -51,7 +53,7 @@ class Pattern:
         self._regex = re.compile("".join(expressions))
 
     def match(self, name: str) -> Values | None:
-        found = self._regex.fullmatch(name)
+        found = self._regex.fullmatch(name) if len(name) <= LONGEST else None
         if not found:
             return None
         values: Values = {}
@@ -111,6 +113,8 @@ def compile_patterns(
 
 
 def _parse(text: str, kinds: dict[str, Kind]) -> list[str | Hole]:
+    if len(text) > LONGEST:
+        raise PatternError(f"`{text[:40]}...` has {len(text):,} letters; a pattern has at most {LONGEST:,}")
     parts: list[str | Hole] = []
     for place, piece in enumerate(PLACEHOLDER.split(text)):
         if place % 2:
