@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from blocks.context import Context
+from blocks.places import check_places, has_places
 
 
 def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
     """`module(x)` in the layout that the module wants: (B, C, H, W) is shown to a BLC block as (B, H*W, C) and back, as views.
 
-    Raises ValueError when a BCHW block meets tokens, which have no rows and columns.
+    Raises ValueError when a BCHW block meets tokens, and when a block would ignore padding or packed sequences (`blocks.places`).
     """
     layout = getattr(type(module), "layout", "any")  # of a module, an attribute that is not there takes microseconds
     if layout == "BLC" and x.ndim == 4:
@@ -30,6 +31,8 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
 
 
 def _call(module: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
+    if ctx is not None and has_places(ctx):
+        check_places(module, ctx)
     return module(x, ctx) if getattr(type(module), "takes_ctx", False) else module(x)
 
 

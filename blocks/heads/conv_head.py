@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.heads.pool import Pool, pooled
+from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.slots import Act, Norm, slot
@@ -46,10 +47,10 @@ class ConvHead(nn.Module):
         self.classifier = Dense(hidden_dim, num_classes) if num_classes else None
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
-        x = self.fc(pooled(x, self.pool))
+        x = self.fc(pooled(x, self.pool, ctx))
         for part in (self.norm, self.act):
             if part is not None:
-                x = run(part, x, ctx)
+                x = run(part, x, without_places(ctx))
         if pre_logits or self.classifier is None:
             return x
         return self.classifier(F.dropout(x, self.drop, self.training))

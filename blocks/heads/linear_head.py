@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.heads.pool import Pool, pooled
+from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.slots import Norm
@@ -44,9 +45,9 @@ class LinearHead(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
         if self.norm is not None and self.norm_first:
             x = run(self.norm, x, ctx)
-        x = pooled(x, self.pool)
+        x = pooled(x, self.pool, ctx)
         if self.norm is not None and not self.norm_first:
-            x = run(self.norm, x, ctx)
+            x = run(self.norm, x, without_places(ctx))
         if pre_logits or self.classifier is None:
             return x
         return self.classifier(F.dropout(x, self.drop, self.training))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.heads.pool import Pool, pooled
+from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.slots import Norm, Slot, slot
@@ -72,7 +73,10 @@ class StateFusionHead(nn.Module):
                 nn.init.ones_(weights)
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
-        features = [pooled(self._normed(i, h, ctx), self.pool) for i, h in enumerate([*self._states(ctx), x])]
+        states = [(h, without_places(ctx)) for h in self._states(ctx)]  # which are no tokens
+        features = [
+            pooled(self._normed(i, h, seen), self.pool, seen) for i, (h, seen) in enumerate([*states, (x, ctx)])
+        ]
         if pre_logits or self.classifier is None:
             return torch.cat(features, 1)
         features = [F.dropout(feature, self.drop, self.training) for feature in features]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blocks.chain import Chain
 from blocks.context import Context
+from blocks.places import refuse_places
 from blocks.registry import block
 from blocks.slots import Act, Linear, slot
 
@@ -51,6 +52,7 @@ class SpatialGatingMlp(Chain):
         self.fc2 = linear(hidden_dim // 2, dim, bias=bias)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        refuse_places(self, ctx)
         if x.shape[1] != self.gate.proj.in_features:
             raise ValueError(
                 f"this spatial_gating_mlp was built for {self.gate.proj.in_features} positions and meets {x.shape[1]}; "

@@ -11,16 +11,16 @@ B sequences of L tokens, T = B * L; E experts, S slots for each.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blocks.context import Context
-from blocks.moe.dispatch import combine, run_experts, tally
+from blocks.moe.dispatch import RepeatedExperts, combine, run_experts, tally
 from blocks.moe.merging import run_merged
 from blocks.ops.masks import token_mask
+from blocks.places import has_places, is_pointwise, refuse_places, without_places
 
 
 class Routing(NamedTuple):
@@ -108,14 +108,11 @@ class Merging(NamedTuple):
     weights: Tensor
 
     def mix(self, x: Tensor, experts: nn.Module, num_experts: int, ctx: Context | None = None) -> Tensor:
+        if has_places(ctx):
+            for expert in experts.children() if isinstance(experts, RepeatedExperts) else [experts]:
+                if not is_pointwise(type(expert)):
+                    refuse_places(expert, ctx)
         return run_merged(experts, self.weights, x)
-
-
-def without_places(ctx: Context | None) -> Context | None:
-    """What experts see of ctx: their rows are sorted by expert, or are slots, so that masks and borders say nothing of them."""
-    if ctx is None or (ctx.mask is None and ctx.cu_seqlens is None):
-        return ctx
-    return replace(ctx, mask=None, cu_seqlens=None)
 
 
 def as_sequences(x: Tensor) -> Tensor:

@@ -113,6 +113,8 @@ class BatchNorm(Affine):
 
     fresh = True
     path = ""
+    pointwise_in_eval = True
+    """In training moments are those of all positions, padding among them."""
 
     running_mean: Tensor
     running_var: Tensor

@@ -35,6 +35,8 @@ class Tokens(nn.Module):
     """
 
     no_decay = ("cls_token", "pos_embed")
+    row_by_row = True
+    """Tokens stand in the order in which `ctx.mask` counts the positions of an image."""
 
     cls_token: nn.Parameter | None
     pos_embed: nn.Parameter | None

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.selective_scan import selective_scan
+from blocks.places import refuse_places
 from blocks.recurrent import depthwise
 from blocks.registry import block
 from blocks.slots import Linear, slot
@@ -71,6 +72,7 @@ class MambaVisionMixer(nn.Module):
         return {"convolution": B * L * taps, "scan": scan_work(B, L, self.A_log)}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        refuse_places(self, ctx)
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
         u, z = self._convolved(u, self.conv1d_x), self._convolved(z, self.conv1d_z)
         inputs = convolved_inputs(u, self.x_proj, self.dt_proj, self.A_log)

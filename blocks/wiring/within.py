@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.folding import fold_neighbours
+from blocks.places import check_places, has_places
 from blocks.registry import block
 from blocks.slots import Place, Slot, View
 from blocks.wiring.parts import Parts, add_parts
@@ -35,6 +36,8 @@ class Within(nn.Module):
         return place if sizes is None else replace(place, sizes=lambda: inner(sizes()))  # type: ignore[operator]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        if has_places(ctx):
+            check_places(self.view, ctx)
         y, memo = self.view.enter(x)  # type: ignore[operator]
         for name in self._parts():
             y = run(self._modules[name], y, ctx)  # type: ignore[arg-type]

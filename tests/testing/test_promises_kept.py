@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import blocks
 from blocks.chain import run
+from blocks.places import refuse_places
 from zoo.testing.conformance import check_block, check_file, run_check
 from zoo.testing.verdicts import FAILED, NOT_APPLICABLE, OK, Result
 
@@ -112,14 +113,22 @@ class Stateless(Mixes):
 
 
 class Carries(Mixes):
-    """Keeps the running sum in ctx."""
+    """Keeps the running sum in ctx, and knows neither padding nor packed sequences."""
 
     def forward(self, x: Tensor, ctx: blocks.Context | None = None) -> Tensor:
+        refuse_places(self, ctx)
         state = ctx.state if ctx is not None else None
         y = x.cumsum(1) + (state.get("sum", 0) if state else 0)
         if state is not None:
             state["sum"] = y[:, -1:]
         return self.proj(y)
+
+
+class Leaks(Carries):
+    """Is given ctx and never looks at its mask."""
+
+    def forward(self, x: Tensor, ctx: blocks.Context | None = None) -> Tensor:
+        return Running.forward(self, x)
 
 
 class Deaf(Mixes):
@@ -202,6 +211,8 @@ def test_a_broken_promise_is_named_in_a_sentence(registered, check):
     ("check", "cls", "abilities", "beginning"),
     [
         ("causal", Mixes, ("causal",), "outputs up to 0 change by "),
+        ("padding", Leaks, (), "what stands at padding before the tokens changes outputs at real tokens by "),
+        ("packing", Leaks, (), "packed sequences against each alone: the relative difference is "),
         ("determinism", Dice, (), "two passes of the same tokens: not bit-equal"),
         ("determinism", InPlace, (), "the input after the pass: not bit-equal"),
         ("copies", Lambda, (), "worker processes need it pickled, and it cannot be: "),
@@ -236,6 +247,16 @@ def test_a_truthful_block_passes(registered, cls, abilities):
     results = check_block(registered(cls, abilities=abilities))
     assert [result for result in results if result.outcome == FAILED] == []
     assert {result.check for result in results if result.outcome == OK} >= {*abilities, "gradient", "loading"}
+
+
+def test_a_block_without_ctx_is_refused_where_padding_would_reach_it(registered):
+    subject = registered(Mixes)
+    x, ctx = torch.randn(1, 4, 64), blocks.Context(mask=torch.ones(1, 4, dtype=torch.bool))
+    with pytest.raises(
+        ValueError, match=r"^block `local/mixes` cannot keep padding \(ctx\.mask\) out; give it sequences of one"
+    ):
+        run(subject.build("tokens"), x, ctx)
+    assert run_check(subject, "padding").outcome == OK
 
 
 def test_what_was_never_promised_is_not_applicable_with_its_reason(registered):

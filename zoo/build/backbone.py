@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
+from blocks.places import check_places, has_places
 from zoo.build.checkpointing import checkpointed
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
 from zoo.errors import InputError, Problem
@@ -48,6 +49,8 @@ class Stage(nn.Module):
             x = run(self.downsample, x, ctx)
         memo: Any = None
         if self.view is not None:
+            if has_places(ctx):
+                check_places(self.view, ctx)
             x, memo = self.view.enter(x)  # type: ignore[operator]
         for i, layer in enumerate(self.layers):
             x = checkpointed(layer, x, ctx) if self._is_checkpointed(x) else layer(x, ctx)

@@ -15,6 +15,18 @@ def pruned(text: str, has_views: bool) -> str:
     return text
 
 
+def without_places(text: str) -> str:
+    """Source for an exported net, which is given neither masks nor packed sequences: what asks for them, refuses them or takes them out of ctx goes."""
+    text = re.sub(r"^ +refuse_places\(self, ctx\)\n", "", text, flags=re.MULTILINE).replace(
+        "without_places(ctx)", "ctx"
+    )
+    doomed: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.If) and not node.orelse and "has_places(" in ast.unparse(node.test):
+            doomed |= _lines(node)
+    return _cut(text, doomed)
+
+
 def _without_layouts(text: str) -> str:
     """Where no block wants tokens, and no view makes any, a block is simply called: `run` takes the body of `_call`."""
     call = re.search(r"^def _call\(.*?\n(    return [^\n]*)\n\n\n", text, re.MULTILINE)

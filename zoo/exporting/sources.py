@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.exporting.pruning import without_places
+
 ENTRIES = ("forward", "enter", "exit")
 """Methods that somebody outside a block calls."""
 LEFT_OUT = {"no_decay", "is_head"}
@@ -217,7 +219,7 @@ class Sources:
 
 
 def _parsed(thing: Any) -> tuple[str, ast.Module]:
-    text = textwrap.dedent(inspect.getsource(thing))
+    text = without_places(textwrap.dedent(inspect.getsource(thing)))
     return text, ast.parse(text)
 
 

@@ -30,6 +30,8 @@ CHECKS: dict[str, Check] = {
     "noncausal": promises.noncausal,
     "any_resolution": promises.any_resolution,
     "step": promises.step,
+    "padding": promises.padding,
+    "packing": promises.packing,
     "cross": promises.cross,
     "fuse": promises.folding,
     "affine": promises.affine,

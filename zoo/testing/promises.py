@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,68 @@ def step(subject: Subject) -> None:
             parts = [subject.run(module, part, ctx) for part in x.split(lengths, 1)]
             what = "token by token" if lengths[0] == 1 else f"in pieces of {lengths[0]} and {lengths[1]}"
             require_close(torch.cat(parts, 1), whole, 1e-4, f"24 tokens {what} against the whole")
+
+
+def padding(subject: Subject) -> None:
+    """With `ctx.mask`, what stands at padding changes no output at a real token; or the mask is refused with a sentence."""
+    if subject.info.kind == "view":
+        raise NotApplicable("a view is not given ctx; where one is entered, masks are refused that it does not keep")
+    ways: list[dict[str, bool]] = [{"causal": True}, {"causal": False}] if "causal" in subject.info.params else [{}]
+    for form, params in itertools.product(subject.forms, ways):
+        module, x = copy.deepcopy(subject.lived_in(form, **params)).double(), subject.input(form)
+        x = x.double() if x.is_floating_point() else x
+        length = x.shape[1] if subject.takes_ids else _sequence(x).shape[1]
+        behind = (torch.arange(length) < length - length // 3).expand(BATCH, -1)
+        for mask, side in ((behind, "behind"), (behind.flip(1), "before")):
+            other = x.where(_stream_mask(mask, x), 1 if subject.takes_ids else 37.0)
+            try:
+                with torch.no_grad():
+                    first, second = (
+                        _real(subject, subject.run(module, y, Context(mask=mask)), mask) for y in (x, other)
+                    )
+            except ValueError as refusal:
+                require(bool(str(refusal)), "it refuses `ctx.mask` without a word")
+                continue
+            error = relative_error(second, first)
+            require(
+                error <= 1e-12,
+                f"what stands at padding {side} the {form} changes outputs at real tokens by {error:.1e}: obey `ctx.mask`, "
+                "or refuse it with a ValueError",
+            )
+
+
+def _stream_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """(B, L) in the shape of ids (B, L), tokens (B, L, 1) or an image (B, 1, H, W)."""
+    if x.ndim == 4:
+        return mask.view(len(mask), 1, *x.shape[2:])
+    return mask.view(*mask.shape, *[1] * (x.ndim - 2))
+
+
+def _real(subject: Subject, y: Tensor, mask: Tensor) -> Tensor:
+    """The rows of an output that belong to real tokens; all, where rows are no tokens."""
+    y = _sequence(y)
+    if y.shape[:2] == mask.shape:
+        return y[mask]
+    return y[mask.flatten()] if subject.info.kind == "router" and len(y) == mask.numel() else y
+
+
+def packing(subject: Subject) -> None:
+    """With `ctx.cu_seqlens`, sequences packed into one sample give what each gives alone; or they are refused with a sentence."""
+    if "tokens" not in subject.forms or subject.info.kind == "view":
+        raise NotApplicable("no tokens pass through it")
+    module, x = copy.deepcopy(subject.lived_in("tokens")).double(), subject.input("tokens")[:1]
+    x = x.double() if x.is_floating_point() else x
+    borders = (0, x.shape[1] // 3, x.shape[1])
+    try:
+        with torch.no_grad():
+            packed = subject.run(module, x, Context(cu_seqlens=torch.tensor(borders)))
+    except ValueError as refusal:
+        require(bool(str(refusal)), "it refuses `ctx.cu_seqlens` without a word")
+        return
+    with torch.no_grad():
+        parts = [subject.run(module, part) for part in x.split([borders[1], x.shape[1] - borders[1]], 1)]
+    alone = torch.cat(parts, 0 if subject.info.kind == "router" and packed.shape[0] == x.shape[1] else 1)
+    require_close(packed, alone, 1e-12, "packed sequences against each alone")
 
 
 def cross(subject: Subject) -> None:
