@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from blocks.accumulators import accumulators_of
 from blocks.construct import forget_arguments
 from blocks.registry import core_index, describe
 from zoo import catalog
@@ -497,11 +498,13 @@ def _load_manifest(
 
 def _as_saved(model: Backbone, tensors: Mapping[str, Tensor]) -> None:
     """Gives a model on meta the floating dtypes of the tensors that it will get: a model saved in bfloat16 comes back in it."""
-    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    grown = accumulators_of(model)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in grown and tensor.is_floating_point()}
+    kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) == 1:
         model.to(kinds.pop())  # what no state dict holds, too
     for name, own in model.state_dict(keep_vars=True).items():
-        if name in tensors and tensors[name].is_floating_point() and own.is_floating_point():
+        if name in tensors and own.is_floating_point():
             own.data = own.data.to(tensors[name].dtype)
 
 

@@ -8,6 +8,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from blocks.accumulators import accumulator
 from blocks.context import Context
 from blocks.moe.routing import Routing
 from blocks.moe.scoring import Count, LinearRouter, hide_padding, real_rows, share
@@ -26,11 +27,12 @@ class ReluRouter(LinearRouter):
     """
 
     growth = 1.2
+    accumulators = ("l1_weight",)
 
     def __init__(self, dim: int, *, num_experts: Count, k: Count = 2, l1_start: Annotated[float, Meta(gt=0)] = 1e-8):
         super().__init__(dim, num_experts, k)
         self.l1_start = l1_start
-        self.register_buffer("l1_weight", torch.tensor(l1_start))
+        self.register_buffer("l1_weight", accumulator().fill_(l1_start))
         self.l1_weight: Tensor
 
     def reset_parameters(self) -> None:

@@ -13,6 +13,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.accumulators import Accumulating
 from blocks.context import Context
 from blocks.moe.routing import as_rows
 
@@ -20,7 +21,7 @@ Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(ge=0)]
 
 
-class ScoringRouter(nn.Module):
+class ScoringRouter(Accumulating):
     """Base of the routers that score tokens: the attributes that every router has, and its report.
 
     `ctx.reports` always gets under the router's path load (E,) = f, the share of choices that fell on each expert, and

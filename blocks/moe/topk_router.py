@@ -11,6 +11,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from blocks.accumulators import accumulator
 from blocks.context import Context
 from blocks.moe.routing import Routing
 from blocks.moe.scoring import Count, LinearRouter, Weight, share
@@ -31,7 +32,7 @@ class TopkRouter(LinearRouter):
     left out. `ctx.reports` always gets load (E,) = f and importance (E,) = P, each summing to 1.
 
     With bias = "balanced" experts are chosen by s + b and weighed by s; `balance_bias` b moves towards even load after
-    each step of training (`adapt`), so that balance_weight = 0 will do. With `groups` the experts stand in G groups of
+    each step of training (`adapt`), so that balance_weight = 0 will do; it stays in float32 (`blocks.accumulators`). With `groups` the experts stand in G groups of
     neighbours, and only those of the `group_k` groups whose two best sum to most can be chosen. DeepSeek-V3 is score =
     "sigmoid", bias = "balanced", groups = 8, group_k = 4, scale = 2.5 with a `shared` expert in its `moe`. Raises
     ValueError when k exceeds the experts that can be chosen, or the groups do not divide E.
@@ -60,8 +61,10 @@ class TopkRouter(LinearRouter):
             )
         self.score, self.renormalise, self.scale = score, renormalise, scale
         self.groups, self.group_k = groups, group_k
-        self.register_buffer("balance_bias", torch.zeros(num_experts) if bias else None)
+        self.register_buffer("balance_bias", accumulator(num_experts) if bias else None)
         self.balance_bias: Tensor | None
+
+    accumulators = ("balance_bias",)
 
     def reset_parameters(self) -> None:
         if self.balance_bias is not None:

@@ -8,6 +8,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from blocks.accumulators import accumulator
 from blocks.context import Context
 from blocks.moe.routing import Routing
 from blocks.moe.scoring import Count, LinearRouter, Weight
@@ -43,8 +44,10 @@ class ZeroExpertRouter(LinearRouter):
             raise ValueError(f"k = {k} cannot be chosen among {outcomes}; the nearest that can is {outcomes}")
         self.choices, self.scale = k, scale
         self.k = k * num_experts / outcomes
-        self.register_buffer("balance_bias", torch.zeros(outcomes))
+        self.register_buffer("balance_bias", accumulator(outcomes))
         self.balance_bias: Tensor
+
+    accumulators = ("balance_bias",)
 
     def reset_parameters(self) -> None:
         self.balance_bias.zero_()

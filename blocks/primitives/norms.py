@@ -9,6 +9,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.accumulators import Accumulating, accumulator
 from blocks.chain import per_channel
 from blocks.folding import norm_affine
 from blocks.registry import block
@@ -101,21 +102,23 @@ class GroupNorm(Affine):
 
 
 @block("batch_norm", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:1502.03167")
-class BatchNorm(Affine):
+class BatchNorm(Affine, Accumulating):
     """y = weight * (x - mean) / sqrt(var + eps) + bias, with the moments of each channel over batch and positions.
 
     (B, C, H, W), (B, L, C) or (B, C) -> the same shape. Evaluation uses running moments, where
     running <- (1 - momentum) * running + momentum * batch at each training step. `weight` is the value that the scales
     start from: 0 for the last norm of a branch that is to begin as nothing. Differs from torch's: the number of
     batches is not counted, so the state holds tensors of the network only. Raises ValueError in training for fewer than
-    two values of a channel, which have no moments.
+    two values of a channel, which have no moments. Running moments stay in float32 (`blocks.accumulators`).
     """
 
     fresh = True
     path = ""
     pointwise_in_eval = True
     """In training moments are those of all positions, padding among them."""
+    accumulators = ("running_mean", "running_var")
 
+    bias: nn.Parameter
     running_mean: Tensor
     running_var: Tensor
 
@@ -130,8 +133,8 @@ class BatchNorm(Affine):
         super().__init__(dim, eps, bias=True)
         self.momentum = momentum
         self.initial = weight
-        self.register_buffer("running_mean", torch.empty(dim))
-        self.register_buffer("running_var", torch.empty(dim))
+        self.register_buffer("running_mean", accumulator(dim))
+        self.register_buffer("running_var", accumulator(dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -143,8 +146,9 @@ class BatchNorm(Affine):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() <= self.dim:
             _refuse_one_value(self, x)
-        moments = self.running_mean, self.running_var
-        y = F.batch_norm(_map_of(x), *moments, self.weight, self.bias, self.training, self.momentum, self.eps)
+        mean, var = self.running_mean, self.running_var
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)  # torch wants its four tensors in one type
+        y = F.batch_norm(_map_of(x), mean, var, weight, bias, self.training, self.momentum, self.eps)
         return _tokens_of(y) if x.ndim == 3 else y
 
     def as_affine(self) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 from torch import Tensor, nn
 
+from blocks.accumulators import accumulators_of
 from zoo import catalog
 from zoo.build.builder import build
 from zoo.errors import InputError, Problem, ProblemsError
@@ -155,7 +156,8 @@ def manifest_of(
     spec: Spec = made_from.spec
     known: Manifest | None = made_from.pretrained
     same = known is not None and _still_published(model, known)
-    floats = {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()}
+    state, grown = model.state_dict(), accumulators_of(model)
+    floats = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and name not in grown}
     dtype = str(next(iter(floats))).removeprefix("torch.") if len(floats) == 1 else "float32"
     return Manifest(
         model=_name(spec.name), tag="saved", state="saved", digest=spec.digest, source=f"file:{WEIGHTS}", dtype=dtype,

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from blocks.accumulators import accumulators_of, wide
 from zoo.errors import Problem, WeightsError, listed
 from zoo.folders import replacing
 from zoo.weights.header import TensorInfo, as_weights_error, differences, form, read_header
@@ -78,7 +79,8 @@ def load_state(
     Tensors are assigned, not copied, so a model on meta needs no memory of its own; `requires_grad` stays as it was. One whose
     places share bytes, as `expand` makes them, is copied. No value is looked at of a tensor that does not fit.
     Of tied names one is enough. `dtype`: every floating tensor and buffer is converted to it, whatever the file holds;
-    without it another dtype is refused. `keep`: names that keep the model's own values, made before (see `adapt`).
+    without it another dtype is refused. Buffers that accumulate small steps are float32 whatever is said and found.
+    `keep`: names that keep the model's own values, made before (see `adapt`).
     Raises WeightsError naming every tensor that is wrong; the model then has the parameters that it had."""
     before = model.state_dict(keep_vars=True)
     own = {plain_name(name): name for name in before}  # longer ones where a layer is compiled by itself
@@ -87,7 +89,8 @@ def load_state(
     kept = {name: before[name].detach() for name in keep if name in before}
     if strange := strange_entries(tensors):
         raise TensorsError(subject, problems + strange)
-    given, ties = kept | tensors, ties_of(model)
+    given, ties, grown = kept | tensors, ties_of(model), accumulators_of(model)
+    given |= {name: tensor.to(wide(tensor.dtype)) for name, tensor in given.items() if name in grown}
     found = {name: form(tensor.shape, tensor.dtype) for name, tensor in given.items()}
     expected = {name: form(tensor.shape, tensor.dtype) for name, tensor in before.items()}
     problems += differences(found, expected, ties, any_float=dtype is not None)
@@ -96,7 +99,10 @@ def load_state(
     problems += _other_values(fitting, ties)
     problems += _not_finite({name: tensor for name, tensor in fitting.items() if name not in keep})
     if not problems:
-        complete = {name: _moved(tensor, dtype, device) for name, tensor in _spread(fitting, ties).items()}
+        wanted = dict.fromkeys(grown, dtype and wide(dtype))
+        complete = {
+            name: _moved(tensor, wanted.get(name, dtype), device) for name, tensor in _spread(fitting, ties).items()
+        }
         problems += _not_finite(complete, dtype) if dtype else []
     if problems:
         raise TensorsError(subject, problems)
