@@ -6,14 +6,17 @@ Everything on a page comes from data that ships: specs, profiles, published figu
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from blocks.words import printable, printable_lines
 from zoo import catalog
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
 from zoo.console import count, markdown_table
+from zoo.markup import fenced, flow, markdown, yaml
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
@@ -37,8 +40,8 @@ def card(family: str) -> str:
     entry = catalog.entry(names[0])
     parts = [
         _front_matter(family, names),
-        f"# {family}\n\n{entry.title}. Paper: {entry.paper or 'none'}. Code of the authors: {entry.code or 'none'}. "
-        f"Licence of the code: {entry.licence or 'unknown'}.",
+        f"# {family}\n\n{markdown(entry.title)}. Paper: {markdown(entry.paper) or 'none'}. Code of the authors: {markdown(entry.code) or 'none'}. "
+        f"Licence of the code: {markdown(entry.licence) or 'unknown'}.",
         _licence_note(entry.licence),
         "## Models\n\n" + _models(names) + "\n\n" + (TEXT_FORMS if _reads_text(entry) else FORMS),
         _published_note(names),
@@ -46,7 +49,8 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + (TEXT_USE if _reads_text(entry) else USE).format(name=_shown(names)),
-        "## Spec\n\n```toml\n" + catalog.source_of(entry.name).read_text(encoding="utf-8").strip() + "\n```",
+        "## Spec\n\n"
+        + fenced(printable_lines(catalog.source_of(entry.name).read_text(encoding="utf-8").strip()), "toml"),
         "## Cite\n\n" + _cite(entry),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -108,10 +112,10 @@ def _front_matter(family: str, names: list[str]) -> str:
     entry = catalog.entry(names[0])
     lines = ["---", f"license: {HUB_LICENCES.get(entry.licence, 'other')}"]
     if entry.licence not in HUB_LICENCES:
-        lines.append(f"license_name: {(entry.licence or 'unknown').lower().replace(' ', '-')}")
+        lines.append(f"license_name: {yaml((entry.licence or 'unknown').lower().replace(' ', '-'))}")
     tag = HUB_TASKS.get(entry.task, entry.task)
-    lines += ["library_name: blockzoo", f"pipeline_tag: {tag}", "tags:", f"- {entry.task}", f"- {family}"]
-    lines += [f"- arxiv:{entry.paper.removeprefix('arXiv:')}"] if entry.paper.startswith("arXiv:") else []
+    lines += ["library_name: blockzoo", f"pipeline_tag: {yaml(tag)}", "tags:", f"- {yaml(entry.task)}", f"- {family}"]
+    lines += [f"- {yaml('arxiv:' + entry.paper.removeprefix('arXiv:'))}"] if entry.paper.startswith("arXiv:") else []
     results = [(name, figure) for name in names if (figure := _any_figure(name)) is not None]
     if results:
         lines.append("model-index:")
@@ -123,10 +127,10 @@ def model_index(name: str, task: str, figure: Figure) -> list[str]:
     """One entry of a card's `model-index`, as the Hub reads it."""
     dataset, _, measure = figure.metric.partition("@")[0].partition("/")
     return [
-        f"- name: {name}", "  results:", f"  - task: {{type: {task}}}",
-        f"    dataset: {{name: {dataset}, type: {dataset}}}",
-        f"    metrics: [{{type: accuracy, name: {measure}, value: {figure.value:g}}}]",
-        *([f"    source: {{name: published, url: {figure.source}}}"] if figure.source.startswith("http") else []),
+        f"- name: {yaml(name)}", "  results:", f"  - task: {{type: {flow(task)}}}",
+        f"    dataset: {{name: {flow(dataset)}, type: {flow(dataset)}}}",
+        f"    metrics: [{{type: accuracy, name: {flow(measure)}, value: {figure.value:g}}}]",
+        *([f"    source: {{name: published, url: {flow(figure.source)}}}"] if figure.source.startswith("http") else []),
     ]  # fmt: skip
 
 
@@ -142,7 +146,7 @@ def _licence_note(licence: str) -> str:
         if licence_class(licence) == "noncommercial"
         else "is not one of the common permissive ones"
     )
-    return f"> The licence, {licence or 'unknown'}, {kind}: read it before you use weights or code of the authors."
+    return f"> The licence, {markdown(licence) or 'unknown'}, {kind}: read it before you use weights or code of the authors."
 
 
 def _model_row(name: str) -> list[str]:
@@ -170,8 +174,8 @@ def _published_note(names: list[str]) -> str:
         if any(one.top1 for one in known)
         else "Parameters are held against what is printed elsewhere"
     )
-    sources = ", ".join(dict.fromkeys(one.source for one in known))
-    return " ".join([f"{what}: {sources}.", *dict.fromkeys(one.differs for one in known if one.differs)])
+    sources = ", ".join(dict.fromkeys(markdown(one.source) for one in known))
+    return " ".join([f"{what}: {sources}.", *dict.fromkeys(markdown(one.differs) for one in known if one.differs)])
 
 
 @functools.cache
@@ -219,7 +223,7 @@ def _weights_row(manifest: Manifest) -> list[str]:
     prepared = manifest.preprocess
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
     said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
-    return [f"`{manifest.name}`", manifest.state, manifest.licence, figures, said]
+    return [f"`{manifest.name}`", manifest.state, markdown(manifest.licence), figures, said]
 
 
 def _figure(metric: Metric) -> str:
@@ -266,9 +270,12 @@ def _shown(names: list[str]) -> str:
 
 def _cite(entry: catalog.Entry) -> str:
     number = entry.paper.removeprefix("arXiv:")
-    if not entry.paper.startswith("arXiv:"):
-        return entry.paper or "No paper."
-    return f"```\n@article{{{entry.family}, title = {{{entry.title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}\n```"
+    if not re.fullmatch("arXiv:[0-9.v]+", entry.paper):
+        return markdown(entry.paper) or "No paper."
+    title = printable(entry.title).replace("{", "(").replace("}", ")")  # a brace would end the field
+    return fenced(
+        f"@article{{{entry.family}, title = {{{title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}"
+    )
 
 
 def index() -> str:
@@ -281,7 +288,14 @@ def index() -> str:
         macs = [costs()[name]["train"].macs for name in names]
         span = f"{count(min(macs))} to {count(max(macs))}" if len(names) > 1 else count(macs[0])
         rows.append(
-            [f"[{family}]({family}.md)", str(len(names)), span, f"{best:g}" if best else "", entry.licence, entry.title]
+            [
+                f"[{family}]({_page(family)})",
+                str(len(names)),
+                span,
+                f"{best:g}" if best else "",
+                markdown(entry.licence),
+                markdown(entry.title),
+            ]
         )
     table = markdown_table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
     said = "[overview.html](overview.html) sorts them and draws accuracy against work; [mixers.md](mixers.md) tells what sequence mixers learn."
@@ -312,8 +326,13 @@ def _candidate(name: str, row: Latency | None) -> Candidate:
 def pages() -> dict[str, Callable[[], str]]:
     """File name -> what makes it."""
     families = sorted({entry.family for entry in catalog.entries().values()})
-    made: dict[str, Callable[[], str]] = {f"{family}.md": functools.partial(card, family) for family in families}
+    made: dict[str, Callable[[], str]] = {_page(family): functools.partial(card, family) for family in families}
     return made | {"README.md": index, "mixers.md": mixer_card, "overview.html": overview}
+
+
+def _page(family: str) -> str:
+    """The file of a family's page; `acme.net.md` for that of a plugin."""
+    return f"{family.replace('/', '.')}.md"
 
 
 def stale(folder: Path) -> list[str]:

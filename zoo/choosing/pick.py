@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from blocks.words import printable
 from zoo.choosing.find import Candidate, find
 from zoo.choosing.trial import Trial, trial
 from zoo.errors import InputError, Problem
@@ -129,7 +130,9 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     Raises InputError for a folder that holds something already.
     """
     from zoo import front, transforms
+    from zoo.exporting.expressions import literal
     from zoo.exporting.python import export_python
+    from zoo.exporting.sources import docstring_text
 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
@@ -146,7 +149,14 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     labels = _labels(name)
     if labels:
         (folder / "labels.txt").write_text("\n".join(labels) + "\n")
-    (folder / "run.py").write_text(RUN.format(name=name, form=picked.row.form, threads=picked.row.runtime.threads))
+    (folder / "run.py").write_text(
+        RUN.format(
+            told=docstring_text(printable(name)),
+            name=literal(name),
+            form=picked.row.form,
+            threads=picked.row.runtime.threads,
+        )
+    )
     (folder / "report.json").write_text(json.dumps(report(picked), indent=1))
     return sorted(folder.iterdir())
 
@@ -173,7 +183,7 @@ def _labels(name: str) -> list[str]:
         return []
 
 
-RUN = '''"""Classifies image files with {name}: python run.py IMAGE..."""
+RUN = '''"""Classifies image files with {told}: python run.py IMAGE..."""
 
 import json
 import sys
@@ -186,7 +196,7 @@ HERE = Path(__file__).parent
 weights = HERE / "model.safetensors"
 if not weights.exists():
     print("there is no model.safetensors beside this file: the answers are random", file=sys.stderr)
-model = zoo.create("{name}", weights=weights if weights.exists() else None, form="{form}")
+model = zoo.create({name}, weights=weights if weights.exists() else None, form="{form}")
 prepare = zoo.transform(zoo.Preprocess(**json.loads((HERE / "preprocess.json").read_text())))
 labels = (HERE / "labels.txt").read_text().splitlines() if (HERE / "labels.txt").exists() else None
 torch.set_num_threads({threads})

@@ -203,7 +203,8 @@ def svg(picture: Picture) -> str:
 def _page(picture: Picture, known: Sequence[Candidate]) -> str:
     """The picture, and a table that a click on a column sorts."""
     head = "".join(
-        f"<th>{text}</th>" for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
+        f"<th>{html.escape(text)}</th>"
+        for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
     )
     rows = "\n".join(
         f"<tr><td>{html.escape(one.name)}</td><td>{f'{one.ms:.4g}' if one.ms else ''}</td><td>{one.latency}</td><td>{one.figure.value if one.figure else ''}</td>"

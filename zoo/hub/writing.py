@@ -19,6 +19,7 @@ from zoo.build.builder import build
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.folders import write_whole
 from zoo.hub.record import RECORD, SCHEMA, WEIGHTS, Made
+from zoo.markup import fenced, markdown, yaml
 from zoo.opaque import Opaque
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
@@ -240,7 +241,11 @@ def card(spec: Spec, manifest: Manifest, where: str) -> str:
     ]
     index = [line for figure in figures for line in model_index(spec.name, task, figure)]
     front = ["---", f"license: {HUB_LICENCES.get(manifest.licence, 'other')}", "library_name: blockzoo"]
-    front += [f"pipeline_tag: {HUB_TASKS.get(task, task)}", *(["model-index:", *index] if index else []), "---"]
-    said = [f"# {spec.name}", "", f"Digest of the spec: `{spec.digest}`. Licence: {manifest.licence}."]
-    code = ["```python", "import zoo", "", f'model = zoo.create("{where}")', "```"]
-    return "\n".join([*front, "", *said, "", *code, ""])
+    front += [f"pipeline_tag: {yaml(HUB_TASKS.get(task, task))}", *(["model-index:", *index] if index else []), "---"]
+    said = [
+        f"# {markdown(spec.name)}",
+        "",
+        f"Digest of the spec: `{spec.digest}`. Licence: {markdown(manifest.licence)}.",
+    ]
+    code = fenced(f"import zoo\n\nmodel = zoo.create({json.dumps(where, ensure_ascii=False)})", "python")
+    return "\n".join([*front, "", *said, "", code, ""])

@@ -37,7 +37,9 @@ def published() -> dict[str, Published]:
     """By model."""
     found: dict[str, Published] = {}
     for collection in collections().values():
-        found |= read_data(collection, collection.data / PUBLISHED, functools.partial(_printed, collection), {})
+        found |= read_data(
+            collection, collection.data / PUBLISHED, functools.partial(_printed, collection), dict[str, Published]()
+        )
     return found
 
 

@@ -52,7 +52,7 @@ def page(found: Study) -> str:
     parts = [
         f"<h1>{html.escape(found.block)}</h1>",
         f"<p>{found.seeds} seeds; {html.escape(found.match)} matched within 2 % by the width of channel mixers; the same recipe, and the same three "
-        f"learning rates tried for each. Length of a run: {', '.join(f'{host} {length}' for host, length in found.length.items())} (epochs of scans, "
+        f"learning rates tried for each. Length of a run: {html.escape(', '.join(f'{host} {length}' for host, length in found.length.items()))} (epochs of scans, "
         "steps of text). Accuracy is a share; bits per byte are shown below zero, so that more is always better.</p>",
         "<h2>Verdicts</h2><p>The block less another, in runs of the same seed. The intervals hold together at 95 %.</p>",
         _table(["host", "against", "measure", "difference", "interval", "verdict"], verdict_rows(found), verdict=True),
