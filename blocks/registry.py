@@ -168,6 +168,8 @@ def unknown(name: object) -> BlockError:
     names = list_blocks()
     near = nearest(str(name), names)
     package = _claimed_by(str(name))
+    if str(name).startswith("local/") and not near:
+        package = "load the Python file that defines it: `zoo --with FILE.py ...`, or import it"
     return BlockError(
         f"no block `{name}`",
         Problem(

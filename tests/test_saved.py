@@ -135,6 +135,9 @@ def test_metrics_stay_with_the_weights_that_they_were_measured_with(tmp_path: Pa
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
     zoo.save(model, tmp_path / "other.safetensors")
+    swapped = zoo.create(NAME, pretrained=True, swap={"act": "gelu"})
+    zoo.save(swapped, tmp_path / "swapped.safetensors")
+    assert zoo.create(tmp_path / "swapped.safetensors").pretrained.metrics == {}
     assert zoo.create(tmp_path / "other.safetensors").pretrained.metrics == {}
 
 
@@ -164,7 +167,9 @@ def test_a_model_changed_by_hand_is_written_with_a_warning(tmp_path: Path) -> No
     ("labels", "sentence"),
     [
         (["a"], "expected 3 names, one for each class in the order of the logits; found 1"),
-        ("abc", "expected a list of names: .*; found `abc`, a string"),
+        ("abc", "expected a list of names: .*; found `abc`, of type str"),
+        ({"a": 0, "b": 1, "c": 2}, "expected a list of names: .*, of type dict"),
+        ({"a", "b", "c"}, "expected a list of names: .*, of type set"),
         ([0, 1, 2], "found values that are no strings"),
         (["a", "b", "\x1b[31m"], r"expected printable names of at most 500 letters; found '.x1b.31m'"),
     ],

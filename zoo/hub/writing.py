@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -185,12 +185,13 @@ def _labels(model: Any, known: Manifest | None, labels: Sequence[str] | None) ->
         carried = known.labels if known is not None else ()
         return tuple(carried) if not isinstance(carried, str) and len(carried) == model.num_classes else ()
     _refuse_labels(model, labels)
-    return tuple(labels)
+    return tuple(map(str, labels))
 
 
 def _refuse_labels(model: Any, labels: Sequence[str]) -> None:
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        found = f"`{labels}`, a string" if isinstance(labels, str) else "values that are no strings"
+    ordered = isinstance(labels, Iterable) and not isinstance(labels, (str, Mapping, Set))
+    if not ordered or not all(isinstance(label, str) for label in labels):
+        found = "values that are no strings" if ordered else f"`{str(labels)[:60]}`, of type {type(labels).__name__}"
         raise InputError("save", Problem("labels", 'a list of names: ["cat", "dog"]', found))
     problems = []
     if len(labels) != model.num_classes:
@@ -211,8 +212,8 @@ def _refuse_large(record: str, labels: Sequence[str] | None) -> None:
 
 
 def _still_published(model: nn.Module, manifest: Manifest) -> bool:
-    """Whether the model holds the very tensors of a manifest."""
-    if getattr(model, "adapt_report", None) is not None:
+    """Whether the model is that of a manifest, and holds the very tensors."""
+    if cast(Any, model).spec.digest != manifest.digest:  # equal tensors may stand among other blocks
         return False
     try:
         home = "" if manifest.source.startswith("file:") else catalog.home_of(manifest.model).weights

@@ -22,6 +22,7 @@ from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
 from zoo.rows import Row, html_table
+from zoo.saved import saved_path
 
 Form = Literal["train", "deploy"]
 
@@ -179,8 +180,10 @@ def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
     if isinstance(model, nn.Module):
         like = next(model.parameters(), None)
         return (model if like is None or like.is_meta else copy.deepcopy(model).to("meta")).eval()
-    from zoo.front import deploy
+    from zoo.front import create, deploy
 
+    if saved_path(model) is not None:  # maps, and deploy forms, are what was saved
+        return create(model, form=form, device="meta")
     net = build(find_spec(model))
     deployed: nn.Module = deploy(net) if form == "deploy" else net
     return deployed
