@@ -27,6 +27,7 @@ from zoo.naming import spec as find_spec
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.opaque import deploy as deploy_opaque
 from zoo.saved import described, record_of
+from zoo.scalars import plain
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
@@ -105,11 +106,11 @@ def create(
         )
     if is_opaque(model):
         refuse_edits(str(model), {"overrides": overrides, "settings": settings, "swap": swap, "at": at})
-        options = dict(
+        options = plain(dict(
             num_classes=num_classes, in_chans=in_chans, img_size=img_size, global_pool=global_pool, drop_rate=drop_rate,
             drop_path_rate=drop_path_rate, attn_drop_rate=attn_drop_rate, proj_drop_rate=proj_drop_rate,
             features_only=features_only or None, out_indices=out_indices,
-        )  # fmt: skip
+        ))  # fmt: skip
         weights = weights if weights is not None else checkpoint_path
         name = f"{catalog.split_tag(str(model))[0]}.{pretrained}" if isinstance(pretrained, str) else str(model)
         return _create_opaque(name, options, bool(pretrained), weights, form, device, dtype, max_params)
@@ -117,7 +118,7 @@ def create(
     published, made = (found.spec, found.made) if found else (find_spec(model), Made())
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
     wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
-    wanted = _with_drops(wanted, {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate})
+    wanted = _with_drops(wanted, plain({"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}))
     weights = weights if weights is not None else checkpoint_path
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
     tag = pretrained if isinstance(pretrained, str) else tag
@@ -125,7 +126,7 @@ def create(
     if global_pool == "" or (made.headless and num_classes is None and global_pool is None):
         built.head = None
     if features_only or made.out_indices is not None:
-        _keep_features(built, out_indices if out_indices is not None else made.out_indices)
+        _keep_features(built, plain(out_indices) if out_indices is not None else made.out_indices)
     if made.form == "deploy":
         built = _deployed_as_saved(built, published, wanted, features_only)
     if str(device) != "meta":  # where nothing takes memory
@@ -240,7 +241,7 @@ def _changed_spec(
 ) -> Spec:
     changed = find_spec(model, overrides, settings=settings) if overrides or settings else published
     if swap:
-        changed = respec(changed, swap_edits(swap, at))
+        changed = respec(changed, swap_edits(plain(swap), at))
     elif at:
         raise InputError("create", Problem("at", "`swap` together with `at`", f'at = "{at}" alone'))
     return changed
@@ -255,8 +256,9 @@ def _with_arguments(
     drop_rate: float | None,
     drop_path_rate: float | None,
 ) -> Spec:
-    values: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
-    form = {"channels": in_chans, "size": img_size if img_size is None or isinstance(img_size, int) else list(img_size)}
+    img_size, drop_rate = plain(img_size), plain(drop_rate)
+    values: dict[str, Any] = plain({"num_classes": num_classes, "drop_path_rate": drop_path_rate})
+    form = {"channels": plain(in_chans), "size": list(img_size) if isinstance(img_size, tuple) else img_size}
     values["input"] = {key: value for key, value in form.items() if value is not None} or None
     values["head"] = {
         key: value for key, value in (("pool", global_pool or None), ("drop", drop_rate)) if value is not None

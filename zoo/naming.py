@@ -12,6 +12,7 @@ from zoo.errors import Problem, SpecError, listed
 from zoo.kinds import ENDINGS, refuse_foreign
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.saved import open_saved, saved_path
+from zoo.scalars import plain
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit
 from zoo.specs.read import Family, family_of, read_file
@@ -29,6 +30,7 @@ def spec(
     `model`: a name, a spec file (`net.toml`, `net.toml:variant`), what `zoo.save` wrote, a spec as a table, or a Spec. Raises
     UnknownModelError and SpecError.
     """
+    overrides, settings = plain(overrides), plain(settings)
     if isinstance(model, Spec):
         if not overrides and not settings:
             return model

@@ -112,12 +112,17 @@ def bits_per_byte(model: Any, length: int = 256, batch_size: int = 16, judge: by
 
 def check_bytes(model: Any) -> None:
     """Raises InputError for a model whose tokens are not bytes."""
-    vocabulary = getattr(model.spec.input, "vocab_size", None)
-    if vocabulary != text.BYTES or not hasattr(model, "generate"):
+    check_bytes_of(model.spec, hasattr(model, "generate"))
+
+
+def check_bytes_of(spec: Any, generates: bool = True) -> None:
+    """`check_bytes` of a model that is known by its spec alone."""
+    vocabulary = getattr(spec.input, "vocab_size", None)
+    if vocabulary != text.BYTES or not generates:
         found = f"one of {vocabulary} tokens" if vocabulary else "one of images"
         next_step = "encode the text with the tokenizer of the model and call model.generate(ids)" if vocabulary else ""
         wanted = f"a language model of bytes ({text.BYTES} tokens)"
-        raise InputError("text", Problem(model.spec.name, wanted, found, next=next_step))
+        raise InputError("text", Problem(spec.name, wanted, found, next=next_step))
 
 
 def _loss(model: Any, windows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class TokenEmbedding(nn.Module):
     """y = scale * W[ids]: row i of the table W for token number i.
 
     (B, L) integers in [0, dim) -> (B, L, out_dim); `dim` is the number of different tokens. W starts normal with
-    deviation `std`.
+    deviation `std`. Raises IndexError for other ids, where the device finds them.
     """
 
     takes_ids = True
@@ -39,5 +39,15 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.weight, std=self.std)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = F.embedding(ids, self.weight)
+        if torch.compiler.is_compiling():
+            x = F.embedding(ids, self.weight)
+        else:
+            x = self._looked_up(ids)
         return x if self.scale == 1 else x * self.scale
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        try:
+            return F.embedding(ids, self.weight)
+        except IndexError:  # of torch, which names neither the id nor the range; to look before would cost each step
+            found = f"{int(ids.min())} to {int(ids.max())}" if ids.numel() else "none"
+            raise IndexError(f"token ids should be in [0, {len(self.weight)}), the vocabulary; found {found}") from None

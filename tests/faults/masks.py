@@ -80,3 +80,30 @@ def mask_ignored():
         if (first - second)[mask].abs().max() > 1e-9:
             bad.append(name)
     return f"a mask is ignored in silence by {', '.join(bad)}" if bad else None
+
+
+@fault("S47", "medium", "odd arguments of generate are understood, or refused with a sentence")
+def generate_odd_arguments():
+    import numpy
+    import torch
+
+    import zoo
+
+    model, bad = zoo.create("gla_nano"), []
+    ids = torch.tensor([list(b"Return ")])
+    for said in (
+        {"stop": numpy.int64(10)},
+        {"stop": torch.tensor(10)},
+        {"top_k": 2.5, "temperature": 1.0},
+        {"temperature": 1e-45},
+        {"ids": ids.to(torch.uint8)},
+        {"ids": [[1, 2]]},
+        {"attention_mask": torch.ones_like(ids)},
+    ):
+        try:
+            model.generate(**{"ids": ids, "max_new_tokens": 3, **said})
+        except zoo.InputError:
+            pass
+        except Exception as error:
+            bad.append(f"{', '.join(said)}: {type(error).__name__}")
+    return "; ".join(bad) or None

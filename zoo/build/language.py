@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blocks.context import Context
 from zoo.build.backbone import Backbone
+from zoo.errors import InputError, Problem
 
 Past = Mapping[str, Any]
 """What the blocks keep of the tokens so far, by module path: tensors (B, …)."""
@@ -42,6 +43,9 @@ class LanguageModel(Backbone):
     def forward(  # type: ignore[override]
         self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
     ) -> Any:
+        if isinstance(x, (str, bytes)):
+            step = "`zoo.text.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
+            raise InputError(self.spec.name, Problem("", "token numbers (B, L)", "text", next=step))
         ctx = self._context(ctx, state, mask)
         if self.out_indices is not None:
             return super().forward(x, ctx)
@@ -79,18 +83,20 @@ class LanguageModel(Backbone):
         top_k: int | None = None,
         stop: int | Sequence[int] | None = None,
         mask: Tensor | None = None,
+        **foreign: Any,
     ) -> Tensor:
         """Continues the prompts `ids` (B, L); returns the new tokens (B, N), N <= max_new_tokens, without the prompts.
 
         temperature: 0 takes the likeliest token; above it tokens are drawn from softmax(logits / temperature) by torch's
         generator, among the `top_k` likeliest where that is given. stop: a token, or several, at which a sample ends; behind
         it the sample repeats it until all have ended. mask: True at real tokens of the prompts. The prompt is read at
-        once and then one token at a time: a recurrent model holds no more after a thousand tokens than after one.
-        Raises InputError.
+        once and then one token at a time: a recurrent model holds no more after a thousand tokens than after one. Numbers may
+        be NumPy's or torch's. `attention_mask`, `eos_token_id`, `do_sample` and `num_beams=1` of other libraries are
+        understood where they say the same. Raises InputError.
         """
         from zoo.generation import generate
 
-        return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask)
+        return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask, **foreign)
 
     def state_size(self, length: int = 0) -> int:
         """Numbers that the state holds for each sequence after `length` tokens."""

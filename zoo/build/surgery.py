@@ -12,6 +12,7 @@ from zoo.build.builder import build
 from zoo.build.init import initialise
 from zoo.build.levels import Indices, chosen_levels
 from zoo.errors import InputError, Problem
+from zoo.scalars import plain
 from zoo.specs.resolve import with_values
 from zoo.weights.adapt import adapt
 from zoo.weights.load import expected_header, load_state, put_tensors
@@ -22,7 +23,7 @@ def reset_classifier(model: Any, num_classes: int, global_pool: str | None = Non
 
     Raises InputError for a model that is no longer what its spec says, unless the head is to go altogether.
     """
-    values: dict[str, Any] = {"num_classes": num_classes}
+    values: dict[str, Any] = {"num_classes": plain(num_classes)}
     if global_pool:
         values["head"] = {"pool": global_pool}
     spec = with_values(model.spec, **values)
@@ -48,6 +49,7 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     Raises InputError for a model that is no longer what its spec says (deployed or pruned), WeightsError for a tensor
     that cannot follow to another size; nothing is changed then.
     """
+    img_size = plain(img_size)
     size = img_size if isinstance(img_size, int) else list(img_size)
     spec = with_values(model.spec, input={"size": size})
     twin = build(spec)

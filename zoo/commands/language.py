@@ -15,8 +15,12 @@ def generate(arguments: Namespace) -> int:
     import torch
 
     from zoo import front, text
-    from zoo.text_training import check_bytes
+    from zoo.hub.client import is_hub
+    from zoo.saved import saved_path
+    from zoo.text_training import check_bytes, check_bytes_of
 
+    if not is_hub(arguments.name) and saved_path(arguments.name) is None:
+        check_bytes_of(front.find_spec(arguments.name))  # before a word of weights
     model: Any = front.create(arguments.name, pretrained=True)
     check_bytes(model)
     torch.manual_seed(arguments.seed)
