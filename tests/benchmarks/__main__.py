@@ -23,6 +23,7 @@ from tests.benchmarks import (
     kernels,
     ops,
     plugged,
+    predictions,
     recurrences,
 )
 from tests.benchmarks.harness import Comparison
@@ -39,24 +40,31 @@ WHAT = [
     "clocks",
     "choosing",
     "gradients",
+    "predictions",
 ]
+UNASKED = {"predictions"}
+"""Run only when named: it takes many minutes of a quiet machine."""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the benchmarks and prints one table of ratios each."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speeds, compared within one run.")
     parser.add_argument("what", nargs="*", choices=WHAT, help="all without a word")
-    parser.add_argument("--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them")
+    parser.add_argument(
+        "--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them; predictions: how many"
+    )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--minutes", type=float, default=4.0, help="predictions: for the calibration")
+    parser.add_argument("--families", type=int, default=12, help="predictions: of so many, `--models` in number")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     parser.add_argument("--markdown", metavar="FILE", help="bring the rows of a table of ratios up to date")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     print(f"{platform.processor() or platform.machine()}, {chosen.threads} threads, torch {torch.__version__}")
     results: dict[str, Any] = {}
-    what = chosen.what or WHAT
+    what = chosen.what or [one for one in WHAT if one not in UNASKED]
     if "imports" in what:
         _show(results, "import", imports.run(chosen.rounds))
     if "plugins" in what:
@@ -88,6 +96,9 @@ def main(arguments: list[str]) -> int:
     if "gradients" in what:
         for name, comparison in gradients.run(chosen.rounds).items():
             _show(results, name, comparison)
+    if "predictions" in what:
+        models = int(chosen.models) if chosen.models.isdigit() else 30
+        print("", *predictions.report(chosen.minutes, models, chosen.families, chosen.threads), sep="\n")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)

@@ -23,7 +23,7 @@ from zoo import __version__, children
 from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
-from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, compose
+from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.naming import spec as find_spec
@@ -148,7 +148,17 @@ def _measured(
                     store.add_sample(job.key, process, answer.sample)
                 done += 1
                 progress(Progress(done, total, names[answer.key]))
-    return [_row(job, store) for job in jobs if job.model not in failed]
+    return [_row(job, list(store.samples(job.key).values()), store) for job in jobs if job.model not in failed]
+
+
+def glance(jobs: Sequence[Job], seconds: float, store: Store) -> Iterator[tuple[Job, Latency | None]]:
+    """One sample of each, all in one fresh process, as stored rows that say how few that is; None for a model that fails."""
+    by_key = {job.key: job for job in jobs}
+    for answer in _answers(Plan(list(jobs), seconds)):
+        job = by_key[answer.key]
+        row = _row(job, [answer.sample], store) if answer.sample else None
+        store.add([row] if row else [])
+        yield job, row
 
 
 def _answers(plan: Plan) -> Iterator[Answer]:
@@ -179,10 +189,10 @@ def _answers(plan: Plan) -> Iterator[Answer]:
         yield Answer(open_jobs[0], None, f"its process ended: {last}")
 
 
-def _row(job: Job, store: Store) -> Latency:
+def _row(job: Job, samples: list[Sample], store: Store) -> Latency:
     from zoo.build.builder import meta_input
 
-    spec, samples, device = _spec(job.model), list(store.samples(job.key).values()), this_device(job.device).id
+    spec, device = _spec(job.model), this_device(job.device).id
     facts = {
         "model": spec.name, "digest": spec.digest, "form": job.form, "device": device,
         "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch),

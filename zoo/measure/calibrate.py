@@ -1,20 +1,18 @@
-"""Learning a machine: the time of every distinct piece of the catalogue, and the law that adds them up.
+"""Learning a machine in minutes: a few whole models, those that tell most, are timed here; the law says what that means for all.
 
-With it the latency of any spec is predicted, of those too that nobody ever built: pieces that are not known yet are timed on the
-spot. A prediction carries its error bar and is never mixed with what was measured.
+With it the latency of any spec is predicted, of those too that nobody ever built: their pieces are timed on the spot, in passes of
+the net that they make. A prediction carries its error bar and is never mixed with what was measured.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import math
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -23,36 +21,29 @@ from zoo import __version__, catalog
 from zoo.build.builder import build
 from zoo.errors import InputError, Problem
 from zoo.front import deploy
-from zoo.measure.bench import Progress, jobs_for, run, usual_anchor
+from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.code import source_hash
+from zoo.measure.coverage import Errors, checked
+from zoo.measure.design import GLANCE, Look, explored
 from zoo.measure.device import this_device
-from zoo.measure.latency import Latency, Runtime
-from zoo.measure.law import Laws, Seen, cross_validated, fit_groups
-from zoo.measure.pieces import Piece, pieces
-from zoo.measure.predict import Calibration, Parts, Prediction, load_of, predicted, read, runtime_key
+from zoo.measure.latency import MAX_WALL_CPU, MIN_PROCESSES, Latency, Runtime
+from zoo.measure.law import Law, Seen, Subject, deviations
+from zoo.measure.load import batched, load_of, loads
+from zoo.measure.pieces import piece_times, pieces
+from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
 from zoo.measure.store import Store, newest
-from zoo.measure.worker import ANCHOR, Job, example, free_memory, prepared
+from zoo.measure.worker import ANCHOR, Job, example, prepared
 from zoo.naming import Model
 from zoo.naming import spec as find_spec
-from zoo.specs.check import TokenInput
-from zoo.specs.model import Spec
 
-SECONDS = 0.05
-"""For the samples of one piece."""
-LOOKS = 3
-"""At each piece, minutes apart: what slowed the machine down at one of them has gone at the next."""
-FAMILIES = 8
-"""Measured ones, with which a law is taken to be known."""
-COPIES = 3
-"""Of a piece's weights, for a while: as they were, as they are packed, and what packing needs between."""
+if TYPE_CHECKING:
+    from zoo.specs.model import Spec
 
-
-class Formed(NamedTuple):
-    """A piece and the form of the model that it stands in."""
-
-    form: str
-    piece: Piece
+SECONDS = 0.1
+"""For the samples of one model, or of one net's pieces."""
+CLEAN, CONTENDED, SUMMED = 0.02, 0.15, 0.08
+"""Standard deviations of log ms: of a clean row, of a sample that others slowed down, of a sum of pieces; beside `GLANCE`."""
 
 
 def calibrate(
@@ -60,98 +51,175 @@ def calibrate(
     runtime: Runtime | None = None,
     models: Iterable[str] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    untimed: Container[str] = (),
 ) -> Calibration:
-    """Times every distinct piece of the catalogue, as long as there is time, and fits the law to the stored measurements.
+    """Measures the models that tell most of all, as long as there is time, and predicts all from them and from the rows of other devices.
 
-    All are timed once, then all again, `LOOKS` times, and the median counts. What an earlier calibration of this machine and torch
-    saw is kept, so that a second call goes on where the first ended. Pieces that do not fit into memory are left out, and models that
-    hold one are not predicted. Where models of fewer than `FAMILIES` families were measured, a third of the time is kept for small
-    ones of others: without them the law and its error are not known.
+    What was measured here before, by `zoo bench` or an earlier call, is kept, so that a second call goes on where the first ended.
+    The error it states is that of families left out of the fit, and its ranges are widened until they hold nine in ten of those.
+    untimed: names of models that are predicted and not measured, for those who want to see how well.
     """
     runtime = runtime or Runtime()
     names = [name for name in models or catalog.list_models() if catalog.entry(name).file]  # the others are code alone
-    device, key, end = this_device().id, runtime_key(runtime), time.perf_counter() + 60 * minutes
+    asked = [subject for name in names for subject in _subjects(name, runtime)]
+    device, end = this_device().id, time.monotonic() + 60 * minutes
     with Store() as store:
-        measured = {catalog.entry(row.model).family for row in _rows(store, device, runtime)}
-        looks = Looks(store, device, runtime, end - (0 if len(measured) >= FAMILIES else 60 * minutes / 3))
-        parts: dict[str, dict[str, Parts]] = {}
-        own: dict[str, dict[str, Formed]] = {}  # of each model the pieces that no model before it has
-        met: dict[str, Formed] = {}
-        for name in _spread(names):
-            spec = catalog.published_spec(name)
-            forms = {form: list(_pieces(spec, form, runtime)) for form in ("train", "deploy")}
-            parts[name] = {form: _parts(found, spec, form) for form, found in forms.items()}
-            own[name] = {piece: formed for piece, formed in _distinct(forms).items() if piece not in met}
-            met.update(own[name])
-            looks.at(own[name], 1)
-            progress(Progress(len(own), LOOKS * len(names), name))
-        for times in range(2, LOOKS + 1):
-            for i, name in enumerate(own):
-                looks.at(own[name], times)
-                progress(Progress((times - 1) * len(names) + i + 1, LOOKS * len(names), name))
-        if len(measured) < FAMILIES and time.perf_counter() < end:
-            ready = [name for name in own if all(looks.counts[key] for one in parts[name].values() for key in one.keys)]
-            others = _one_of_each_family(name for name in ready if catalog.entry(name).family not in measured)
-            chosen = others[: FAMILIES - len(measured)]
-            jobs = jobs_for(chosen, ["deploy"], [runtime.threads], [runtime.batch], [runtime.dtype])
-            with contextlib.suppress(InputError):  # which names models that fail; the others' rows are kept
-                list(run(jobs, seconds=0.1, progress=progress, store=store))
-        by_digest = {catalog.entry(name).digest: forms for name, forms in parts.items()}
-        seen = _seen(store, device, runtime, by_digest, looks.pace.usual_ms)
+        left = lambda: end - time.monotonic()  # noqa: E731
+        look = _looking(store, runtime, 60 * minutes, left, progress)
+        explored(_seen(store, device, runtime), asked, device, look, left, untimed)
+        law = Law(_seen(store, device, runtime), device)
+        errors = checked(law)
+        here = {one.subject.digest for one in law.seen if one.device == device}
         made = Calibration(
-            device=device, runtime=key, torch=str(torch.__version__), version=__version__,
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            laws=fit_groups(seen) if len(seen) >= 3 else Laws(), errors=cross_validated(seen), models=by_digest,
-            complete=not any(_fits(formed.piece) for piece, formed in met.items() if not looks.counts[piece]),
+            device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
+            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), errors=errors,
+            models=_predictions(law, asked, errors) if here else {}, fitted=[name for name in catalog.list_models() if catalog.entry(name).digest in here],
         )  # fmt: skip
-        store.set_calibration(device, key, msgspec.json.encode(made))
+        store.set_calibration(device, made.runtime, msgspec.json.encode(made))
     return made
 
 
 def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -> Prediction:
-    """The latency of any spec on this machine; pieces that were never timed are timed now. Raises InputError without a calibration."""
+    """The latency of any spec on this machine. Of one that is not in the catalogue, pieces that were never timed are timed now, if it
+    fits into memory; otherwise what it computes must do. Raises InputError without a calibration."""
     runtime = runtime or Runtime()
     spec, device = find_spec(model), this_device().id
     with Store() as store:
         made = read(store, device, runtime)
-        if made is None:
-            found = f"none for {device}, {runtime.key}"
-            raise InputError("predict", Problem("", "a calibration of this machine", found, next="run `zoo calibrate`"))
-        own = list(_pieces(spec, form, runtime))
-        Looks(store, device, runtime).at(_distinct({form: own}), 1)
-        known = store.pieces(device, runtime_key(runtime))
-        large = [piece for piece in own if piece.key not in known]
-    if large:
-        found = f"`{large[0].path}` with {large[0].weight_bytes / 1e9:.1f} GB of weights"
-        raise InputError("predict", Problem(spec.name, "pieces that fit into the free memory, to be timed", found))
-    return predicted(made, _parts(own, spec, form), known)
+        if made is None or not made.models:
+            others = ", ".join(map(str, known_threads(store, device, runtime)))
+            found = f"none for {device}, {runtime.key}" + (f"; known are those of --threads {others}" if others else "")
+            next_step = f"run `{calibrate_command(runtime)}`"
+            raise InputError("predict", Problem("", "a calibration of this machine", found, next=next_step))
+        if known := made.models.get(spec.digest, {}).get(form):
+            return known
+        subject = _subject_of(spec, form, runtime)
+        seen, total = _seen(store, device, runtime), _sum_of_pieces(store, device, spec, form, runtime)
+        law = Law(seen + ([Seen(subject, device, total, SUMMED)] if total is not None else []), device)
+    return _predictions(law, [subject], made.errors)[spec.digest][form]
 
 
-class Looks:
-    """At pieces, stored as they are made; `counts` says how many there were of each."""
+def _looking(
+    store: Store, runtime: Runtime, total: float, left: Callable[[], float], progress: Callable[[Progress], None]
+) -> Look:
+    """Times subjects in one fresh process, in turn, until time is over; says how far along the calibration is."""
 
-    def __init__(self, store: Store, device: str, runtime: Runtime, end: float = math.inf):
-        self.store, self.device, self.runtime, self.end = store, device, runtime, end
-        self.pace = Pace(runtime, usual_anchor(store, device, runtime.threads))
-        known = store.looks(device, runtime_key(runtime))
-        self.counts = Counter({piece: len(times) for piece, times in known.items()})
+    def look(picked: Sequence[Subject]) -> Iterator[tuple[Subject, Seen | None]]:
+        device, usual = this_device().id, usual_anchor(store, this_device().id, runtime.threads)
+        jobs = {
+            job.key: (job, one)
+            for one in picked
+            for job in jobs_for([one.name], [one.form], [runtime.threads], [runtime.batch], [runtime.dtype])
+        }
+        for job, row in glance([job for job, _ in jobs.values()], SECONDS, store):
+            one = jobs[job.key][1]
+            yield one, Seen(one, device, *_unhurried(row, usual)) if row else None
+            progress(Progress(round(min(total, total - left())), round(total), f"{one.name}, {one.form} form"))
 
-    def at(self, own: dict[str, Formed], times: int) -> None:
-        """Times once what was not timed so often yet and fits into memory, as long as there is time."""
-        wanted = {key: own[key] for key in own if self.counts[key] < times and _fits(own[key].piece)}
-        slower = self.pace.now() if wanted and time.perf_counter() < self.end else 1.0
-        found = {}
-        for key, (form, piece) in wanted.items():
-            if time.perf_counter() < self.end:
-                found[key] = time_piece(piece, form, self.runtime) / slower
-        self.store.add_looks(self.device, runtime_key(self.runtime), found)
-        self.counts.update(found.keys())
+    return look
+
+
+def _subjects(name: str, runtime: Runtime) -> list[Subject]:
+    entry = catalog.entry(name)
+    return [
+        Subject(entry.digest, name, entry.family, form, batched(load, runtime.batch))
+        for form, load in loads()[name].items()
+    ]
+
+
+def _subject_of(spec: Spec, form: str, runtime: Runtime) -> Subject:
+    """Of a spec that is not in the catalogue; one that was made from a model is of its family."""
+    entry = catalog.entries().get(spec.name)
+    net: Any = build(spec)
+    load = load_of(deploy(net) if form == "deploy" else net)
+    return Subject(spec.digest, spec.name, entry.family if entry else spec.name, form, batched(load, runtime.batch))
+
+
+def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
+    """What is known of the catalogue's models: on this device by today's code, as if the anchor had taken its usual time, and on others.
+
+    Where no other device was measured with as many threads, their rows of the nearest number count.
+    """
+    subjects = {(one.digest, one.form): one for name in catalog.list_models() for one in _subjects(name, runtime)}
+    alike = [
+        row
+        for row in store.rows()
+        if (row.digest, row.form) in subjects and _but_for_threads(row.runtime) == _but_for_threads(runtime)
+    ]
+    elsewhere = [row for row in newest(alike) if row.device != device and row.verdict == "clean"]
+    nearest = min(
+        (row.runtime.threads for row in elsewhere), key=lambda count: abs(math.log(count / runtime.threads)), default=0
+    )
+    here = [
+        row
+        for row in alike
+        if row.device == device and row.runtime.threads == runtime.threads and row.source == _source_today(row.digest)
+    ]
+    usual = usual_anchor(store, device, runtime.threads)
+    found = [(row, row.p50_ms, CLEAN) for row in elsewhere if row.runtime.threads == nearest]
+    found += [(row, *_unhurried(row, usual)) for row in newest(here)]
+    return [Seen(subjects[row.digest, row.form], row.device, ms, noise) for row, ms, noise in found]
+
+
+@functools.lru_cache(maxsize=4096)
+def _source_today(digest: str) -> str:
+    """Hash of the source of the blocks that a model of the catalogue is made of."""
+    entry = next(entry for entry in catalog.entries().values() if entry.digest == digest)
+    return source_hash(tuple(entry.blocks))
+
+
+def _but_for_threads(runtime: Runtime) -> tuple[str, str, int]:
+    return runtime.engine, runtime.dtype, runtime.batch
+
+
+def _unhurried(row: Latency, usual_anchor_ms: float | None) -> tuple[float, float]:
+    """(milliseconds on a machine that is as fast as usual, noise)."""
+    if row.wall_cpu > MAX_WALL_CPU:
+        return row.cpu_ms, CONTENDED
+    slower = row.anchor_ms / usual_anchor_ms if usual_anchor_ms else 1.0
+    return row.p50_ms / slower, CLEAN if row.processes >= MIN_PROCESSES else GLANCE
+
+
+def _predictions(law: Law, asked: Sequence[Subject], errors: Errors | None) -> dict[str, dict[str, Prediction]]:
+    """By digest and form. A range also holds what one measurement differs from the next."""
+    means, covariance = law.predict(asked)
+    found: dict[str, dict[str, Prediction]] = {}
+    for one, mean, deviation in zip(asked, means, deviations(covariance), strict=True):
+        reach = errors.width * math.hypot(deviation, GLANCE) if errors else None
+        low, high = (None, None) if reach is None else (math.exp(mean - reach), math.exp(mean + reach))
+        found.setdefault(one.digest, {})[one.form] = Prediction(math.exp(mean), low, high)
+    return found
+
+
+def _sum_of_pieces(store: Store, device: str, spec: Spec, form: Any, runtime: Runtime) -> float | None:
+    """Milliseconds; pieces that were never timed are timed now, all in passes of the whole net. None where it does not fit."""
+    net: Any = build(spec).to(getattr(torch, runtime.dtype))
+    keys = [piece.key for piece in pieces(deploy(net) if form == "deploy" else net, runtime.batch)]
+    known = store.pieces(device, runtime_key(runtime))
+    if not all(key in known for key in keys):
+        try:
+            times = time_pieces(spec, form, runtime)
+        except MemoryError:
+            return None
+        slower = Pace(runtime, usual_anchor(store, device, runtime.threads)).now()
+        fresh = {key: ms / slower for key, ms in zip(keys, times, strict=True) if key not in known}
+        store.add_looks(device, runtime_key(runtime), fresh)
+        known |= fresh
+    return sum(known[key] for key in keys)
+
+
+def time_pieces(spec: Spec, form: Any, runtime: Runtime) -> list[float]:
+    """Milliseconds of each piece in passes of the whole net. Raises MemoryError where it does not fit."""
+    with on_threads(runtime.threads), torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        job = Job("", spec.name, form, runtime)
+        net: Any = prepared(job, spec)
+        return piece_times(net, example(job, net), SECONDS)
 
 
 class Pace:
-    """How slow this machine is at the moment, against what it usually is: told by the anchor that `zoo bench` times beside models.
+    """How slow this machine is at the moment, against what it usually is: told by the anchor that is timed beside all models.
 
-    Minutes pass between the first piece and the last, and days between those and the models, and it is not as fast in all of them.
+    Days may pass between the pieces and the models, and it is not as fast on all of them.
     """
 
     def __init__(self, runtime: Runtime, usual_ms: float | None):
@@ -170,72 +238,3 @@ class Pace:
             ms = statistics.median(measure(self._anchor, SECONDS).cpu_ms)
         self.usual_ms = self.usual_ms or ms
         return ms / self.usual_ms
-
-
-def _rows(store: Store, device: str, runtime: Runtime) -> Iterator[Latency]:
-    """The newest clean ones of the catalogue's models, of today's code."""
-    for row in newest(store.rows(device=device, verdict="clean")):
-        entry = catalog.entries().get(row.model)
-        if entry and row.runtime.key == runtime.key and row.source == source_hash(tuple(entry.blocks)):
-            yield row
-
-
-def _one_of_each_family(names: Iterable[str]) -> list[str]:
-    """The second smallest, where there are two: the smallest ones are test models. Cheap families first."""
-    families: dict[str, list[catalog.Entry]] = {}
-    for entry in sorted(map(catalog.entry, names), key=lambda entry: entry.macs):
-        families.setdefault(entry.family, []).append(entry)
-    return [entry.name for entry in sorted((own[:2][-1] for own in families.values()), key=lambda entry: entry.macs)]
-
-
-def _distinct(forms: dict[str, list[Piece]]) -> dict[str, Formed]:
-    """By key."""
-    return {piece.key: Formed(form, piece) for form, found in forms.items() for piece in found}
-
-
-def _fits(piece: Piece) -> bool:
-    free = free_memory("cpu")
-    return not free or COPIES * piece.weight_bytes < free
-
-
-def time_piece(piece: Piece, form: str, runtime: Runtime) -> float:
-    """Milliseconds of one run: the median of the thread's own time, which others do not stretch by taking the processor."""
-    with on_threads(runtime.threads), torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return statistics.median(measure(piece.ready(form == "deploy"), SECONDS).cpu_ms)
-
-
-def _pieces(spec: Spec, form: str, runtime: Runtime) -> Iterable[Piece]:
-    net: Any = build(spec).to(getattr(torch, runtime.dtype))
-    return pieces(deploy(net) if form == "deploy" else net, runtime.batch)
-
-
-def _parts(found: list[Piece], spec: Spec, form: str) -> Parts:
-    megabytes = round(sum(piece.weight_bytes for piece in found) / 1e6, 3)
-    group = f"{'tokens' if isinstance(spec.input, TokenInput) else 'images'}, {form} form"
-    return Parts([piece.key for piece in found], megabytes, group)
-
-
-def _seen(
-    store: Store, device: str, runtime: Runtime, parts: dict[str, dict[str, Parts]], usual_anchor_ms: float | None
-) -> list[Seen]:
-    """Measurements of models whose pieces are all known; as if the anchor had taken its usual time."""
-    known = store.pieces(device, runtime_key(runtime))
-    seen = []
-    for row in _rows(store, device, runtime):
-        own = parts.get(row.digest, {}).get(row.form)
-        if own is not None and all(key in known for key in own.keys):
-            slower = row.anchor_ms / usual_anchor_ms if usual_anchor_ms else 1.0
-            seen.append(Seen(catalog.entry(row.model).family, load_of(own, known), row.p50_ms / slower, own.group))
-    return seen
-
-
-def _spread(names: list[str]) -> list[str]:
-    """One of each family in turn, the smallest first, so that a short calibration knows something of all."""
-    entries = sorted((catalog.entry(name) for name in names), key=lambda entry: entry.macs)
-    turns: dict[str, int] = {}
-    order = []
-    for entry in entries:
-        turns[entry.family] = turns.get(entry.family, -1) + 1
-        order.append((turns[entry.family], entry.name))
-    return [name for _, name in sorted(order, key=lambda pair: pair[0])]

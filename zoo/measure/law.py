@@ -1,130 +1,168 @@
-"""From the times of a model's pieces to the time of the model.
+"""From a few measured models to the latency of all: what machines have in common, and what one machine does in its own way.
 
-A piece alone finds its weights in the cache; within a model it does not, and between two pieces Python runs. So
-t = scale * sum of the pieces + each * their number + per_megabyte * weights, with three numbers per device and runtime that are
-fitted to measured models: to those of one input and form, where enough were measured, else to all. How far off that is, is found by
-leaving one family after the other out of the fit.
+log t(m, d) = log nominal(m) + shared(m) + own(m, d) + noise. `nominal` adds up a model's work at the rates of a nominal machine;
+`shared` is what every machine makes of it, told by the rows of other devices; `own` is how device d departs from that. Both are Gaussian
+processes: linear in the shares of a model's kinds of work, smooth beyond that, with a term for each family, its form and each model. So
+every measured model says much of its relatives, something of models that do the same kind of work, and a little of all; and each
+prediction knows how far it can be trusted (Rasmussen and Williams, Gaussian Processes for Machine Learning, ch. 2).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from zoo.measure.load import KINDS, Load, nominal_ms
 
 if TYPE_CHECKING:
-    import numpy as np  # predictions need none of it
-
-ENOUGH = 16
-"""Measured models of a group for a law of its own: three numbers are fitted."""
-ROUNDS = 20
-"""Of weighting: what is far off counts less each time."""
+    import numpy as np  # only what fits or predicts loads it
 
 
-class Load(NamedTuple):
-    """Of one model: the sum of its pieces' times in ms, their number, their weights in MB."""
+class Subject(NamedTuple):
+    """A model in one form; `digest` tells variants of one name apart."""
 
-    sum_ms: float
-    pieces: int
-    megabytes: float
-
-
-class Law(msgspec.Struct, frozen=True):
-    """Milliseconds; none is negative."""
-
-    scale: float = 1.0
-    each: float = 0.0
-    per_megabyte: float = 0.0
-
-    def ms(self, load: Load) -> float:
-        return self.scale * load.sum_ms + self.each * load.pieces + self.per_megabyte * load.megabytes
-
-
-class Laws(msgspec.Struct, frozen=True):
-    """One for all models, and one for each group of them of which enough were measured."""
-
-    general: Law = Law()
-    groups: dict[str, Law] = {}
-
-    def of(self, group: str) -> Law:
-        return self.groups.get(group, self.general)
-
-
-class Errors(msgspec.Struct, frozen=True):
-    """Of predictions for families that the law was not fitted to. `low` and `high` are the factors by which nine in ten measured
-    times lie from their prediction."""
-
-    median: float
-    p95: float
-    low: float
-    high: float
-    models: int
-    families: int
+    digest: str
+    name: str
+    family: str
+    form: str
+    load: Load
 
 
 class Seen(NamedTuple):
-    """A model that was measured. A group is what enters, images or tokens, and a form."""
+    """A subject as it was timed on a device; `noise` is the standard deviation of log ms."""
 
-    family: str
-    load: Load
+    subject: Subject
+    device: str
     ms: float
-    group: str = ""
+    noise: float
 
 
-def fit_groups(seen: Sequence[Seen]) -> Laws:
-    """A law for all, and one for each group with enough models of three families at least."""
-    members: dict[str, list[Seen]] = {}
-    for one in seen:
-        members.setdefault(one.group, []).append(one)
-    told = {
-        group: own for group, own in members.items() if len(own) >= ENOUGH and len({one.family for one in own}) >= 3
-    }
-    return Laws(fit(seen), {group: fit(own) for group, own in told.items()})
+class Spread(NamedTuple):
+    """Standard deviations, in log ms, of the terms of a process."""
+
+    constant: float
+    kinds: float
+    smooth: float
+    family: float
+    family_form: float
+    name: float
+    subject: float
 
 
-def fit(seen: Sequence[Seen]) -> Law:
-    """The law with the smallest sum of absolute relative errors, by reweighted least squares."""
+SHARED = Spread(constant=0.5, kinds=0.35, smooth=0.22, family=0.13, family_form=0.05, name=0.05, subject=0.035)
+OWN = Spread(constant=1.0, kinds=0.40, smooth=0.08, family=0.05, family_form=0.04, name=0.02, subject=0.02)
+"""By the likelihood of rows at one and at two threads; kinds of work, families and models may differ more between makers of processors."""
+REACH = 0.45
+"""Distance in shares of work within which models resemble each other."""
+DOUBTS = (1.0, 2.0, 4.0, 8.0)
+"""Factors of all noise, of which the likeliest counts: a busy machine is noisier than its samples say."""
+
+
+class Law:
+    """What is known of a device from measurements on it and on others."""
+
+    def __init__(self, seen: Sequence[Seen], device: str):
+        import numpy as np
+
+        self.device, self.seen = device, list(seen)
+        self.subjects = [one.subject for one in seen]
+        self.devices = [one.device for one in seen]
+        rest = np.log([one.ms for one in seen]) - np.log([sum(nominal_ms(one.load)) for one in self.subjects])
+        shared = _covariance(self.subjects, self.subjects, SHARED) + _covariance(
+            self.subjects, self.subjects, OWN
+        ) * _same(self.devices, self.devices)
+        here = np.array([one.device == device for one in seen], dtype=bool)
+        noise = np.array([one.noise for one in seen])
+        fits = [_Fit.of(shared, rest, noise * np.where(here, doubt, 1.0)) for doubt in DOUBTS]
+        self.doubt, self._fit = max(zip(DOUBTS, fits, strict=True), key=lambda pair: pair[1].likelihood)
+
+    def left_out(self, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Of what was seen at these indices, predicted from all else: errors of log ms, and the deviations expected of them.
+
+        With P = K^-1 they are P_gg^-1 (P rest)_g, of covariance P_gg^-1 (the same book, eq. 5.10 to 5.12, for groups).
+        """
+        import numpy as np
+
+        precision = self._precision
+        covariance = np.linalg.inv(precision[np.ix_(group, group)])
+        return covariance @ self._fit.weights[list(group)], np.sqrt(np.diag(covariance))
+
+    @functools.cached_property
+    def _precision(self) -> np.ndarray:
+        import numpy as np
+
+        half = np.linalg.inv(self._fit.root)
+        return half.T @ half
+
+    def predict(self, subjects: Sequence[Subject]) -> tuple[np.ndarray, np.ndarray]:
+        """Means of log ms on the device, and their covariance."""
+        import numpy as np
+
+        cross = _covariance(subjects, self.subjects, SHARED) + _covariance(subjects, self.subjects, OWN) * _same(
+            [self.device], self.devices
+        )
+        nominal = np.log([sum(nominal_ms(one.load)) for one in subjects])
+        halves = np.linalg.solve(self._fit.root, cross.T)
+        prior = _covariance(subjects, subjects, SHARED) + _covariance(subjects, subjects, OWN)
+        return nominal + cross @ self._fit.weights, prior - halves.T @ halves
+
+
+def deviations(covariance: np.ndarray) -> list[float]:
+    """Standard deviations; rounding may leave a variance below zero."""
+    return [max(float(variance), 0.0) ** 0.5 for variance in covariance.diagonal()]
+
+
+class _Fit(NamedTuple):
+    """The Cholesky root of the covariance K of what was seen, K^-1 (log ms - log nominal), and the log likelihood."""
+
+    root: np.ndarray
+    weights: np.ndarray
+    likelihood: float
+
+    @staticmethod
+    def of(covariance: np.ndarray, rest: np.ndarray, noise: np.ndarray) -> _Fit:
+        import numpy as np
+
+        root = np.linalg.cholesky(covariance + np.diag(noise**2))
+        half = np.linalg.solve(root, rest)
+        return _Fit(root, np.linalg.solve(root.T, half), float(-half @ half / 2 - np.log(np.diag(root)).sum()))
+
+
+def _covariance(some: Sequence[Subject], others: Sequence[Subject], spread: Spread) -> np.ndarray:
     import numpy as np
 
-    features = np.array([one.load for one in seen]) / np.array([[one.ms] for one in seen])
-    weights = np.ones(len(seen))
-    numbers = np.array([1.0, 0.0, 0.0])
-    for _ in range(ROUNDS):
-        numbers = _nonnegative(features * weights[:, None], weights)
-        weights = np.maximum(np.abs(features @ numbers - 1), 0.01) ** -0.5
-    return Law(*map(float, numbers))
-
-
-def _nonnegative(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Least squares without negative numbers: of all choices of features the one that fits best."""
-    import numpy as np
-
-    best, least = np.zeros(features.shape[1]), np.inf
-    for count in range(1, features.shape[1] + 1):
-        for chosen in combinations(range(features.shape[1]), count):
-            numbers = np.linalg.lstsq(features[:, chosen], targets, rcond=None)[0]
-            error = float(np.sum((features[:, chosen] @ numbers - targets) ** 2))
-            if (numbers >= 0).all() and error < least:
-                best, least = np.zeros(features.shape[1]), error
-                best[list(chosen)] = numbers
-    return best
-
-
-def cross_validated(seen: Sequence[Seen]) -> Errors | None:
-    """Errors when each family in turn is predicted by a law fitted to the others; None with fewer than three families."""
-    import numpy as np
-
-    families = sorted({one.family for one in seen})
-    if len(families) < 3:
-        return None
-    ratios = []
-    for family in families:
-        laws = fit_groups([one for one in seen if one.family != family])
-        ratios += [one.ms / laws.of(one.group).ms(one.load) for one in seen if one.family == family]
-    off = np.abs(1 / np.array(ratios) - 1)
-    low, high = np.quantile(ratios, [0.05, 0.95])
-    return Errors(
-        float(np.median(off)), float(np.quantile(off, 0.95)), float(low), float(high), len(ratios), len(families)
+    x, y = _features(some), _features(others)
+    apart = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
+    terms = [
+        spread.constant**2,
+        spread.kinds**2 * x @ y.T,
+        spread.smooth**2 * np.exp(-np.maximum(apart, 0) / (2 * REACH**2)),
+    ]
+    places = (
+        (spread.family, lambda one: one.family),
+        (spread.family_form, lambda one: (one.family, one.form)),
+        (spread.name, lambda one: one.name),
+        (spread.subject, lambda one: (one.digest, one.form)),
     )
+    for size, place in places:
+        terms.append(size**2 * _same([place(one) for one in some], [place(one) for one in others]))
+    return sum(terms)  # type: ignore[return-value]
+
+
+def _features(subjects: Sequence[Subject]) -> np.ndarray:
+    """Of each subject the shares of its kinds of work, and how much work it is, around the middle of the catalogue."""
+    import numpy as np
+
+    times = np.array([nominal_ms(one.load) for one in subjects]).reshape(len(subjects), KINDS)
+    total = times.sum(1, keepdims=True)
+    return np.hstack([times / total, (np.log(total) - 3) / 3])
+
+
+def _same(some: Sequence[object], others: Sequence[object]) -> np.ndarray:
+    """1 where the two are equal."""
+    import numpy as np
+
+    numbers = {place: i for i, place in enumerate(dict.fromkeys([*some, *others]))}
+    left, right = (np.array([numbers[place] for place in places], dtype=int) for places in (some, others))
+    return (left[:, None] == right[None]).astype(float)

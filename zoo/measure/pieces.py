@@ -2,12 +2,16 @@
 
 A piece is a stem, a downsample, the entrance or exit of a view, one layer, a post or a head. Two pieces of the same structure
 that meet inputs of the same shape are one `key`, whatever models they stand in: what is measured once is known everywhere.
+They are timed where they stand, in passes of a whole net: a piece alone would find its weights in the cache, which a net finds there
+only as far as all of it fits, and its input as no other piece leaves it.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,9 +20,9 @@ from torch import Tensor, nn
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.packing import pack
 from zoo.build.backbone import Backbone
 from zoo.build.builder import meta_input
+from zoo.measure.clock import measure
 
 Call = Callable[[nn.Module, Tensor, Context | None, Any], Any]
 
@@ -27,25 +31,14 @@ DRAWN = 262_147
 
 
 class Piece(NamedTuple):
-    """`call(module, x, ctx, memo)` runs it. `x`, `ctx` and `memo` are those of a pass on meta: shapes and strides alone."""
+    """`x` is its input in a pass on meta: shape and strides alone."""
 
     path: str
     key: str
     module: nn.Module
     call: Call
     x: Tensor
-    ctx: Context | None
-    memo: Any
     weight_bytes: int
-
-    def ready(self, packed: bool) -> Callable[[], Any]:
-        """The piece with memory, values and an input of its own, as a function to be timed; `packed` as deployed models are."""
-        module = copy.deepcopy(self.module).to_empty(device="cpu")
-        fill(module)
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        module = pack(module) if packed else module
-        x, ctx, memo = _filled((self.x, self.ctx, self.memo))
-        return lambda: self.call(module, x, ctx, memo)
 
 
 @torch.no_grad()
@@ -61,9 +54,32 @@ def pieces(model: Backbone, batch: int = 1) -> Iterator[Piece]:
         seen = copy.copy(ctx) if ctx is not None else None
         if seen is not None:
             seen.slots = {slot: dict(values) for slot, values in seen.slots.items()}
-        yield Piece(path, _key(module, call, x, seen, memo), module, call, x, seen, memo, _bytes(module))
+        yield Piece(path, _key(module, call, x, seen, memo), module, call, x, _bytes(module))
         result = call(module, x, ctx, memo)
         x, memo = result if call is _enter else (result, memo)
+
+
+def piece_times(model: Backbone, x: Tensor, seconds: float) -> list[float]:
+    """Milliseconds of each piece, in the order in which they run: medians over whole passes of a model that is in memory.
+
+    They are the thread's own time, which others do not stretch by taking the processor.
+    """
+    passes: list[list[float]] = []
+    timing = measure(lambda: passes.append(_timed_pass(model, x)), seconds)
+    return [statistics.median(times) for times in zip(*passes[timing.warm_up :], strict=True)]
+
+
+def _timed_pass(model: Backbone, x: Tensor) -> list[float]:
+    value: Any = x
+    ctx = Context() if model.reads_slots else None
+    memo: Any = None
+    times = []
+    for _, module, call in _calls(model):
+        start = time.thread_time()
+        result = call(module, value, ctx, memo)
+        times.append(1e3 * (time.thread_time() - start))
+        value, memo = result if call is _enter else (result, memo)
+    return times
 
 
 def _calls(model: Backbone) -> Iterator[tuple[str, nn.Module, Call]]:
@@ -174,21 +190,6 @@ def _repeat(drawn: Tensor, tensor: Tensor) -> None:
     memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())  # in whatever order its strides have
     for piece in memory.split(len(drawn)):
         piece.copy_(drawn[: len(piece)])
-
-
-def _filled(value: Any) -> Any:
-    """The same with memory: normal numbers in floating tensors, zeros in others."""
-    if isinstance(value, Tensor):
-        empty = torch.empty_like(value, device="cpu")
-        return empty.normal_() if value.is_floating_point() else empty.zero_()
-    if isinstance(value, Context):
-        return Context(slots=_filled(value.slots))
-    if isinstance(value, dict):
-        return {key: _filled(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        filled = [_filled(one) for one in value]
-        return type(value)(*filled) if hasattr(value, "_fields") else type(value)(filled)
-    return value
 
 
 def _bytes(module: nn.Module) -> int:

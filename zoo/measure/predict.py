@@ -1,38 +1,16 @@
-"""What a calibration knows, and the latency that follows from it for every model whose pieces it has timed. Imports no torch."""
+"""What a calibration knows: the latency of every model of the catalogue on one device. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import NamedTuple
 
 import msgspec
 
+from zoo.measure.coverage import Errors
 from zoo.measure.latency import Runtime
-from zoo.measure.law import Errors, Laws, Load
 from zoo.measure.store import Store
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """What a model is made of: keys of pieces in the order in which they run, its weights, and whose law holds for it."""
-
-    keys: list[str]
-    megabytes: float
-    group: str = ""
-
-
-class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a device under one runtime. `models` holds the parts of each digest and form of the catalogue."""
-
-    schema: str = "zoo.calibration/2"
-    device: str
-    runtime: str
-    torch: str
-    version: str
-    date: str
-    laws: Laws
-    errors: Errors | None
-    models: dict[str, dict[str, Parts]]
-    complete: bool
 
 
 class Prediction(NamedTuple):
@@ -43,22 +21,32 @@ class Prediction(NamedTuple):
     high_ms: float | None
 
 
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a device under one runtime. `models` holds a prediction for each digest and form of the catalogue, `fitted` the
+    names of the models that were measured for it."""
+
+    schema: str = "zoo.calibration/3"
+    device: str
+    runtime: str
+    torch: str
+    version: str
+    date: str
+    errors: Errors | None
+    models: dict[str, dict[str, Prediction]]
+    fitted: list[str] = []
+
+
 def predictions(store: Store, device: str, runtime: Runtime) -> dict[tuple[str, str], Prediction]:
-    """Of all models of the catalogue whose pieces are known on a device, by digest and form. Times nothing."""
+    """Of all models of the catalogue that a calibration of the device knows, by digest and form. Times nothing."""
     made = read(store, device, runtime)
     if made is None:
         return {}
-    known = store.pieces(device, runtime_key(runtime))
-    return {
-        (digest, form): predicted(made, parts, known)
-        for digest, forms in made.models.items()
-        for form, parts in forms.items()
-        if all(key in known for key in parts.keys)
-    }
+    return {(digest, form): guess for digest, forms in made.models.items() for form, guess in forms.items()}
 
 
 def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
-    """None where there is none that can be read, or one of an older schema: its pieces are still known, so a new one begins with those."""
+    """None where there is none that can be read, or one of an older schema: its measurements are still known, so a new one begins with
+    those."""
     data = store.calibration(device, runtime_key(runtime))
     try:
         return msgspec.json.decode(data, type=Calibration) if data else None
@@ -66,17 +54,25 @@ def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
         return None
 
 
-def predicted(made: Calibration, parts: Parts, known: dict[str, float]) -> Prediction:
-    ms = made.laws.of(parts.group).ms(load_of(parts, known))
-    if made.errors is None:
-        return Prediction(ms, None, None)
-    return Prediction(ms, ms * made.errors.low, ms * made.errors.high)
-
-
-def load_of(parts: Parts, known: dict[str, float]) -> Load:
-    return Load(sum(known[key] for key in parts.keys), len(parts.keys), parts.megabytes)
-
-
 def runtime_key(runtime: Runtime) -> str:
-    """Times of pieces hold for one version of torch."""
+    """Predictions and times of pieces hold for one version of torch."""
     return f"{runtime.key} torch {importlib.metadata.version('torch')}"
+
+
+def known_threads(store: Store, device: str, runtime: Runtime) -> list[int]:
+    """With how many threads latencies of a device are known, measured or predicted, all else being as in a runtime."""
+    found = {row.runtime.key for row in store.rows(device=device, verdict="clean")}
+    torch = runtime_key(runtime).removeprefix(runtime.key)
+    found |= {key.removesuffix(torch) for key in store.calibrated(device) if key.endswith(torch)}
+    rest, _ = runtime.key.rsplit(" t", 1)
+    return sorted(int(match[1]) for key in found if (match := re.fullmatch(rf"{re.escape(rest)} t(\d+)", key)))
+
+
+def calibrate_command(runtime: Runtime) -> str:
+    """What to type for a calibration under a runtime."""
+    words = [
+        f" --threads {runtime.threads}" if runtime.threads != 1 else "",
+        f" --batch {runtime.batch}" if runtime.batch != 1 else "",
+        f" --dtype {runtime.dtype}" if runtime.dtype != "float32" else "",
+    ]
+    return f"zoo calibrate{''.join(words)}"

@@ -155,6 +155,11 @@ class Store:
         found = self._read(query, device, runtime)
         return found[0][0] if found else None
 
+    def calibrated(self, device: str) -> list[str]:
+        """The runtimes under which a device was calibrated."""
+        query = "SELECT runtime FROM calibrations WHERE device = ? ORDER BY runtime"
+        return [str(runtime) for (runtime,) in self._read(query, device)]
+
     def set_calibration(self, device: str, runtime: str, data: bytes) -> None:
         self._write("INSERT OR REPLACE INTO calibrations VALUES (?, ?, ?)", [(device, runtime, data)])
 

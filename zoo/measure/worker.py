@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from zoo.measure.clock import Clock, CpuClock, CudaClock, measure
 from zoo.measure.device import query_gpu
 from zoo.measure.latency import Runtime, Sample
+from zoo.specs.model import Spec
 
 ANCHOR = "mobilenetv4_conv_small"
 STATUS = "/proc/self/status"
@@ -79,8 +80,10 @@ def work(plan: Plan) -> Iterator[Answer]:
             yield Answer(job.key, None, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def prepared(job: Job) -> nn.Module:
-    """The model with values that keep activations normal numbers, on its device."""
+def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
+    """The model of a job, or of a spec in its stead, with values that keep activations normal numbers, on its device.
+
+    Raises MemoryError where its weights would not fit."""
     import zoo
     from blocks.packing import pack
     from zoo.measure.pieces import fill
@@ -93,7 +96,7 @@ def prepared(job: Job) -> nn.Module:
     if is_opaque(job.model):
         model, packs = zoo.create(job.model, form=job.form).to(dtype), False
     else:
-        model = zoo.create(job.model, device="meta", form=job.form).to(dtype)
+        model = zoo.create(spec or job.model, device="meta", form=job.form).to(dtype)
         _check_room(model, job.device, copies=2 if packs else 1)
         model = model.to_empty(device="cpu")
         fill(model)
