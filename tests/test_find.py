@@ -21,10 +21,10 @@ from zoo.choosing.picture import draw, layout
 from zoo.errors import InputError
 from zoo.measure import store as stores
 from zoo.measure.code import source_hash
+from zoo.measure.coverage import Errors
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
-from zoo.measure.law import Errors, Laws
-from zoo.measure.predict import Calibration, Parts, runtime_key
+from zoo.measure.predict import Calibration, Prediction, runtime_key
 from zoo.measure.published import published
 from zoo.measure.store import Store
 
@@ -39,17 +39,16 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
     monkeypatch.setattr("zoo.choosing.find.this_device", lambda: HERE)
+    monkeypatch.setattr("zoo.commands.choosing.this_device", lambda: HERE)
     with Store() as store:
         store.add_device(HERE)
         for name, ms in MEASURED.items():
             facts = FACTS | {"model": name, "digest": catalog.entry(name).digest, "form": "deploy", "device": HERE.id}
             store.add([compose(facts, quiet(ms))])
         key = runtime_key(Runtime())
-        store.add_looks(HERE.id, key, {name: ms for name, ms in GUESSED.items()})
         made = Calibration(
-            device=HERE.id, runtime=key, torch="", version="", date="", laws=Laws(), complete=True,
-            errors=Errors(0.04, 0.12, 0.9, 1.2, 100, 10),
-            models={catalog.entry(name).digest: {"deploy": Parts([name], 1.0)} for name in GUESSED},
+            device=HERE.id, runtime=key, torch="", version="", date="", errors=Errors(0.04, 0.12, 1.7, 100, 10),
+            models={catalog.entry(name).digest: {"deploy": Prediction(ms, 0.9 * ms, 1.2 * ms)} for name, ms in GUESSED.items()},
         )  # fmt: skip
         store.set_calibration(HERE.id, key, msgspec.json.encode(made))
     yield
@@ -181,6 +180,28 @@ def test_where_nothing_is_known_of_a_device_the_command_says_what_to_do(
     assert "`zoo calibrate` predicts all models" in capsys.readouterr().err
 
 
+def test_a_number_of_threads_that_nobody_measured_names_those_that_are_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["find", "--max-latency-ms", "20", "--threads", "2"]) == 1
+    told = capsys.readouterr().err
+    assert (
+        f"no latency is known for {HERE.id} with 2 threads" in told
+        and "known are those of --threads 1: `zoo calibrate --threads 2`" in told
+    )
+
+
+def test_each_row_names_its_device_and_on_how_many_the_model_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with Store() as store:
+        facts = FACTS | {"model": "starnet_s1", "digest": catalog.entry("starnet_s1").digest, "form": "deploy"}
+        store.add([compose(facts | {"device": "another-4c-0"}, quiet(8.0))] * 2)
+    found = {one.name: one for one in find(max_latency_ms=20.0)}
+    assert (found["starnet_s1"].device, found["starnet_s1"].devices, found["starnet_s1"].ms) == (HERE.id, 2, 10.0)
+    assert (found["starnet_s2"].device, found["starnet_s2"].devices) == (HERE.id, 0)
+    assert cli.main(["find", "--max-latency-ms", "20"]) == 0
+    assert "2 devices" in capsys.readouterr().out
+
+
 def test_the_command_marks_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["find", "--max-latency-ms", "20"]) == 0
     text = capsys.readouterr().out
@@ -272,6 +293,25 @@ def test_the_best_model_that_keeps_the_budget_is_picked_though_a_better_one_was_
 def test_a_model_that_is_faster_than_thought_is_picked() -> None:
     times = {"starnet_s2": 9.0, "starnet_s1": 10.0, "mobileone_s0": 5.0}
     assert pick(10.0, measure=measured(**times)).choice.name == "starnet_s2"
+
+
+def ladder(*milliseconds: float) -> list[Candidate]:
+    """Models that are the better the slower they are, the best first, predicted within a tenth."""
+    return [
+        Candidate(f"net_{ms:g}", "net", "deploy", 1, 1, 4, "MIT", "permissive", ms=ms, low_ms=0.9 * ms, high_ms=1.1 * ms,
+                  latency="predicted", figure=Figure("imagenet-1k/top1@224", ms, "")) for ms in sorted(milliseconds, reverse=True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("off", [0.4, 0.55, 0.8, 1.0, 1.3, 1.8, 2.5])
+def test_the_best_model_is_picked_even_if_all_predictions_are_off(off: float) -> None:
+    known = ladder(*(1.3**i for i in range(3, 20)))
+    measure = measured(**{one.name: off * one.ms for one in known if one.ms})
+    picked = pick(20.0, measure=measure, known=known)
+    best = max((one for one in known if one.ms and off * one.ms <= 20.0), key=lambda one: one.ms or 0.0)
+    assert picked.choice.name == best.name
+    beyond = {one.name for one in known if off * (one.ms or 0.0) > 20.0} & {one.name for one, _ in picked.finalists}
+    assert beyond  # a step further was tried
 
 
 def test_a_budget_that_nothing_keeps_names_the_fastest() -> None:

@@ -7,6 +7,7 @@ is one of one data set; ranks never mix two. Imports no torch where the device i
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -45,7 +46,8 @@ class Figure(Row, frozen=True):
 
 class Candidate(Row, frozen=True, omit_defaults=True):
     """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured with
-    an older source of its blocks; `why` is what leaves it out."""
+    an older source of its blocks; `device` is the one that `ms` is of, `devices` how many have measured the model in this form and
+    runtime; `why` is what leaves it out."""
 
     name: str
     family: str
@@ -61,6 +63,8 @@ class Candidate(Row, frozen=True, omit_defaults=True):
     p90_ms: float | None = None
     latency: Literal["measured", "predicted", ""] = ""
     stale: bool = False
+    device: str = ""
+    devices: int = 0
     memory_bytes: int | None = None
     figure: Figure | None = None
     why: list[str] = []
@@ -168,11 +172,9 @@ def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -
     """Every model of the catalogue with its latency on a device, and its figure of a metric."""
     with Store() as store:
         where = this_device().id if device == "this" else device
-        rows = {
-            row.digest: row
-            for row in newest(store.rows(device=where, verdict="clean", form=form))
-            if row.runtime.key == runtime.key
-        }
+        clean = [row for row in newest(store.rows(verdict="clean", form=form)) if row.runtime.key == runtime.key]
+        rows = {row.digest: row for row in clean if row.device == where}
+        devices = Counter(row.digest for row in clean)  # the newest of each device
         guesses = predictions(store, where, runtime)
         if device != "this" and device not in {known.id for known in store.devices()}:
             known = [known.id for known in store.devices()]
@@ -187,7 +189,7 @@ def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -
         timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
         yield Candidate(
             name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),
-            figure=figure_of(name, metric), **timed,
+            figure=figure_of(name, metric), device=where if timed.get("latency") else "", devices=devices[entry.digest], **timed,
         )  # fmt: skip
 
 

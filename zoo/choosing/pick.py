@@ -18,11 +18,12 @@ from zoo.choosing.find import Candidate, find
 from zoo.choosing.trial import Trial, trial
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, jobs_for, run
-from zoo.measure.latency import Latency
+from zoo.measure.latency import Latency, Runtime
+from zoo.measure.predict import calibrate_command
 from zoo.measure.published import METRIC
 
 REACH = 1.25
-"""Predictions up to so many times the budget are measured: the best model may be faster than it is thought to be."""
+"""What is known to take up to so many times the budget is measured: the best model may be faster than it is thought to be."""
 FINALISTS = 6
 
 Measure = Callable[[Sequence[str]], dict[str, Latency]]
@@ -58,39 +59,62 @@ def pick(
 ) -> Picked:
     """The model with the best figure of `metric` whose measured latency is within the budget, of `known` or all models.
 
-    Finalists are measured from the best figure down, a few at a time, until one fits: so nothing that is worse than the choice
-    is measured, and everything that is better was. end_to_end: the budget includes reading, decoding and resizing one of `images`, or
-    of a 1080p JPEG where there are none, on one thread. Where images lie in folders that are called like classes, the finalists that fit
-    are tried on them, and those with weights are chosen by what they do there. Raises InputError when nothing fits, or when no
-    latency is known.
+    Finalists are measured from the best figure down, a few at a time: of all whose range, and one step as wide beyond it, reaches into the
+    budget. What they turn out to take, against what was predicted, moves the other predictions; better models that come within reach
+    then are measured too, so nothing that is worse than the choice is measured in vain, and nothing better is passed over because all
+    predictions are off. end_to_end: the budget includes reading, decoding and resizing one of `images`, or of a 1080p JPEG where there
+    are none, on one thread. Where images lie in folders that are called like classes, the finalists that fit are tried on them, and
+    those with weights are chosen by what they do there. Raises InputError when nothing fits, or when no latency is known.
     """
     known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="") if known is None else known
     timed = [one for one in known if one.ms is not None]
     if not timed:
-        raise InputError("pick", Problem("", "latencies of this machine", "none", next="run `zoo calibrate` first"))
-    shortlist = [one for one in timed if one.ms is not None and one.ms <= REACH * latency_ms]
+        next_step = f"run `{calibrate_command(Runtime(threads))}` first"
+        found = f"none with {threads} thread{'s' if threads > 1 else ''}"
+        raise InputError("pick", Problem("", "latencies of this machine", found, next=next_step))
     measure = measure or _measuring(form, threads, progress)
     finalists: list[tuple[Candidate, Latency]] = []
-    end = time.monotonic() + 60 * minutes
-    while shortlist and time.monotonic() < end:
-        batch, shortlist = shortlist[:FINALISTS], shortlist[FINALISTS:]
+    fit: list[Picked] = []
+    ahead, end = timed, time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        pace = _pace(finalists)
+        batch = [one for one in ahead if _least_ms(one, pace) <= latency_ms][:FINALISTS]
+        if not batch:
+            break
         rows = measure([one.name for one in batch])
-        finalists += [(one, rows[one.name]) for one in batch if one.name in rows]
-        fit = []
-        for one, row in finalists:
+        timed_now = [(one, rows[one.name]) for one in batch if one.name in rows]
+        finalists += timed_now
+        for one, row in timed_now:
             before = _preparing(one.name, images) if end_to_end else 0.0
             if before + (row.p90_ms if quantile == "p90" else row.p50_ms) <= latency_ms:
                 fit.append(Picked(one, row, finalists, before))
-        if fit:
-            tried_out = {one.choice.name: trial(one.choice.name, images) for one in fit} if images else {}
-            trials = {name: tried for name, tried in tried_out.items() if tried is not None}
-            best = max(fit, key=lambda one: trials[one.choice.name].accuracy if one.choice.name in trials else -1.0)
-            return best._replace(trials=trials)
+        best = min((timed.index(one.choice) for one in fit), default=len(timed))
+        ahead = [one for one in ahead if one not in batch and timed.index(one) < best]
+    if fit:
+        fit.sort(key=lambda one: timed.index(one.choice))
+        tried_out = {one.choice.name: trial(one.choice.name, images) for one in fit} if images else {}
+        trials = {name: tried for name, tried in tried_out.items() if tried is not None}
+        choice = max(fit, key=lambda one: trials[one.choice.name].accuracy if one.choice.name in trials else -1.0)
+        return choice._replace(trials=trials)
     fastest = min(timed, key=lambda one: one.ms or 0.0)
-    found = f"the fastest, {fastest.name}, takes {fastest.ms:.3g} ms"
+    nearest = f"the fastest, {fastest.name}, takes {fastest.ms:.3g} ms"
     raise InputError(
-        "pick", Problem("", f"a model within {latency_ms:g} ms", found, next="raise the budget, or --threads")
+        "pick", Problem("", f"a model within {latency_ms:g} ms", nearest, next="raise the budget, or --threads")
     )
+
+
+def _pace(finalists: Sequence[tuple[Candidate, Latency]]) -> float:
+    """How many times as long as predicted the finalists took, in the median; 1 where none was a prediction."""
+    ratios = [row.p50_ms / one.ms for one, row in finalists if one.latency == "predicted" and one.ms]
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _least_ms(one: Candidate, pace: float) -> float:
+    """The fastest that a candidate may be: a step below what is known of it, as wide as the lower half of its range."""
+    ms = one.ms or 0.0
+    if one.latency != "predicted":
+        return ms / REACH
+    return pace * min(ms / REACH, one.low_ms**2 / ms if one.low_ms and ms else ms)
 
 
 def _measuring(form: str, threads: int, progress: Callable[[Progress], None]) -> Measure:

@@ -7,9 +7,14 @@ from collections import Counter
 
 import msgspec
 
+from zoo import catalog
 from zoo.choosing.find import Candidate
 from zoo.choosing.find import find as search
 from zoo.console import complain, count, dump, size, table
+from zoo.measure.device import this_device
+from zoo.measure.latency import Runtime
+from zoo.measure.predict import calibrate_command, known_threads
+from zoo.measure.store import Store
 
 
 def find(arguments: Namespace) -> int:
@@ -27,7 +32,18 @@ def find(arguments: Namespace) -> int:
         return 0 if kept else 1
     shown = kept[: arguments.limit or None]
     if shown:
-        columns = ["model", "ms", "range", arguments.metric, "parameters", "MACs", "memory", "licence"]
+        columns = [
+            "model",
+            "ms",
+            "range",
+            "device",
+            "measured on",
+            arguments.metric,
+            "parameters",
+            "MACs",
+            "memory",
+            "licence",
+        ]
         table(columns, [_row(one) for one in shown], _title(arguments, shown))
     if len(kept) > len(shown):
         complain(f"{len(kept) - len(shown)} more: --limit 0 shows all")
@@ -38,9 +54,7 @@ def find(arguments: Namespace) -> int:
     if left:
         table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
     if found and all(one.ms is None for one in found):
-        complain(
-            "no latency is known for this device: `zoo calibrate` predicts all models in minutes, `zoo bench` measures"
-        )
+        complain(_unknown(arguments))
     return 0 if kept else 1
 
 
@@ -52,6 +66,18 @@ def _offer_devices() -> None:
     for device in shipped_devices():
         many = f"{device.cores} core{'s' if device.cores != 1 else ''}, {counts[device.id]:,} rows"
         complain(f"latencies of another machine: zoo find --device {device.id}   ({device.name}, {many})")
+
+
+def _unknown(arguments: Namespace) -> str:
+    """What is known instead of the latencies that were asked for, and what would tell them."""
+    runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
+    with Store() as store:
+        device = this_device().id if arguments.device == "this" else arguments.device
+        known = known_threads(store, device, runtime)
+    threads = f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}"
+    others = f"; known are those of --threads {', '.join(map(str, known))}" if known else ""
+    how = f"`{calibrate_command(runtime)}` predicts all models in minutes, `zoo bench` measures"
+    return f"no latency is known for {device} with {threads}, {runtime.dtype}, batch {runtime.batch}{others}: {how}"
 
 
 def _title(arguments: Namespace, shown: list[Candidate]) -> str:
@@ -68,6 +94,8 @@ def _row(one: Candidate) -> list[str]:
         one.name,
         f"{mark}{one.ms:.3g}" if one.ms is not None else "",
         f"{one.low_ms:.3g} to {one.high_ms:.3g}" if one.low_ms is not None and one.high_ms is not None else "",
+        one.device if one.latency else "",
+        f"{one.devices} device{'s' if one.devices != 1 else ''}",
         f"{one.figure.value:g}" if one.figure else "",
         count(one.params),
         count(one.macs),
@@ -88,31 +116,25 @@ def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
 def calibrate(arguments: Namespace) -> int:
     from zoo.commands.measuring import bar
     from zoo.measure.calibrate import calibrate as learn
-    from zoo.measure.latency import Runtime
 
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
-    with bar(0, "steps") as progress:
+    with bar(0, "seconds") as progress:
         made = learn(arguments.minutes, runtime, progress=progress)
     if arguments.json:
         dump(msgspec.to_builtins(made))
         return 0
-    laws, errors = made.laws, made.errors
-    print(
-        f"{made.device}, {made.runtime}: {len(made.models)} models"
-        + ("" if made.complete else "; not all pieces are timed yet")
-    )
-    for group, law in (laws.groups or {"all": laws.general}).items():
-        numbers = (
-            f"{law.scale:.3f} x pieces + {law.each:.4f} ms each + {law.per_megabyte:.4f} ms for each MB of weights"
-        )
-        print(f"  {group}: t = {numbers}")
-    if errors is None:
-        print("  the error is not known: measure models of at least three families (`zoo bench`), then calibrate again")
+    predicted = sum(entry.digest in made.models for entry in catalog.entries().values())
+    print(f"{made.device}, {made.runtime}: {predicted} models predicted from {len(made.fitted)} measured here")
+    if made.errors is None:
+        print("  the error is not known: fewer than three families were measured; give it more --minutes")
     else:
+        errors = made.errors
         print(
             f"  error of models of families left out of the fit: median {errors.median:.1%}, 95 % within {errors.p95:.1%}"
         )
-        print(f"  ({errors.models} measured models of {errors.families} families)")
+        print(
+            f"  ({errors.models} models of {errors.families} families; ranges are {errors.width:.2f} standard deviations, to hold nine in ten)"
+        )
     return 0
 
 
