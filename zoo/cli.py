@@ -201,7 +201,10 @@ def parser() -> Parser:
     bench.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
 
     calibrate = _command(
-        commands, "calibrate", "choosing:calibrate", "time the pieces of all models, to predict latencies here"
+        commands,
+        "calibrate",
+        "choosing:calibrate",
+        "measure the models that tell most, to predict the latencies of all here",
     )
     calibrate.add_argument("--minutes", type=positive, default=3.0, help="about; a second call goes on (default 3)")
     calibrate.add_argument("--threads", type=whole(1), default=1, help="of one model, at least 1 (default 1)")

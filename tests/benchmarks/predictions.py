@@ -16,7 +16,7 @@ from zoo.measure.calibrate import calibrate
 from zoo.measure.device import Device, this_device
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.load import loads
-from zoo.measure.predict import Prediction
+from zoo.measure.predict import Calibration, Prediction
 from zoo.measure.worker import free_memory
 
 FORM = "deploy"
@@ -39,7 +39,7 @@ def report(minutes: float, models: int, families: int, threads: int = 1) -> list
     pairs = [(row, made.models[row.digest][FORM]) for row in rows]
     lines += [_line(row, guess) for row, guess in sorted(pairs, key=lambda pair: pair[0].p50_ms)]
     clean = [(row, guess) for row, guess in pairs if row.verdict == "clean"]
-    off = np.array([abs(guess.ms / row.p50_ms - 1) for row, guess in clean] or [np.nan])
+    off = [abs(guess.ms / row.p50_ms - 1) for row, guess in clean] or [np.nan]
     kept = [_is_inside(row, guess) for row, guess in clean]
     claimed = (
         "no error is claimed" if made.errors is None else f"claimed {made.errors.median:.1%} and {made.errors.p95:.1%}"
@@ -51,9 +51,14 @@ def report(minutes: float, models: int, families: int, threads: int = 1) -> list
         f"{len(clean)} clean of {len(rows)} measured models of {len({catalog.entry(row.model).family for row, _ in clean})} families "
         f"that are not in the fit: median error {np.median(off):.1%}, 95th percentile {np.quantile(off, 0.95):.1%}, "
         f"{np.mean(kept) if kept else np.nan:.0%} inside the ranges that should hold 90 %; "
-        f"{sum(guess.low_ms is not None for forms in made.models.values() for guess in forms.values())} of "
-        f"{2 * len(catalog.list_models())} model forms have a prediction with a range",
+        f"{_predicted(made)} of {2 * len(catalog.list_models())} model forms have a prediction with a range",
     ]
+
+
+def _predicted(made: Calibration) -> int:
+    """How many forms of models of the catalogue have a range; two models that are one net count twice."""
+    known = [made.models.get(entry.digest, {}) for entry in catalog.entries().values()]
+    return sum(guess.low_ms is not None for forms in known for guess in forms.values())
 
 
 def draw(models: int, families: int, seed: int = 0) -> list[str]:

@@ -63,7 +63,7 @@ def test_a_machine_that_is_slower_by_a_factor_is_known_from_few_models_and_the_r
     few = [seen(one, 3.7 * machine(2).ms(one)) for one in some(10)]
     means, _ = Law([*other, *few], HERE).predict(subjects())
     off = np.abs(np.exp(means) / [3.7 * machine(2).ms(one) for one in subjects()] - 1)
-    assert np.median(off) < 0.03 and np.quantile(off, 0.95) < 0.10
+    assert np.median(off) < 0.03 and np.quantile(off, 0.95) < 0.15
 
 
 def test_what_is_left_out_is_predicted_as_by_a_law_that_never_saw_it() -> None:

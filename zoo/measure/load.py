@@ -95,7 +95,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
     from torch.utils.flop_counter import flop_registry
 
     from zoo.build.builder import meta_input
-    from zoo.measure.work import Attentions, Work
+    from zoo.measure.work import Composites, Work
 
     aten = torch.ops.aten
 
@@ -119,7 +119,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
 
     work = Kinds()
     work.open.append("")
-    with torch.no_grad(), work, Attentions(work):
+    with torch.no_grad(), work, Composites(work):
         net.eval()(meta_input(net.spec, batch))  # type: ignore[arg-type]
     flops = work.paths[""]
     normalised = sum(row[1] for op, row in work.ops.items() if "norm" in op)
