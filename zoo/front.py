@@ -83,14 +83,16 @@ def create(
 
     (FSDP2 shards contiguous parameters only: call `.to(memory_format=torch.contiguous_format)` before `fully_shard`.)
 
-    model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a spec file, a Spec, or a spec as a table.
+    model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a file or folder
+        that `zoo.save` wrote (its weights come with it), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the
         model, with a report in `.adapt_report`. A name with a tag implies it. Listed weights want `zoo pin NAME.TAG` once.
     weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`; what training put around
         its tensors (`module.`, `_orig_mod.`, `state_dict`) is taken off, of several state dicts the averaged one (`model_ema`) is
-        taken. `checkpoint_path` is the same under timm's name.
+        taken. `checkpoint_path` is the same under timm's name. A file that `zoo.save` wrote also brings its pre-processing and the
+        names of its classes, and a warning where it was saved for another request.
     form: `train`, or `deploy` (re-parameterised, norms folded).
     num_classes: 0 gives pooled features; global_pool: `avg`, `max`, `avgmax`, or `""` for the map itself.
     drop_rate, drop_path_rate, attn_drop_rate, proj_drop_rate: in training, shares left out before the classifier, of

@@ -44,7 +44,7 @@ TRAIN_RATIO = (3 / 4, 4 / 3)
 
 
 def transform(model: Any, train: bool = False, generator: torch.Generator | None = None) -> Transform:
-    """The transform of a model (loaded with `pretrained`, or of its spec's size), of a name, or of a Preprocess.
+    """The transform of a model (loaded with `pretrained`, or of its spec's size), of a name, of what `zoo.save` wrote, or of a Preprocess.
 
     train: a random crop of 8 to 100 % of the area and a random flip, drawn from `generator`, instead of the centre crop.
     """
