@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.attention.cache import look_back, seen_before
-from blocks.attention.rotary import Rope, check_rope, positions_after, rotated, score_scale
+from blocks.attention.rotary import Rope, check_rope, magnitude, positions_after, rotated
 from blocks.chain import run
 from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
@@ -38,8 +38,9 @@ class LatentAttention(nn.Module):
     d is `nope_dim`, r is `rope_dim`, the width of the part that is turned by positions and that all heads share among keys; v is
     `v_dim` wide, d without a value, and c is `kv_rank` wide. Queries come the same way from `q_rank` numbers, or without a value from W_q x. (B, L, C) -> (B, L, C).
     The state holds norm(c) (B, M, kv_rank) and the turned k_r (B, M, rope_dim) of all tokens, and their number (B,); after
-    padding also which of the M are tokens (B, M). Raises ValueError for rotary positions that do not fit, and for a state or
-    packed sequences where `causal` is false.
+    padding also which of the M are tokens (B, M). Under yarn scores are multiplied by m(mscale_all_dim)^2 and what is turned, of
+    queries and of keys, by m(mscale) / m(mscale_all_dim), which is 1 without a `mscale_all_dim` of its own. Raises ValueError
+    for rotary positions that do not fit, and for a state or packed sequences where `causal` is false.
     """
 
     path = ""
@@ -59,13 +60,16 @@ class LatentAttention(nn.Module):
         bias: bool = False,
         eps: Positive = 1e-6,
         linear: Linear = slot("dense"),
+        mscale_all_dim: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
         self.rope, self.causal = rope or Rope(), causal
         check_rope(self.rope, rope_dim)
         self.num_heads, self.nope_dim, self.rope_dim, self.kv_rank = num_heads, nope_dim, rope_dim, kv_rank
         self.v_dim = v_dim or nope_dim
-        self.scale = (nope_dim + rope_dim) ** -0.5 * score_scale(rope)
+        overall = magnitude(self.rope, self.rope.mscale if mscale_all_dim is None else mscale_all_dim)
+        self.scale = (nope_dim + rope_dim) ** -0.5 * overall**2
+        self.stretch = magnitude(self.rope, self.rope.mscale) / overall
         queries = num_heads * (nope_dim + rope_dim)
         self.q_proj = linear(dim, queries, bias=False) if q_rank is None else None
         self.q_a_proj = linear(dim, q_rank, bias=bias) if q_rank else None
@@ -103,7 +107,7 @@ class LatentAttention(nn.Module):
     def _kept(self, x: Tensor, where: Tensor) -> tuple[Tensor, ...]:
         """norm(c) (B, L, kv_rank) and the turned k_r (B, L, rope_dim)."""
         latent, turned = run(self.kv_a_proj_with_mqa, x).split([self.kv_rank, self.rope_dim], -1)
-        return self.kv_a_layernorm(latent), rotated(turned.unsqueeze(2), where, self.rope).squeeze(2)
+        return self.kv_a_layernorm(latent), rotated(turned.unsqueeze(2), where, self.rope, self.stretch).squeeze(2)
 
     def _attend(
         self, x: Tensor, where: Tensor, kept: tuple[Tensor, ...], visible: Tensor | None, is_causal: bool
@@ -112,7 +116,7 @@ class LatentAttention(nn.Module):
         latent, k_turned = kept
         k, v = run(self.kv_b_proj, latent).unflatten(-1, (self.num_heads, -1)).split([self.nope_dim, self.v_dim], -1)
         y = F.scaled_dot_product_attention(
-            torch.cat([q, rotated(q_turned, where, self.rope)], -1).transpose(1, 2),
+            torch.cat([q, rotated(q_turned, where, self.rope, self.stretch)], -1).transpose(1, 2),
             torch.cat([k, k_turned.unsqueeze(2).expand(-1, -1, self.num_heads, -1)], -1).transpose(1, 2),
             v.transpose(1, 2),
             attn_mask=visible,

@@ -39,8 +39,13 @@ def check_rope(rope: Rope | None, dims: int) -> None:
 
 
 def score_scale(rope: Rope | None) -> float:
-    """By what `yarn` multiplies scores: (1 + mscale ln(factor) / 10)^2."""
-    return (1 + rope.mscale * math.log(rope.factor) / 10) ** 2 if rope is not None and rope.scaling == "yarn" else 1.0
+    """By what `yarn` multiplies scores: m(mscale)^2."""
+    return 1.0 if rope is None else magnitude(rope, rope.mscale) ** 2
+
+
+def magnitude(rope: Rope, mscale: float) -> float:
+    """m(mscale) = 1 + mscale ln(factor) / 10 of `yarn`, and 1 without it."""
+    return 1 + mscale * math.log(rope.factor) / 10 if rope.scaling == "yarn" else 1.0
 
 
 def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -50,12 +55,14 @@ def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tupl
     return where, before + (x.shape[1] if mask is None else mask.sum(1))
 
 
-def rotated(x: Tensor, positions: Tensor, rope: Rope) -> Tensor:
-    """x (B, L, H, K) turned by its positions (B, L), with angles in float32 at least."""
+def rotated(x: Tensor, positions: Tensor, rope: Rope, stretch: float = 1.0) -> Tensor:
+    """x (B, L, H, K) turned by its positions (B, L) and `stretch` times as long, with angles in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
     turns = _turns(rope, x.shape[-1], x.device, wide)
     angle = (positions.to(wide).unsqueeze(-1) * turns).unsqueeze(2)
     cos, sin = angle.cos(), angle.sin()
+    if stretch != 1:
+        cos, sin = cos * stretch, sin * stretch
     if rope.pairs == "neighbours":
         left, right = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([left * cos - right * sin, right * cos + left * sin], -1).flatten(-2).to(x.dtype)
