@@ -104,9 +104,7 @@ class ImplicitFilter(nn.Module):
             )
         self.register_parameter("bias", nn.Parameter(torch.empty(channels)) if bias else None)
         self.freq = nn.Parameter(torch.empty(1, hidden_dim))
-        widths = itertools.pairwise([position_dim, *[hidden_dim] * depth])
-        layers = {str(2 * index): nn.Linear(*width) for index, width in enumerate(widths)}  # upstream counts the sines
-        self.implicit_filter = nn.ModuleDict(layers | {str(2 * depth): nn.Linear(hidden_dim, channels, bias=False)})
+        self.implicit_filter = filter_layers(channels, hidden_dim, position_dim, depth)
         self.pos_emb = Positions(max_length, position_dim)
         self.modulation = Modulation(channels)
         self.reset_parameters()
@@ -116,14 +114,21 @@ class ImplicitFilter(nn.Module):
             nn.init.normal_(self.bias)
         nn.init.constant_(self.freq, 1.0)
 
-    def forward(self, length: int) -> Tensor:
-        """(L, channels)."""
+    def forward(self, length: int, others: nn.ModuleDict | None = None) -> Tensor:
+        """(L, channels), of the own layers or of `others`, at the same positions, frequencies and rates."""
         h = self.pos_emb.z[0, :length]
-        *layers, last = self.implicit_filter.values()
+        *layers, last = (self.implicit_filter if others is None else others).values()
         for layer in layers:
             h = torch.sin(self.freq * layer(h))
         y: Tensor = last(h) * torch.exp(-self.pos_emb.t[0, :length] * self.modulation.deltas[0].abs())
         return y
+
+
+def filter_layers(channels: int, hidden_dim: int, position_dim: int, depth: int = 3) -> nn.ModuleDict:
+    """The linear layers of a filter's MLP. Upstream counts the sines between them, too."""
+    widths = itertools.pairwise([position_dim, *[hidden_dim] * depth])
+    layers = {str(2 * index): nn.Linear(*width) for index, width in enumerate(widths)}
+    return nn.ModuleDict(layers | {str(2 * depth): nn.Linear(hidden_dim, channels, bias=False)})
 
 
 class Positions(nn.Module):

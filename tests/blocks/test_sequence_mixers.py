@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +78,34 @@ def test_mixers_of_whole_sequences_refuse_a_state_and_name_one_that_takes_it(mix
         mixer(64).double()(tokens(), Context(state={}))
 
 
+@pytest.mark.parametrize("name", ["layer_monarch_mixer", "layer_monarch_mixer_causal"])
+def test_monarch_mixer_equals_upstream(golden, name):
+    case = golden(name)
+    given = case.about["config"]
+    mixer = MonarchMixer(
+        given["d_model"],
+        causal=not given["bidirectional"],
+        max_length=given["l_max"],
+        filter_dim=given["hyena_filter_order"],
+        position_dim=given["hyena_emb_dim"],
+        shared=given["bidirectional"],
+        residual=given["residual_long_conv"],
+    ).to(case.dtype)
+    mixer.load_state_dict({_monarch_name(key): value for key, value in case.state.items()})
+    length = case.inputs["u"].shape[1]
+    with torch.no_grad():
+        case.check(mixer.filter_fn(length).unsqueeze(0), "filter")
+        if given["bidirectional"]:
+            case.check(mixer.filter_fn(length, mixer.filter_fn2).unsqueeze(0), "filter_rev")
+        case.check(mixer(case.inputs["u"]))
+
+
+def _monarch_name(key):
+    """Upstream's `filter_fn2` is the residual's filter, `implicit_filter_rev` the future's; the frequencies of one filter are one parameter."""
+    key = re.sub(r"implicit_filter(_rev)?\.\d\.freq", "freq", key.replace("filter_fn2", "residual_fn"))
+    return re.sub(r"(filter|residual)_fn\.implicit_filter_rev", r"\1_fn2", key)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [False, True])
 def test_monarch_mixer_gates_a_convolution_to_its_sides(causal):
@@ -87,8 +117,7 @@ def test_monarch_mixer_gates_a_convolution_to_its_sides(causal):
     v, y = v * gate, torch.zeros_like(x)
     for t in range(21):
         for s in range(21):
-            taps = (there[t - s] if s <= t else 0) + (back[s - t] if s >= t else 0)
-            y[:, t] += taps * v[:, s]
+            y[:, t] += (there[t - s] if s <= t else back[s - t - 1]) * v[:, s]
     torch.testing.assert_close(mixer(x), mixer.out_linear((y + bias * v) * out_gate))
 
 
