@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -226,15 +226,18 @@ class Result(NamedTuple):
     slowest: tuple[float, str]
 
 
-def fuzz(cases: int, seed: int = 0) -> Result:
-    known = targets()
+def fuzz(
+    cases: int, seed: int = 0, known: dict[str, Target] | None = None, shares: dict[str, float] | None = None
+) -> Result:
+    known = known or targets()
+    shares = shares or SHARES
     for target in known.values():
         for sound in target.seeds:
             target.accept(sound)
     accepted, refused, broken, slowest = Counter[str](), Counter[str](), list[str](), (0.0, "")
     before = _peak_bytes()
     for name, target in known.items():
-        for number in range(round(cases * SHARES[name])):
+        for number in range(round(cases * shares[name])):
             faulthandler.dump_traceback_later(HANG_S, exit=True)
             start = time.perf_counter()
             try:
@@ -273,9 +276,13 @@ def main() -> int:
         print(ascii(data)[:4000])
         target.accept(data)
         return 0
-    result = fuzz(arguments.cases, arguments.seed)
-    for name in SHARES:
-        print(f"{name:8} {result.accepted[name]:8,} accepted {result.refused[name]:8,} refused")
+    return print_result(fuzz(arguments.cases, arguments.seed), SHARES)
+
+
+def print_result(result: Result, names: Iterable[str]) -> int:
+    """The table of a run; the exit code."""
+    for name in names:
+        print(f"{name:18} {result.accepted[name]:8,} accepted {result.refused[name]:8,} refused")
     print(
         f"memory grew by {result.growth_bytes / 2**20:.0f} MiB; slowest {result.slowest[0]:.2f} s: {result.slowest[1]}"
     )

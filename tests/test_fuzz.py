@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fuzz_structures
 from tests.fuzz import MAX_GROWTH_BYTES, Target, fuzz, targets
 
 ROOT = Path(__file__).parents[1]
@@ -36,5 +37,20 @@ def test_another_error_is_a_finding_that_names_its_case(monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_a_hundred_thousand_mutations_meet_typed_errors_only() -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--cases", "100000", "--seed", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_thousand_cases_that_know_their_grammar_meet_typed_errors_only() -> None:
+    result = fuzz_structures.run(1000)
+    assert result.broken == [] and result.growth_bytes <= MAX_GROWTH_BYTES
+    assert all(result.accepted[name] + result.refused[name] for name in fuzz_structures.SHARES)
+    assert all(result.refused[name] for name in fuzz_structures.SHARES if name != "stored values")
+    assert result.accepted["layout"] and result.accepted["program"] and result.accepted["values of a row"]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_cases_that_know_their_grammar_meet_typed_errors_only() -> None:
+    command = [sys.executable, "-m", "tests.fuzz_structures", "--cases", "100000", "--seed", "7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

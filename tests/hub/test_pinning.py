@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -108,6 +111,30 @@ def test_a_pickle_that_runs_code_is_refused_unrun(hub: Hub, listing: Listing, tm
     with pytest.raises(WeightsError, match="expected tensors and plain values only"):
         zoo.pin(name)
     assert not (tmp_path / "ran").exists() and kept() == []
+
+
+CONFINED = """
+import sys
+from pathlib import Path
+from zoo.supply import convert
+convert.ROOM_BYTES, convert.CPU_S, convert.CPU_S_PER_BYTE = 2**26, 1, 0.0
+path = Path(sys.argv[1])
+convert.confine("starnet_nano", path)
+for call in (lambda: bytearray(2**28), lambda: path.write_bytes(b"x" * 2**24)):
+    try:
+        call()
+    except (MemoryError, OSError) as error:
+        print(type(error).__name__, flush=True)
+while True:
+    pass
+"""
+
+
+def test_the_process_that_opens_a_pickle_has_bounds_of_memory_disk_and_time(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"x" * 1000)
+    command = [sys.executable, "-c", CONFINED, str(tmp_path / "net.pth")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["MemoryError", "OSError"] and done.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
 
 
 def test_weights_of_another_shape_are_named_and_not_kept(

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -224,7 +225,8 @@ def _convert(manifest: Manifest, path: Path, out: Path) -> None:
         problems = [Problem(**values) for values in json.loads(done.stdout)]
     except (ValueError, TypeError):
         last = next(iter(reversed(done.stderr.strip().splitlines())), "")
-        found = f"a process that ended with {done.returncode}" + (f": {last}" if last else "")
+        end = f"by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else f"with {done.returncode}"
+        found = f"a process that ended {end}" + (f": {last}" if last else "")
         problems = [Problem(manifest.source, "a conversion", found)]
     raise TensorsError(manifest.name, problems)
 
