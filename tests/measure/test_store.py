@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import random
 import sqlite3
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -326,6 +330,45 @@ def test_two_processes_write_into_one_file_and_lose_nothing(path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0]
     with Store(path) as store:
         assert len(store.rows()) == 83 and len(store.pieces("d", "r")) == 80
+
+
+def test_files_that_are_set_aside_in_one_second_all_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1.8e9)
+    for text in (b"one program's file, long enough", b"another program's, long enough"):
+        path.write_bytes(text)
+        with Store(path):
+            pass
+    assert len({file.read_bytes() for file in path.parent.glob("m.sqlite.set-aside-1800000000-*")}) == 2
+
+
+WRITING = """
+import itertools, sys
+from pathlib import Path
+from tests.measure.rows import row
+from zoo.measure.store import Store
+with Store(Path(sys.argv[1])) as store:
+    for i in itertools.count(int(sys.argv[2]) * 10**6, 50):
+        store.add(row(digest=f"{i + k:064x}") for k in range(50))
+        store.add_looks("d", "r", {f"{i + k}": 1.0 for k in range(50)})
+        print(i, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_in_a_write_leaves_whole_batches_and_all_that_were_told(path: Path) -> None:
+    draw, told = random.Random(0), 0
+    for number in range(20):
+        command = [sys.executable, "-c", WRITING, str(path), str(number)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        assert writer.stdout is not None and writer.stdout.readline()
+        time.sleep(draw.random() * 0.3)
+        writer.kill()
+        told += 1 + len(writer.stdout.read().split())
+        writer.wait()
+        with Store(path) as store:
+            counts = len(store.rows()), len(store.looks("d", "r"))
+        assert all(count % 50 == 0 and count >= told * 50 for count in counts)
+        assert not list(path.parent.glob("*.set-aside-*"))
 
 
 def test_samples_of_a_run_are_kept_until_they_are_a_row(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import sqlite3
 import statistics
 import time
@@ -309,7 +310,8 @@ def _opened(path: Path) -> sqlite3.Connection:
             return _connect(path)
         except sqlite3.DatabaseError as error:
             _refuse_good(path, error)
-            aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}")
+            # with a drawn part: where the clock was set back, a second comes twice, and the file that was set aside then stays
+            aside = path.with_name(f"{path.name}.set-aside-{int(time.time())}-{secrets.token_hex(2)}")
             os.replace(path, aside)
             log.warning("%s is damaged or not ours (%s): it is now %s, and a new file begins", path, error, aside.name)
             return _connect(path)
