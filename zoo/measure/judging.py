@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from blocks.words import DEVICE, is_name, is_text, printable
 from zoo.catalog import NAME
 from zoo.errors import Problem
 from zoo.measure.device import Device
@@ -21,7 +22,6 @@ SKEW = timedelta(days=1)
 """By which clocks may differ."""
 LETTERS = 300
 DIGEST = re.compile(r"[0-9a-f]{64}")
-DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 
 
 def row_problems(row: Latency) -> list[Problem]:
@@ -59,21 +59,21 @@ def is_past(date: str) -> bool:
 
 def _row_names(row: Latency) -> Iterator[Problem]:
     if not NAME.fullmatch(row.model):
-        yield Problem("model", "the name of a model", _shown(row.model))
+        yield Problem("model", "the name of a model", printable(row.model))
     if not DIGEST.fullmatch(row.digest):
-        yield Problem("digest", "64 hexadecimal digits", _shown(row.digest))
-    if not DEVICE.fullmatch(row.device):
-        yield Problem("device", "the id of a device: small letters, digits, dashes", _shown(row.device))
+        yield Problem("digest", "64 hexadecimal digits", printable(row.digest))
+    if not is_name(row.device, DEVICE):
+        yield Problem("device", "the id of a device: letters, digits, dashes", printable(row.device))
     if row.runtime.dtype not in DTYPES:
-        yield Problem("runtime.dtype", f"one of {', '.join(DTYPES)}", _shown(row.runtime.dtype))
+        yield Problem("runtime.dtype", f"one of {', '.join(DTYPES)}", printable(row.runtime.dtype))
     texts = {name: getattr(row, name) for name in ("anchor", "reason", "source", "version", "clocks")}
     yield from _texts({**texts, "runtime.torch": row.runtime.torch})
 
 
 def _texts(values: dict[str, str]) -> Iterator[Problem]:
     for name, text in values.items():
-        if len(text) > LETTERS or not text.isprintable():
-            yield Problem(name, f"at most {LETTERS} printable letters", _shown(text))
+        if not is_text(text, LETTERS):
+            yield Problem(name, f"at most {LETTERS} printable letters", printable(text))
 
 
 def _times(row: Latency) -> Iterator[Problem]:
@@ -100,8 +100,4 @@ def _counts(row: Latency) -> Iterator[Problem]:
 
 def _row_date(row: Latency) -> Iterator[Problem]:
     if not is_past(row.date):
-        yield Problem("date", "an ISO date that has been, as 2026-01-31T12:00:00+00:00", _shown(row.date))
-
-
-def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 60 else f"{text[:57]}...")
+        yield Problem("date", "an ISO date that has been, as 2026-01-31T12:00:00+00:00", printable(row.date))

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 from filelock import FileLock
 
+from blocks.words import printable
 from zoo.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.folders import data_folder, write_whole
@@ -258,8 +259,7 @@ def import_rows(store: Store, path: Path) -> int:
     devices, rows = read_rows(path)
     for device in devices:
         store.add_device(device)
-    origin = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-    return store.add(msgspec.structs.replace(row, origin=origin) for row in rows)
+    return store.add(msgspec.structs.replace(row, origin=printable(path.name)) for row in rows)
 
 
 def shipped_rows() -> list[Latency]:

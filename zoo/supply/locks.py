@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from blocks import plugins
+from blocks.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.folders import data_path, write_whole
@@ -23,6 +26,7 @@ from zoo.weights.verify import sha256_of
 
 SCHEMA: Literal["zoo.lock/1"] = "zoo.lock/1"
 MAX_LOCK_BYTES = 2**24
+REFERENCE = re.compile(r"hub:[\w.-]+/[\w.-]+")
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -83,9 +87,11 @@ def pins() -> dict[str, Locked]:
 def read_pin(path: Path) -> Locked | None:
     """None for a file that is no pin of ours."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Locked)
+        with path.open("rb") as file:
+            entry = msgspec.json.decode(file.read(MAX_LOCK_BYTES), type=Locked)
     except (OSError, ValueError, RecursionError):
         return None
+    return None if any(_problems(entry)) else entry
 
 
 def save_pin(entry: Locked) -> Path:
@@ -115,10 +121,32 @@ def read_lock(path: str | Path) -> dict[str, Locked]:
         raise InputError(str(path), Problem("", "a lock that can be read", error.strerror or str(error))) from None
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), Problem("", f"a lock of the schema {SCHEMA}", str(error))) from None
-    outside = [file.name for entry in models for file in entry.files if path_fault(file.name)]
-    if outside:
-        raise InputError(str(path), Problem(outside[0], "the name of a file", path_fault(outside[0])))
+    names = Counter(entry.name for entry in models)
+    problems = [Problem(name, "each name once", "the name twice") for name, count in names.items() if count > 1]
+    problems += [problem for entry in models for problem in _problems(entry)]
+    if problems:
+        raise InputError(str(path), problems)
     return {entry.name: entry for entry in models}
+
+
+def _problems(entry: Locked) -> Iterator[Problem]:
+    """What of an entry is no name, no text that can be shown, or the name of a file that leads elsewhere."""
+    if (
+        not (REFERENCE.fullmatch(entry.name) or catalog.NAME.fullmatch(entry.name))
+        or len(entry.name) > 2 * LONGEST_NAME
+    ):
+        yield Problem(entry.name, "a model, with its tag, or hub:org/repo", "another name")
+    for text in (entry.source, entry.revision, entry.licence, entry.licence_class):
+        if not is_text(text, LONGEST_PART):
+            yield Problem(entry.name, "texts that can be seen", text)
+    for name, version in entry.distributions.items():
+        if not (is_name(name, DISTRIBUTION) and is_text(version, LONGEST_NAME)):
+            yield Problem(entry.name, "distributions and their versions", f"{name} {version}")
+    for file in entry.files:
+        if fault := path_fault(file.name):
+            yield Problem(file.name, "the name of a file", fault)
+    if not entry.files:
+        yield Problem(entry.name, "at least one file", "none")
 
 
 def write_lock(entries: Iterable[Locked], path: str | Path) -> None:

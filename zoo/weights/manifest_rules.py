@@ -9,6 +9,7 @@ from math import isfinite, prod
 from typing import Any
 from urllib.parse import urlsplit
 
+from blocks.words import LONGEST_PART, is_text
 from zoo.errors import Problem
 from zoo.weights.header import DTYPES
 from zoo.weights.stats import wilson_interval
@@ -22,10 +23,11 @@ PATTERNS = {  # field -> what its text must match (empty text is checked by the 
     "licence": (r".+", "the name of a licence"),
     "origin": (r".+", "a sentence on where the weights come from"),
 }
+TEXTS = ("revision", "licence", "origin", "labels", "key_rules", "recipe", "command", "created")
+"""Fields that are shown as they stand."""
 MAX_LABEL = 500
 METRIC_NAME = r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+@\d+"
-MAX_SIDE, MIN_CROP = 4096, 0.25
-"""A picture is resized to `size / crop` before it is cut: together they bound the memory of that."""
+MAX_SIDE, MIN_CROP, MAX_VALUE = 4096, 0.25, 1e6
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
@@ -63,6 +65,11 @@ def _texts(values: dict[str, Any]) -> Iterator[Problem]:
     for name, (pattern, words) in PATTERNS.items():
         if not re.fullmatch(pattern, values.get(name, "")):
             yield Problem(name, words, f'"{values[name]}"')
+    for name in TEXTS:
+        value = values.get(name, "")
+        for text in (value,) if isinstance(value, str) else value:
+            if not is_text(text, LONGEST_PART):
+                yield Problem(name, f"one line of at most {LONGEST_PART:,} letters that can be seen", f'"{text}"')
     torch_names = [torch_name for torch_name, _ in DTYPES.values()]
     if values.get("dtype", "float32") not in torch_names:
         yield Problem("dtype", f"one of {', '.join(torch_names)}", f'"{values["dtype"]}"')
@@ -80,7 +87,9 @@ def _labels(values: dict[str, Any]) -> Iterator[Problem]:
 def _source(values: dict[str, Any]) -> Iterator[Problem]:
     source = values["source"]
     kind, _, rest = source.partition(":")
-    if kind == "embedded":
+    if kind != "embedded" and not is_text(source, LONGEST_PART):
+        yield Problem("source", f"one line of at most {LONGEST_PART:,} letters that can be seen", f'"{source}"')
+    elif kind == "embedded":
         if fault := path_fault(rest):
             yield Problem("source", "a relative path to a file beside the manifest", f'"{source}", with {fault}')
         elif not rest.endswith(".safetensors"):
@@ -141,16 +150,28 @@ def _preprocess(values: dict[str, Any]) -> Iterator[Problem]:
     for name in ("mean", "std"):
         if (count := len(getattr(step, name))) != step.channels:
             yield Problem(f"preprocess.{name}", f"{step.channels} numbers, one per channel", str(count))
+    if any(spread <= 0 for spread in step.std):
+        yield Problem("preprocess.std", "numbers > 0", str(list(step.std)))
+    if not 0 < step.crop <= 1:
+        yield Problem("preprocess.crop", "a share in (0, 1]", str(step.crop))
+    if step.range[0] >= step.range[1]:
+        yield Problem("preprocess.range", "low < high", str(list(step.range)))
+    yield from _beyond_memory(step, sizes)
+
+
+def _beyond_memory(step: Any, sizes: list[int]) -> Iterator[Problem]:
+    """A picture is resized to `size / crop` before it is cut, and float32 has to hold what becomes of its values."""
     if max(sizes, default=0) > MAX_SIDE:
         yield Problem("preprocess.size", f"at most {MAX_SIDE:,}", str(max(sizes)))
-    if not all(1e-6 <= spread <= 1e6 for spread in step.std):
-        yield Problem("preprocess.std", "numbers from 1e-6 to 1e6", str(list(step.std))[:80])
-    if not all(abs(middle) <= 1e6 for middle in step.mean):
-        yield Problem("preprocess.mean", "numbers from -1e6 to 1e6", str(list(step.mean))[:80])
-    if not MIN_CROP <= step.crop <= 1:
-        yield Problem("preprocess.crop", f"a share from {MIN_CROP} to 1", str(step.crop))
-    if not -1e6 <= step.range[0] < step.range[1] <= 1e6:
-        yield Problem("preprocess.range", "low < high, from -1e6 to 1e6", str(list(step.range)))
+    if 0 < step.crop < MIN_CROP:
+        yield Problem("preprocess.crop", f"a share of at least {MIN_CROP}", str(step.crop))
+    for name in ("mean", "std", "range"):
+        values = getattr(step, name)
+        if not all(abs(value) <= MAX_VALUE for value in values) or (
+            name == "std" and any(0 < v < 1 / MAX_VALUE for v in values)
+        ):
+            least = f", and at least {1 / MAX_VALUE:g}" if name == "std" else ""
+            yield Problem(f"preprocess.{name}", f"numbers of at most {MAX_VALUE:g}{least}", str(list(values))[:80])
 
 
 def _metrics(values: dict[str, Any]) -> Iterator[Problem]:
@@ -160,6 +181,8 @@ def _metrics(values: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(where, "a name like `digits/top1@32`: data set, figure, input size", f'"{name}"')
         if not isfinite(metric.value):
             yield Problem(f"{where}.value", "a finite number", str(metric.value))
+        if not (is_text(metric.source, LONGEST_PART) and is_text(metric.command, LONGEST_PART)):
+            yield Problem(where, "a source and a command that can be seen", f'"{metric.source}", "{metric.command}"')
         if not (metric.source or metric.command):
             yield Problem(where, "a source or a command", "none")
         yield from _date(f"{where}.date", metric.date)
