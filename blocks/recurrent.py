@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blocks.context import Context
 from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.masks import token_mask
-from blocks.ops.sequences import lengths_of
+from blocks.ops.sequences import checked_borders, lengths_of
 
 State = tuple[Tensor, ...]
 """What a mixer keeps of the past, each tensor (B, …)."""
@@ -63,7 +63,8 @@ def stepwise(
             raise ValueError(
                 f"packed sequences (ctx.cu_seqlens) are one sample without ctx.mask; found {x.shape[0]} samples"
             )
-        y, state = mix_packed(x, state, ctx.cu_seqlens, ctx)
+        borders = checked_borders(ctx.cu_seqlens, x, 1, x.shape[1], "x")
+        y, state = mix_packed(x, state, borders, ctx)
     elif mask is None:
         y, state = mix(x, state, None, ctx)
     else:
@@ -118,7 +119,7 @@ def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def shifted(x: Tensor, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """(of each token of x (B, L, C) the one before it, `state` or zeros before the first; the last token (B, C))."""
-    before = torch.zeros_like(x[:, 0]) if state is None else state.to(x.dtype)
+    before = x.new_zeros(x.shape[0], x.shape[2]) if state is None else state.to(x.dtype)
     joined = torch.cat([before.unsqueeze(1), x], 1)
     return joined[:, :-1], _last(joined.transpose(1, 2), 1, mask).squeeze(-1)
 

@@ -143,4 +143,5 @@ class LerpLinear(nn.Module):
 
 def head_norm(y: Tensor, norm: nn.GroupNorm) -> Tensor:
     """(B, L, H, V) -> (B, L, H * V), each token's heads standardised one by one."""
-    return norm(y.flatten(2).flatten(0, 1)).view(*y.shape[:2], -1)  # type: ignore[no-any-return]
+    rows = y.flatten(2)
+    return norm(rows.flatten(0, 1)).view(rows.shape)  # type: ignore[no-any-return]

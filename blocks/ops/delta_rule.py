@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from blocks.ops import recurrence_native, recurrence_triton
 from blocks.ops.chunks import (
@@ -37,6 +36,7 @@ from blocks.ops.dispatch import implementation, implements, kernel
 from blocks.ops.flops import flop_formula
 from blocks.ops.linear_recurrence import decay_gradient, over_group, recurrence_op
 from blocks.ops.selective_scan.steps import common_dtype, fast_dtype
+from blocks.ops.sequences import lengths_of
 from blocks.ops.shapes import check_heads, check_shapes, check_states, each_sequence, shared_by
 
 OP = "delta_rule"
@@ -59,14 +59,14 @@ def delta_rule(
     q, k (B, L, G, K), v (B, L, H, V), beta (B, L, H), log_decay none, (B, L, H) or (B, L, H, K), at most 0 ->
     o (B, L, H, V) in the dtype of v and, if asked for, the state after the last step (B, H, K, V). Keys should have
     length 1. `cu_seqlens` (N + 1,) are the borders of N sequences packed into one row, each with a state of its own
-    (N, H, K, V). Computed in float32 at least; `reference` in the dtype of its arguments. Raises ValueError when shapes do
-    not fit.
+    (N, H, K, V). Computed in float32 at least; `reference` in the dtype of its arguments. Any size may be 0. Raises
+    ValueError when shapes or borders do not fit.
     """
     check_heads(q, k, v, log_decay)
-    check_states(initial_state, k, v, cu_seqlens)
+    borders = check_states(initial_state, k, v, cu_seqlens)
     check_shapes({"beta": (beta, tuple(v.shape[:3]))}, "v", v)
     core, (q, k, wide, beta, decay, state) = _chosen(q, k, v, beta, log_decay, initial_state)
-    o, last = _run(core, q, k, k, wide, beta, -beta, decay, state, READ_FIRST, cu_seqlens)
+    o, last = _run(core, q, k, k, wide, beta, -beta, decay, state, READ_FIRST, borders)
     o = (o if scale == 1.0 else o * scale).to(v.dtype)
     return (o, last) if return_final_state else o
 
@@ -90,12 +90,15 @@ def diagonal_plus_low_rank(
     with `a` and writes with `b`, and one that writes `v` with `k` and is read with `q`.
     """
     check_heads(q, k, v, log_decay)
-    check_states(initial_state, k, v, cu_seqlens)
+    borders = check_states(initial_state, k, v, cu_seqlens)
     check_shapes({"a": (a, tuple(k.shape)), "b": (b, tuple(k.shape))}, "k", k)
     core, (q, k, wide, a, b, decay, state) = _chosen(q, k, v, a, b, log_decay, initial_state)
-    none, beta = torch.zeros_like(q), torch.ones_like(wide[..., 0])
+    twice = None
+    if borders is not None:
+        lengths_of(v, borders)  # refused as they were given
+        twice = 2 * borders
+    none, beta = torch.zeros_like(q), wide.new_ones(wide.shape[:3])
     decay = None if decay is None else _alternate(decay, torch.zeros_like(decay))
-    borders = None if cu_seqlens is None else 2 * cu_seqlens
     o, last = _run(
         core,
         _alternate(none, q),
@@ -107,7 +110,7 @@ def diagonal_plus_low_rank(
         decay,
         state,
         EXCLUSIVE,
-        borders,
+        twice,
     )
     o = o[:, 1::2]
     o = (o if scale == 1.0 else o * scale).to(v.dtype)
@@ -197,8 +200,8 @@ def eager(
     (I - diag(beta) F) w = gain v + diag(beta) R S, with F the scores of r and k, R the decayed r, S the state before the chunk.
     """
     S = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
-    if not v.shape[1]:
-        return v, v, S
+    if not (v.numel() and S.numel()):  # an op may not give its own inputs
+        return torch.zeros_like(v), gain.unsqueeze(-1) * v, S.clone()
     (batch, length, heads, _), size = v.shape, chunk_size(v.shape[1])
     same = r is k
     q, k = in_chunks(shared_by(q, heads), size), in_chunks(shared_by(k, heads), size)
@@ -294,7 +297,7 @@ def _backward(ctx, grad_o, grad_w, grad_last):  # type: ignore[no-untyped-def]
     if decay is not None:
         reads = asked * grad_asked
         if ctx.order != READ_FIRST:  # read before the step's decay
-            reads = F.pad(reads[:, 1:], (0, 0, 0, 0, 0, 1))
+            reads = torch.cat([reads[:, 1:], torch.zeros_like(reads[:, :1])], 1)
         kept = (last * grad_last).sum(-1)
         grad_decay = decay_gradient(decay, reads.addcmul_(q, grad_q), k * grad_k, kept, INCLUSIVE)
     shared = grad_q, grad_asked * beta.unsqueeze(-1), grad_k
@@ -330,7 +333,7 @@ def _back_through_time(
     diag(a_t) (G_t + asked_t y_t^T): a delta rule of two steps each, one that writes grad_o, one that reads with k.
     """
     q, asked, k, grad_o, grad_w = (x.flip(1) for x in (q, asked, k, grad_o, grad_w))
-    none, one = torch.zeros_like(q), torch.ones_like(q[..., 0])
+    none, one = torch.zeros_like(q), q.new_ones(q.shape[:3])
     gain, beta = _alternate(one, one), _alternate(torch.zeros_like(one), one)
     steps = _alternate(none, k), _alternate(q, asked), _alternate(grad_o, grad_w), gain, beta
     decays, rest = None, None
@@ -338,7 +341,7 @@ def _back_through_time(
         decays, rest = decay.flip(1), torch.zeros_like(decay)
         if order == READ_FIRST:  # the step's decay comes last: at the next step, and behind them all
             behind = torch.cat([rest[:, :1], decays[:, :-1]], 1)
-            decays, rest = _alternate(behind, rest), torch.exp(decays[:, -1])
+            decays, rest = _alternate(behind, rest), torch.exp(decays[:, -1:].sum(1))  # of no steps 1
         else:
             decays, rest = _alternate(rest, decays), None
     _, y, grad_first = delta_op(torch.zeros_like(steps[0]), *steps, decays, grad_last, EXCLUSIVE, backend)

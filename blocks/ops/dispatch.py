@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch import Tensor
 from blocks.errors import BlockError, Problem, listed, nearest
 
 FASTEST_FIRST = ("triton", "native", "eager")
+HALVES = (torch.bfloat16, torch.float16)
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Refusal = Callable[..., str]
@@ -48,15 +49,51 @@ _heard: ContextVar[Counter[tuple[str, str, str]] | None] = ContextVar("blocks.op
 
 
 def implements(op: str, backend: str, unless: Refusal | None = None) -> Callable[[Implementation], Implementation]:
-    """Decorator: the function is what `backend` runs for `op`, unless `unless(*tensors)` says why it cannot."""
+    """Decorator: the function is what `backend` runs for `op`, unless `unless(*tensors)` says why it cannot.
+
+    Autocast does not reach into it: what it computes in follows from its arguments, on every backend alike.
+    """
 
     def register(function: Implementation) -> Implementation:
-        _known.setdefault(op, {})[backend] = function
+        @functools.wraps(function)
+        def alone(*arguments: Any, **options: Any) -> Any:
+            device = device_type(*arguments)
+            if not autocasts(device):
+                return function(*arguments, **options)
+            with torch.autocast(device, enabled=False):
+                return function(*arguments, **options)
+
+        _known.setdefault(op, {})[backend] = alone
         if unless is not None:
             _refusals[op, backend] = unless
-        return function
+        return cast(Implementation, alone)
 
     return register
+
+
+def device_type(*arguments: Any) -> str:
+    """Of the first tensor among them; "meta" where there is none."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            return argument.device.type
+    return "meta"
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for tensors of this type of device; torch raises where there is none for it, as for meta."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors as autocast hands them to torch's own convolutions: in its dtype, but for float64 and integers."""
+    device = device_type(*tensors)
+    if not autocasts(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [
+        tensor.to(dtype) if tensor is not None and tensor.dtype in (torch.float32, *HALVES) else tensor
+        for tensor in tensors
+    ]
 
 
 def implementation(op: str, *tensors: Tensor | None) -> Callable[..., Any]:

@@ -55,10 +55,10 @@ def linear_recurrence(
     o (B, L, H, V) in the dtype of v and, if asked for, the state after the last step (B, H, K, V). With `bonus` (H, K),
     as in RWKV-6, o_t = scale (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t. `cu_seqlens` (N + 1,) are the borders of N
     sequences packed into one row, each with a state of its own (N, H, K, V). Computed in float32 at least; `reference`
-    in the dtype of its arguments. Raises ValueError when shapes do not fit.
+    in the dtype of its arguments. Any size may be 0. Raises ValueError when shapes or borders do not fit.
     """
     check_heads(q, k, v, log_decay)
-    check_states(initial_state, k, v, cu_seqlens)
+    borders = check_states(initial_state, k, v, cu_seqlens)
     check_shapes({"bonus": (bonus, (v.shape[2], k.shape[3]))}, "v", v)
     core = implementation(OP, q, k, v, log_decay, initial_state)
     judge = common_dtype if core is reference else fast_dtype
@@ -70,7 +70,7 @@ def linear_recurrence(
 
     wide = [x.to(dtype) for x in (q, k, v, log_decay) if x is not None]
     state = None if initial_state is None else initial_state.to(dtype)
-    o, last = each_sequence(sequence, cu_seqlens, state, *wide)
+    o, last = each_sequence(sequence, borders, state, *wide)
     if bonus is not None:
         weights = shared_by(wide[0] * wide[1], v.shape[2]) * bonus.to(dtype)
         o = torch.addcmul(o, weights.sum(-1, keepdim=True), wide[2])
@@ -94,7 +94,7 @@ def reference(
     S = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
     if not v.shape[1]:
         return v, S
-    a = torch.exp(torch.zeros_like(v[..., 0]) if log_decay is None else log_decay)
+    a = torch.exp(v.new_zeros(v.shape[:3]) if log_decay is None else log_decay)
     a = a[..., None, None] if a.ndim == 3 else a.unsqueeze(-2 if on_values else -1)
     steps = list(zip(q.unbind(1), k.unbind(1), v.unbind(1), a.unbind(1), strict=True))
     outputs = []
@@ -122,8 +122,8 @@ def eager(
 ) -> tuple[Tensor, Tensor]:
     """The recurrence in chunks: matrices of scores within a chunk, the state carried from one to the next."""
     first = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if state is None else state
-    if not v.shape[1]:
-        return v, first
+    if not (v.numel() and first.numel()):  # an op may not give its own inputs
+        return torch.zeros_like(v), first.clone()
     a = None if log_decay is None else torch.exp(log_decay)
     if reverse:
         q, k, v = q.flip(1), k.flip(1), v.flip(1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from blocks.ops.dispatch import implementation, implements
 from blocks.ops.flops import flop_formula
+from blocks.ops.selective_scan.steps import common_dtype, fast_dtype
 
 OP = "long_conv"
 
@@ -30,6 +31,7 @@ def long_conv(
 
     x (B, D, L); kernel and kernel_back (D, K), or (B, D, K) for kernels that depend on the input, K up to L; bias (D,)
     -> (B, D, L) in the dtype of x, computed in float32 at least but for `reference`. Without `kernel_back` it is causal.
+    Of no steps there are kernels without taps.
     Raises ValueError when shapes do not fit.
     """
     _check_shapes(x, kernel, bias, kernel_back)
@@ -42,13 +44,14 @@ def long_conv(
 
 def _check_shapes(x: Tensor, kernel: Tensor, bias: Tensor | None, kernel_back: Tensor | None) -> None:
     batch, channels, length = x.shape
+    least = 1 if length else 0
     for name, tensor in {"kernel": kernel, "kernel_back": kernel_back}.items():
         if tensor is not None and (
-            tuple(tensor.shape[:-1]) not in ((channels,), (batch, channels)) or not 1 <= tensor.shape[-1] <= length
+            tuple(tensor.shape[:-1]) not in ((channels,), (batch, channels)) or not least <= tensor.shape[-1] <= length
         ):
             raise ValueError(
                 f"`{name}` has shape {tuple(tensor.shape)}; for x of shape {tuple(x.shape)} it should be "
-                f"({channels}, K) or ({batch}, {channels}, K) with K from 1 to {length}"
+                f"({channels}, K) or ({batch}, {channels}, K) with K from {least} to {length}"
             )
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` has shape {tuple(bias.shape)}; for {channels} channels it should be ({channels},)")
@@ -56,20 +59,22 @@ def _check_shapes(x: Tensor, kernel: Tensor, bias: Tensor | None, kernel_back: T
 
 @implements(OP, "reference")
 def reference(x: Tensor, kernel: Tensor, kernel_back: Tensor | None) -> Tensor:
-    """Lag by lag, in the dtype of x."""
+    """Lag by lag, in the dtype of its arguments."""
     length = x.shape[-1]
-    y = torch.zeros_like(x)
+    y = torch.zeros_like(x, dtype=common_dtype(x, kernel, kernel_back))
     for lag, tap in enumerate(kernel.unbind(-1)):
         y = y + F.pad(tap.unsqueeze(-1) * x[..., : length - lag], (lag, 0))
     for lag, tap in enumerate(() if kernel_back is None else kernel_back.unbind(-1)):
         y = y + F.pad(tap.unsqueeze(-1) * x[..., lag:], (0, lag))
-    return y
+    return y.to(x.dtype)
 
 
 @implements(OP, "eager")
 def eager(x: Tensor, kernel: Tensor, kernel_back: Tensor | None) -> Tensor:
     """The product of spectra, long enough that nothing comes round to where it is read."""
-    dtype, size = torch.promote_types(x.dtype, torch.float32), _size(x, kernel, kernel_back)
+    if not x.numel():  # torch has no Fourier transform of nothing
+        return torch.zeros_like(x)
+    dtype, size = fast_dtype(x, kernel, kernel_back), _size(x, kernel, kernel_back)
     spectrum = torch.fft.rfft(x.to(dtype), size) * _spectrum(kernel, kernel_back, dtype, size)
     return torch.fft.irfft(spectrum, size)[..., : x.shape[-1]].to(x.dtype)
 
@@ -118,7 +123,10 @@ def long_conv_backward_op(
     grad: Tensor, x: Tensor, kernel: Tensor, kernel_back: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, kernel and kernel_back (empty where there is none): correlations with the gradient of y."""
-    dtype, size = torch.promote_types(x.dtype, torch.float32), _size(x, kernel, kernel_back)
+    if not x.numel():
+        back = x.new_empty(0) if kernel_back is None else torch.zeros_like(kernel_back)
+        return torch.zeros_like(x), torch.zeros_like(kernel), back
+    dtype, size = fast_dtype(x, kernel, kernel_back), _size(x, kernel, kernel_back)
     of_grad = torch.fft.rfft(grad.to(dtype), size)
     to_x = torch.fft.irfft(of_grad * _spectrum(kernel, kernel_back, dtype, size).conj_physical(), size)[
         ..., : x.shape[-1]

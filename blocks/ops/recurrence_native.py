@@ -9,6 +9,8 @@ from torch import Tensor
 
 from blocks.ops import native
 from blocks.ops.chunks import order_of
+from blocks.ops.native.call import unfit
+from blocks.ops.selective_scan.steps import fast_dtype
 
 LIBRARY = "recurrence"
 MOST_KEYS = 512
@@ -39,11 +41,8 @@ class Strided(ctypes.Structure):
 
 def refusal(*tensors: Tensor | None) -> str:
     """Why the kernels cannot take the tensors q, k or q, r, k, and so on; "" when they can."""
-    for tensor in tensors:
-        if tensor is not None and tensor.device.type != "cpu":
-            return f"the tensors are on {tensor.device}"
-        if tensor is not None and tensor.dtype == torch.float64:
-            return "it computes in float32, not float64"
+    if why_not := unfit(fast_dtype(*tensors), *tensors):
+        return why_not
     first = tensors[0]
     if first is not None and first.shape[-1] > MOST_KEYS:
         return f"its keys are at most {MOST_KEYS} wide, not {first.shape[-1]}"
@@ -62,7 +61,7 @@ def linear_recurrence(
 ) -> tuple[Tensor, Tensor]:
     """As blocks.ops.linear_recurrence.reference, in float32."""
     decay, kind = _decay(log_decay, on_values)
-    shape = _shape(k, v, kind, order, reverse)
+    shape, dtype = _shape(k, v, kind, order, reverse), v.dtype
     q, k, v, state = _rows(q), _rows(k), _rows(v), _whole(state)
     o, last = v.new_empty(v.shape), v.new_empty(shape.B, shape.H, shape.K, shape.V)
     library().linear_recurrence(
@@ -71,7 +70,7 @@ def linear_recurrence(
         *(_pointer(x) for x in (state, o, last)),
         torch.get_num_threads(),
     )
-    return o, last
+    return o.to(dtype), last.to(dtype)
 
 
 def delta_rule(
@@ -88,8 +87,9 @@ def delta_rule(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As blocks.ops.delta_rule.reference, in float32; w is empty unless it is to be kept."""
     decay, kind = _decay(log_decay, False)
-    shape = _shape(k, v, kind, order, False)
+    shape, dtype = _shape(k, v, kind, order, False), v.dtype
     q, r, k, v, state = _rows(q), _rows(r), _rows(k), _rows(v), _whole(state)
+    gain, beta = None if gain is None else gain.float(), beta.float()
     o, w = v.new_empty(v.shape), v.new_empty(v.shape if keep else 0)
     last = v.new_empty(shape.B, shape.H, shape.K, shape.V)
     library().delta_rule(
@@ -98,7 +98,7 @@ def delta_rule(
         *(_pointer(x) for x in (state, o, w if keep else None, last)),
         torch.get_num_threads(),
     )
-    return o, w, last
+    return o.to(dtype), w.to(dtype), last.to(dtype)
 
 
 def library() -> ctypes.CDLL:
@@ -111,7 +111,7 @@ def library() -> ctypes.CDLL:
 def _decay(log_decay: Tensor | None, on_values: bool) -> tuple[Tensor | None, int]:
     if log_decay is None:
         return None, NO_DECAY
-    decay = torch.exp(log_decay)
+    decay = torch.exp(log_decay.float())
     return (decay, PER_HEAD) if decay.ndim == 3 else (_rows(decay), PER_VALUE if on_values else PER_KEY)
 
 
@@ -121,12 +121,13 @@ def _shape(k: Tensor, v: Tensor, kind: int, order: str, reverse: bool) -> Shape:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Any strides will do, if neighbouring channels are side by side."""
+    """In float32, which the kernels read. Any strides will do, if neighbouring channels are side by side."""
+    x = x.float()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _whole(state: Tensor | None) -> Tensor | None:
-    return None if state is None else state.contiguous()
+    return None if state is None else state.float().contiguous()
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p | None:

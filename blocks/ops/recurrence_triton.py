@@ -108,7 +108,10 @@ def _launch(
     v, last = inputs["v"], rest["last"]
     assert v is not None
     (batch, length, heads, values), keys = v.shape, last.shape[2]
-    if not length:
+    if not (v.numel() and keys):  # no state, or no step that reads it
+        rest["o"].zero_()
+        if (w := rest.get("w")) is not None and w.numel():
+            torch.mul(v, inputs["gain"].unsqueeze(-1), out=w)  # type: ignore[union-attr]
         return
     rows = {name: None if x is None else x if x.ndim == 3 else _rows(x) for name, x in inputs.items()}
     strides = {

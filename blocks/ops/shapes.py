@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from blocks.ops.sequences import lengths_of
+from blocks.ops.sequences import checked_borders, lengths_of
 
 
 def check_shapes(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]], name: str, given: Tensor) -> None:
@@ -30,16 +30,16 @@ def check_heads(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> No
     }
     check_shapes(expected, "v", v)
     for name, groups in (("q", q.shape[2]), ("k", k.shape[2])):
-        if heads % groups:
+        if heads % groups if groups else heads:
             raise ValueError(f"the {groups} heads of `{name}` do not divide the {heads} heads of `v`")
 
 
-def check_states(state: Tensor | None, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
-    """Raises ValueError unless there is a state (H, K, V) for each sequence, and packed ones make up one sample."""
-    sequences = v.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+def check_states(state: Tensor | None, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> Tensor | None:
+    """The checked borders. Raises ValueError unless they fit, and there is a state (H, K, V) for each sequence."""
+    borders = checked_borders(cu_seqlens, v, v.shape[0], v.shape[1], "v")
+    sequences = v.shape[0] if borders is None else len(borders) - 1
     check_shapes({"initial_state": (state, (sequences, v.shape[2], k.shape[3], v.shape[3]))}, "v", v)
-    if cu_seqlens is not None and v.shape[0] != 1:
-        raise ValueError(f"`cu_seqlens` packs sequences into one sample; v has {v.shape[0]}")
+    return borders
 
 
 def shared_by(x: Tensor, heads: int) -> Tensor:
@@ -57,6 +57,9 @@ def each_sequence(
     if cu_seqlens is None:
         return run(*tensors, state)
     lengths = lengths_of(tensors[0], cu_seqlens)
+    if not lengths:  # of no sequence there is no state, and no step either
+        o, last = run(*tensors, None)
+        return o, last[:0]
     states = [None] * len(lengths) if state is None else state.split(1)
     parts = [x.split(lengths, 1) for x in tensors]
     found = [run(*part, before) for *part, before in zip(*parts, states, strict=True)]

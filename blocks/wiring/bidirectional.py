@@ -12,6 +12,7 @@ from blocks.chain import Chain, run
 from blocks.construct import build_chain
 from blocks.context import Context
 from blocks.ops.masks import refuse_state
+from blocks.ops.sequences import checked_borders
 from blocks.registry import block
 from blocks.slots import NONE
 from blocks.wiring.parts import Parts, place_of
@@ -56,6 +57,8 @@ def _turned_context(x: Tensor, ctx: Context | None) -> Context | None:
     if ctx is None:
         return None
     mask = None if ctx.mask is None else ctx.mask.flip(1)
-    borders = None if ctx.cu_seqlens is None else x.shape[1] - ctx.cu_seqlens.flip(0)
+    length = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1]
+    borders = checked_borders(ctx.cu_seqlens, x, x.shape[0], length, "x")
+    borders = None if borders is None else length - borders.flip(0)
     slots = {name.removesuffix(BACKWARDS): held for name, held in ctx.slots.items() if name.endswith(BACKWARDS)}
     return replace(ctx, mask=mask, cu_seqlens=borders, slots=slots)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.ops.dispatch import implementation, implements
-from blocks.ops.sequences import lengths_of
+from blocks.ops.dispatch import as_autocast, implementation, implements
+from blocks.ops.selective_scan.steps import common_dtype
+from blocks.ops.sequences import checked_borders, lengths_of
 
 OP = "causal_conv1d"
 
@@ -32,10 +33,12 @@ def causal_conv1d(
 
     x (B, D, L), weight (D, 1, k) or (D, k), bias (D,), initial_state (S, D, k-1) -> (B, D, L), S = B. `cu_seqlens` (S+1,)
     packs S sequences into one sample, as in `selective_scan`. `conv_state` gives the state that continues a sequence.
-    Raises ValueError when shapes or borders do not fit.
+    The result has the dtype of x, which under autocast is that of autocast; of several dtypes the widest is computed in.
+    Any of B, D and L may be 0. Raises ValueError when shapes or borders do not fit.
     """
     weight = weight.reshape(weight.shape[0], weight.shape[-1])
-    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    borders = checked_borders(cu_seqlens, x, x.shape[0], x.shape[2], "x")
+    sequences = x.shape[0] if borders is None else len(borders) - 1
     expected = {
         "weight": (weight, (x.shape[1], weight.shape[1])),
         "bias": (bias, (x.shape[1],)),
@@ -46,17 +49,24 @@ def causal_conv1d(
             raise ValueError(
                 f"`{name}` has shape {tuple(tensor.shape)}; for x of shape {tuple(x.shape)} it should be {shape}"
             )
-    if cu_seqlens is not None and x.shape[0] != 1:
-        raise ValueError(f"`cu_seqlens` packs sequences into one sample; x has {x.shape[0]}")
+    if not weight.shape[1]:
+        raise ValueError(
+            f"`weight` has shape {tuple(weight.shape)}, a kernel without taps; it should have one at least"
+        )
+    x, weight, bias = as_autocast(x, weight, bias)  # type: ignore[assignment]
     run = implementation(OP, x, weight, bias, initial_state)
-    y: Tensor = run(x, weight, bias, initial_state, act, cu_seqlens)
+    y: Tensor = run(x, weight, bias, initial_state, act, borders)
     return y
 
 
 def conv_state(x: Tensor, kernel_size: int, state: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
     """(S, D, k-1): the last inputs, which continue the convolution; zeros or `state` fill up a short sequence."""
-    if cu_seqlens is not None:
-        parts = x.split(lengths_of(x.transpose(1, 2), cu_seqlens), -1)
+    borders = checked_borders(cu_seqlens, x, x.shape[0], x.shape[2], "x")
+    if borders is not None:
+        lengths = lengths_of(x.transpose(1, 2), borders)
+        if not lengths:
+            return x.new_empty(0, x.shape[1], kernel_size - 1)
+        parts = x.split(lengths, -1)
         states = [None] * len(parts) if state is None else state.split(1)
         return torch.cat([conv_state(part, kernel_size, h) for part, h in zip(parts, states, strict=True)])
     before = x.new_zeros(*x.shape[:2], kernel_size - 1) if state is None else state.to(x)
@@ -73,18 +83,16 @@ def reference(
     act: Activation | None,
     borders: Tensor | None,
 ) -> Tensor:
-    """Step by step, in the dtype of x."""
+    """Tap by tap, in the dtype of its arguments."""
     if borders is not None:
         return _one_by_one(reference, x, weight, bias, state, act, borders)
     kernel_size, length = weight.shape[1], x.shape[-1]
     before = x.new_zeros(*x.shape[:2], kernel_size - 1) if state is None else state.to(x)
-    steps = torch.cat([before, x], -1).unbind(-1)
-    outputs = [x[..., :0]]
-    for t in range(length):
-        y_t = sum(tap * x_t for tap, x_t in zip(weight.unbind(1), steps[t : t + kernel_size], strict=True))
-        outputs.append((y_t if bias is None else y_t + bias).unsqueeze(-1))
-    y = torch.cat(outputs, -1)
-    return F.silu(y) if act else y
+    joined = torch.cat([before, x], -1)
+    y = sum(tap.unsqueeze(-1) * joined[..., lag : lag + length] for lag, tap in enumerate(weight.unbind(1)))
+    assert isinstance(y, Tensor)  # there is a tap
+    y = y if bias is None else y + bias.unsqueeze(-1)
+    return (F.silu(y) if act else y).to(x.dtype)
 
 
 @implements(OP, "eager")
@@ -99,17 +107,23 @@ def eager(
     """torch's convolution; packed sequences one by one."""
     if borders is not None:
         return _one_by_one(eager, x, weight, bias, state, act, borders)
-    channels, kernel_size = weight.shape
-    if state is not None:
-        y = F.conv1d(torch.cat([state.to(x), x], -1), weight.unsqueeze(1), bias, groups=channels)
-    else:
-        y = F.conv1d(x, weight.unsqueeze(1), bias, padding=kernel_size - 1, groups=channels)[..., : x.shape[-1]]
-    return F.silu(y) if act else y
+    if not x.numel():  # torch's convolutions know no channels or steps of which there are none
+        return reference(x, weight, bias, state, act, None)
+    (channels, kernel_size), dtype = weight.shape, common_dtype(x, weight, bias)
+    joined = x if state is None else torch.cat([state.to(x), x], -1)
+    padding = kernel_size - 1 if state is None else 0
+    bias = None if bias is None else bias.to(dtype)
+    y = F.conv1d(joined.to(dtype), weight.to(dtype).unsqueeze(1), bias, padding=padding, groups=channels)
+    y = y[..., : x.shape[-1]]
+    return (F.silu(y) if act else y).to(x.dtype)
 
 
 def _one_by_one(run, x, weight, bias, state, act, borders) -> Tensor:  # type: ignore[no-untyped-def]
     """Each packed sequence from a state of its own."""
-    parts = x.split(lengths_of(x.transpose(1, 2), borders), -1)
+    lengths = lengths_of(x.transpose(1, 2), borders)
+    if not x.shape[-1]:
+        return run(x, weight, bias, None, act, None)  # type: ignore[no-any-return]
+    parts = x.split(lengths, -1)
     states = [None] * len(parts) if state is None else state.split(1)
     alone = [run(part, weight, bias, h, act, None) for part, h in zip(parts, states, strict=True) if part.shape[-1]]
     return torch.cat(alone, -1)

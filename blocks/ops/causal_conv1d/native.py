@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from blocks.ops import native
 from blocks.ops.causal_conv1d.conv import OP, Activation
 from blocks.ops.dispatch import implements
-from blocks.ops.native.call import addresses, row_stride, rows
+from blocks.ops.native.call import addresses, borders_at, row_stride, rows, unfit
+from blocks.ops.selective_scan.steps import fast_dtype
 from blocks.ops.sequences import lengths_of
 
 MOST_TAPS = 64
@@ -31,10 +32,8 @@ class Call(ctypes.Structure):
 
 def refusal(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> str:
     """Why this cannot run here, "" when it can; the library is looked for, and built, last."""
-    if x.device.type != "cpu":
-        return f"the tensors are on {x.device}"
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it computes in float32, not {str(x.dtype).removeprefix('torch.')}"
+    if why_not := unfit(fast_dtype(x, weight, bias), x, weight, bias, state):
+        return why_not
     if weight.shape[1] > MOST_TAPS:
         return f"the kernel has more than {MOST_TAPS} taps"
     return native.missing("causal_conv1d")
@@ -60,7 +59,7 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, state: Any, act: Any, lengths: list[int]) -> Tensor:
         ctx.save_for_backward(x, weight, bias, state)
         ctx.act, ctx.lengths = act, lengths
-        y = torch.empty(x.shape[0], x.shape[2], x.shape[1])
+        y = x.new_empty(x.shape[0], x.shape[2], x.shape[1], dtype=torch.float32)
         _run("causal_conv1d", _inputs(x, weight, bias, state) | {"y": y}, lengths, act)
         return y.to(x.dtype).transpose(1, 2)
 
@@ -69,9 +68,9 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, state = ctx.saved_tensors
         parts, given = torch.get_num_threads(), _inputs(x, weight, bias, state)
-        grad_x = torch.empty(x.shape[0], x.shape[2], x.shape[1])
-        grad_weight = torch.zeros(parts, *reversed(weight.shape))
-        grad_bias = None if bias is None else torch.zeros(parts, len(bias))
+        grad_x = x.new_empty(x.shape[0], x.shape[2], x.shape[1], dtype=torch.float32)
+        grad_weight = grad_x.new_zeros(parts, *reversed(weight.shape))
+        grad_bias = None if bias is None else grad_x.new_zeros(parts, len(bias))
         kept = given["state"]
         grad_state = None if kept is None else torch.empty_like(kept)
         grads = {"grad_x": grad_x, "grad_weight": grad_weight, "grad_bias": grad_bias, "grad_state": grad_state}
@@ -99,7 +98,7 @@ def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None
 def _run(function: str, tensors: dict[str, Tensor | None], lengths: list[int], act: Activation | None) -> None:
     weight = tensors["weight"]
     assert weight is not None
-    borders = torch.tensor([0, *lengths]).cumsum(0)
+    borders = borders_at(lengths)
     call = Call(
         **addresses(tensors | {"borders": borders}),
         x_row=row_stride(tensors["x"]),

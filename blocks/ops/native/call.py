@@ -1,10 +1,23 @@
-"""Between tensors and C++: addresses, and the layout that kernels expect."""
+"""Between tensors and C++: what kernels can take, addresses, and the layout that they expect."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+
+def unfit(dtype: torch.dtype, *tensors: Tensor | None) -> str:
+    """Why kernels that read float32 from the memory of a CPU cannot compute in `dtype` with these tensors; "" when they can."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if not tensor.is_cpu:
+            return f"the tensors are on {tensor.device}"
+        if tensor.layout is not torch.strided or tensor.is_neg():
+            return "a tensor is not the numbers that lie in its memory"
+    return "" if dtype == torch.float32 else f"it computes in float32, not {str(dtype).removeprefix('torch.')}"
 
 
 def addresses(tensors: Mapping[str, Tensor | None]) -> dict[str, int]:
@@ -26,3 +39,13 @@ def row_stride(x: Tensor | None) -> int:
     if x is None:
         return 0
     return x.stride(1) if x.shape[1] > 1 else x.stride(0)
+
+
+def whole_numbers(values: list[int]) -> Tensor:
+    """An array of int64 for C++, whatever torch's default device is."""
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
+def borders_at(lengths: list[int]) -> Tensor:
+    """Rows where segments of these lengths start and end."""
+    return whole_numbers([0, *lengths]).cumsum(0)

@@ -200,7 +200,7 @@ struct Columns {
 
     Columns(const Shape& s, int64_t b, int64_t h, int64_t from, int64_t to)
         : s(s), b(b), h(h), from(from), to(to), width(widths(to - from) * LANES) {
-        state = (float*)aligned_alloc(64, (s.K * width * sizeof(float) + 63) / 64 * 64);
+        state = (float*)aligned_alloc(64, (s.K * width * sizeof(float) + 64) / 64 * 64);
     }
     ~Columns() { free(state); }
 
@@ -261,9 +261,11 @@ struct Columns {
 template <typename Run>
 static void each_part(const Shape& s, int threads, const float* first, float* last, Run run) {
     int64_t heads = s.B * s.H, tiles = widths(s.V);
+    if (!heads || !tiles) return;  // nothing is to be written, and what follows divides by both
     int64_t parts = heads >= threads ? 1 : (threads + heads - 1) / heads;
     if (parts > tiles) parts = tiles;
-    int64_t cached = CACHE / (s.K * tiles * LANES * sizeof(float)), even = (heads * parts + threads - 1) / threads;
+    int64_t wide = (s.K ? s.K : 1) * tiles * LANES * sizeof(float);  // bytes of the state of a head, which may have no keys
+    int64_t cached = CACHE / wide, even = (heads * parts + threads - 1) / threads;
     int64_t together = cached < 1 ? 1 : cached < even ? cached : even, pieces = heads * parts;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t begin = 0; begin < pieces; begin += together) {

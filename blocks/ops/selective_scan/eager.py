@@ -98,7 +98,7 @@ def forward(
     dtype = fast_dtype(u, delta, A, B, C, state)
     x, step = _by_group(u.to(dtype), groups), _by_group(_step_sizes(delta.to(dtype), bias, softplus), groups)
     A, B, C = _transposed(A.to(dtype), groups), B.to(dtype), C.to(dtype)
-    y = torch.empty_like(x)
+    y = _written_over(x, A)
     last = x.new_zeros(len(lengths), *A.shape) if state is None else _transposed(state.to(dtype), groups).clone()
     starts = x.new_empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *A.shape)
     for piece in _pieces(lengths, borders is not None, A.numel()):
@@ -147,9 +147,9 @@ def backward(
     x, step = _by_group(u.to(dtype), groups), _by_group(_step_sizes(delta.to(dtype), bias, softplus), groups)
     A, B, C = _transposed(A.to(dtype), groups), B.to(dtype), C.to(dtype)
     grad_inner = _by_group(grad_y.to(dtype) if z is None else grad_y.to(dtype) * F.silu(z.to(dtype)), groups)
-    inner = torch.empty_like(x) if z is not None else None
-    grad_pulse, grad_step, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
-    grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
+    inner = _written_over(x, A) if z is not None else None
+    grad_pulse, grad_step, grad_A = _written_over(x, A), _written_over(x, A), torch.zeros_like(A)
+    grad_B, grad_C = _written_over(B, A), _written_over(C, A)
     grad_first = _transposed(grad_last.to(dtype), groups).clone()
     for piece in _pieces(lengths, borders is not None, A.numel()):
         carry, rates = grad_first[piece.states].flatten(0, 1), _for_samples(A, piece)
@@ -197,6 +197,11 @@ def backward(
     return *grads, _transposed_back(grad_first)
 
 
+def _written_over(x: Tensor, A: Tensor) -> Tensor:
+    """Memory like x for what the states give at every step: zeros where there are none."""
+    return torch.empty_like(x) if A.numel() else torch.zeros_like(x)
+
+
 def _biased(delta: Tensor, bias: Tensor | None) -> Tensor:
     return delta if bias is None else delta + bias.to(delta.dtype)
 
@@ -222,7 +227,12 @@ def _transposed_back(state: Tensor) -> Tensor:
 
 
 def _pieces(lengths: list[int], packed: bool, per_step: int) -> Iterator[Piece]:
-    """Packed sequences one by one; samples in slices, cut so that a block of their states fits the cache."""
+    """Packed sequences one by one; samples in slices, cut so that a block of their states fits the cache.
+
+    Nothing where a step has no states.
+    """
+    if not per_step:
+        return
     firsts = first_blocks(lengths, packed)
     if packed:
         begin = 0

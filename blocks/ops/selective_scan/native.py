@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blocks.ops import native
 from blocks.ops.dispatch import implements
-from blocks.ops.native.call import addresses, row_stride, rows
+from blocks.ops.native.call import addresses, borders_at, row_stride, rows, unfit, whole_numbers
 from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, first_blocks, kept_blocks
 from blocks.ops.sequences import lengths_of
 
@@ -32,11 +32,8 @@ class Call(ctypes.Structure):
 
 def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Tensor | None) -> str:
     """Why this cannot run here, "" when it can; the library is looked for, and built, last."""
-    if u.device.type != "cpu":
-        return f"the tensors are on {u.device}"
-    if (dtype := fast_dtype(u, delta, A, B, C, *others)) != torch.float32:
-        return f"it computes in float32, not {str(dtype).removeprefix('torch.')}"
-    return native.missing("selective_scan")
+    tensors = (u, delta, A, B, C, *others)
+    return unfit(fast_dtype(*tensors), *tensors) or native.missing("selective_scan")
 
 
 @implements(OP, "native", unless=refusal)
@@ -57,12 +54,12 @@ def forward(
     """As `forward` of eager."""
     groups, lengths = B.shape[2], lengths_of(u, borders)
     inputs = _inputs(u, delta, A, B, C, D, z, bias)
-    given = torch.zeros(len(lengths), *A.shape) if state is None else state.float()
+    given = u.new_zeros(len(lengths), *A.shape, dtype=torch.float32) if state is None else state.float()
     last = given.unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if state is not None and last.data_ptr() == state.data_ptr():
         last = last.clone()
-    y = torch.empty(u.shape)
-    starts = torch.empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *last.shape[1:])
+    y = last.new_empty(u.shape)
+    starts = last.new_empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *last.shape[1:])
     outputs = {"y": y, "state": last, "starts": starts if keep else None}
     _run("selective_scan", inputs | outputs, lengths, borders is not None, softplus)
     return y.to(u.dtype), last.transpose(-1, -2).reshape(len(lengths), *A.shape), starts
@@ -91,15 +88,16 @@ def backward(
     grad_state = grad_last.float().unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if grad_state.data_ptr() == grad_last.data_ptr():
         grad_state = grad_state.clone()
+    empty, zeros = grad_state.new_empty, grad_state.new_zeros  # float32 beside the operands, whatever the defaults are
     grads: dict[str, Tensor | None] = {
-        "grad_u": torch.empty(u.shape),
-        "grad_delta": torch.empty(u.shape),
+        "grad_u": empty(u.shape),
+        "grad_delta": empty(u.shape),
         "grad_A": (grad_A := torch.zeros_like(grad_state)),
-        "grad_B": torch.empty(parts, *B.shape),
-        "grad_C": torch.empty(parts, *C.shape),
-        "grad_D": None if D is None else torch.zeros(sequences, len(D)),
-        "grad_z": None if z is None else torch.empty(u.shape),
-        "grad_bias": None if bias is None else torch.zeros(sequences, len(bias)),
+        "grad_B": empty(parts, *B.shape),
+        "grad_C": empty(parts, *C.shape),
+        "grad_D": None if D is None else zeros(sequences, len(D)),
+        "grad_z": None if z is None else empty(u.shape),
+        "grad_bias": None if bias is None else zeros(sequences, len(bias)),
         "grad_state": grad_state,
     }
     _run("selective_scan_backward", inputs | grads, lengths, borders is not None, softplus)
@@ -143,7 +141,7 @@ def _parts(sequences: int, channels: int) -> int:
 def _run(function: str, tensors: dict[str, Tensor | None], lengths: list[int], packed: bool, softplus: bool) -> None:
     u, A, B, C = (tensors[name] for name in "uABC")
     assert u is not None and A is not None and B is not None and C is not None
-    index = {"borders": torch.tensor([0, *lengths]).cumsum(0), "blocks": torch.tensor(first_blocks(lengths, packed))}
+    index = {"borders": borders_at(lengths), "blocks": whole_numbers(first_blocks(lengths, packed))}
     groups, state_dim, channels = A.shape
     strides = {f"{name}_row": row_stride(tensors.get(name)) for name in ("u", "delta", "z", "B", "C", "grad_y")}
     call = Call(

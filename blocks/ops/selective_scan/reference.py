@@ -37,7 +37,7 @@ def reference(
     lengths = lengths_of(u, borders)
     if state is None:
         state = x.new_zeros(len(lengths), *A.shape)
-    if borders is None:
+    if borders is None or not lengths:
         y, last = _scan(x, step, A.to(dtype), B, C, state.to(dtype))
     else:
         along = zip(*(tensor.split(lengths, 1) for tensor in (x, step, B, C)), state.to(dtype).split(1), strict=True)

@@ -10,6 +10,7 @@ from blocks.ops.flops import flop_formula
 from blocks.ops.selective_scan.eager import backward, forward  # noqa: F401  (an op is known once it has an eager form)
 from blocks.ops.selective_scan.reference import reference  # noqa: F401
 from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, kept_blocks
+from blocks.ops.sequences import checked_borders
 
 
 def selective_scan(
@@ -32,11 +33,12 @@ def selective_scan(
     (D,); initial_state (S, D, N) -> y (B, D, L) in the dtype of u and, if asked for, the state after the last step
     (S, D, N), S = B. `cu_seqlens` (S+1,), integers that rise from 0 to L, packs S sequences into one sample: each starts
     from its own state, or from zeros. Channels side by side in memory, (B, L, D) transposed, save a copy.
-    All backends but `reference` compute in float32 at least and keep the state so. Raises ValueError when shapes or
-    borders do not fit.
+    All backends but `reference` compute in float32 at least and keep the state so. Any size may be 0. Raises ValueError
+    when shapes or borders do not fit.
     """
     B, C = (matrix.unsqueeze(1) if matrix.ndim == 3 else matrix for matrix in (B, C))
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
+    borders = checked_borders(cu_seqlens, u, u.shape[0], u.shape[2], "u")
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias, initial_state, borders)
     run = implementation(OP, u, delta, A, B, C, D, z, delta_bias, initial_state)
     y, last = run(
         u.transpose(1, 2),
@@ -49,7 +51,7 @@ def selective_scan(
         delta_bias,
         delta_softplus,
         initial_state,
-        cu_seqlens,
+        borders,
     )[:2]
     return (y.transpose(1, 2), last) if return_final_state else y.transpose(1, 2)
 
@@ -84,10 +86,8 @@ def _check_shapes(
             raise ValueError(
                 f"`{name}` has shape {tuple(tensor.shape)}; for u of shape {tuple(u.shape)} it should be {shape}"
             )
-    if channels % groups:
+    if not groups or channels % groups:
         raise ValueError(f"{groups} groups do not divide {channels} channels")
-    if borders is not None and batch != 1:
-        raise ValueError(f"`cu_seqlens` packs sequences into one sample; u has {batch}")
 
 
 @implements(OP, "trace")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from blocks.ops.dispatch import implements
 from blocks.ops.native.call import row_stride, rows
+from blocks.ops.selective_scan import eager
 from blocks.ops.selective_scan.steps import BACKWARD, OP, STEPS, fast_dtype, kept_blocks
+from blocks.ops.sequences import lengths_of
 
 TILE, TILE_BACK = 2048, 1024
 """Numbers in a tile of steps, channels and states: 16 and 8 per thread of a program of 4 warps. Going back needs thrice
@@ -49,6 +51,8 @@ def forward(
     keep: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `forward` of eager."""
+    if not (u.numel() and A.numel()):
+        return eager.forward(u, delta, A, B, C, D, z, bias, softplus, state, borders, keep)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import forward_kernel
 
     given = _inputs(u, delta, A, B, C, D, z, bias)
@@ -80,6 +84,8 @@ def backward(
     starts: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """As `backward` of eager; the gradients of B and C are added up in no fixed order."""
+    if not (u.numel() and A.numel()):
+        return eager.backward(grad_y, grad_last, u, delta, A, B, C, D, z, bias, softplus, borders, starts)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import backward_kernel
 
     given = _inputs(u, delta, A, B, C, D, z, bias)
@@ -124,9 +130,11 @@ def _inputs(
 def _segments(u: Tensor, borders: Tensor | None) -> tuple[Tensor, Tensor]:
     """(rows where sequences start and end, places of their first kept states), without a look at the borders' values.
 
-    Borders that do not fit are not refused here, since a look would stop the GPU; they are kept within the rows.
+    Borders on a GPU that do not rise are not refused here, since a look would stop it; they are kept within the rows.
     """
     samples, length = u.shape[:2]
+    if borders is not None and not borders.is_cuda:
+        lengths_of(u, borders)
     if borders is None:
         index = torch.arange(samples + 1, device=u.device)
         return index * length, index[:-1] * -(-length // STEPS)
