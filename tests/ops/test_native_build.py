@@ -174,6 +174,72 @@ def test_compiler_without_openmp_builds_for_one_thread(monkeypatch, tmp_path):
     assert native.missing("toy") == ""
 
 
+@pytest.mark.parametrize(
+    "command, reason",
+    [
+        ("g++ '", "CXX is `g++ '`, which is no command: No closing quotation"),
+        (" ", "CXX is blank, which is no command"),
+    ],
+)
+def test_compiler_that_is_no_command_is_a_reason(monkeypatch, command, reason):
+    monkeypatch.setenv("CXX", command)
+    assert native.missing("toy") == reason
+
+
+def test_compiler_whose_words_are_no_text_is_a_reason(monkeypatch, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_bytes(b"#!/bin/sh\nprintf '\\377\\376' >&2\nexit 1\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert native.missing("toy").startswith(f"{compiler} could not compile toy.cpp: ")
+
+
+def test_library_that_cannot_be_loaded_is_compiled_once_by_a_compiler(monkeypatch, tmp_path):
+    for name in ("lying", "other"):
+        compiler = tmp_path / name
+        compiler.write_text(
+            f'#!/bin/sh\necho {name} >> {tmp_path}/runs\nwhile [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n'
+        )
+        compiler.chmod(0o700)
+
+    def runs() -> list[str]:
+        with pytest.raises(build.Unloadable, match="cannot be loaded: "):
+            build.built("toy")
+        return (tmp_path / "runs").read_text().split()
+
+    monkeypatch.setenv("CXX", str(tmp_path / "lying"))
+    assert runs() == runs() == ["lying"] * 2  # it compiles and it links
+    monkeypatch.setenv("CXX", str(tmp_path / "other"))
+    assert runs() == runs() == ["lying", "lying", "other", "other"]
+    if COMPILED:
+        monkeypatch.setenv("CXX", COMPILED)
+        assert native.missing("toy") == ""
+
+
+@needs_compiler
+def test_leftovers_of_a_killed_build_are_removed_by_the_next():
+    build._make_private(build.folder())
+    left = build.folder() / "tmpabcdefgh"
+    left.mkdir()
+    (left / "kernel.o").write_bytes(b"half")
+    assert native.missing("toy") == "" and not left.exists()
+
+
+def test_folders_are_private_whatever_the_umask_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "one" / "two"))
+    before = os.umask(0)
+    try:
+        build._make_private(build.folder())
+    finally:
+        os.umask(before)
+    assert {os.stat(path).st_mode & 0o777 for path in (build.folder(), *build.folder().parents[:2])} == {0o700}
+
+
+def test_no_home_for_the_cache_is_a_reason(monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", "~nobody_of_this_name/cache")
+    assert native.missing("toy").startswith("there is no home folder to keep them in; next: set ZOO_CACHE (")
+
+
 def test_off_asks_for_nothing_and_says_nothing(monkeypatch, warnings):
     monkeypatch.setenv("ZOO_NATIVE", "off")
     assert native.library("toy") is None and native.missing("toy") == "ZOO_NATIVE=off"

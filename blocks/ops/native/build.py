@@ -34,20 +34,41 @@ class Unavailable(Exception):
     """Why a library cannot be had, as a part of a sentence."""
 
 
+class Unloadable(Unavailable):
+    """The library is the one that was built, and this machine does not load it."""
+
+
 def built(name: str) -> ctypes.CDLL:
-    """The library of `<name>.cpp`, compiled unless it is there. Raises Unavailable."""
+    """The library of `<name>.cpp`, compiled unless it is there. Raises Unavailable.
+
+    One that this machine does not load is not compiled again, unless by another compiler: it would come out the same.
+    """
     path = path_of(name)
-    with contextlib.suppress(Unavailable):
-        return open_checked(path)
+    if library := _opened(path):
+        return library
+    compiler = _compiler()
     _make_private(path.parent)
     with _alone(path.parent):
-        with contextlib.suppress(Unavailable):  # another process may have built it while this one waited
-            return open_checked(path)
+        if library := _opened(path):  # another process may have built it while this one waited
+            return library
         try:
-            _compile(SOURCES / f"{name}.cpp", path)
+            _compile(compiler, SOURCES / f"{name}.cpp", path)
         except OSError as error:
             raise Unavailable(f"{path.parent} cannot be written: {error.strerror}") from error
         return open_checked(path)
+
+
+def _opened(path: pathlib.Path) -> ctypes.CDLL | None:
+    """The library, or None where it is to be compiled. Raises Unloadable where that would be in vain."""
+    try:
+        return open_checked(path)
+    except Unloadable:
+        with contextlib.suppress(OSError):
+            if path.with_suffix(".compiler").read_bytes() != shlex.join(_compiler()).encode():
+                return None
+        raise
+    except Unavailable:
+        return None
 
 
 def path_of(name: str) -> pathlib.Path:
@@ -61,10 +82,14 @@ def path_of(name: str) -> pathlib.Path:
 
 
 def folder() -> pathlib.Path:
-    if chosen := os.environ.get("ZOO_CACHE"):
-        return pathlib.Path(chosen).expanduser() / "native"
+    """Where libraries are kept. Raises Unavailable where there is no home that it could be in."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "zoo" / "native"
+    try:
+        if chosen := os.environ.get("ZOO_CACHE"):
+            return pathlib.Path(chosen).expanduser() / "native"
+        return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "zoo" / "native"
+    except RuntimeError as error:
+        raise Unavailable(f"there is no home folder to keep them in; next: set ZOO_CACHE ({error})") from error
 
 
 @functools.cache
@@ -87,7 +112,7 @@ def open_checked(path: pathlib.Path) -> ctypes.CDLL:
     _refuse_foreign(path.parent)
     _refuse_foreign(path)
     try:
-        expected = path.with_suffix(".sha256").read_text().strip()
+        expected = path.with_suffix(".sha256").read_text(errors="replace").strip()
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
@@ -96,7 +121,7 @@ def open_checked(path: pathlib.Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise Unavailable(f"{path} cannot be loaded: {error}") from error
+        raise Unloadable(f"{path} cannot be loaded: {error}") from error
 
 
 def _refuse_foreign(path: pathlib.Path) -> None:
@@ -111,8 +136,10 @@ def _refuse_foreign(path: pathlib.Path) -> None:
 
 
 def _make_private(path: pathlib.Path) -> None:
+    """Makes the folder and those above it that are not there, for this user alone whatever the umask says."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for missing in reversed([folder for folder in (path, *path.parents) if not folder.is_dir()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from error
@@ -135,12 +162,14 @@ def _alone(path: pathlib.Path) -> Iterator[None]:
         os.close(file)
 
 
-def _compile(source: pathlib.Path, path: pathlib.Path) -> None:
+def _compile(compiler: list[str], source: pathlib.Path, path: pathlib.Path) -> None:
     """Compiles with threads, or without where the compiler has no OpenMP, and moves the result into place.
 
     Linked without an OpenMP library: torch has brought its own, and the threads of two would fight for the processor.
+    What a builder that was killed has left is removed: the lock says that there is no other.
     """
-    compiler = _compiler()
+    for leftover in path.parent.glob("tmp*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         compiled, linked = os.path.join(scratch, "kernel.o"), pathlib.Path(scratch, "kernel.so")
         command = [*compiler, *_flags(), "-c", str(source), "-o", compiled]
@@ -152,13 +181,20 @@ def _compile(source: pathlib.Path, path: pathlib.Path) -> None:
         linked.chmod(0o700)
         digest = linked.with_suffix(".sha256")
         digest.write_text(hashlib.sha256(linked.read_bytes()).hexdigest() + "\n")
+        path.with_suffix(".compiler").write_bytes(shlex.join(compiler).encode())
         digest.replace(path.with_suffix(".sha256"))
         linked.replace(path)
 
 
 def _compiler() -> list[str]:
     if chosen := os.environ.get("CXX"):
-        return shlex.split(chosen)
+        try:
+            words = shlex.split(chosen)
+        except ValueError as error:
+            raise Unavailable(f"CXX is `{chosen}`, which is no command: {error}") from error
+        if not words:
+            raise Unavailable("CXX is blank, which is no command")
+        return words
     for name in COMPILERS:
         if found := shutil.which(name):
             return [found]
@@ -173,7 +209,7 @@ def _flags() -> list[str]:
 def _run(command: list[str]) -> str:
     """The last words of a command that fails; "" when it does not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip()[-500:] or f"exit status {done.returncode}"
