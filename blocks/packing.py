@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from blocks.chain import Chain
-from blocks.conv.conv import Conv
+from blocks.conv.conv import Conv, StridedPointwise, is_strided_pointwise, strided_pixels
 from blocks.primitives.linears import Dense
 from blocks.wiring.residual import Residual
 
@@ -160,12 +160,20 @@ def acted(y: Tensor, act: nn.Module) -> Tensor:
 class PackedConv(Packed, Conv):
     """A convolution with packed weights; (B, C, H, W) in channels_last, as `Conv`."""
 
+    strided: bool
+
+    def start(self) -> None:
+        self.strided = is_strided_pointwise(self)
+        super().start()
+
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel_for(x)
         if kernel is not None:
             return kernel(x)
-        own = self._parameters  # asking the module for its weight takes a microsecond
-        y = F.conv2d(x, own["weight"], own["bias"], self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        own, stride = self._parameters, self.stride  # asking the module for its weight takes a microsecond
+        if self.strided:
+            x, stride = strided_pixels(x, stride), (1, 1)
+        y = F.conv2d(x, own["weight"], own["bias"], stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
         act = self._modules.get("act")
         return y if act is None else acted(y, act)
 
@@ -243,7 +251,7 @@ def pack(model: nn.Module) -> nn.Module:
     if not available():
         return model
     for module in list(model.modules()):
-        if type(module).forward is nn.Conv2d.forward and _is_plain(module):
+        if type(module).forward in (nn.Conv2d.forward, StridedPointwise.forward) and _is_plain(module):
             module.__class__ = PackedConv
             module.start()  # type: ignore[operator]
         elif type(module) in PACKED_LINEAR:

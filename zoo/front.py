@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blocks.accumulators import accumulators_of
 from blocks.construct import forget_arguments
+from blocks.conv.conv import take_strided_pixels
 from blocks.registry import core_index, describe
 from zoo import catalog
 from zoo.build.backbone import Backbone
@@ -171,6 +172,7 @@ def _create_opaque(
         model.to(dtype)
     if str(device) != "meta":
         model.to(memory_format=torch.channels_last)
+    take_strided_pixels(model)
     return deploy(model) if form == "deploy" else model
 
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from blocks.errors import BlockError, Problem, listed, nearest
+from blocks.ops.autocast import autocasts, device_type
 
 FASTEST_FIRST = ("triton", "native", "eager")
-HALVES = (torch.bfloat16, torch.float16)
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Refusal = Callable[..., str]
@@ -69,31 +69,6 @@ def implements(op: str, backend: str, unless: Refusal | None = None) -> Callable
         return cast(Implementation, alone)
 
     return register
-
-
-def device_type(*arguments: Any) -> str:
-    """Of the first tensor among them; "meta" where there is none."""
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            return argument.device.type
-    return "meta"
-
-
-def autocasts(device: str) -> bool:
-    """Whether autocast is on for tensors of this type of device; torch raises where there is none for it, as for meta."""
-    return device != "meta" and torch.is_autocast_enabled(device)
-
-
-def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors as autocast hands them to torch's own convolutions: in its dtype, but for float64 and integers."""
-    device = device_type(*tensors)
-    if not autocasts(device):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(device)
-    return [
-        tensor.to(dtype) if tensor is not None and tensor.dtype in (torch.float32, *HALVES) else tensor
-        for tensor in tensors
-    ]
 
 
 def implementation(op: str, *tensors: Tensor | None) -> Callable[..., Any]:

@@ -59,7 +59,8 @@ def expression(module: nn.Module, sources: Sources) -> Call:
         return Call("modules", [expression(child, sources) for child in module])
     native = _native(module, kind)
     if native is not None:
-        name = f"nn.{native.__name__}" if _is_plain(kind) else sources.class_name(kind)
+        owner = _owner(kind)
+        name = f"nn.{native.__name__}" if owner.__module__.startswith("torch.nn") else sources.class_name(owner)
         return Call(name, _native_arguments(module, native))
     name = sources.class_name(kind)
     used = sources.attributes_used(kind)
@@ -123,9 +124,9 @@ def _is_simple(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
-def _is_plain(kind: type) -> bool:
-    """Whether a subclass of a torch layer adds nothing to its forward pass."""
-    return next(base for base in kind.__mro__ if "forward" in base.__dict__).__module__.startswith("torch.nn")
+def _owner(kind: type) -> type:
+    """Where the forward pass of a layer comes from: torch's own class, or one of ours that changes it."""
+    return next(base for base in kind.__mro__ if "forward" in base.__dict__)
 
 
 def _native(module: nn.Module, kind: type) -> type | None:
@@ -161,8 +162,8 @@ def _one(sides: tuple[int, ...]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else str(sides)
 
 
-def constants(calls: list[Call]) -> dict[str, dict[str, str]]:
-    """Class -> plain values that every call of it is given alike: they can stand in the class."""
+def constants(calls: list[Call], layers: set[str]) -> dict[str, dict[str, str]]:
+    """Class -> plain values that every call of it is given alike: they can stand in the class, unless torch's constructor takes them."""
     found: dict[str, list[dict[str, str]]] = {}
     for call in walk(calls):
         values = {key: value for key, value in filter(_is_keyword, call.arguments) if _is_literal(value)}
@@ -170,7 +171,7 @@ def constants(calls: list[Call]) -> dict[str, dict[str, str]]:
     return {
         name: {key: text for key, text in rows[0].items() if all(row.get(key) == text for row in rows)}
         for name, rows in found.items()
-        if not name.startswith("nn.")
+        if not name.startswith("nn.") and name not in layers
     }
 
 

@@ -130,7 +130,7 @@ def python_text(model: Any) -> str:
     if model.reads_slots:
         sources.refer(Context, "Context")
     trees = _trees(model, sources)
-    known = constants(list(trees.values()))
+    known = constants(list(trees.values()), sources.layers)
     trees = {name: without(tree, known) for name, tree in trees.items()}
     small = Functions(leaves(list(trees.values())))
     trees = {name: replaced(tree, small.calls) for name, tree in trees.items()}

@@ -35,6 +35,8 @@ class Sources:
         self.names: dict[int, str] = {}
         self.kept: list[Any] = []  # keeps what was named alive, so that ids stay unique
         self.definitions: dict[str, str] = {}
+        self.layers: set[str] = set()
+        """Classes made from torch's layers, whose constructors they keep."""
         self.imports: set[str] = set()
         self.ops: dict[str, str] = {}
 
@@ -45,6 +47,8 @@ class Sources:
         name = self._claim(cls, cls.__name__)
         node: Any = _parsed(cls)[1].body[0]
         base = self._base(cls)
+        if base.startswith("nn.") or base in self.layers:
+            self.layers.add(name)
         methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
         head, bodies = [f"class {name}({base}):"], []
         if doc := ast.get_docstring(node):
@@ -147,8 +151,10 @@ class Sources:
         if home.startswith("blocks."):
             if isinstance(thing, type):
                 return self._plain_class(thing)
-            self._function(inspect.unwrap(thing))
-            return self.names.setdefault(id(thing), self.names[id(inspect.unwrap(thing))])
+            plain = inspect.unwrap(thing)
+            if id(plain) not in self.names:
+                self._function(plain)
+            return self.names.setdefault(id(thing), self.names[id(plain)])
         if isinstance(thing, types.GenericAlias) or (home == "typing" and hasattr(thing, "__args__")):
             self.imports |= {f"from typing import {word}" for word in re.findall(r"typing\.(\w+)", repr(thing))}
             self.definitions.setdefault(name, f"{name} = {thing!r}".replace("typing.", "").replace("'", '"'))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.ops.dispatch import as_autocast, implementation, implements
+from blocks.ops.autocast import as_autocast
+from blocks.ops.dispatch import implementation, implements
 from blocks.ops.selective_scan.steps import common_dtype
 from blocks.ops.sequences import checked_borders, lengths_of
 
