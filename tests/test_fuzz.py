@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fuzz_structures
+from tests import fuzz_structures, fuzz_words
 from tests.fuzz import MAX_GROWTH_BYTES, Target, fuzz, targets
 
 ROOT = Path(__file__).parents[1]
@@ -52,5 +52,19 @@ def test_five_hundred_cases_that_know_their_grammar_meet_typed_errors_only() -> 
 @pytest.mark.slow
 def test_a_hundred_thousand_cases_that_know_their_grammar_meet_typed_errors_only() -> None:
     command = [sys.executable, "-m", "tests.fuzz_structures", "--cases", "100000", "--seed", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_five_hundred_ill_meant_names_and_texts_meet_typed_errors_only() -> None:
+    result = fuzz_words.run(500)
+    assert result.broken == [] and result.growth_bytes <= MAX_GROWTH_BYTES
+    assert all(result.refused[name] for name in fuzz_words.SHARES)
+    assert result.accepted["index"] and result.accepted["metadata"] and result.accepted["rules"]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_ill_meant_names_and_texts_meet_typed_errors_only() -> None:
+    command = [sys.executable, "-m", "tests.fuzz_words", "--cases", "100000", "--seed", "7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

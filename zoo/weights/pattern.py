@@ -8,15 +8,15 @@ A placeholder means the same in every pattern of a rule, so its kind need be wri
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 INSIDE = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?P<many>\*)?(?P<offset>[+-][0-9]+)?(?::(?P<words>.+))?")
 MOST_PLACEHOLDERS, MOST_MANY = 8, 2  # these and the next bound the work of a match
-LONGEST = 1_000
-"""Letters of a name or a pattern: the names of tensors have no more."""
+LONGEST, LONGEST_SPLIT = 1_000, 250
+"""Letters of a name or a pattern: the names of tensors have no more; and of a name that a pattern can split up in many ways."""
 
 Values = dict[str, str]
 """What the placeholders stand for; a number without its offset, a word in the source's spelling."""
@@ -39,6 +39,9 @@ class Kind(NamedTuple):
     words: tuple[tuple[str, str], ...] = ()
 
 
+Reach = Callable[[str, int], Iterable[int]]
+
+
 class Pattern:
     """One side of a rule: `match` reads the values out of a name, `render` writes them into one."""
 
@@ -51,17 +54,54 @@ class Pattern:
         self.names = {hole.name for hole in self._holes}
         expressions = (re.escape(part) if isinstance(part, str) else f"({self._expression(part)})" for part in parts)
         self._regex = re.compile("".join(expressions))
+        self._splits = self._has_many_splits()
 
     def match(self, name: str) -> Values | None:
-        found = self._regex.fullmatch(name) if len(name) <= LONGEST else None
-        if not found:
+        """What the placeholders stand for in `name`; of several ways to read it the one in which the first stands for most."""
+        texts = self._texts(name) if len(name) <= LONGEST else None
+        if texts is None:
             return None
         values: Values = {}
-        for hole, text in zip(self._holes, found.groups(), strict=True):
+        for hole, text in zip(self._holes, texts, strict=True):
             value = self._value(hole, text)
             if value is None or values.setdefault(hole.name, value) != value:
                 return None
         return values
+
+    def _texts(self, name: str) -> Sequence[str] | None:
+        """The text of each placeholder, None where the name is none of the pattern's."""
+        if self._splits:
+            return (
+                None
+                if len(name) > LONGEST_SPLIT
+                else _read(name, [part if isinstance(part, str) else self._reach(part) for part in self._parts])
+            )
+        found = self._regex.fullmatch(name)
+        return found.groups() if found else None
+
+    def _has_many_splits(self) -> bool:
+        """Whether a segment may be shared out between placeholders in many ways, all of which a regular expression would try in turn."""
+        free = [hole for hole in self._holes if not self._kinds[hole.name].words and not self._kinds[hole.name].number]
+        inside = "".join("*" if part in free else part if isinstance(part, str) else "0" for part in self._parts)
+        many = sum(self._kinds[hole.name].many for hole in self._holes)
+        return many > 1 or any(segment.count("*") > 1 for segment in inside.split("."))
+
+    def _reach(self, hole: Hole) -> Reach:
+        """Where the text of a placeholder may end that begins at a place: the farthest first."""
+        kind = self._kinds[hole.name]
+        if kind.words or kind.number:
+            one = re.compile(self._expression(hole))
+            words = sorted(self._read[hole.name], key=len, reverse=True)
+            if kind.words:
+                return lambda name, at: [at + len(word) for word in words if name.startswith(word, at)]
+            return lambda name, at: range(found.end(), at, -1) if (found := one.match(name, at)) else ()
+        free = re.compile(self._expression(hole))
+
+        def ends(name: str, at: int) -> Iterable[int]:
+            found = free.match(name, at)
+            return [end for end in range(found.end(), at, -1) if name[end - 1] != "."] if found else ()
+
+        return ends
 
     def render(self, values: Values) -> str | None:
         """The name, or None if a number would be negative there."""
@@ -96,6 +136,32 @@ class Pattern:
         if not kind.number:
             return value
         return str(int(value) + hole.offset) if int(value) + hole.offset >= 0 else None
+
+
+def _read(name: str, parts: Sequence[str | Reach]) -> list[str] | None:
+    """The texts of the placeholders. What is known to lead nowhere from a part and a place is not tried again, so the work is bounded by
+    parts x letters x letters."""
+    dead: set[tuple[int, int]] = set()
+
+    def ends(part: int, at: int) -> Iterator[int]:
+        piece = parts[part]
+        if isinstance(piece, str):
+            return iter([at + len(piece)] if name.startswith(piece, at) else [])
+        return iter(piece(name, at))
+
+    trail = [(0, ends(0, 0))]  # (where a part begins, its ends that were not tried yet)
+    while trail:
+        at, left = trail[-1]
+        end = next((end for end in left if (len(trail), end) not in dead), None)
+        if end is None:
+            dead.add((len(trail) - 1, at))
+            trail.pop()
+        elif len(trail) < len(parts):
+            trail.append((end, ends(len(trail), end)))
+        elif end == len(name):
+            starts = [at for at, _ in trail] + [end]
+            return [name[starts[i] : starts[i + 1]] for i, part in enumerate(parts) if not isinstance(part, str)]
+    return None
 
 
 def compile_patterns(
