@@ -317,8 +317,9 @@ def test_eight_processes_make_one_download(hub: Hub, environment: dict[str, str]
     assert fetched(hub) == 1
 
 
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_in_a_download_the_next_call_is_right(
-    hub: Hub, environment: dict[str, str], right: str, tmp_path: Path
+    hub: Hub, environment: dict[str, str], right: str, tmp_path: Path, blow: signal.Signals
 ) -> None:
     hub.pause_s = 0.5
     process = fetching(environment)
@@ -328,8 +329,8 @@ def test_after_a_kill_in_a_download_the_next_call_is_right(
         time.sleep(0.02)
     time.sleep(0.3)
     assert list((tmp_path / "shared").rglob("*.incomplete"))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(blow)
+    process.communicate(timeout=10)
     assert not list((tmp_path / "shared").rglob("snapshots/*/model.safetensors"))
     hub.pause_s = 0.0
     assert said(fetching(environment)) == right

@@ -81,6 +81,24 @@ def test_what_is_pinned_needs_no_network_and_no_second_pin(
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff",
+        b"[up",
+        b"[up]\nmodels = 3",
+        b"[up.models]\nstarnet_nano = 3",
+        b"",
+        b"[up.models.starnet_nano]\ntop1 = 'x'",
+    ],
+)
+def test_a_list_of_weights_that_cannot_be_read_is_a_sentence(listing: Listing, text: bytes) -> None:
+    name = listing()
+    (catalog.home_of("starnet_nano").weights / "starnet.toml").write_bytes(text)
+    with pytest.raises(WeightsError, match=r"starnet\.toml"):
+        zoo.create(name)
+
+
 def test_an_unpinned_name_says_how_to_pin_it(listing: Listing) -> None:
     listing()
     with pytest.raises(WeightsError, match=r"next: `zoo pin starnet_nano\.up` fetches and proves it"):

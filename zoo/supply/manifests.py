@@ -18,6 +18,7 @@ import msgspec
 
 from zoo import catalog
 from zoo.collection import Collection
+from zoo.errors import Problem, ProblemsError, WeightsError
 from zoo.opaque import is_opaque
 from zoo.opaque import manifest as opaque_manifest
 from zoo.supply import locks, store
@@ -64,13 +65,26 @@ def published(name: str) -> Manifest:
     """The manifest of `model.tag` as its collection, or the code of a plugin, lists it. Raises WeightsError for one that is none."""
     if is_opaque(name):
         return opaque_manifest(name)
-    return _published(catalog.home_of(name), catalog.entry(name).file)[name]
+    home, file = catalog.home_of(name), catalog.entry(name).file
+    found = _published(home, file).get(name)
+    if found is None:
+        raise WeightsError(
+            name, Problem(str(home.weights / file), "a line for these weights, which the index lists", "none")
+        )
+    return found
 
 
 @functools.cache
 def _published(home: Collection, file: str) -> dict[str, Manifest]:
     path = home.weights / file
-    found = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
+    try:
+        found = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
+    except ProblemsError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:  # a plugin's file may be anything
+        raise WeightsError(
+            str(path), Problem("", "weights that others published, by tag and model", str(error))
+        ) from None
     return {manifest.name: manifest for manifest in found}
 
 
