@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import typing
@@ -36,6 +37,8 @@ def construct(call: Any, place: Place, dim: int, out_dim: int | None = None, **s
         raise BlockError(place.path, [Problem("", *issue[1:]) for issue in issues])
     cls = registry.get(table["block"])
     width = table.get("out_dim", out_dim)
+    if width is not None and width < 1:
+        raise ValueError(f"{NO_CHANNELS} (its `{table['block']}` of {dim} channels would give {width})")
     known: dict[str, Any] = {
         "dim": dim,
         "out_dim": width,
@@ -162,11 +165,36 @@ def checked_init(cls: Any) -> Callable[..., None]:
         converted = typed(cls, arguments, Place())
         _check_bounds(cls, converted)
         # defaults that are slots stay shared templates: they hold no module
-        init(self, **converted)
+        with _told_of_no_channels():
+            init(self, **converted)
+            _refuse_empty(self)
         if not hasattr(cls, "reset_parameters") and any(_is_on_meta(part) for part in orphans(self).values()):
             self.__dict__[ARGUMENTS] = converted
 
     return __init__
+
+
+NO_CHANNELS = "a ratio, an expansion or heads leave it no channels; a larger width, or more of it, would"
+
+
+@contextlib.contextmanager
+def _told_of_no_channels() -> Iterator[None]:
+    """torch's words for convolutions of no channels, and Python's for what is divided by none of them, as a sentence."""
+    try:
+        yield
+    except ArithmeticError as error:
+        raise ValueError(f"{NO_CHANNELS} ({error})") from error
+    except ValueError as error:
+        if str(error) != "groups must be a positive integer":
+            raise
+        raise ValueError(f"{NO_CHANNELS} (a convolution of none)") from error
+
+
+def _refuse_empty(module: nn.Module) -> None:
+    """Raises ValueError for a block with a parameter without values: it would add nothing, or fail when it runs."""
+    for name, parameter in module.named_parameters():
+        if not parameter.numel():
+            raise ValueError(f"{NO_CHANNELS} (`{name}` would be {tuple(parameter.shape)})")
 
 
 ARGUMENTS = "_made_with"

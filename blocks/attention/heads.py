@@ -22,7 +22,9 @@ def split_heads(dim: int, num_heads: int | None, head_dim: int | None) -> tuple[
 
 
 def check_divides(name: str, divisor: int, what: str, total: int) -> None:
-    """Raises ValueError, naming both numbers and the nearest divisor, unless `divisor` divides `total`."""
+    """Raises ValueError, naming both numbers and the nearest divisor, unless `divisor` divides `total` and leaves something."""
+    if total < 1:
+        raise ValueError(f"{what} is {total}, which leaves no channels; it should be {divisor} at least")
     if total % divisor:
         divisors = [number for number in range(1, total + 1) if total % number == 0]
         near = min(divisors, key=lambda number: abs(number - divisor))
