@@ -17,17 +17,37 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
     Raises ValueError when a BCHW block meets tokens, and when a block would ignore padding or packed sequences (`blocks.places`).
     """
     layout = getattr(type(module), "layout", "any")  # of a module, an attribute that is not there takes microseconds
-    if layout == "BLC" and x.ndim == 4:
-        B, C, H, W = x.shape
-        y = _call(module, x.permute(0, 2, 3, 1).reshape(B, H * W, C), ctx)
-        return y.reshape(B, H, W, y.shape[-1]).permute(0, 3, 1, 2)
-    if layout == "BCHW" and x.ndim == 3:
-        name = getattr(module, "block_id", type(module).__name__)
+    if layout == "BLC":
+        return as_stream(_call(module, as_tokens(x), ctx), x)
+    if layout == "BCHW":
+        x = an_image(x, getattr(module, "block_id", type(module).__name__))
+    return _call(module, x, ctx)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """An image as (B, H*W, C), a view where it is channels_last; tokens as they are."""
+    if x.ndim != 4:
+        return x
+    B, C, H, W = x.shape
+    return x.permute(0, 2, 3, 1).reshape(B, H * W, C)
+
+
+def as_stream(y: Tensor, x: Tensor) -> Tensor:
+    """Tokens in the layout of the stream `x` that they were made of."""
+    if x.ndim != 4:
+        return y
+    B, _, H, W = x.shape
+    return y.reshape(B, H, W, y.shape[-1]).permute(0, 3, 1, 2)
+
+
+def an_image(x: Tensor, block: str) -> Tensor:
+    """x, which must be an image. Raises ValueError for tokens, naming the block that they meet."""
+    if x.ndim == 3:
         raise ValueError(
-            f"block `{name}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
+            f"block `{block}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
             "take it out of the token view, or use a mixer of tokens"
         )
-    return _call(module, x, ctx)
+    return x
 
 
 def _call(module: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
@@ -66,6 +86,12 @@ def is_fresh(part: nn.Module) -> bool:
     return getattr(type(part), "fresh", False)
 
 
+def may_overwrite(x: Tensor) -> bool:
+    """Whether a block may write over memory of its own, as `x`: nobody records the pass, for gradients, a trace or a compiler."""
+    recorded = torch.is_grad_enabled() or torch._C._is_tracing() or torch.compiler.is_compiling()
+    return type(x) is Tensor and not recorded
+
+
 class StandIn(nn.Module):
     """Takes the place of a block that could not be built, so that the rest of a spec can still be checked."""
 
@@ -86,3 +112,7 @@ def channels(x: Tensor) -> int:
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """A (C,) parameter shaped to multiply `x` along its channels."""
     return parameter.view(-1, 1, 1) if x.ndim == 4 else parameter
+
+
+for _function in (as_tokens, as_stream, an_image):  # they ask for the number of axes, which no symbolic trace knows
+    torch.fx.wrap(_function.__name__)

@@ -33,6 +33,8 @@ class Table:
     def like(self, tensor: Tensor) -> Tensor:
         """The table on the device of `tensor`, and in its dtype unless it holds whole numbers or truths."""
         dtype = tensor.dtype if self.values.is_floating_point() else self.values.dtype
+        if torch._C._is_tracing():  # the same graph at the first call and at the next
+            return self.values.to(tensor.device, dtype)
         if self.placed.device == tensor.device and self.placed.dtype == dtype:
             return self.placed
         if torch.compiler.is_compiling():

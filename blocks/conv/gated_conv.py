@@ -11,7 +11,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from blocks.chain import run
+from blocks.chain import may_overwrite, run
 from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.registry import block
@@ -60,7 +60,7 @@ class GatedConv(nn.Module):
         if self.act is not None:
             gate = run(self.act, gate, ctx)
         factors = passed, self.conv(spatial)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not may_overwrite(gate):
             return self.fc2(gate * torch.cat(factors, 1))
         for part, factor in zip(gate.split(self.widths[1:], 1), factors, strict=True):
             part.mul_(factor)  # the gate is ours alone: writing over it saves two maps of the hidden width

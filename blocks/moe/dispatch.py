@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blocks.chain import run
+from blocks.chain import may_overwrite, run
 from blocks.context import Context
 
 
@@ -46,7 +46,7 @@ def by_slices(rows: Tensor, counts: list[int], expert: Callable[[int, Tensor, Te
     parts = [(e, part) for e, part in enumerate(rows.split(counts)) if counts[e] != 0]
     if len(parts) <= 1:
         return expert(*parts[0], None) if parts else rows
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not may_overwrite(rows):
         return torch.cat([expert(e, part, None) for e, part in parts])
     for e, part in parts:
         y = expert(e, part, part)

@@ -156,6 +156,9 @@ def watcher(*tensors: Tensor | None) -> str:
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a gradient may be asked of an op on these tensors. A recorded trace may be trained, whatever the mode it is recorded in."""
+    if torch.jit.is_tracing():
+        return True
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 

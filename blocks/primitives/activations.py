@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.chain import may_overwrite
 from blocks.registry import block
 
 EVERYWHERE = ("causal", "noncausal", "any_resolution")
@@ -107,11 +108,11 @@ class Gelu(nn.Module):
         return F.gelu(x, approximate=self.approximate)
 
     def over(self, x: Tensor) -> Tensor:
-        """The same, written over x unless a gradient needs x."""
-        if torch.is_grad_enabled():
-            return F.gelu(x, approximate=self.approximate)
-        y: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
-        return y
+        """The same, written over x where nobody needs x."""
+        if may_overwrite(x):
+            y: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
+            return y
+        return F.gelu(x, approximate=self.approximate)
 
 
 @block("star_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2210.13452")

@@ -8,7 +8,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from blocks.chain import is_fresh, per_channel, run
+from blocks.chain import is_fresh, may_overwrite, per_channel, run
 from blocks.context import Context
 from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
@@ -77,9 +77,9 @@ class Residual(nn.Module):
         if self.skip_scale is not None:
             x = x * per_channel(self.skip_scale, x)
         ours = self.scale is not None or (last is not None and is_fresh(last))
-        if torch.is_grad_enabled() or not ours or y.dtype != x.dtype:
-            return x + y
-        return y.add_(x)  # saves the memory, and the time to fill it, of one more map
+        if ours and may_overwrite(y) and y.dtype == x.dtype:
+            return y.add_(x)  # saves the memory, and the time to fill it, of one more map
+        return x + y
 
     def fuse(self) -> nn.Module:
         parts = [name for name in self._modules if name != "shortcut"]

@@ -254,3 +254,29 @@ def test_a_block_whose_beginning_nobody_remembers_says_what_to_write() -> None:
             "block `local/forgets@1`: 1 error\n    expected first values for its own `scale`; found no method that gives them; "
             "next: give the block a `reset_parameters(self)`, and call it at the end of `__init__`"
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "mambavision_nano", "efficientvit_m0", "convformer_nano"]
+)
+def test_a_swap_of_mixers_leaves_what_changes_the_width(name: str) -> None:
+    before, after = zoo.create(name, device="meta"), zoo.create(name, swap={"token_mixer": "pooling"}, device="meta")
+    for old, new in zip(before.stages, after.stages, strict=True):
+        assert repr(old.downsample) == repr(new.downsample)
+    assert sum(getattr(module, "block_id", "") == "core/pooling@1" for module in after.modules()) >= sum(
+        len(stage.layers) for stage in before.stages
+    )
+
+
+def test_a_swap_goes_where_its_path_leads() -> None:
+    wider = {"block": "conv", "kernel_size": 5, "stride": 2}
+    spec = zoo.create("mambavision_nano", swap={"token_mixer": wider}, at="stages.1.downsample", device="meta").spec
+    assert spec.tree["stages"][1]["downsample"]["kernel_size"] == 5
+
+
+def test_a_role_that_the_model_does_not_have_is_answered_by_those_that_it_has() -> None:
+    with pytest.raises(SpecError) as caught:
+        zoo.create("resnet50", swap={"token_mixer": "pooling"}, device="meta")
+    assert str(caught.value) == (
+        "resnet50: 1 error\n  swap: <token_mixer>\n    resnet50 has no token mixer; its roles are `act`, `norm` or `whole`"
+    )

@@ -439,3 +439,18 @@ def test_blocks_inside_levels_hear_of_the_pass() -> None:
     with torch.no_grad():
         net.forward_intermediates(torch.zeros(1, 1, 32, 32))
     assert heard and all(heard)
+
+
+def test_features_carry_what_the_head_reads() -> None:
+    model: Any = zoo.create("efficientvim_nano")
+    x = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.forward_head(model.forward_features(x)), model(x))
+        assert torch.equal(model.forward_head(model.forward_intermediates(x)[0]), model(x))
+
+
+@pytest.mark.parametrize(("name", "fixed"), [("gmlp_nano", True), ("vim_nano", True), ("starnet_nano", False)])
+def test_the_config_tells_whether_a_size_is_fixed(name: str, fixed: bool) -> None:
+    config = zoo.create(name, device="meta").default_cfg
+    assert config["fixed_input_size"] is fixed
+    assert config.get("min_input_size") == ((1, 32, 32) if fixed else None)

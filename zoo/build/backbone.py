@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
 from blocks.places import check_places, has_places
 from zoo.build.checkpointing import checkpointed
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
+from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
 from zoo.specs.model import Spec
 
 
 def in_memory_order(x: Tensor) -> Tensor:
     """An image as the blocks want it in memory, channels last. Raises InputError for a batch of batches."""
+    if isinstance(x, Proxy):  # a symbolic trace knows no sizes, and is of models that read images
+        return x.contiguous(memory_format=torch.channels_last)
     if x.ndim == 5:
         step = "in a Dataset, `zoo.transform(model).one(picture)` gives (C, H, W)"
         found = f"{tuple(x.shape)}, a batch of batches"
@@ -51,7 +55,7 @@ class Stage(nn.Module):
         if self.view is not None:
             if has_places(ctx):
                 check_places(self.view, ctx)
-            x, memo = self.view.enter(x)  # type: ignore[operator]
+            x, memo = called(self.view, "enter", x)
         for i, layer in enumerate(self.layers):
             x = checkpointed(layer, x, ctx) if self._is_checkpointed(x) else layer(x, ctx)
             if show is not None and i in show:
@@ -59,7 +63,7 @@ class Stage(nn.Module):
                 if stop_early and i == max(show):
                     return show[i]
         if self.view is not None:
-            x = self.view.exit(x, memo)  # type: ignore[operator]
+            x = called(self.view, "exit", x, memo)
         return x if self.post is None else run(self.post, x, ctx)
 
     def _is_checkpointed(self, x: Tensor) -> bool:
@@ -121,6 +125,12 @@ class Backbone(nn.Module):
     # the passes
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Any:
+        if isinstance(x, Proxy):
+            with opened(x.tracer):
+                return self._forward(x, None if isinstance(ctx, Proxy) else ctx)
+        return self._forward(x, ctx)
+
+    def _forward(self, x: Tensor, ctx: Context | None) -> Any:
         if self.out_indices is not None:
             return self._levels(x, self.out_indices, ctx)[1]
         if ctx is None and self.reads_slots:
@@ -128,14 +138,20 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x, ctx), ctx=ctx)
 
     def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        """The map or tokens before the head."""
-        x = self._enter(x, ctx)
+        """The map or tokens before the head; where that reads slots and the caller brings no ctx, they carry what it reads."""
+        own = Context() if ctx is None and self.reads_slots else None
+        x = self._enter(x, ctx or own)
         for stage in self.stages:
-            x = stage(x, ctx)
+            x = stage(x, ctx or own)
+        if own is not None:
+            x.ctx = own  # type: ignore[attr-defined]
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, ctx: Context | None = None) -> Tensor:
-        """From features to logits; with `pre_logits` to what the classifier reads, (B, head_hidden_size)."""
+        """From features to logits; with `pre_logits` to what the classifier reads, (B, head_hidden_size).
+
+        The features of `forward_features` themselves, where the head reads slots: a copy of them no longer carries those."""
+        ctx = getattr(x, "ctx", None) if ctx is None and self.reads_slots else ctx
         return x if self.head is None else self.head(x, ctx, pre_logits=pre_logits)
 
     def forward_intermediates(
@@ -154,7 +170,10 @@ class Backbone(nn.Module):
         NCHW gives maps, NLC (B, H*W, C). Raises InputError for a level that is not there.
         """
         chosen = chosen_levels(indices, self.num_levels)
-        features, levels = self._levels(x, chosen, Context() if self.reads_slots else None, stop_early)
+        ctx = Context() if self.reads_slots else None
+        features, levels = self._levels(x, chosen, ctx, stop_early)
+        if ctx is not None:
+            features.ctx = ctx  # type: ignore[attr-defined]
         own = getattr(self.head, "norm", None) if norm and self._norms_features else None
         levels = [run(own, y) if own is not None and channels(y) == self.num_features else y for y in levels]
         levels = [as_format(y, output_fmt) for y in levels]

@@ -26,14 +26,17 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "classifier": "head.classifier" if model.get_classifier() is not None else None,
         "license": manifest.licence if manifest is not None else model.spec.family.licence,
         "paper_ids": model.spec.family.paper,
-        "fixed_input_size": any(hasattr(module, "input_size") for module in model.modules()),
     }
     if isinstance(model.spec.input, TokenInput):
-        return about
+        return about | {"fixed_input_size": False}
     preprocess = preprocess_of(model)
+    size = preprocess.channels, *preprocess.rows_and_columns
+    pool_size, fixed = _pool_size(model)
     return about | {
-        "input_size": (preprocess.channels, *preprocess.rows_and_columns),
-        "pool_size": _pool_size(model),
+        "input_size": size,
+        "fixed_input_size": fixed,
+        **({"min_input_size": size} if fixed else {}),
+        "pool_size": pool_size,
         "crop_pct": preprocess.crop,
         "interpolation": preprocess.interpolation,
         "mean": preprocess.mean,
@@ -47,7 +50,13 @@ def _first_conv(model: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _pool_size(model: Any) -> tuple[int, ...] | None:
-    """Rows and columns before the head; None when tokens stand there."""
-    features = build(model.spec).forward_features(meta_input(model.spec))
-    return tuple(features.shape[2:]) if features.ndim == 4 else None
+def _pool_size(model: Any) -> tuple[tuple[int, ...] | None, bool]:
+    """Rows and columns before the head, None when tokens stand there; and whether the model refuses images of another size."""
+    twin, image = build(model.spec), meta_input(model.spec)
+    features = twin.forward_features(image)
+    pool_size = tuple(features.shape[2:]) if features.ndim == 4 else None
+    try:
+        twin.forward_features(image.new_empty(*image.shape[:2], 2 * image.shape[2], 2 * image.shape[3]))
+    except (ValueError, RuntimeError):
+        return pool_size, True
+    return pool_size, False

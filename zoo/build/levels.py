@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.build.symbolic import called
 from zoo.errors import InputError, Problem
 
 Indices = int | Sequence[int] | None
@@ -85,5 +86,4 @@ def shown(view: nn.Module | None, x: Tensor, memo: Any) -> Tensor:
     """What a layer inside a view left, as a map: tokens beside the image's own (a class token) are left out."""
     if view is None:
         return x
-    leave = getattr(view, "grid", view.exit)
-    return leave(x, memo)  # type: ignore[no-any-return, operator]
+    return called(view, "grid" if hasattr(view, "grid") else "exit", x, memo)  # type: ignore[no-any-return]

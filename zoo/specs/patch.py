@@ -17,6 +17,7 @@ from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Items, Origin, Path, Table, position, rooted
 
 INDEXED = ("per_stage", "cycle", "runs")
+MIXERS = ("token_mixer", "channel_mixer")
 SELECTOR = re.compile(r"[*<>]")
 RANGE = re.compile(r"([0-9]{1,7})-([0-9]{1,7})")
 
@@ -41,9 +42,17 @@ def edits_of(patch: Table) -> list[Edit]:
 
 
 def swap_edits(swap: Mapping[str, Any], at: str = "") -> list[Edit]:
-    """A swap by role, {kind or block: block}, as selector edits; `at` narrows it to a part of the tree (`stages.2-3`)."""
-    where = f"{at}." if at else ""
-    return [Edit(f"{where}**.<{role}>", value, Origin("swap", f"{where}<{role}>")) for role, value in swap.items()]
+    """A swap by role, {kind or block: block}, as selector edits; `at` narrows it to a part of the tree (`stages.2-3`).
+
+    Mixers are those of the layers: what stands in a stem or a downsample changes the width, and goes only where `at` leads there."""
+    edits = []
+    for role, value in swap.items():
+        where = (at or "stages.*") if role in MIXERS else at
+        if role in MIXERS and where.count(".") == 1 and where.startswith("stages."):
+            where += ".layers"
+        path = f"{where}.**.<{role}>" if where else f"**.<{role}>"
+        edits.append(Edit(path, value, Origin("swap", f"{at}.<{role}>" if at else f"<{role}>")))
+    return edits
 
 
 def replaces(value: Any) -> bool:
@@ -152,11 +161,13 @@ def merged(old: Any, new: Any, origin: Origin) -> Any:
     return base
 
 
-def apply_selector(tree: Table, edit: Edit) -> list[Problem]:
-    """Makes the edit at every place of the filled tree that its path selects."""
+def apply_selector(tree: Table, edit: Edit, name: str = "the model") -> list[Problem]:
+    """Makes the edit at every place of the filled tree that its path selects; `name` is what a refusal calls the model."""
     steps = edit.path.split(".")
     target = _last_is_key(steps)
     sites = list(select(tree, steps[:-1] if target else steps))
+    if not sites and edit.origin.source == "swap":
+        return [Problem(str(edit.origin), found=f"{name} has {_without_role(tree, steps)}")]
     if not sites:
         return [
             edit.problem(
@@ -260,6 +271,23 @@ def _near_block(tree: Table, steps: list[str]) -> str:
         present |= {info.name, info.kind}
     near = nearest(wanted, present - {wanted})
     return f"<{near}>" if near else ""
+
+
+def _without_role(tree: Table, steps: list[str]) -> str:
+    """What a swap is told that finds nothing to swap: the roles that there are, where it looked."""
+    role, place = steps[-1][1:-1], ".".join(steps[:-2])
+    if place == "stages.*.layers":
+        place, parts = "", list(select(tree, ["stages", "*", "layers"]))
+    else:
+        parts = list(select(tree, steps[:-2])) if place else [()]
+    kinds = {registry.describe(call["block"]).kind for part in parts for _, call in _all_calls(_at(tree, part))}
+    roles = listed(sorted(kinds - {"wiring"}), 12)
+    near = _near_block(tree, steps)
+    where = f" at `{place}`" if place else ""
+    told = (
+        f"no {role.replace('_', ' ')}{where}; its roles{where and ' there'} are {roles}" if roles else f"nothing{where}"
+    )
+    return told + (f"; nearest `{near}`" if near and role not in MIXERS else "")
 
 
 def _all_calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -88,7 +88,7 @@ def respec(spec: Spec, edits: list[Edit]) -> Spec:
     problems: list[Problem] = []
     tree = copy.deepcopy(spec.tree)
     for edit in edits:
-        problems += apply_selector(tree, edit)
+        problems += apply_selector(tree, edit, spec.name)
     filled = fill_tree(tree, problems)
     _refuse(spec.name, problems)
     return Spec(spec.name, spec.family, filled, spec.source, spec.keys)

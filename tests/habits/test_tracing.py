@@ -1,0 +1,77 @@
+"""Models are traced as any other: symbolically by torch.fx, with an example by torch.jit, in the form of training and of deployment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+import zoo
+from zoo import catalog
+
+IMAGES = [name for name in catalog.list_models("*_nano") if "/" not in name and zoo.spec(name).num_classes == 10]
+LARGER = ["deit_tiny_patch16_224", "efficientvit_m0", "poolformer_s12"]
+
+
+def images(model: Any, batch: int) -> torch.Tensor:
+    channels, size = model.spec.input.channels, model.spec.input.size
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*IMAGES, *LARGER])
+def test_a_symbolic_trace_computes_what_the_model_computes(name: str) -> None:
+    model: Any = zoo.create(name)
+    traced = torch.fx.symbolic_trace(model)
+    for batch in (1, 3):
+        torch.testing.assert_close(traced(images(model, batch)), model(images(model, batch)), rtol=0, atol=0)
+    assert len(list(traced.graph.nodes)) > len(list(model.stages))
+
+
+@torch.no_grad()
+def test_features_are_read_at_any_node_of_a_symbolic_trace() -> None:
+    model: Any = zoo.create("starnet_nano")
+    x = images(model, 2)
+    tracer = torch.fx.Tracer()
+    graph = tracer.trace(model)
+    node = [one for one in graph.nodes if one.op == "call_module" and one.target.startswith("stages.1.")][-1]
+    for output in [one for one in graph.nodes if one.op == "output"]:
+        graph.erase_node(output)
+    graph.output(node)
+    graph.eliminate_dead_code()
+    kept: list[torch.Tensor] = []
+    model.get_submodule(node.target).register_forward_hook(lambda module, args, y: kept.append(y.clone()))
+    model(x)
+    torch.testing.assert_close(GraphModule(model, graph)(x), kept[0], rtol=0, atol=0)
+
+
+def test_a_tracer_is_left_as_it_was() -> None:
+    class Whole(torch.fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return type(m).__name__ == "Chain" or super().is_leaf_module(m, module_qualified_name)
+
+    tracer, model = Whole(), zoo.create("starnet_nano")
+    graph = tracer.trace(model)
+    assert {type(model.get_submodule(one.target)).__name__ for one in graph.nodes if one.op == "call_module"} >= {
+        "Chain"
+    }
+    assert tracer.is_leaf_module.__func__ is Whole.is_leaf_module  # type: ignore[attr-defined]
+
+
+def test_a_symbolic_trace_is_trained_like_the_model() -> None:
+    model: Any = zoo.create("starnet_nano").train()
+    traced = torch.fx.symbolic_trace(model)
+    traced(images(model, 2)).square().mean().backward()
+    assert [name for name, one in model.named_parameters() if one.grad is None] == []
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+@pytest.mark.parametrize("name", [*IMAGES, *LARGER])
+def test_a_trace_with_an_example_passes_its_own_check(name: str, form: str) -> None:
+    model: Any = zoo.create(name, form=form)
+    traced = torch.jit.trace(model, images(model, 2))
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images(model, 2)), model(images(model, 2)), rtol=1e-5, atol=1e-6)
