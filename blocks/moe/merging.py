@@ -25,7 +25,7 @@ def run_merged(experts: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
         return y
 
     merged = {name: torch.tensordot(weights.to(all_.dtype), all_, 1) for name, all_ in _stacked(experts).items()}
-    if torch.compiler.is_exporting() or not x.numel():  # any batch
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or not x.numel():  # any batch
         return torch.vmap(one)(merged, x)
     return torch.stack([one({name: value[b] for name, value in merged.items()}, tokens) for b, tokens in enumerate(x)])
 

@@ -41,7 +41,7 @@ class Routing(NamedTuple):
         """Sorted by expert once; while torch.export traces, every token goes through every expert, most with weight 0."""
         mask, ctx = token_mask(x, ctx, packed=True), without_places(ctx)
         routing = self if mask is None else self._without(~mask.bool().flatten())
-        way = routing._dense if torch.compiler.is_exporting() else routing._sorted
+        way = routing._dense if torch.compiler.is_exporting() or torch.jit.is_tracing() else routing._sorted
         return way(x.reshape(-1, x.shape[-1]), experts, num_experts, ctx).view(x.shape)
 
     def _without(self, padding: Tensor) -> Routing:

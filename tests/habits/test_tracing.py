@@ -41,11 +41,13 @@ def test_features_are_read_at_any_node_of_a_symbolic_trace() -> None:
     for output in [one for one in graph.nodes if one.op == "output"]:
         graph.erase_node(output)
     graph.output(node)
-    graph.eliminate_dead_code()
     kept: list[torch.Tensor] = []
     model.get_submodule(node.target).register_forward_hook(lambda module, args, y: kept.append(y.clone()))
     model(x)
-    torch.testing.assert_close(GraphModule(model, graph)(x), kept[0], rtol=0, atol=0)
+    features = GraphModule(model, graph)
+    graph.eliminate_dead_code()
+    features.recompile()
+    torch.testing.assert_close(features(x), kept[0], rtol=0, atol=0)
 
 
 def test_a_tracer_is_left_as_it_was() -> None:
@@ -74,4 +76,4 @@ def test_a_trace_with_an_example_passes_its_own_check(name: str, form: str) -> N
     model: Any = zoo.create(name, form=form)
     traced = torch.jit.trace(model, images(model, 2))
     with torch.no_grad():
-        torch.testing.assert_close(traced(images(model, 2)), model(images(model, 2)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(traced(images(model, 5)), model(images(model, 5)), rtol=1e-5, atol=1e-6)
