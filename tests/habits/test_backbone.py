@@ -454,3 +454,9 @@ def test_the_config_tells_whether_a_size_is_fixed(name: str, fixed: bool) -> Non
     config = zoo.create(name, device="meta").default_cfg
     assert config["fixed_input_size"] is fixed
     assert config.get("min_input_size") == ((1, 32, 32) if fixed else None)
+
+
+def test_the_config_names_every_layer_that_makes_logits() -> None:
+    model: Any = zoo.create("efficientvim_nano", device="meta")
+    names = model.default_cfg["classifier"]
+    assert len(names) > 1 and all(f"{name}.weight" in model.state_dict() for name in names)

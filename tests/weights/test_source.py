@@ -348,3 +348,14 @@ def test_an_index_that_cannot_be_used_is_a_sentence(tmp_path, content, found):
     assert str(caught.value).startswith("net: the index cannot be used; nothing was loaded\n") and found in str(
         caught.value
     )
+
+
+def test_the_one_checkpoint_of_a_folder_is_taken(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="the folder holds no checkpoint"):
+        open_checkpoint(tmp_path, "net")
+    save_file({"w": torch.arange(3.0)}, tmp_path / "model.safetensors")
+    assert torch.equal(open_checkpoint(tmp_path)["w"], torch.arange(3.0))
+    save_file({"w": torch.arange(3.0)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="more than one checkpoint"):
+        open_checkpoint(tmp_path, "net")

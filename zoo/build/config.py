@@ -23,7 +23,7 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "architecture": model.spec.name,
         "tag": manifest.tag if manifest is not None else "",
         "num_classes": model.num_classes,
-        "classifier": "head.classifier" if model.get_classifier() is not None else None,
+        "classifier": _classifier(model),
         "license": manifest.licence if manifest is not None else model.spec.family.licence,
         "paper_ids": model.spec.family.paper,
     }
@@ -43,6 +43,18 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "std": preprocess.std,
         "first_conv": _first_conv(model),
     }
+
+
+def _classifier(model: Any) -> str | tuple[str, ...] | None:
+    """The name of the last linear layer; of several, one for each state and set, all their names."""
+    names: list[str] = []
+    for name in ("classifier", "classifier_dist"):
+        layer = getattr(model.head, name, None)
+        if isinstance(layer, nn.ModuleList):
+            names += [f"head.{name}.{i}" for i in range(len(layer))]
+        elif layer is not None:
+            names.append(f"head.{name}")
+    return names[0] if len(names) == 1 else tuple(names) or None
 
 
 def _first_conv(model: nn.Module) -> str | None:

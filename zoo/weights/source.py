@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import Problem
+from zoo.errors import Problem, listed
 from zoo.weights.header import as_weights_error
 from zoo.weights.load import read_tensors
 from zoo.weights.manifest import Manifest
@@ -65,11 +65,13 @@ def _place(manifest: Manifest, folder: str | Path) -> Path:
 def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject: str = "weights") -> dict[str, Any]:
     """The contents of a checkpoint that the user names: a mapping, a .safetensors file, the index of several, or a file of torch.save.
 
+    Of a folder, as `save_pretrained` writes it, the only safetensors file, or the only index of several.
     A pickle is opened only here, and with `weights_only=True`: tensors and plain values, no code. What stands around
     the tensors (`state_dict`, `module.`) is left in place; `KeyRules.open` takes it off. Raises WeightsError."""
     if isinstance(weights, Mapping):
         return dict(weights)
     path = expanded(weights)
+    path = _inside(path, subject) if path.is_dir() else path
     if path.suffix == ".safetensors":
         return dict(read_tensors(path, subject))
     if is_index(path.name):
@@ -80,6 +82,19 @@ def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject
         ways = f".safetensors, {INDEX}, or {', '.join(PICKLES)} written by torch.save"
     headline = f"{subject}: not a checkpoint; nothing was loaded"
     raise refuse_file(headline, str(path), ways, f"`{path.suffix or path.name}`")
+
+
+def _inside(folder: Path, subject: str) -> Path:
+    """The one checkpoint of a folder. Raises WeightsError for none, and for more than one."""
+    names = sorted(path.name for path in folder.iterdir())
+    found = [name for name in names if is_index(name)] or [name for name in names if name.endswith(".safetensors")]
+    if len(found) != 1:
+        headline = (
+            f"{subject}: the folder holds {'no' if not found else 'more than one'} checkpoint; nothing was loaded"
+        )
+        expected = f"one .safetensors file, or one {INDEX}"
+        raise refuse_file(headline, str(folder), expected, listed(found) or "none", "name the file itself")
+    return folder / found[0]
 
 
 def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
