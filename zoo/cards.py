@@ -16,6 +16,7 @@ from blocks.words import printable, printable_lines
 from zoo import catalog
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
 from zoo.console import count, markdown_table
+from zoo.errors import InputError, Problem
 from zoo.markup import fenced, flow, markdown, yaml
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.profiles import costs
@@ -347,8 +348,11 @@ def stale(folder: Path) -> list[str]:
 
 
 def write(folder: Path) -> list[str]:
-    """All pages; returns their names."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """All pages; returns their names. Raises InputError where no folder can be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(str(folder), Problem("", "a place for a folder", error.strerror or str(error))) from None
     made = pages()
     for name, make in made.items():
         (folder / name).write_text(make(), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ ENDINGS = (*SPECS, ".safetensors", *(ending for kind in KINDS for ending in kind
 def refuse_foreign(path: pathlib.Path) -> None:
     """Raises SpecError for what is no spec: nothing, a folder, a pipe, weights, pictures, programs. Opens no pipe."""
     expected = "a name, a spec (.toml or .json), or what `zoo.save` wrote"
-    if not path.exists():
+    if not os.path.exists(path):
         raise SpecError(path.name, Problem("", "a readable spec file", f"No such file or directory: {path}"))
     if path.is_dir():
         step = "`zoo.save(model, FOLDER)` and `zoo pull` write such folders"

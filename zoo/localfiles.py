@@ -22,6 +22,8 @@ def load_file(path: str | pathlib.Path) -> list[str]:
     the same name. Raises InputError for a file that is missing, is no Python, raises, or defines no block.
     """
     file = pathlib.Path(path).expanduser()
+    if "\0" in str(file):
+        raise _refusal(file, Problem("", "a Python file", "nothing: there is no such file"))
     module = _executed(file)
     names = [_short(cls.block_id) for cls in vars(module).values() if _defined_by(module, cls)]
     if not names:

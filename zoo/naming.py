@@ -64,7 +64,7 @@ def split_variant(text: str) -> tuple[str, str]:
     """(path, variant) of `net.toml` or `net.toml:variant`. A folder's name may hold colons: only what stands behind the last one,
     and is part of no path, is a variant."""
     path, _, variant = text.rpartition(":")
-    if not path or os.sep in variant or "/" in variant or variant.endswith(ENDINGS) or pathlib.Path(text).is_file():
+    if not path or os.sep in variant or "/" in variant or variant.endswith(ENDINGS) or os.path.isfile(text):
         return text, ""
     return path, variant
 

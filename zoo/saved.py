@@ -38,7 +38,7 @@ def saved_path(model: Any) -> Path | None:
     if path.suffix == ".safetensors":
         return path
     named = isinstance(model, str) and catalog.is_model(model)
-    return path if not named and (path / RECORD).is_file() else None
+    return path if not named and os.path.isfile(path / RECORD) else None
 
 
 def open_saved(path: Path) -> Repository:
@@ -55,16 +55,16 @@ def open_saved(path: Path) -> Repository:
 def record_of(weights: str | os.PathLike[str]) -> Repository | None:
     """What a file of weights, or a folder, says of itself; None where it says nothing. Raises as `open_saved` does for what it says."""
     path = expanded(weights)
-    if (path / RECORD).is_file():
+    if os.path.isfile(path / RECORD):
         with opened(path / RECORD, path.name) as file:
             return _repository(read_record(file.read(MAX_BYTES + 1), path.name), path / WEIGHTS, path / RECORD)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
         return None
     with opened(path, path.name) as file:
         text = read_header(file, path.name).metadata.get(RECORD)
     if text is not None:
         return _repository(read_record(text.encode(), path.name, inside=True), path)
-    return record_of(path.parent) if path.name == WEIGHTS and (path.parent / RECORD).is_file() else None
+    return record_of(path.parent) if path.name == WEIGHTS and os.path.isfile(path.parent / RECORD) else None
 
 
 def _repository(record: Record, weights: Path, beside: Path | None = None) -> Repository:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import os
 import pathlib
 import re
 import shutil
@@ -62,7 +63,7 @@ def new_plugin(namespace: str, folder: str = "", source: str = "") -> Made:
     """
     _check(namespace)
     target = pathlib.Path(folder or f"{namespace}-blocks")
-    if target.exists():
+    if os.path.exists(target):
         raise InputError("new-plugin", Problem(str(target), "a folder that is not there yet", "one that is"))
     _copy(target, namespace)
     package = target / f"{namespace}_blocks"

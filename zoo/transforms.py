@@ -283,7 +283,9 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     path = pathlib.Path(path)
     found = ""
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait for ever
+        if (
+            os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+        ):  # opening a pipe would wait for ever
             raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", "something else than a file"))
         with Image.open(path) as image:
             image.load()  # what is wrong with a file is told with its path, below

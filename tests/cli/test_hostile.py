@@ -163,3 +163,18 @@ def test_completion_compares_names_and_expands_none(tmp_path: pathlib.Path) -> N
     )
     assert done.stdout.splitlines() == ["gmlp_nano", "gmlp*", "$(touch PWN)", "`touch PWN`", "gmlp_nano", "gmlp*"]
     assert not (tmp_path / "PWN").exists()
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("spec", LONG), ("spec", f"{LONG}.toml"), ("info", LONG), ("check", f"./{LONG}/x.toml"), ("check", f"{LONG}.py"), ("check", "a\0b.py"),
+     ("blocks", f"x/{LONG}"), ("card", "--all", LONG), ("new-plugin", LONG), ("create", f"hub:{LONG}/x"), ("spec", "a\0b.toml")],
+)  # fmt: skip
+def test_a_name_of_300_letters_is_refused_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    code, said = run(capsys, *arguments)
+    assert code == 2 and len(said) < 3_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -158,7 +159,7 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     from zoo.exporting.python import export_python
     from zoo.exporting.sources import docstring_text
 
-    if folder.exists() and any(folder.iterdir()):
+    if os.path.exists(folder) and any(folder.iterdir()):
         raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
     folder.mkdir(parents=True, exist_ok=True)
     name = picked.choice.name

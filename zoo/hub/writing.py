@@ -44,9 +44,9 @@ def save(
 ) -> None:
     """See `zoo.save`; `known` is what is known of these very weights, where the model does not carry it."""
     model, target = unwrapped(model), Path(path).expanduser()
-    if target.suffix == ".safetensors" and not target.is_dir():
+    if target.suffix == ".safetensors" and not os.path.isdir(target):
         write_file(model, target, labels, known)
-    elif not target.suffix or target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
+    elif not target.suffix or os.path.isdir(target) or os.fspath(path).endswith(("/", os.sep)):
         write_folder(model, target, labels, known=known)
     else:
         step = f"zoo.save(model, {str(target.with_suffix('.safetensors'))!r})"

@@ -29,8 +29,14 @@ def opened(weights: str | os.PathLike[str], subject: str, manifest: Manifest | N
     Raises WeightsError for what cannot be read, is not a file, holds other bytes, or is written to while the block runs."""
     path = expanded(weights)
     headline = f"{subject}: the file cannot be read; nothing was loaded"
-    if not path.is_file():  # opening a pipe would wait for ever
-        found = "a folder" if path.is_dir() else "something else than a file" if path.exists() else "no such file"
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        found = (
+            "a folder"
+            if os.path.isdir(path)
+            else "something else than a file"
+            if os.path.exists(path)
+            else "no such file"
+        )
         raise refuse_file(headline, str(path), "a file", found, way_out(manifest) if manifest else "")
     try:
         with path.open("rb") as file:
