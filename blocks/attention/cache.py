@@ -78,5 +78,5 @@ def _visible(where: Tensor, after: Tensor, known: Tensor, window: int | None) ->
     if window is not None:
         seen &= keys > queries - window
     own = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
-    seen[..., -where.shape[1] :] |= own
+    seen[..., seen.shape[-1] - where.shape[1] :] |= own  # not from -L on, which for no queries is all
     return seen.unsqueeze(1)

@@ -68,12 +68,13 @@ class RestormerAttention(nn.Module):
         return {"matmul": 2 * B * H * W * self.num_heads * self.head_dim**2}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        B, _, H, W = x.shape
-        qkv = self.qkv_dwconv(run(self.qkv, x, ctx)).permute(0, 2, 3, 1).reshape(B, H * W, 3, self.num_heads, -1)
+        H, W = x.shape[2:]
+        qkv = self.qkv_dwconv(run(self.qkv, x, ctx)).permute(0, 2, 3, 1).flatten(1, 2)
+        qkv = qkv.unflatten(-1, (3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads)))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, H * W, c)
         scores = F.normalize(q, dim=-2).transpose(-1, -2) @ F.normalize(k, dim=-2)
         y = v @ (scores * self.temperature).softmax(-1).transpose(-1, -2)
-        image = y.transpose(1, 2).reshape(B, H, W, -1).permute(0, 3, 1, 2)
+        image = y.transpose(1, 2).flatten(2).unflatten(1, (H, W)).permute(0, 3, 1, 2)
         return run(self.project_out, image, ctx)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:

@@ -35,6 +35,8 @@ class SqueezeExcite(nn.Module):
         self.gate = gate(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.numel():
+            return x
         positions = (2, 3) if x.ndim == 4 else (1,)
         summary = x.mean(positions, keepdim=True)
         return x * self.gate(self.up(self.act(self.down(summary))))

@@ -79,6 +79,8 @@ class MonarchMixer(nn.Module):
         mask, length = token_mask(x, ctx), x.shape[1]
         if length > self.max_length:
             raise ValueError(f"a monarch_mixer of max_length {self.max_length} has no kernels for {length} tokens")
+        if not length:
+            return x
         u = zero_padding(run(self.in_linear, x, ctx), mask).transpose(1, 2)
         before = self.short_filter.kernel_size[0] - 1
         gate, out_gate, v = self.short_filter(F.pad(u, (before, 0))).chunk(3, 1)

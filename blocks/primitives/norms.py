@@ -97,6 +97,8 @@ class GroupNorm(Affine):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.numel():  # torch's gradient of nothing is NaN
+            return x * per_channel(self.weight, x)
         y = F.group_norm(_map_of(x), self.groups, self.weight, self.bias, self.eps)
         return _tokens_of(y) if x.ndim == 3 else y
 

@@ -78,7 +78,7 @@ class HsmSsd(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, C, H, W = x.shape
         bcdt = self.conv(run(self.bcdt_proj, x, ctx))
-        b, c, dt = bcdt.permute(0, 2, 3, 1).reshape(B, H * W, -1).chunk(3, -1)
+        b, c, dt = bcdt.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, -1)
         gathered = (dt if self.A is None else dt + self.A).softmax(1) * b
         h = torch.bmm(gathered.transpose(1, 2), x.permute(0, 2, 3, 1).reshape(B, H * W, C))
         u, z = run(self.hz_proj, h, ctx).chunk(2, -1)

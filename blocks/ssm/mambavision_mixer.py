@@ -81,7 +81,9 @@ class MambaVisionMixer(nn.Module):
 
     @staticmethod
     def _convolved(x: Tensor, conv1d: nn.Conv1d) -> Tensor:
-        """silu of the convolution that keeps the length."""
+        """silu of the convolution that keeps the length, which torch refuses for no tokens."""
+        if not x.shape[-1]:
+            return x
         return F.silu(F.conv1d(x, conv1d.weight, padding=conv1d.kernel_size[0] // 2, groups=x.shape[1]))
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:

@@ -247,6 +247,40 @@ def copies(subject: Subject) -> None:
         require_equal(subject.run(_pickled(module), x), expected, "the output of a pickled copy")
 
 
+def nothing(subject: Subject) -> None:
+    """No samples, no tokens or no pixels give an output of as many, and no NaN in gradients and statistics; or a ValueError says no."""
+    for form in subject.forms:
+        x = subject.input(form)
+        emptied = [x[:0], x[:, :0]] if x.ndim < 4 else [x[:0], x[:, :, :0], x[:, :, :0, :0]]
+        for z in emptied:
+            for training in (False, True):
+                _require_nothing(subject, subject.build(form).train(training), z.clone())
+
+
+def _require_nothing(subject: Subject, module: nn.Module, x: Tensor) -> None:
+    """What is asked of one input without a number in it."""
+    what = f"an input of shape {tuple(x.shape)}{' in training' if module.training else ''}"
+    if x.is_floating_point():
+        x.requires_grad_(module.training)
+    ctx = Context()
+    try:
+        y = subject.run(module, x, ctx)
+    except ValueError as refusal:
+        require(bool(str(refusal)), f"{what} is refused without a word")
+        return
+    if not x.shape[0] and subject.info.kind != "router":
+        require(y.shape[0] == 0, f"{what} became {tuple(y.shape)}")
+    elif subject.info.kind in KEEP_SHAPE:
+        require_shape(subject, module, x, y)
+    require(not y.is_floating_point() or bool(y.isfinite().all()), f"{what} gives an output that is not finite")
+    loss = y.sum() + ctx.total_loss()
+    if module.training and loss.requires_grad:
+        loss.backward()
+    tensors = {**{name: p.grad for name, p in module.named_parameters()}, **dict(module.named_buffers())}
+    spoilt = [name for name, tensor in tensors.items() if tensor is not None and not tensor.isfinite().all()]
+    require(not spoilt, f"{what} leaves NaN in {_quoted(spoilt)}")
+
+
 def _pickled(module: nn.Module) -> nn.Module:
     try:
         return cast(nn.Module, pickle.loads(pickle.dumps(module)))

@@ -25,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "determinism": checks.determinism,
     "names": checks.names,
     "copies": checks.copies,
+    "nothing": checks.nothing,
     "macs": counting.macs,
     "causal": promises.causal,
     "noncausal": promises.noncausal,
