@@ -17,7 +17,7 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
     Raises ValueError when a BCHW block meets tokens, when a block would ignore padding or packed sequences (`blocks.places`), and for
     an image of no pixels. A batch, and a sequence, may be empty.
     """
-    if x.ndim == 4 and not x.numel() and not x.shape[2] * x.shape[3]:
+    if type(x) is Tensor and x.ndim == 4 and not x.numel() and not x.shape[2] * x.shape[3]:
         name = getattr(module, "block_id", type(module).__name__)
         raise ValueError(f"block `{name}` meets an image without pixels, (B, C, H, W) = {tuple(x.shape)}")
     layout = getattr(type(module), "layout", "any")  # of a module, an attribute that is not there takes microseconds

@@ -65,6 +65,10 @@ class ProblemsError(ValueError):
         return type(self), (self.subject, self.problems)
 
 
+class SizeError(ValueError):
+    """An input has another size, (H, W) or (L,), than the one that a block was built for."""
+
+
 class BlockError(ProblemsError):
     """A block is unknown, is registered twice, cannot be imported, or was given values that it does not take."""
 

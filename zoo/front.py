@@ -32,6 +32,7 @@ from zoo.scalars import plain
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
+from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
 from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
@@ -75,6 +76,8 @@ def create(
     proj_drop_rate: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
+    dynamic_size: bool = False,
+    output_stride: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     max_params: int = MAX_PARAMS,
@@ -100,6 +103,9 @@ def create(
         branches, of attention weights, and behind the projections of attention and MLP.
     features_only: a list of maps instead of logits, of the levels `out_indices`: those of the stages (or of the layers of a
         net of one stage), negative ones from the last; an int n means the last n.
+    dynamic_size: a net whose positions are made for one picture size takes any at each call: tables are interpolated, windows padded.
+    output_stride: 8, 16 or 32: of a convolutional net, by how much its last map is smaller than the picture at most; strides beyond it
+        become dilations of what follows.
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
@@ -108,7 +114,8 @@ def create(
             "create", Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, ["train", "deploy"]))
         )
     if is_opaque(model):
-        refuse_edits(str(model), {"overrides": overrides, "settings": settings, "swap": swap, "at": at})
+        edits = {"overrides": overrides, "settings": settings, "swap": swap, "at": at}
+        refuse_edits(str(model), {**edits, "dynamic_size": dynamic_size, "output_stride": output_stride})
         options = plain(dict(
             num_classes=num_classes, in_chans=in_chans, img_size=img_size, global_pool=global_pool, drop_rate=drop_rate,
             drop_path_rate=drop_path_rate, attn_drop_rate=attn_drop_rate, proj_drop_rate=proj_drop_rate,
@@ -122,6 +129,8 @@ def create(
     wanted = _changed_spec(published if found else model, published, overrides, settings, swap, at)
     wanted = _with_arguments(wanted, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate)
     wanted = _with_drops(wanted, plain({"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}))
+    wanted = any_size(wanted) if dynamic_size else wanted
+    wanted = with_output_stride(wanted, output_stride) if output_stride is not None else wanted
     weights = weights if weights is not None else checkpoint_path
     tag = catalog.split_tag(model)[1] if isinstance(model, str) and not found and not is_file(model) else ""
     tag = pretrained if isinstance(pretrained, str) else tag

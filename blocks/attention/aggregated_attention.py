@@ -6,7 +6,7 @@ Paper: arXiv:2311.17132 (sections 3.1 to 3.3). Upstream: DaiShiResearch/TransNeX
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from msgspec import Meta
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.attention.heads import split_heads
+from blocks.errors import SizeError
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.tables import Table
@@ -27,44 +28,72 @@ REACH = 8
 """Distances are brought to [-REACH, REACH] over the whole image, then to logarithms of that base."""
 
 
+class Geometry(NamedTuple):
+    """What follows from the size of a map: that of its pooled copy, logarithms of numbers of keys, and distances."""
+
+    size: Size
+    pooled: Size
+    scale: Table
+    coordinates: Table
+    which: Table
+
+
 class CosineBase(nn.Module):
     """What both attentions share: heads, a learned temperature, an embedding added to each query, and a bias of distances."""
 
     no_decay = ("temperature", "query_embedding")
     scale: Table
+    elsewhere: Geometry | None = None
+    """What was last made for an input of another size."""
 
-    def __init__(self, dim: int, num_heads: int | None, head_dim: int | None, size: Size, pooled: Size):
+    def __init__(
+        self, dim: int, num_heads: int | None, head_dim: int | None, size: Size, pooled: Size, dynamic_size: bool
+    ):
         super().__init__()
+        self.dynamic_size = dynamic_size
         self.num_heads, self.head_dim = split_heads(dim, num_heads, head_dim)
         self.input_size, self.pooled = _rows_columns(size), _rows_columns(pooled)
         self.temperature = nn.Parameter(torch.empty(self.num_heads, 1, 1))
         self.query_embedding = nn.Parameter(torch.empty(self.num_heads, 1, self.head_dim))
-        self.position = DistanceBias(self.num_heads, self.input_size, self.pooled)
+        self.position = DistanceBias(self.num_heads)
+        self.coordinates = Table(distances, (self.input_size, self.pooled))
+        self.which = Table(which_distance, (self.input_size, self.pooled))
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.temperature, TEMPERATURE)
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
 
-    def scaled(self, q: Tensor) -> Tensor:
+    def scaled(self, q: Tensor, scale: Table) -> Tensor:
         """Unit queries (B, heads, L, head_dim), with their embedding, times temperature and the logarithm of the number of keys."""
-        return (q + self.query_embedding) * F.softplus(self.temperature) * self.scale.like(self.temperature)
+        return (q + self.query_embedding) * F.softplus(self.temperature) * scale.like(self.temperature)
 
     def heads(self, x: Tensor, count: int) -> Tensor:
         """(B, L, count * C) -> (B, count * heads, L, head_dim)."""
         return x.unflatten(-1, (count * self.num_heads, self.head_dim)).transpose(1, 2)
 
-    def check_size(self, size: Size) -> None:
-        if math.prod(size) != math.prod(self.input_size):
-            raise ValueError(
+    def geometry(self, size: Size) -> Geometry:
+        """The tables for inputs of this size. Raises SizeError for another than that of `input_size`, unless `dynamic_size`."""
+        if self.dynamic_size and len(size) == 2 and size != self.input_size:
+            if self.elsewhere is None or self.elsewhere.size != size:
+                self.elsewhere = self.geometry_of((size[0], size[1]))
+            return self.elsewhere
+        if math.prod(size) != math.prod(self.input_size) or (len(size) == 2 and size != self.input_size):
+            raise SizeError(
                 f"these distances are for inputs of size {self.input_size} and meet {tuple(size)}; build the model with that size"
             )
+        return Geometry(self.input_size, self.pooled, self.scale, self.coordinates, self.which)
+
+    def geometry_of(self, size: tuple[int, int]) -> Geometry:
+        """The tables for maps of any size."""
+        raise NotImplementedError  # each attention has its own keys; this class is their common part
 
 
-@block("cosine_attention", kind="token_mixer", layout="BLC", abilities=("noncausal", "2d"), paper="arXiv:2311.17132")
+@block("cosine_attention", kind="token_mixer", abilities=("noncausal", "2d"), paper="arXiv:2311.17132")
 class CosineAttention(CosineBase):
     """y = W_o softmax(tau log(L) (q / |q| + e) (k / |k|)^T + B) v, with [q | k | v] = W_qkv x and B an MLP of the distances.
 
-    (B, L, C) -> (B, L, C) for the one size it was built for. Raises ValueError when heads do not divide, and for another length.
+    (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for; with `dynamic_size` an image may have any other.
+    Raises ValueError when heads do not divide, and SizeError for another size.
     """
 
     def __init__(
@@ -73,9 +102,10 @@ class CosineAttention(CosineBase):
         *,
         num_heads: Count | None = None,
         head_dim: Count | None = None,
+        dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: tuple[int, ...] = (14, 14),
     ):
-        super().__init__(dim, num_heads, head_dim, input_size, input_size)
+        super().__init__(dim, num_heads, head_dim, input_size, input_size, dynamic_size)
         self.qkv = Dense(dim, 3 * self.num_heads * self.head_dim)
         self.proj = Dense(self.num_heads * self.head_dim, dim)
         self.scale = Table(log_positions, self.input_size)
@@ -83,14 +113,21 @@ class CosineAttention(CosineBase):
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Scores and sums: 2 L^2 num_heads head_dim."""
-        B, L, _ = shape
+        B, L = shape[0], math.prod(shape[2:]) if len(shape) == 4 else shape[1]
         return {"matmul": 2 * B * L**2 * self.num_heads * self.head_dim}
 
+    def geometry_of(self, size: tuple[int, int]) -> Geometry:
+        return geometry(size, size, Table(log_positions, size))
+
     def forward(self, x: Tensor) -> Tensor:
-        self.check_size(x.shape[1:2])
-        q, k, v = self.heads(self.qkv(x), 3).chunk(3, 1)
-        scores = self.scaled(F.normalize(q, dim=-1)) @ F.normalize(k, dim=-1).transpose(-2, -1) + self.position()
-        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        size = tuple(x.shape[2:] if x.ndim == 4 else x.shape[1:2])
+        at = self.geometry(size)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2) if x.ndim == 4 else x
+        q, k, v = self.heads(self.qkv(tokens), 3).chunk(3, 1)
+        unit_k = F.normalize(k, dim=-1).transpose(-2, -1)
+        scores = self.scaled(F.normalize(q, dim=-1), at.scale) @ unit_k + self.position(at)
+        y = self.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return y.unflatten(1, size).permute(0, 3, 1, 2) if x.ndim == 4 else y
 
 
 @block(
@@ -105,8 +142,8 @@ class AggregatedAttention(CosineBase):
 
     Near: the `window` x `window` neighbours; far: the whole map averaged to 1 / `pool` of its rows and columns, after a pointwise
     map and a norm. T holds learned tokens for the neighbours, b a bias. Scores grow with the logarithm of the number of keys
-    that a position has. (B, C, H, W) -> (B, C, H, W) for the one size it was built for. Raises ValueError when heads do not
-    divide, for an even window, which has no centre, and for another size.
+    that a position has. (B, C, H, W) -> (B, C, H, W) for the one size it was built for, or with `dynamic_size` for any. Raises
+    ValueError when heads do not divide and for an even window, which has no centre; SizeError for another size.
     """
 
     def __init__(
@@ -117,11 +154,13 @@ class AggregatedAttention(CosineBase):
         pool: Count = 2,
         num_heads: Count | None = None,
         head_dim: Count | None = None,
+        dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: tuple[int, ...] = (14, 14),
     ):
         if window % 2 == 0:
             raise ValueError(f"a window of {window} has no centre; the nearest that has is {window + 1}")
-        super().__init__(dim, num_heads, head_dim, input_size, tuple(max(1, side // pool) for side in input_size))
+        super().__init__(dim, num_heads, head_dim, input_size, pooled_size(input_size, pool), dynamic_size)
+        self.pool = pool
         self.window, count, width = window, window**2, self.num_heads * self.head_dim
         self.q = Dense(dim, width)
         self.kv = Dense(dim, 2 * width)
@@ -149,15 +188,18 @@ class AggregatedAttention(CosineBase):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
-        self.check_size((H, W))
+        at = self.geometry((H, W))
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
         q = F.normalize(self.heads(self.q(tokens), 1), dim=-1)
-        scaled = self.scaled(q)
+        scaled = self.scaled(q, at.scale)
         near_k, near_v = self._neighbours(self.kv(tokens), H, W)
         near = (scaled.unsqueeze(-2) @ near_k).squeeze(-2) + self.relative_pos_bias_local.unsqueeze(1)
-        far_k, far_v = self.heads(self.kv(self._pooled(x)), 2).chunk(2, 1)
-        far = scaled @ F.normalize(far_k, dim=-1).transpose(-2, -1) + self.position()
-        near = near.masked_fill(self.outside.like(near), float("-inf"))
+        far_k, far_v = self.heads(self.kv(self._pooled(x, at.pooled)), 2).chunk(2, 1)
+        far = scaled @ F.normalize(far_k, dim=-1).transpose(-2, -1) + self.position(at)
+        outside = self.outside
+        if self.dynamic_size and self.input_size != (H, W):
+            outside = Table(beyond_border, (H, W, self.window))
+        near = near.masked_fill(outside.like(near), float("-inf"))
         near, far = torch.cat([near, far], -1).softmax(-1).split([self.window**2, far.shape[-1]], -1)
         near = q @ self.learnable_tokens + self.learnable_bias + near
         y = (near.unsqueeze(-2) @ near_v.transpose(-2, -1)).squeeze(-2) + far @ far_v
@@ -174,26 +216,37 @@ class AggregatedAttention(CosineBase):
         near_k, near_v = found.permute(0, 1, 4, 2, 3).chunk(2, 1)
         return near_k, near_v
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def geometry_of(self, size: tuple[int, int]) -> Geometry:
+        pooled = pooled_size(size, self.pool)
+        return geometry(size, pooled, Table(log_keys, (*size, self.window, math.prod(pooled))))
+
+    def _pooled(self, x: Tensor, size: Size) -> Tensor:
         """(B, C, H, W) -> (B, pooled positions, C)."""
-        y = F.adaptive_avg_pool2d(F.gelu(self.sr(x)), self.pooled)
+        y = F.adaptive_avg_pool2d(F.gelu(self.sr(x)), (size[0], size[1]))
         return self.norm(y.permute(0, 2, 3, 1).flatten(1, 2))
 
 
 class DistanceBias(nn.Module):
     """(heads, queries, keys): an MLP of the logarithmic distance from each query to each (pooled) key."""
 
-    def __init__(self, num_heads: int, size: tuple[int, int], pooled: tuple[int, int]):
+    def __init__(self, num_heads: int):
         super().__init__()
-        self.size, self.pooled = size, pooled
         self.cpb_fc1 = Dense(2, BIAS_WIDTH)
         self.cpb_fc2 = Dense(BIAS_WIDTH, num_heads)
-        self.coordinates = Table(distances, (size, pooled))
-        self.index = Table(which_distance, (size, pooled))
 
-    def forward(self) -> Tensor:
-        table = self.cpb_fc2(F.relu(self.cpb_fc1(self.coordinates.like(self.cpb_fc1.weight))))
-        return table.T[:, self.index.like(table)].unflatten(1, (math.prod(self.size), -1))
+    def forward(self, at: Geometry) -> Tensor:
+        table = self.cpb_fc2(F.relu(self.cpb_fc1(at.coordinates.like(self.cpb_fc1.weight))))
+        return table.T[:, at.which.like(table)].unflatten(1, (math.prod(at.size), -1))
+
+
+def pooled_size(size: Size, pool: int) -> Size:
+    """Rows and columns of the pooled map."""
+    return tuple(max(1, side // pool) for side in size)
+
+
+def geometry(size: Size, pooled: Size, scale: Table) -> Geometry:
+    """The tables of distances for a map and its pooled copy."""
+    return Geometry(size, pooled, scale, Table(distances, (size, pooled)), Table(which_distance, (size, pooled)))
 
 
 def log_positions(rows: int, columns: int) -> Tensor:

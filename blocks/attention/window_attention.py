@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import run
 from blocks.context import Context
+from blocks.errors import SizeError
 from blocks.primitives.positions import resized_grid
 from blocks.registry import block
 from blocks.slots import Linear, slot
@@ -41,11 +42,13 @@ class WindowAttention(nn.Module):
     many rows and columns, round the border, and positions that only meet there do not see each other. Where the
     image is no larger than a window there is one window, of its size, and no shift. Images that windows do not divide are,
     once moved, filled up with zeros, which are attended to. Of `num_heads` and `head_dim` one decides; with neither, heads are 32 wide.
-    In training `attn_drop` of the weights and `proj_drop` of the outputs are dropped. Raises ValueError when heads do not
-    divide, and for a shift as large as the window.
+    In training `attn_drop` of the weights and `proj_drop` of the outputs are dropped. With `dynamic_size` images may have another
+    size than `input_size`, which then decides about windows and shift alone. Raises ValueError when heads do not divide, and for
+    a shift as large as the window; SizeError for another size that changes windows or shift.
     """
 
     no_decay = ("relative_position_bias_table",)
+    elsewhere: Table | None
 
     def __init__(
         self,
@@ -59,9 +62,11 @@ class WindowAttention(nn.Module):
         linear: Linear = slot("dense"),
         attn_drop: Drop = 0.0,
         proj_drop: Drop = 0.0,
+        dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
+        self.dynamic_size, self.elsewhere = dynamic_size, None
         self.attn_drop, self.proj_drop = attn_drop, proj_drop
         if shift >= window:
             raise ValueError(
@@ -105,8 +110,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         B, _, H, W = x.shape
-        if self.input_size != (H, W) and (self.shift or min(H, W) <= self.window):
-            raise ValueError(
+        if not self.dynamic_size and self.input_size != (H, W) and (self.shift or min(H, W) <= self.window):
+            raise SizeError(
                 f"these windows are for images of size {self.input_size} and meet {(H, W)}; build the model with that size"
             )
         bottom, right = -H % self.window, -W % self.window
@@ -118,7 +123,7 @@ class WindowAttention(nn.Module):
         y = run(self.qkv, y.permute(0, 3, 1, 2), ctx).permute(0, 2, 3, 1)
         q, k, v = self._windows(y).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self._bias(B).to(q), dropout_p=self.attn_drop if self.training else 0.0
+            q, k, v, attn_mask=self._bias(B, (H, W)).to(q), dropout_p=self.attn_drop if self.training else 0.0
         )
         y = self._image(y.transpose(1, 2).flatten(2), H + bottom, W + right)[:, :H, :W]
         if self.shift:
@@ -126,11 +131,23 @@ class WindowAttention(nn.Module):
         y = run(self.proj, y.permute(0, 3, 1, 2), ctx)
         return F.dropout(y, self.proj_drop, self.training)
 
-    def _bias(self, batch: int) -> Tensor:
+    def _bias(self, batch: int, size: tuple[int, int]) -> Tensor:
         """(1 or B * windows, heads, L, L): what is added to the scores."""
         table = self.relative_position_bias_table
         bias = table[self.distance].permute(2, 0, 1).unsqueeze(0)
-        return bias if self.hidden is None else (bias + self.hidden.like(table)).repeat(batch, 1, 1, 1)
+        if self.hidden is None:
+            return bias
+        hidden = self.hidden
+        if self.dynamic_size and size != self.input_size:
+            hidden = self._hidden_at(size)
+        return (bias + hidden.like(table)).repeat(batch, 1, 1, 1)
+
+    def _hidden_at(self, size: tuple[int, int]) -> Table:
+        """`hidden` for images of another size, kept for the next of that size."""
+        call = (*size, self.window, self.shift)
+        if self.elsewhere is None or self.elsewhere.arguments != call:
+            self.elsewhere = Table(border, call)
+        return self.elsewhere
 
     def _windows(self, y: Tensor) -> Tensor:
         """(B, H, W, C) -> (B * windows, window^2, C)."""

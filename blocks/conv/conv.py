@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from msgspec import Meta
@@ -15,7 +15,7 @@ from blocks.registry import block
 from blocks.slots import Act, Norm
 
 Count = Annotated[int, Meta(ge=1)]
-Padding = Annotated[int, Meta(ge=0)]
+Padding = Annotated[int, Meta(ge=0)] | Literal["same"]
 
 
 class StridedPointwise(nn.Conv2d):
@@ -52,7 +52,8 @@ class Conv(nn.Conv2d):
 
     (B, C, H, W) -> (B, out_dim, H', W') with H' = floor((H + 2 padding - dilation (k - 1) - 1) / stride) + 1. If no
     `padding` is stated, stride 1 keeps the size of an odd kernel, and a kernel as wide as its stride cuts patches
-    without a border. Raises ValueError when `groups` does not divide both widths.
+    without a border; "same" keeps the size of an even kernel, too, with the longer border below and to the right. Raises
+    ValueError when `groups` does not divide both widths, and for "same" with a stride.
     """
 
     fresh = True

@@ -38,6 +38,7 @@ class InceptionDwconv(nn.Module):
         square_kernel: Odd = 3,
         band_kernel: Odd = 11,
         bias: bool = True,
+        dilation: Annotated[int, Meta(ge=1, extra_json_schema={"added": "0.1"})] = 1,
     ):
         super().__init__()
         for size in (square_kernel, band_kernel):
@@ -50,14 +51,15 @@ class InceptionDwconv(nn.Module):
                 f"take a ratio from {1 / dim:.3g} to {1 / 3:.3g}"
             )
         self.widths = [dim - 3 * width, width, width, width]
-        self.square = _depthwise(width, (square_kernel, square_kernel), bias)
-        self.row = _depthwise(width, (1, band_kernel), bias)
-        self.column = _depthwise(width, (band_kernel, 1), bias)
+        self.square = _depthwise(width, (square_kernel, square_kernel), dilation, bias)
+        self.row = _depthwise(width, (1, band_kernel), dilation, bias)
+        self.column = _depthwise(width, (band_kernel, 1), dilation, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         passed, square, row, column = x.split(self.widths, dim=1)
         return torch.cat((passed, self.square(square), self.row(row), self.column(column)), dim=1)
 
 
-def _depthwise(dim: int, kernel: tuple[int, int], bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(dim, dim, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=dim, bias=bias)
+def _depthwise(dim: int, kernel: tuple[int, int], dilation: int, bias: bool) -> nn.Conv2d:
+    padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
+    return nn.Conv2d(dim, dim, kernel, padding=padding, dilation=dilation, groups=dim, bias=bias)

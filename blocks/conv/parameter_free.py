@@ -13,6 +13,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.errors import SizeError
 from blocks.registry import block
 
 
@@ -116,7 +117,7 @@ class RandomMixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != len(self.weight):
-            raise ValueError(
+            raise SizeError(
                 f"this random_mixing was built for {len(self.weight)} positions and meets {x.shape[1]}; "
                 "build the model with that input size"
             )

@@ -35,7 +35,7 @@ class SqueezeExcite(nn.Module):
         self.gate = gate(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.numel():
+        if type(x) is Tensor and not x.numel():
             return x
         positions = (2, 3) if x.ndim == 4 else (1,)
         summary = x.mean(positions, keepdim=True)

@@ -47,6 +47,7 @@ class UniversalInvertedResidual(Chain):
         stride: Count = 1,
         ratio: Annotated[float, Meta(gt=0)] = 4.0,
         round_to: Count = 8,
+        dilation: Annotated[int, Meta(ge=1, extra_json_schema={"added": "0.1"})] = 1,
         norm: Norm | None = slot("batch_norm"),
         act: Act | None = slot("relu"),
         drop_path: float = 0.0,
@@ -60,12 +61,19 @@ class UniversalInvertedResidual(Chain):
         bias = norm is None
         if start:
             self.dw_start = ConvNormAct(
-                dim, kernel_size=start, stride=1 if mid else stride, groups=dim, bias=bias, norm=norm
+                dim, kernel_size=start, stride=1 if mid else stride, dilation=dilation, groups=dim, bias=bias, norm=norm
             )
         self.pw_exp = ConvNormAct(dim, hidden, kernel_size=1, bias=bias, norm=norm, act=act)
         if mid:
             self.dw_mid = ConvNormAct(
-                hidden, kernel_size=mid, stride=stride, groups=hidden, bias=bias, norm=norm, act=act
+                hidden,
+                kernel_size=mid,
+                stride=stride,
+                dilation=dilation,
+                groups=hidden,
+                bias=bias,
+                norm=norm,
+                act=act,
             )
         self.pw_proj = ConvNormAct(hidden, self.out_dim, kernel_size=1, bias=bias, norm=norm)
 

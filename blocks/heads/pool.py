@@ -22,7 +22,7 @@ def pooled(x: Tensor, pool: Pool, ctx: Context | None = None) -> Tensor:
     if has_places(ctx):
         return _pooled_tokens(x.flatten(2).transpose(1, 2) if x.ndim == 4 else x, pool, ctx)
     positions = (2, 3) if x.ndim == 4 else (1,)
-    if not x.numel() and x.shape[0]:
+    if type(x) is Tensor and not x.numel() and x.shape[0]:
         raise ValueError(f"a head gathers positions into one vector, and an input of shape {tuple(x.shape)} has none")
     if pool == "avg":
         return x.mean(positions)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blocks.chain import run
 from blocks.context import Context
+from blocks.errors import SizeError
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
@@ -45,7 +46,7 @@ class SelectiveChannelMixer(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "it sees all tokens; `mlp` does not")
         if x.shape[1] != self.length:
-            raise ValueError(
+            raise SizeError(
                 f"this selective_channel_mixer was built for {self.length} positions and meets {x.shape[1]}; "
                 "build the model with that input size"
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blocks.chain import Chain
 from blocks.context import Context
+from blocks.errors import SizeError
 from blocks.places import refuse_places
 from blocks.registry import block
 from blocks.slots import Act, Linear, slot
@@ -54,7 +55,7 @@ class SpatialGatingMlp(Chain):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_places(self, ctx)
         if x.shape[1] != self.gate.proj.in_features:
-            raise ValueError(
+            raise SizeError(
                 f"this spatial_gating_mlp was built for {self.gate.proj.in_features} positions and meets {x.shape[1]}; "
                 "build the model with that input size"
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from blocks.chain import Chain
-from blocks.conv.conv import ConvNormAct
+from blocks.conv.conv import ConvNormAct, Padding
 from blocks.registry import block
 from blocks.slots import Act, Norm
 
@@ -22,7 +22,7 @@ class ConvEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     kernel_size: Count
     stride: Count = 1
-    padding: Annotated[int, Meta(ge=0)] | None = None
+    padding: Padding | None = None
     dilation: Count = 1
     groups: Count = 1
     out_dim: Count | None = None

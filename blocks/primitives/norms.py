@@ -97,7 +97,7 @@ class GroupNorm(Affine):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.numel():  # torch's gradient of nothing is NaN
+        if type(x) is Tensor and not x.numel():  # torch's gradient of nothing is NaN
             return x * per_channel(self.weight, x)
         y = F.group_norm(_map_of(x), self.groups, self.weight, self.bias, self.eps)
         return _tokens_of(y) if x.ndim == 3 else y
@@ -146,7 +146,7 @@ class BatchNorm(Affine, Accumulating):
         self.running_var.fill_(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.numel() <= self.dim:
+        if self.training and type(x) is Tensor and x.numel() <= self.dim:
             _refuse_one_value(self, x)
         mean, var = self.running_mean, self.running_var
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)  # torch wants its four tensors in one type

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from math import isqrt
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.errors import SizeError
 from blocks.registry import block
 
 Size = tuple[int, ...]
@@ -18,15 +21,21 @@ Size = tuple[int, ...]
 class PositionEmbedding(nn.Module):
     """y = x + pos_embed, one learned vector per position.
 
-    (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for. Raises ValueError for another size;
-    `resize_table` fits the table of another image size.
+    (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for; with `dynamic_size` an image may have any other,
+    to which the table is interpolated. Raises SizeError for another size; `resize_table` fits the table of another image size.
     """
 
     no_decay = ("pos_embed",)
 
-    def __init__(self, dim: int, *, input_size: tuple[int, ...] = (14, 14)):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        input_size: tuple[int, ...] = (14, 14),
+    ):
         super().__init__()
-        self.input_size = tuple(input_size)
+        self.input_size, self.dynamic_size = tuple(input_size), dynamic_size
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(input_size), dim))
         self.reset_parameters()
 
@@ -35,12 +44,16 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:] if x.ndim == 4 else x.shape[1:2])
-        if size != self.input_size and (x.ndim == 4 or size != (self.pos_embed.shape[1],)):
-            raise ValueError(
-                f"these positions are for inputs of size {self.input_size} and meet {size}; "
-                "build the model with that input size"
-            )
-        return x + (self.pos_embed.unflatten(1, size).permute(0, 3, 1, 2) if x.ndim == 4 else self.pos_embed)
+        table: Tensor = self.pos_embed
+        if size != self.input_size and (x.ndim == 4 or size != (table.shape[1],)):
+            resized = resized_grid(table, size, self.input_size) if self.dynamic_size and x.ndim == 4 else None
+            if resized is None:
+                raise SizeError(
+                    f"these positions are for inputs of size {self.input_size} and meet {size}; "
+                    "build the model with that input size"
+                )
+            table = resized
+        return x + (table.unflatten(1, size).permute(0, 3, 1, 2) if x.ndim == 4 else table)
 
     def resize_table(
         self, name: str, tensor: Tensor, expected_shape: tuple[int, ...], old: PositionEmbedding | None = None

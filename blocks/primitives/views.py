@@ -16,6 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.errors import SizeError
 from blocks.primitives.positions import resized_grid
 from blocks.registry import block
 
@@ -30,8 +31,8 @@ class Tokens(nn.Module):
     L is H*W, and one more with `cls_token`, which stands `first` or in the `middle` (after H*W // 2 others, as in Vim).
     `positions` adds a table `pos_embed` (1, L, C), the class token's among it. On the way out `keep` decides: the
     `grid`, as an image again; all `tokens`; or the `cls` token alone, (B, 1, C), so that a pooling head reads it and
-    nothing else. Raises ValueError for `keep = "cls"` without a class token and, with `positions`, for an image of
-    another size than it was built for.
+    nothing else. With `dynamic_size` positions are interpolated to any other image size. Raises ValueError for
+    `keep = "cls"` without a class token and, with `positions`, SizeError for an image of another size than it was built for.
     """
 
     no_decay = ("cls_token", "pos_embed")
@@ -48,9 +49,11 @@ class Tokens(nn.Module):
         cls_token: Literal["first", "middle"] | None = None,
         positions: bool = False,
         keep: Literal["grid", "tokens", "cls"] = "grid",
+        dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: Size = (14, 14),
     ):
         super().__init__()
+        self.dynamic_size = dynamic_size
         if keep == "cls" and cls_token is None:
             raise ValueError('keep = "cls" needs a class token: cls_token = "first" or "middle"')
         self.place, self.keep, self.input_size = cls_token, keep, tuple(input_size)
@@ -74,13 +77,19 @@ class Tokens(nn.Module):
             at = self._cls_index(y.shape[1])
             y = torch.cat([y[:, :at], self.cls_token.expand(B, -1, -1), y[:, at:]], 1)
         if self.pos_embed is not None:
-            if tuple(size) != self.input_size:
-                raise ValueError(
-                    f"these positions are for images of size {self.input_size} and meet {tuple(size)}; "
-                    "build the model with that input size"
-                )
-            y = y + self.pos_embed
+            y = y + self._positions(tuple(size), self.pos_embed)
         return y, tuple(size)
+
+    def _positions(self, size: Size, table: Tensor) -> Tensor:
+        if size == self.input_size:
+            return table
+        resized = self._resized(table, size, self.input_size) if self.dynamic_size else None
+        if resized is None:
+            raise SizeError(
+                f"these positions are for images of size {self.input_size} and meet {size}; "
+                "build the model with that input size"
+            )
+        return resized
 
     def exit(self, y: Tensor, memo: Size) -> Tensor:
         if self.keep == "tokens":

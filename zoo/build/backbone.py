@@ -11,6 +11,7 @@ from torch.fx import Proxy
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
+from blocks.errors import SizeError
 from blocks.places import check_places, has_places
 from zoo.build.checkpointing import checkpointed
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
@@ -138,14 +139,36 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x, ctx), ctx=ctx)
 
     def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        """The map or tokens before the head; where that reads slots and the caller brings no ctx, they carry what it reads."""
+        """The map or tokens before the head; where that reads slots and the caller brings no ctx, they carry what it reads.
+
+        Raises InputError for pictures of a size that the model cannot take.
+        """
         own = Context() if ctx is None and self.reads_slots else None
-        x = self._enter(x, ctx or own)
-        for stage in self.stages:
-            x = stage(x, ctx or own)
+        y = x
+        try:
+            y = self._enter(y, ctx or own)
+            for stage in self.stages:
+                y = stage(y, ctx or own)
+        except SizeError as refusal:
+            raise self._of_another_size(x, refusal) from None
         if own is not None:
-            x.ctx = own  # type: ignore[attr-defined]
-        return x
+            y.ctx = own  # type: ignore[attr-defined]
+        return y
+
+    def _of_another_size(self, x: Tensor, refusal: SizeError) -> Exception:
+        """The refusal of a block in terms of the picture, with the ways out."""
+        if x.ndim != 4:
+            return refusal
+        from zoo.specs.sizes import fixed_blocks
+
+        size = getattr(self.spec.input, "size", 0)
+        rows, columns = (size, size) if isinstance(size, int) else size
+        met = f"({x.shape[2]}, {x.shape[3]})"
+        ways = f"create it with `img_size={met}`, or call `set_input_size({met})`"
+        if not fixed_blocks(self.spec):
+            ways += "; with `dynamic_size=True` it takes any size"
+        expected, found = f"pictures of {rows} x {columns}", f"{x.shape[2]} x {x.shape[3]}"
+        return InputError(self.spec.name, Problem("", expected, found, next=ways))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, ctx: Context | None = None) -> Tensor:
         """From features to logits; with `pre_logits` to what the classifier reads, (B, head_hidden_size).
@@ -188,6 +211,14 @@ class Backbone(nn.Module):
         self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool = True
     ) -> tuple[Tensor, list[Tensor]]:
         """The features, or the last of the levels with `stop_early`, and the levels wanted."""
+        try:
+            return self._run_levels(x, wanted, ctx, stop_early)
+        except SizeError as refusal:
+            raise self._of_another_size(x, refusal) from None
+
+    def _run_levels(
+        self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         if ctx is None and self.reads_slots:
             ctx = Context()
         if self.levels_are_layers:
@@ -246,7 +277,12 @@ class Backbone(nn.Module):
 
     @property
     def feature_info(self) -> FeatureInfo:
-        """Channels, reduction and module names of the feature levels."""
+        """Channels, reduction and module names of the feature levels.
+
+        A level is H / reduction rows high where that is whole; else each stride rounds, up where a convolution has a border and down
+        where it cuts patches. A decoder that adds levels up wants pictures filled up to multiples of the largest reduction r:
+        `F.pad(x, (0, -W % r, 0, -H % r))`.
+        """
         rows = self.feature_rows()
         return FeatureInfo(rows, self.out_indices if self.out_indices is not None else range(len(rows)))
 

@@ -149,7 +149,9 @@ def _native_arguments(module: Any, native: type) -> list[Any]:
     arguments: list[Any] = [str(module.in_channels), str(module.out_channels), _one(module.kernel_size)]
     for key, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
         value = getattr(module, key)
-        if any(side != usual for side in value):
+        if isinstance(value, str):
+            arguments.append((key, f'"{value}"'))
+        elif any(side != usual for side in value):
             arguments.append((key, _one(value)))
     if module.groups != 1:
         arguments.append(("groups", str(module.groups)))

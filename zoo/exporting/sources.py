@@ -185,7 +185,7 @@ class Sources:
         node: Any = tree.body[0]
         if issubclass(cls, tuple):
             self.imports.add("from typing import NamedTuple")
-        else:
+        elif not issubclass(cls, Exception):
             self.imports |= {"from dataclasses import dataclass, field", "from typing import Any"}
         self.definitions[name] = ""  # claims its place before what it needs
         methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
@@ -194,7 +194,7 @@ class Sources:
         bodies = [textwrap.indent(self._text(item, text, cls), "    ") for item in methods]
         del self.definitions[name]
         body = "\n\n".join([fields, *bodies])
-        self.definitions[name] = body if issubclass(cls, tuple) else f"@dataclass\n{body}"
+        self.definitions[name] = body if issubclass(cls, (tuple, Exception)) else f"@dataclass\n{body}"
         return name
 
     def _dispatch(self, thing: Any, caller: str) -> str:

@@ -219,6 +219,8 @@ def said(module: Any, inputs: Any) -> dict[str, int]:
 
 def conv_macs(conv: Any, x: Tensor) -> dict[str, int]:
     """Outputs times taps: B H' W' C_out (C_in / groups) k k."""
+    if conv.padding == "same":
+        return {"convolution": x.shape[0] * math.prod(x.shape[2:]) * conv.weight.numel()}
     sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
     out = [(side + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for side, size, stride, pad, dilation in sides]
     return {"convolution": x.shape[0] * math.prod(out) * conv.weight.numel()}
