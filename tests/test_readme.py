@@ -12,7 +12,10 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[str(i) for i in range(len(SNIPPETS))])
-def test_the_snippet_runs(snippet: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+def test_the_snippet_runs(
+    snippet: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     path = tmp_path / "snippet.py"  # a file, because blocks are described from their source
     path.write_text(snippet)
     exec(compile(snippet, str(path), "exec"), {"__name__": "readme_snippet"})
