@@ -15,16 +15,22 @@ def pruned(text: str, has_views: bool) -> str:
     return text
 
 
-def without_places(text: str) -> str:
-    """Source for an exported net, which is given neither masks nor packed sequences: what asks for them, refuses them or takes them out of ctx goes."""
+def without_checks(text: str) -> str:
+    """Source for an exported net, which is given neither masks nor packed sequences: what asks for them, refuses them or takes them
+    out of ctx goes. So do refusals of one line, of what torch refuses as well."""
     text = re.sub(r"^ +refuse_places\(self, ctx\)\n", "", text, flags=re.MULTILINE).replace(
         "without_places(ctx)", "ctx"
     )
     doomed: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.If) and not node.orelse and "has_places(" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and not node.orelse and ("has_places(" in ast.unparse(node.test) or _refuses(node)):
             doomed |= _lines(node)
     return _cut(text, doomed)
+
+
+def _refuses(node: ast.If) -> bool:
+    """Whether all that a branch does is to call a function `_refuse_…`."""
+    return len(node.body) == 1 and ast.unparse(node.body[0]).startswith("_refuse_")
 
 
 def _without_layouts(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.exporting.pruning import without_places
+from zoo.exporting.pruning import without_checks
 
 ENTRIES = ("forward", "enter", "exit")
 """Methods that somebody outside a block calls."""
@@ -225,7 +225,7 @@ class Sources:
 
 
 def _parsed(thing: Any) -> tuple[str, ast.Module]:
-    text = without_places(textwrap.dedent(inspect.getsource(thing)))
+    text = without_checks(textwrap.dedent(inspect.getsource(thing)))
     return text, ast.parse(text)
 
 
