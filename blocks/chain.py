@@ -92,7 +92,7 @@ def is_fresh(part: nn.Module) -> bool:
 
 def may_overwrite(x: Tensor) -> bool:
     """Whether a block may write over memory of its own, as `x`: nobody records the pass, for gradients, a trace or a compiler."""
-    recorded = torch.is_grad_enabled() or torch._C._is_tracing() or torch.compiler.is_compiling()
+    recorded = torch.compiler.is_compiling() or torch.is_grad_enabled() or torch._C._is_tracing()
     return type(x) is Tensor and not recorded
 
 

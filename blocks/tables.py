@@ -33,12 +33,10 @@ class Table:
     def like(self, tensor: Tensor) -> Tensor:
         """The table on the device of `tensor`, and in its dtype unless it holds whole numbers or truths."""
         dtype = tensor.dtype if self.values.is_floating_point() else self.values.dtype
-        if torch._C._is_tracing():  # the same graph at the first call and at the next
+        if torch.compiler.is_compiling() or torch._C._is_tracing():  # the same graph at the first call and at the next
             return self.values.to(tensor.device, dtype)
         if self.placed.device == tensor.device and self.placed.dtype == dtype:
             return self.placed
-        if torch.compiler.is_compiling():
-            return self.values.to(tensor.device, dtype)
         with torch.inference_mode(False):  # what is kept may meet a gradient later
             placed = self.values.to(tensor.device, dtype)
         if type(placed) is Tensor:  # and not the stand-in of a tracer

@@ -5,7 +5,8 @@ R is here the number of rows that were sent, E the number of experts, T the numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,27 @@ from torch.nn import functional as F
 
 from blocks.chain import may_overwrite, run
 from blocks.context import Context
+
+
+class Tracing:
+    """What torch.jit records: a graph for any input or, where a count wants it, the work of the one input that it is given."""
+
+    as_run = False
+
+
+@contextmanager
+def traced_as_run() -> Iterator[None]:
+    """Meanwhile torch.jit records each row at its own expert."""
+    Tracing.as_run = True
+    try:
+        yield
+    finally:
+        Tracing.as_run = False
+
+
+def for_any_input() -> bool:
+    """Whether what is recorded now has to hold for other inputs, so that no size may come from the values of this one."""
+    return torch.compiler.is_exporting() or (torch.jit.is_tracing() and not Tracing.as_run)
 
 
 class RepeatedExperts(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from blocks.moe.dispatch import RepeatedExperts
+from blocks.moe.dispatch import RepeatedExperts, for_any_input
 
 Parameters = dict[str, Tensor]
 
@@ -25,7 +25,7 @@ def run_merged(experts: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
         return y
 
     merged = {name: torch.tensordot(weights.to(all_.dtype), all_, 1) for name, all_ in _stacked(experts).items()}
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or not x.numel():  # any batch
+    if for_any_input() or not x.numel():
         return torch.vmap(one)(merged, x)
     return torch.stack([one({name: value[b] for name, value in merged.items()}, tokens) for b, tokens in enumerate(x)])
 

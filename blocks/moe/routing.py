@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.context import Context
-from blocks.moe.dispatch import RepeatedExperts, combine, run_experts, tally
+from blocks.moe.dispatch import RepeatedExperts, combine, for_any_input, run_experts, tally
 from blocks.moe.merging import run_merged
 from blocks.ops.masks import token_mask
 from blocks.places import has_places, is_pointwise, refuse_places, without_places
@@ -38,10 +38,10 @@ class Routing(NamedTuple):
     expected: float = 1.0
 
     def mix(self, x: Tensor, experts: nn.Module, num_experts: int, ctx: Context | None = None) -> Tensor:
-        """Sorted by expert once; while torch.export traces, every token goes through every expert, most with weight 0."""
+        """Sorted by expert once; where a graph is recorded, every token goes through every expert, most with weight 0."""
         mask, ctx = token_mask(x, ctx, packed=True), without_places(ctx)
         routing = self if mask is None else self._without(~mask.bool().flatten())
-        way = routing._dense if torch.compiler.is_exporting() or torch.jit.is_tracing() else routing._sorted
+        way = routing._dense if for_any_input() else routing._sorted
         return way(x.reshape(-1, x.shape[-1]), experts, num_experts, ctx).view(x.shape)
 
     def _without(self, padding: Tensor) -> Routing:

@@ -18,7 +18,7 @@ import torch
 
 import zoo
 from tests.measure.rows import FACTS, sample
-from zoo import cli
+from zoo import children, cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
 from zoo.measure import device, store, worker
@@ -204,7 +204,7 @@ def test_a_worker_measures_and_a_broken_job_does_not_stop_it(held: Store) -> Non
 
 
 def test_a_worker_that_dies_is_an_answer(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(children.sys, "executable", "/bin/false")
     (answer,) = module._answers(Plan(jobs_for([SMALL], ["train"], [1]), 0.01))
     assert answer.error == "its process ended: no word"
 

@@ -105,7 +105,7 @@ def test_experts_stand_in_for_channel_mixers(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["vim_nano", "gmlp_nano"])
 def test_a_host_without_channel_mixers_says_so(host: str) -> None:
-    with pytest.raises(SpecError, match=r"swap: <channel_mixer>\n    expected a path that selects something"):
+    with pytest.raises(SpecError, match="has no channel mixer; its roles are"):
         zoo.create(host, swap={"channel_mixer": EXPERTS})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
+from blocks.conv.conv import StridedPointwise
 from tests.models.parity import entries, smallest
 
 COPIES = {"clone", "copy_", "_to_copy", "cat", "stack", "repeat", "roll", "index", "constant_pad_nd"}
@@ -59,6 +60,23 @@ def _put_in_order(name: str, args: Any) -> int:
     return 0
 
 
+def pixels_taken(model: nn.Module, x: Tensor) -> int:
+    """Numbers that strided pointwise convolutions copy, since oneDNN's own way to take them is not safe: see StridedPointwise."""
+    taken: list[int] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda conv, inputs, y: taken.append(inputs[0][:, :, 0, 0].numel() * y[0, 0].numel())
+        )
+        for module in model.modules()
+        if isinstance(module, StridedPointwise)
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(taken)
+
+
 def traffic(model: nn.Module, x: Tensor) -> Traffic:
     """Of the second pass: the first may fill buffers."""
     with torch.no_grad():
@@ -72,8 +90,10 @@ def traffic(model: nn.Module, x: Tensor) -> Traffic:
 def test_no_family_writes_or_copies_more_than_timm(name: str, timm: types.ModuleType) -> None:
     theirs = timm.create_model(entries("timm")[name]).eval().to(memory_format=torch.channels_last)
     x = torch.randn(1, *theirs.default_cfg["input_size"]).contiguous(memory_format=torch.channels_last)
-    expected, found = traffic(theirs, x), traffic(zoo.create(name), x)
-    assert found.written <= expected.written and found.copied <= expected.copied, f"{found}, and timm {expected}"
+    model = zoo.create(name)
+    expected, found = traffic(theirs, x), traffic(model, x)
+    allowed = expected.copied + pixels_taken(model, x)
+    assert found.written <= expected.written and found.copied <= allowed, f"{found}, and timm {expected}"
 
 
 def test_the_meter_sees_copies_and_inputs_that_are_out_of_order() -> None:

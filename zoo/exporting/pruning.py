@@ -17,20 +17,21 @@ def pruned(text: str, has_views: bool) -> str:
 
 def without_checks(text: str) -> str:
     """Source for an exported net, which is given neither masks nor packed sequences: what asks for them, refuses them or takes them
-    out of ctx goes. So do refusals of one line, of what torch refuses as well."""
+    out of ctx goes. So does what cares for inputs of no values, and refusals of one line, of what torch refuses as well."""
     text = re.sub(r"^ +refuse_places\(self, ctx\)\n", "", text, flags=re.MULTILINE).replace(
         "without_places(ctx)", "ctx"
     )
     doomed: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.If) and not node.orelse and ("has_places(" in ast.unparse(node.test) or _refuses(node)):
+        if isinstance(node, ast.If) and not node.orelse and _is_check(node):
             doomed |= _lines(node)
     return _cut(text, doomed)
 
 
-def _refuses(node: ast.If) -> bool:
-    """Whether all that a branch does is to call a function `_refuse_…`."""
-    return len(node.body) == 1 and ast.unparse(node.body[0]).startswith("_refuse_")
+def _is_check(node: ast.If) -> bool:
+    """Whether a branch is about masks and packed sequences, or about no values, or all that it does is to call `_refuse_…`."""
+    test = ast.unparse(node.test)
+    return "has_places(" in test or "not x.numel()" in test or ast.unparse(node.body[0]).startswith("_refuse_")
 
 
 def _without_layouts(text: str) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocks.moe.dispatch import traced_as_run
+
 Handle = Callable[[list[Any], list[Any]], Counter[str]]
 
 
@@ -25,7 +27,7 @@ def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
 
     handles = {f"aten::{name}": _handle(kind, formula) for name, (kind, formula) in FORMULAS.items()}
     handles["aten::einsum"] = _summed
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), traced_as_run():
         warnings.simplefilter("ignore")
         analysis = FlopCountAnalysis(model.eval(), x)
         analysis.clear_op_handles().set_op_handle(**handles)

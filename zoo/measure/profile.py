@@ -112,6 +112,9 @@ def profile(
     net = _on_meta(model, form)
     spec = getattr(net, "spec", None)
     x = _input(input, spec)
+    if form == "deploy":
+        with torch.no_grad():
+            net(x)  # a deployed net keeps, from its first pass on, what it has to compute once
     names = {module: path for path, module in net.named_modules()}
     shapes: dict[str, list[int]] = {}
     hooks = [

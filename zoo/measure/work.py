@@ -100,6 +100,8 @@ class Work(TorchDispatchMode):
             return result
         if self.inside == "group norm" and packet is aten.clone:
             return result  # some releases of torch copy a channels_last map here on meta, which no CPU does
+        if packet is aten._to_copy and args[0].device != result.device:
+            return result  # a table of constants, which is brought to its device once and not in each pass
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         elements = sum(output.numel() for output in outputs)
         kind = KIND.get(packet) or (kind_of(packet) or "scan" if counted else _kind(func))
