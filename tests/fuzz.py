@@ -263,20 +263,25 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def command(text: str | None, targets: dict[str, Target], shares: dict[str, float]) -> int:
+    """The command line of a module that fuzzes: `--cases` of them, or one `--case` of a `--target` again, with its traceback."""
+    parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=list(SHARES), help="repeat one case, with its traceback")
+    parser.add_argument("--target", choices=list(shares), help="repeat one case, with its traceback")
     parser.add_argument("--case", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.target:
-        target = targets()[arguments.target]
-        data = case(target, arguments.seed, arguments.target, arguments.case)
+    options = parser.parse_args()
+    if options.target:
+        target = targets[options.target]
+        data = case(target, options.seed, options.target, options.case)
         print(ascii(data)[:4000])
         target.accept(data)
         return 0
-    return print_result(fuzz(arguments.cases, arguments.seed), SHARES)
+    return print_result(fuzz(options.cases, options.seed, targets, shares), shares)
+
+
+def main() -> int:
+    return command(__doc__, targets(), SHARES)
 
 
 def print_result(result: Result, names: Iterable[str]) -> int:

@@ -7,7 +7,6 @@ bound. So most cases get past the first check. Only typed errors may come of the
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import pickle
@@ -26,7 +25,7 @@ import torch
 from safetensors.torch import save
 
 import tests.fuzz as plain
-from tests.fuzz import Target, fuzz, print_result
+from tests.fuzz import Target, command, fuzz
 from zoo.hub.client import Reference
 from zoo.hub.record import read_record
 from zoo.measure.store import Store, read_rows, shipped_devices, shipped_rows
@@ -369,19 +368,7 @@ def run(cases: int, seed: int = 0) -> plain.Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=list(SHARES), help="repeat one case, with its traceback")
-    parser.add_argument("--case", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.target:
-        target = targets()[arguments.target]
-        data = plain.case(target, arguments.seed, arguments.target, arguments.case)
-        print(ascii(data)[:4000])
-        target.accept(data)
-        return 0
-    return print_result(run(arguments.cases, arguments.seed), SHARES)
+    return command(__doc__, targets(), SHARES)
 
 
 if __name__ == "__main__":

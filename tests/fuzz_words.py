@@ -5,7 +5,6 @@ Only typed errors may come of them, and what is let in has names that may stand 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -20,7 +19,7 @@ import msgspec
 import zoo
 from blocks import plugins
 from tests import grammar
-from tests.fuzz import Result, Target, accept_spec, case, fuzz, print_result
+from tests.fuzz import Result, Target, accept_spec, command, fuzz
 from zoo import catalog
 from zoo.cli import settings
 from zoo.errors import Problem, SpecError
@@ -102,19 +101,7 @@ def run(cases: int, seed: int = 0) -> Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=list(SHARES), help="repeat one case, with its traceback")
-    parser.add_argument("--case", type=int, default=0)
-    options = parser.parse_args()
-    if options.target:
-        target = targets()[options.target]
-        data = case(target, options.seed, options.target, options.case)
-        print(ascii(data)[:4000])
-        target.accept(data)
-        return 0
-    return print_result(run(options.cases, options.seed), SHARES)
+    return command(__doc__, targets(), SHARES)
 
 
 if __name__ == "__main__":
