@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.folders import replacing
+from zoo.system.folders import replacing
 
 
 def test_a_draft_takes_the_place_when_its_block_ends(tmp_path: Path) -> None:

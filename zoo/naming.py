@@ -9,7 +9,6 @@ from typing import Any
 
 from zoo import catalog
 from zoo.errors import Problem, SpecError, listed
-from zoo.kinds import ENDINGS, refuse_foreign
 from zoo.opaque import Opaque, is_opaque, refuse_edits
 from zoo.saved import open_saved, saved_path
 from zoo.scalars import plain
@@ -18,6 +17,7 @@ from zoo.specs.patch import Edit
 from zoo.specs.read import Family, family_of, read_file
 from zoo.specs.resolve import resolve, respec
 from zoo.specs.tree import Origin
+from zoo.system.file_kinds import ENDINGS, refuse_foreign
 
 Model = str | os.PathLike[str] | Spec | Mapping[str, Any]
 

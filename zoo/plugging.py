@@ -18,9 +18,10 @@ from blocks import registry
 from blocks.plugins import Plugin
 from blocks.registry import BlockInfo
 from blocks.words import raised
-from zoo import catalog, children
+from zoo import catalog
 from zoo.collection import namespace_of
 from zoo.errors import BlockError, Problem, ProblemsError
+from zoo.system import children
 
 PATIENCE = 60.0
 """Seconds that the code of a plugin may take to load; torch alone takes one or two of them."""

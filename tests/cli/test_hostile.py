@@ -12,10 +12,10 @@ import sys
 
 import pytest
 
-from zoo import children
 from zoo.cli import main
 from zoo.commands.completing import MODELS
 from zoo.console import dump, guarded, table
+from zoo.system import children
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVIL = "a\x1b[31mRED\x1b]0;owned\x07\u202e\x9b"

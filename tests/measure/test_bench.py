@@ -18,7 +18,7 @@ import torch
 
 import zoo
 from tests.measure.rows import FACTS, sample
-from zoo import children, cli
+from zoo import cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
 from zoo.measure import device, store, worker
@@ -27,6 +27,7 @@ from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import compose
 from zoo.measure.store import Store
 from zoo.measure.worker import Answer, Plan
+from zoo.system import children
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
 SMALL = "linear_vit_nano"

@@ -90,8 +90,8 @@ def check(arguments: Namespace) -> int:
     if named and not saved_path(arguments.path):
         import pathlib
 
-        from zoo.kinds import refuse_foreign
         from zoo.specs.read import read_file
+        from zoo.system.file_kinds import refuse_foreign
 
         refuse_foreign(pathlib.Path(arguments.path))
         names = list(read_file(arguments.path).variants)

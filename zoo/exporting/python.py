@@ -21,7 +21,7 @@ from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
 from zoo.exporting.pruning import pruned
 from zoo.exporting.sources import Sources, docstring_text
-from zoo.folders import replacing
+from zoo.system.folders import replacing
 
 BLOCK = '''class Shape(tuple):
     """The shape of a parameter."""

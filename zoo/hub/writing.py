@@ -17,13 +17,13 @@ from blocks.accumulators import accumulators_of
 from zoo import catalog
 from zoo.build.builder import build
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.folders import write_whole
 from zoo.hub.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.markup import fenced, markdown, yaml
 from zoo.opaque import Opaque
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
 from zoo.supply.locks import distributions
+from zoo.system.folders import write_whole
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, manifest_json
 from zoo.weights.manifest_rules import MAX_LABEL

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from zoo import __version__, children
+from zoo import __version__
 from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
@@ -29,6 +29,7 @@ from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.naming import spec as find_spec
 from zoo.rows import flat, tabled
 from zoo.specs.model import Spec
+from zoo.system import children
 
 JOBS_PER_PROCESS = 16
 """More would pay for fewer starts; fewer let rows appear sooner, and their five processes lie closer in time."""

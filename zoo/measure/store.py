@@ -25,10 +25,10 @@ from filelock import FileLock
 from blocks.words import printable
 from zoo.collection import collections
 from zoo.errors import InputError, Problem
-from zoo.folders import data_folder, write_whole
 from zoo.measure.device import Device
 from zoo.measure.judging import device_problems, is_past, row_problems
 from zoo.measure.latency import Latency, Sample
+from zoo.system.folders import data_folder, write_whole
 
 log = logging.getLogger("zoo")
 

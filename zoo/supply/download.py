@@ -16,9 +16,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from zoo.errors import InputError, Problem
-from zoo.folders import replacing
 from zoo.hub.client import MOST_BYTES, bare, reachable, seconds_for
 from zoo.hub.client import PATIENCE as ANSWER_S
+from zoo.system.folders import replacing
 
 PATIENCE = 10.0
 """Seconds without a byte."""

@@ -20,7 +20,7 @@ from blocks import plugins
 from blocks.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
-from zoo.folders import data_path, write_whole
+from zoo.system.folders import data_path, write_whole
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
 

@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from zoo import catalog
 from zoo.errors import InputError, Problem
-from zoo.folders import replacing, write_whole
 from zoo.supply.download import PIECE, download
 from zoo.supply.locks import File, Locked, read_lock
+from zoo.system.folders import replacing, write_whole
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from zoo.errors import InputError, Problem
-from zoo.folders import data_path
 from zoo.supply.locks import File
+from zoo.system.folders import data_path
 from zoo.weights.refusals import refuse_file
 from zoo.weights.verify import sha256_of
 

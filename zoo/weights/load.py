@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from blocks.accumulators import accumulators_of, wide
 from zoo.errors import Problem, WeightsError, listed
-from zoo.folders import replacing
+from zoo.system.folders import replacing
 from zoo.weights.header import TensorInfo, as_weights_error, differences, form, read_header
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import opened

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import msgspec
 
 from zoo.errors import Problem, WeightsError, nearest
-from zoo.folders import replacing
+from zoo.system.folders import replacing
 from zoo.weights.manifest_rules import problems_of
 from zoo.weights.stats import wilson_interval
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from blocks.foreign import foreign
 from zoo.errors import Problem, WeightsError, nearest
-from zoo.folders import replacing
+from zoo.system.folders import replacing
 from zoo.weights.manifest import Manifest
 from zoo.weights.refusals import BytesError, refuse_file
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-HOME = pathlib.Path(__file__).resolve().parent.parent
+HOME = pathlib.Path(__file__).resolve().parents[2]
 
 
 def command(module: str, *arguments: str) -> list[str]:
