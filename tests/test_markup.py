@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from blocks.words import LONGEST_TEXT, printable
-from zoo import cards, catalog, markup
+from zoo import cards, catalog
 from zoo.choosing.find import Candidate, Figure
 from zoo.choosing.pick import RUN
 from zoo.choosing.picture import page
+from zoo.display import markup
 from zoo.exporting.expressions import literal
 from zoo.exporting.sources import docstring_text
 

@@ -15,9 +15,9 @@ from typing import Any
 from blocks.words import printable, printable_lines
 from zoo import catalog
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
-from zoo.console import count, markdown_table
+from zoo.display.console import count, markdown_table
+from zoo.display.markup import fenced, flow, markdown, yaml
 from zoo.errors import InputError, Problem
-from zoo.markup import fenced, flow, markdown, yaml
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published

@@ -18,8 +18,8 @@ import msgspec
 from blocks import plugins
 from blocks.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
 from zoo.collection import CORE, Collection, collections, namespace_of, read_data
+from zoo.display.rows import Row
 from zoo.errors import Problem, UnknownModelError, listed, nearest
-from zoo.rows import Row
 from zoo.system.file_kinds import ENDINGS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from blocks.words import LONGEST_NAME, printable
-from zoo.console import OutputError, broken_off, complain, dump, guarded
+from zoo.display.console import OutputError, broken_off, complain, dump, guarded
 from zoo.errors import ProblemsError, listed, nearest
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.console import markdown_table
+from zoo.display.console import markdown_table
 from zoo.measure.task_table import TaskTable, shipped
 
 COMMAND = "zoo train tasks --publish"

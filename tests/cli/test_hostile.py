@@ -14,7 +14,7 @@ import pytest
 
 from zoo.cli import main
 from zoo.commands.completing import MODELS
-from zoo.console import dump, guarded, table
+from zoo.display.console import dump, guarded, table
 from zoo.system import children
 
 ROOT = pathlib.Path(__file__).parents[2]

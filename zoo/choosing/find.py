@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import msgspec
 
 from zoo import catalog
-from zoo.console import count
+from zoo.display.console import count
+from zoo.display.rows import Row, tabled
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
@@ -23,7 +24,6 @@ from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import Store, newest
-from zoo.rows import Row, tabled
 from zoo.weights.manifest import read_manifest
 
 Licence = Literal["permissive", "noncommercial", "unknown"]

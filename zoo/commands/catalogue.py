@@ -9,7 +9,7 @@ import msgspec
 
 from blocks import registry
 from zoo import catalog
-from zoo.console import complain, count, dump, table
+from zoo.display.console import complain, count, dump, table
 from zoo.errors import listed
 from zoo.hub.repository import Repository
 from zoo.saved import described

@@ -10,7 +10,7 @@ import msgspec
 from zoo import catalog
 from zoo.choosing.find import Candidate
 from zoo.choosing.find import find as search
-from zoo.console import complain, count, dump, size, table
+from zoo.display.console import complain, count, dump, size, table
 from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.predict import calibrate_command, known_threads

@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from zoo.console import count, dump, table
+from zoo.display.console import count, dump, table
 from zoo.measure.clock import on_threads
 
 MAIN_BLOCK = {

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from zoo.console import dump
+from zoo.display.console import dump
 
 
 def generate(arguments: Namespace) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from blocks.words import printable
 from zoo import catalog
-from zoo.console import complain, dump, table, unguarded
+from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.device import this_device

@@ -6,7 +6,7 @@ import ast
 from argparse import Namespace
 from typing import Any
 
-from zoo.console import complain, count, dump, table
+from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem, ProblemsError
 
 

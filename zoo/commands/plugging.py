@@ -10,7 +10,7 @@ import msgspec
 from blocks.plugins import Plugin, owner_of, package_of, refusal
 from blocks.plugins import plugins as declared
 from zoo.collection import Collection, collections, forget
-from zoo.console import dump, table
+from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
 

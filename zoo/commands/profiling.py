@@ -11,7 +11,7 @@ import torch
 from zoo import front
 from zoo.build.builder import meta_input
 from zoo.cli import settings
-from zoo.console import dump, size, table
+from zoo.display.console import dump, size, table
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.profile import BlockCost, Profile
 from zoo.measure.profile import profile as measured

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from zoo import naming
-from zoo.console import dump, table
+from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.saved import saved_path
 from zoo.specs.model import Spec

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from zoo.console import complain, dump, table
+from zoo.display.console import complain, dump, table
 from zoo.studying.report import growth_rows, verdict_rows, write
 from zoo.studying.study import study as run
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from zoo.console import complain, count, dump, table
+from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
 from zoo.supply.inventory import Item, inventory, prune
 from zoo.supply.locks import Locked

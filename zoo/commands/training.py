@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from zoo import catalog
-from zoo.console import dump, table
+from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from zoo.rows import Row
+from zoo.display.rows import Row
 
 Verdict = Literal["clean", "contended", "unstable"]
 
