@@ -208,7 +208,7 @@ def _plain(values: Any) -> Any:
 def _record(name: str) -> bytes:
     import msgspec
 
-    from zoo.supply.manifests import manifests
+    from zoo.catalog.manifests import manifests
 
     manifest = msgspec.structs.replace(manifests(name)[0], source=f"file:{WEIGHTS}", state="pinned")
     return json.dumps(

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import blocks
+from zoo.catalog.local_files import load_file, private_name
 from zoo.errors import InputError
-from zoo.localfiles import load_file, private_name
 from zoo.testing.isolation import own_registrations
 
 BLOCK = '''

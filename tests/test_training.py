@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import zoo
 from blocks.context import Context
 from zoo import catalog, digits, training
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
 from zoo.errors import InputError
 from zoo.training import Recipe, Result, fit
 from zoo.weights.manifest import read_manifest

@@ -50,7 +50,7 @@ _HOME = {
     "lock": "zoo.supply.locks",
     "mirror": "zoo.supply.mirrors",
     "audit": "zoo.supply.audits",
-    "spec": "zoo.naming",
+    "spec": "zoo.catalog.names",
     "transform": "zoo.transforms",
     "Spec": "zoo.specs.model",
     "Backbone": "zoo.build.backbone",

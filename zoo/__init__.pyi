@@ -8,6 +8,7 @@ from zoo.catalog import is_model as is_model
 from zoo.catalog import list_models as list_models
 from zoo.catalog import list_modules as list_modules
 from zoo.catalog import list_pretrained as list_pretrained
+from zoo.catalog.names import spec as spec
 from zoo.choosing.find import find as find
 from zoo.choosing.pick import pick as pick
 from zoo.errors import InputError as InputError
@@ -28,7 +29,6 @@ from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
-from zoo.naming import spec as spec
 from zoo.plugging import plugins as plugins
 from zoo.specs.model import Spec as Spec
 from zoo.studying.study import study as study

@@ -14,6 +14,7 @@ from typing import Any
 
 from blocks.words import printable, printable_lines
 from zoo import catalog
+from zoo.catalog.manifests import published as published_weights
 from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
 from zoo.display.console import count, markdown_table
 from zoo.display.markup import fenced, flow, markdown, yaml
@@ -24,7 +25,6 @@ from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.mixer_card import mixer_card
 from zoo.specs.tree import plain
-from zoo.supply.manifests import published as published_weights
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}

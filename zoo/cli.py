@@ -513,7 +513,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     try:
         if parsed.files:
-            from zoo.localfiles import load_file
+            from zoo.catalog.local_files import load_file
 
             for path in parsed.files:
                 load_file(path)

@@ -20,21 +20,21 @@ from zoo import catalog
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
+from zoo.catalog.external import Opaque, is_opaque, refuse_edits
+from zoo.catalog.external import deploy as deploy_opaque
+from zoo.catalog.manifests import manifests
+from zoo.catalog.names import Model, is_file
+from zoo.catalog.names import spec as find_spec
+from zoo.catalog.saved import described, record_of
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
 from zoo.hub.record import Made
 from zoo.hub.repository import Repository
-from zoo.naming import Model, is_file
-from zoo.naming import spec as find_spec
-from zoo.opaque import Opaque, is_opaque, refuse_edits
-from zoo.opaque import deploy as deploy_opaque
-from zoo.saved import described, record_of
-from zoo.scalars import plain
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
+from zoo.specs.scalars import plain
 from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
-from zoo.supply.manifests import manifests
 from zoo.supply.pinning import brought
 from zoo.typed import typed
 from zoo.weights.adapt import AdaptReport, adapt

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import InputError, Problem, nearest
-from zoo.scalars import is_count, plain
+from zoo.specs.scalars import is_count, plain
 
 Stop = int | Sequence[int] | None
 SMALLEST = 1e-30

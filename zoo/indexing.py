@@ -9,7 +9,7 @@ import msgspec
 
 from blocks.registry import INDEX_OF_PLUGIN, get, info_of
 from zoo import catalog
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
 
 
 def rendered(package: Path, blocks: Iterable[str], collection: Collection | None) -> dict[Path, bytes]:

@@ -19,7 +19,7 @@ from blocks.plugins import Plugin
 from blocks.registry import BlockInfo
 from blocks.words import raised
 from zoo import catalog
-from zoo.collection import namespace_of
+from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, Problem, ProblemsError
 from zoo.system import children
 

@@ -17,7 +17,7 @@ import torch
 from blocks import registry
 from zoo.build.builder import build, meta_input
 from zoo.build.init import materialise
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
 from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
 from zoo.measure.store import SHIPPED, Store, export_rows, read_rows

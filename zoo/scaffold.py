@@ -16,9 +16,9 @@ from typing import NamedTuple
 from blocks import registry
 from blocks.plugins import NAMESPACE, RESERVED, owner_of
 from zoo import indexing
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
+from zoo.catalog.local_files import load_file
 from zoo.errors import InputError, Problem, SpecError
-from zoo.localfiles import load_file
 
 ACME = "acme"
 TEXT = (".toml", ".md", ".py", ".json", ".jsonl")

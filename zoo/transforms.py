@@ -62,9 +62,9 @@ def preprocess_of(model: Any) -> Preprocess:
 
 
 def _of_named(model: str | os.PathLike[str]) -> Preprocess:
-    from zoo import naming
-    from zoo.saved import described
-    from zoo.supply.manifests import manifests
+    from zoo.catalog import names as naming
+    from zoo.catalog.manifests import manifests
+    from zoo.catalog.saved import described
 
     found = described(model)
     if found is not None:

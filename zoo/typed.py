@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Protocol, cast, overload
 
-from zoo.naming import Model
+from zoo.catalog.names import Model
 
 if TYPE_CHECKING:
     from zoo.build.backbone import Backbone

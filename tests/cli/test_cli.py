@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from zoo import digits
+from zoo.catalog.collection import CORE
 from zoo.cli import main, quantity
-from zoo.collection import CORE
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -481,7 +481,7 @@ def no_repository():
 def endless_preprocessing():
     import json
 
-    from zoo.supply.manifests import manifests
+    from zoo.catalog.manifests import manifests
     from zoo.weights.manifest import manifest_json, parse_manifest
 
     known = json.loads(manifest_json(manifests("starnet_nano")[0]))
@@ -505,8 +505,8 @@ def no_address():
     import json
     from pathlib import Path
 
+    from zoo.catalog.manifests import manifests
     from zoo.supply.download import download
-    from zoo.supply.manifests import manifests
     from zoo.weights.manifest import manifest_json, parse_manifest
 
     known = json.loads(manifest_json(manifests("starnet_nano")[0])) | {"state": "pinned"}
@@ -566,7 +566,7 @@ def record():
 
     import zoo
     from zoo import catalog
-    from zoo.supply.manifests import manifests
+    from zoo.catalog.manifests import manifests
     from zoo.weights.manifest import manifest_json
 
     manifest = json.loads(manifest_json(manifests("starnet_nano")[0]))

@@ -16,8 +16,8 @@ from torch import Tensor
 import zoo
 from tests.hub.loopback import Hub, serving
 from zoo import catalog
-from zoo.collection import CORE
-from zoo.supply import manifests
+from zoo.catalog import manifests
+from zoo.catalog.collection import CORE
 from zoo.weights.convert import KeyRules
 
 

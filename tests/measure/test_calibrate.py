@@ -14,6 +14,7 @@ import torch
 from tests.measure.machines import machine, subjects
 from tests.measure.rows import FACTS, sample
 from zoo import catalog, cli
+from zoo.catalog.names import spec
 from zoo.errors import InputError
 from zoo.measure import calibrate as module
 from zoo.measure import store as stores
@@ -24,7 +25,6 @@ from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.store import Store
 from zoo.measure.worker import Job
-from zoo.naming import spec
 from zoo.specs.model import Spec
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))

@@ -13,7 +13,7 @@ import zoo
 from zoo.cli import main
 from zoo.errors import InputError
 from zoo.generation import SMALLEST, choose
-from zoo.scalars import plain
+from zoo.specs.scalars import plain
 
 IDS = torch.tensor([list(b"Return ")])
 

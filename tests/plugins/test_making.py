@@ -11,9 +11,9 @@ import torch
 
 import zoo
 from blocks import registry
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
+from zoo.catalog.local_files import load_file
 from zoo.errors import InputError
-from zoo.localfiles import load_file
 from zoo.renaming import rename
 from zoo.scaffold import new_plugin, template
 from zoo.specs.read import read_file

@@ -14,8 +14,9 @@ from torch import nn
 import zoo
 from blocks import plugins
 from tests.plugins.conftest import Run
-from zoo import catalog, collection
+from zoo import catalog
 from zoo._timm import import_timm
+from zoo.catalog import collection
 from zoo.errors import InputError, WeightsError
 from zoo.measure.work import EXACT
 
@@ -137,7 +138,7 @@ def test_a_request_that_timm_refuses_says_so() -> None:
 
 
 def test_listed_weights_say_where_they_are_and_that_nobody_has_seen_them() -> None:
-    from zoo.supply.manifests import manifests
+    from zoo.catalog.manifests import manifests
 
     first = next(one for one in manifests("timm/resnet18") if one.tag == "a1_in1k")
     assert (first.source, first.state) == ("hub:timm/resnet18.a1_in1k/model.safetensors", "listed")

@@ -9,7 +9,8 @@ import json
 import pathlib
 import sys
 
-from zoo import catalog, naming
+from zoo import catalog
+from zoo.catalog import names as naming
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "digests.json"
 

@@ -8,7 +8,7 @@ import tomllib
 import jsonschema
 import pytest
 
-from zoo.collection import CORE
+from zoo.catalog.collection import CORE
 from zoo.errors import Problem, SpecError
 from zoo.specs.json_schema import export
 from zoo.specs.read import read_file

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo import catalog, naming
+from zoo import catalog
+from zoo.catalog import names as naming
 from zoo.errors import SpecError
 from zoo.specs.json_schema import export
 from zoo.specs.model import Spec

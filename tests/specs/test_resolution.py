@@ -12,7 +12,8 @@ import pytest
 from msgspec import Meta
 
 from blocks import block
-from zoo import catalog, naming
+from zoo import catalog
+from zoo.catalog import names as naming
 from zoo.specs.expand import scaled
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes

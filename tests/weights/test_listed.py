@@ -11,9 +11,9 @@ import pytest
 import zoo
 from tests.models.conftest import timm as timm
 from zoo import catalog, cli
-from zoo.collection import Collection
+from zoo.catalog import manifests as collection
+from zoo.catalog.collection import Collection
 from zoo.errors import WeightsError
-from zoo.supply import manifests as collection
 from zoo.weights.manifest import Manifest
 
 LISTED = [f"{model}.{tag}" for model, entry in catalog.entries().items() for tag in entry.listed]

@@ -17,8 +17,8 @@ from blocks.primitives.norms import BatchNorm
 from blocks.slots import Place
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.language import LanguageModel
+from zoo.catalog.external import Opaque
 from zoo.errors import SpecError
-from zoo.opaque import Opaque
 from zoo.specs.check import ImageInput, TokenInput
 from zoo.specs.model import Spec
 

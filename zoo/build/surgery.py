@@ -12,8 +12,8 @@ from zoo.build.builder import build
 from zoo.build.init import initialise
 from zoo.build.levels import Indices, chosen_levels
 from zoo.errors import InputError, Problem
-from zoo.scalars import plain
 from zoo.specs.resolve import with_values
+from zoo.specs.scalars import plain
 from zoo.weights.adapt import adapt
 from zoo.weights.load import expected_header, load_state, put_tensors
 

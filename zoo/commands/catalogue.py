@@ -9,12 +9,12 @@ import msgspec
 
 from blocks import registry
 from zoo import catalog
+from zoo.catalog.manifests import at_hand, manifests
+from zoo.catalog.saved import described
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import listed
 from zoo.hub.repository import Repository
-from zoo.saved import described
 from zoo.specs.model import Spec
-from zoo.supply.manifests import at_hand, manifests
 from zoo.weights.manifest import Manifest
 
 

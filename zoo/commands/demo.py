@@ -112,8 +112,9 @@ def _continued(name: str) -> dict[str, Any]:
 def _swapped() -> dict[str, Any]:
     import torch
 
-    from zoo import front, naming
+    from zoo import front
     from zoo.build.builder import meta_input
+    from zoo.catalog import names as naming
     from zoo.measure.macs import count_macs
     from zoo.measure.swaps import swap_report
 

@@ -9,7 +9,7 @@ from argparse import Namespace
 
 import blocks
 from zoo import catalog
-from zoo.collection import CORE
+from zoo.catalog.collection import CORE
 from zoo.display.console import dump, table
 from zoo.errors import ProblemsError
 from zoo.plugging import checked

@@ -57,7 +57,7 @@ def _change(row: dict[str, Any], what: str) -> str:
 
 
 def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, Any]]:
-    from zoo import naming
+    from zoo.catalog import names as naming
     from zoo.cli import settings
     from zoo.measure.swaps import swap_report
 

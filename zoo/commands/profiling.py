@@ -10,13 +10,13 @@ import torch
 
 from zoo import front
 from zoo.build.builder import meta_input
+from zoo.catalog.saved import described
 from zoo.cli import settings
 from zoo.display.console import dump, size, table
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.profile import BlockCost, Profile
 from zoo.measure.profile import profile as measured
 from zoo.measure.work import EXACT
-from zoo.saved import described
 
 
 def profile(arguments: Namespace) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from zoo import naming
+from zoo.catalog import names as naming
+from zoo.catalog.saved import saved_path
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.saved import saved_path
 from zoo.specs.model import Spec
 from zoo.specs.tree import Path, child_origin
 

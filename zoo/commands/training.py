@@ -78,7 +78,7 @@ def tasks(arguments: Namespace) -> int:
     """Trains sequence mixers on generated tasks and prints what each learned, above what the shipped ones did."""
     import msgspec
 
-    from zoo.localfiles import block_of
+    from zoo.catalog.local_files import block_of
     from zoo.measure.task_table import shipped
     from zoo.task_training import fill_table, mixers, publish
 

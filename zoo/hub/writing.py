@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from blocks.accumulators import accumulators_of
 from zoo import catalog
 from zoo.build.builder import build
+from zoo.catalog.external import Opaque
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.hub.record import RECORD, SCHEMA, WEIGHTS, Made
-from zoo.opaque import Opaque
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
 from zoo.supply.locks import distributions

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from zoo import __version__
+from zoo.catalog.names import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.code import source_hash
@@ -27,7 +28,6 @@ from zoo.measure.device import this_device
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
-from zoo.naming import spec as find_spec
 from zoo.specs.model import Spec
 from zoo.system import children
 

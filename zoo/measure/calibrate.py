@@ -19,6 +19,8 @@ import torch
 
 from zoo import __version__, catalog
 from zoo.build.builder import build
+from zoo.catalog.names import Model
+from zoo.catalog.names import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.front import deploy
 from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
@@ -34,8 +36,6 @@ from zoo.measure.pieces import piece_times, pieces
 from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Job, example, prepared
-from zoo.naming import Model
-from zoo.naming import spec as find_spec
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec

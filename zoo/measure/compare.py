@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from zoo.catalog.names import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.clock import on_threads
 from zoo.measure.latency import Runtime, Verdict, judge, median_interval, rounded
 from zoo.measure.worker import Job, example, prepared
-from zoo.naming import spec as find_spec
 
 
 class Compared(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zoo import catalog
-from zoo.collection import CORE, Collection, collections
+from zoo.catalog.collection import CORE, Collection, collections
 from zoo.measure.profiles import costs
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from torch.utils._pytree import tree_leaves
 from blocks.moe.routing import shape_of
 from zoo.build.builder import build, meta_input
 from zoo.build.language import LanguageModel
+from zoo.catalog.names import Model
+from zoo.catalog.names import spec as find_spec
+from zoo.catalog.saved import saved_path
 from zoo.display.console import count
 from zoo.display.rows import Row, html_table
 from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
-from zoo.naming import Model
-from zoo.naming import spec as find_spec
-from zoo.saved import saved_path
 
 Form = Literal["train", "deploy"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from zoo import catalog
-from zoo.collection import CORE, Collection, collections, read_data
+from zoo.catalog.collection import CORE, Collection, collections, read_data
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from blocks.words import is_text
 from zoo import catalog
-from zoo.collection import Collection, collections, read_data
+from zoo.catalog.collection import Collection, collections, read_data
 
 PUBLISHED = "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}

@@ -23,7 +23,7 @@ import msgspec
 from filelock import FileLock
 
 from blocks.words import printable
-from zoo.collection import collections
+from zoo.catalog.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.measure.device import Device
 from zoo.measure.judging import device_problems, is_past, row_problems

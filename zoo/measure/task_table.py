@@ -6,7 +6,7 @@ import functools
 
 import msgspec
 
-from zoo.collection import CORE
+from zoo.catalog.collection import CORE
 
 TABLE = CORE.data / "tasks.json"
 

@@ -56,7 +56,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def work(plan: Plan) -> Iterator[Answer]:
     """One answer for each job, as soon as there is one. A model is built once for all jobs in a row that share it."""
-    from zoo.localfiles import load_file
+    from zoo.catalog.local_files import load_file
 
     for file in plan.files:
         load_file(file)
@@ -86,8 +86,8 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
     Raises MemoryError where its weights would not fit."""
     import zoo
     from blocks.packing import pack
+    from zoo.catalog.external import is_opaque
     from zoo.measure.pieces import fill
-    from zoo.opaque import is_opaque
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from blocks import registry
 from zoo.build.builder import build
+from zoo.catalog.names import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.macs import count_macs
-from zoo.naming import spec as find_spec
 from zoo.specs.check import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.patch import swap_edits

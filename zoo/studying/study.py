@@ -9,9 +9,9 @@ from typing import Any, Literal
 import msgspec
 
 from blocks import registry
+from zoo.catalog.local_files import block_of
+from zoo.catalog.names import spec as find_spec
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.localfiles import block_of
-from zoo.naming import spec as find_spec
 from zoo.specs.check import TokenInput
 from zoo.studying.lengths import Growth, growth
 from zoo.studying.matching import Budget, Fitted, call_for, cost_of, fitted, placed

@@ -185,7 +185,7 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
     Raises UnknownModelError, WeightsError for weights that are not at hand, and what `zoo.create` raises for a repository.
     """
-    from zoo.supply.manifests import at_hand
+    from zoo.catalog.manifests import at_hand
 
     wanted = [names] if isinstance(names, str) else list(names)
     entries: list[Locked] = []
@@ -197,7 +197,7 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
 
 def _of_model(name: str) -> list[Locked]:
-    from zoo.supply.manifests import at_hand
+    from zoo.catalog.manifests import at_hand
 
     found = at_hand(name)
     if not found:

@@ -23,14 +23,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from zoo import catalog
+from zoo.catalog.external import Opaque, is_opaque
+from zoo.catalog.manifests import manifests, published
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.hub.client import Reference, commit_of, fetch, offline
-from zoo.opaque import Opaque, is_opaque
 from zoo.specs.model import Spec
 from zoo.supply import locks, store
 from zoo.supply.download import download
 from zoo.supply.locks import File, Locked
-from zoo.supply.manifests import manifests, published
 from zoo.system import children
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 
 from blocks.errors import BlockError
-from zoo.localfiles import load_file
+from zoo.catalog.local_files import load_file
 from zoo.testing import checks, counting, promises
 from zoo.testing.subjects import Subject
 from zoo.testing.verdicts import FAILED, NOT_APPLICABLE, OK, ConformanceFailure, NotApplicable, Result

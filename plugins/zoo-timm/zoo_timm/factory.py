@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from zoo._timm import import_timm
-from zoo.opaque import Opaque
+from zoo.catalog.external import Opaque
 from zoo.weights.manifest import Manifest, Preprocess
 from zoo_timm.deploying import deploy
 

@@ -49,8 +49,8 @@ def entry_of(name: str) -> Entry:
 
 
 def digest_of(name: str) -> str:
-    """As `zoo.opaque.Opaque` makes it, which reads it from here."""
-    from zoo.opaque import digest_of as made
+    """As `zoo.catalog.external.Opaque` makes it, which reads it from here."""
+    from zoo.catalog.external import digest_of as made
 
     return made(f"timm/{name}", {})
 

@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from zoo import catalog
-from zoo.collection import Collection
+from zoo.catalog.collection import Collection
+from zoo.catalog.external import is_opaque
+from zoo.catalog.external import manifest as opaque_manifest
 from zoo.errors import Problem, ProblemsError, WeightsError
-from zoo.opaque import is_opaque
-from zoo.opaque import manifest as opaque_manifest
 from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from blocks import plugins
 from zoo import catalog
-from zoo.collection import namespace_of
+from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, InputError, Problem, listed
 from zoo.specs.model import Spec
 from zoo.specs.read import FamilyText

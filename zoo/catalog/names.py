@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo import catalog
+from zoo.catalog.external import Opaque, is_opaque, refuse_edits
+from zoo.catalog.saved import open_saved, saved_path
 from zoo.errors import Problem, SpecError, listed
-from zoo.opaque import Opaque, is_opaque, refuse_edits
-from zoo.saved import open_saved, saved_path
-from zoo.scalars import plain
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit
 from zoo.specs.read import Family, family_of, read_file
 from zoo.specs.resolve import resolve, respec
+from zoo.specs.scalars import plain
 from zoo.specs.tree import Origin
 from zoo.system.file_kinds import ENDINGS, refuse_foreign
 

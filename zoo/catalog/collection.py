@@ -67,7 +67,7 @@ def read_data(collection: Collection, path: pathlib.Path, read: Callable[[bytes]
         return empty
 
 
-CORE = Collection("", pathlib.Path(__file__).with_name("models"), "blockzoo")
+CORE = Collection("", pathlib.Path(__file__).parents[1] / "models", "blockzoo")
 
 
 @functools.cache

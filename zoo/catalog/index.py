@@ -17,7 +17,7 @@ import msgspec
 
 from blocks import plugins
 from blocks.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
-from zoo.collection import CORE, Collection, collections, namespace_of, read_data
+from zoo.catalog.collection import CORE, Collection, collections, namespace_of, read_data
 from zoo.display.rows import Row
 from zoo.errors import Problem, UnknownModelError, listed, nearest
 from zoo.system.file_kinds import ENDINGS
@@ -185,7 +185,7 @@ def list_models(
     names: list[str] = []
     loadable: set[str] = set()
     if pretrained:
-        from zoo.supply.manifests import at_hand
+        from zoo.catalog.manifests import at_hand
 
         loadable = set(at_hand())
     for name, found in entries().items():
@@ -274,8 +274,8 @@ def specs_in(collection: Collection) -> Iterator[tuple[str, Spec]]:
 def render(collection: Collection = CORE) -> bytes:
     """The bytes that the index of a collection should hold. Builds every model on meta to count its parameters and MACs."""
     from zoo.build.builder import build, input_size
+    from zoo.catalog.manifests import tables
     from zoo.measure.macs import count_macs
-    from zoo.supply.manifests import tables
 
     found = []
     for file, spec in specs_in(collection):
