@@ -24,13 +24,13 @@ import torch
 from safetensors.torch import save
 
 import zoo
+from zoo.artifacts.client import Reference
+from zoo.artifacts.lockfile import Lock, lock, read_lock
+from zoo.artifacts.record import SCHEMA, WEIGHTS, read_record
 from zoo.build.builder import build
 from zoo.errors import ProblemsError
-from zoo.hub.client import Reference
-from zoo.hub.record import SCHEMA, WEIGHTS, read_record
 from zoo.specs.read import read_bytes
 from zoo.specs.resolve import resolve
-from zoo.supply.locks import Lock, lock, read_lock
 from zoo.weights.header import read_header
 from zoo.weights.manifest import manifest_json
 

@@ -26,10 +26,10 @@ from safetensors.torch import save
 
 import tests.fuzz as plain
 from tests.fuzz import Target, command, fuzz
-from zoo.hub.client import Reference
-from zoo.hub.record import read_record
+from zoo.artifacts.client import Reference
+from zoo.artifacts.lockfile import Lock, lock, read_lock
+from zoo.artifacts.record import read_record
 from zoo.measure.store import Store, read_rows, shipped_devices, shipped_rows
-from zoo.supply.locks import Lock, lock, read_lock
 from zoo.weights.load import read_tensors
 from zoo.weights.source import open_checkpoint
 

@@ -1,5 +1,10 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
+from zoo.artifacts.audits import audit as audit
+from zoo.artifacts.lockfile import lock as lock
+from zoo.artifacts.mirrors import mirror as mirror
+from zoo.artifacts.pinning import pin as pin
+from zoo.artifacts.repository import pull as pull
 from zoo.build.backbone import Backbone as Backbone
 from zoo.build.groups import param_groups as param_groups
 from zoo.build.language import LanguageModel as LanguageModel
@@ -22,7 +27,6 @@ from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import predict as predict
 from zoo.front import save as save
-from zoo.hub.repository import pull as pull
 from zoo.hub.upload import push as push
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
@@ -32,10 +36,6 @@ from zoo.measure.profile import profile as profile
 from zoo.plugging import plugins as plugins
 from zoo.specs.model import Spec as Spec
 from zoo.studying.study import study as study
-from zoo.supply.audits import audit as audit
-from zoo.supply.locks import lock as lock
-from zoo.supply.mirrors import mirror as mirror
-from zoo.supply.pinning import pin as pin
 from zoo.transforms import transform as transform
 from zoo.weights.manifest import Preprocess as Preprocess
 

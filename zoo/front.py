@@ -17,6 +17,9 @@ from blocks.construct import forget_arguments
 from blocks.conv.conv import take_strided_pixels
 from blocks.registry import core_index, describe
 from zoo import catalog
+from zoo.artifacts.pinning import brought
+from zoo.artifacts.record import Made
+from zoo.artifacts.repository import Repository
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
@@ -27,15 +30,12 @@ from zoo.catalog.names import Model, is_file
 from zoo.catalog.names import spec as find_spec
 from zoo.catalog.saved import described, record_of
 from zoo.errors import InputError, Problem, SpecError, WeightsError, listed, nearest
-from zoo.hub.record import Made
-from zoo.hub.repository import Repository
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.resolve import respec, with_values
 from zoo.specs.scalars import plain
 from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
-from zoo.supply.pinning import brought
 from zoo.typed import typed
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules

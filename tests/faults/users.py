@@ -129,13 +129,13 @@ def pipe():
 @fault("L9", "low", "a record of the Hub says each thing once")
 def doubled_key():
     try:
-        from zoo.hub.record import SCHEMA, read_record
+        from zoo.artifacts.record import SCHEMA, read_record
     except ImportError:
-        from zoo.hub.repository import SCHEMA, read_record
+        from zoo.artifacts.repository import SCHEMA, read_record
     import json
 
     import zoo
-    from zoo.hub.client import Reference
+    from zoo.artifacts.client import Reference
 
     spec = zoo.spec("starnet_nano")
     manifest = {

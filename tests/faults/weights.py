@@ -43,7 +43,7 @@ def locked():
     index.write_text(json.dumps({"weight_map": {name: file for file, own in parts.items() for name in own}}))
     Path("link.safetensors").symlink_to(home / "stranger.safetensors")
     entry = zoo.lock("vim_nano", None)[0]
-    from zoo.supply import locks
+    from zoo.artifacts import lockfile as locks
 
     spoken = locks.File.of(index)
     fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
@@ -389,7 +389,8 @@ def carried():
     from pathlib import Path
 
     from zoo import catalog
-    from zoo.supply import locks, store
+    from zoo.artifacts import lockfile as locks
+    from zoo.artifacts import store
 
     source = catalog.home_of("vim_nano").weights / "vim_nano.digits.safetensors"
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -406,7 +407,7 @@ def mirror_threads():
     import os
     from concurrent.futures import ThreadPoolExecutor
 
-    from zoo.supply import store
+    from zoo.artifacts import store
 
     folder, file = carried()
     os.environ["ZOO_MIRROR"] = str(folder)
@@ -423,7 +424,7 @@ def mirror_threads():
 def folder_mirror():
     import os
 
-    from zoo.supply import store
+    from zoo.artifacts import store
 
     folder, file = carried()
     os.environ["ZOO_MIRROR"] = str(folder)
@@ -441,7 +442,7 @@ def folder_mirror():
 def secrets():
     import os
 
-    from zoo.supply import store
+    from zoo.artifacts import store
 
     _, file = carried()
     for address in ("http://user:secret@127.0.0.1:9", "http://user:secret@localhost:9/x", "http://user:secret@[::1"):
@@ -505,8 +506,8 @@ def no_address():
     import json
     from pathlib import Path
 
+    from zoo.artifacts.download import download
     from zoo.catalog.manifests import manifests
-    from zoo.supply.download import download
     from zoo.weights.manifest import manifest_json, parse_manifest
 
     known = json.loads(manifest_json(manifests("starnet_nano")[0])) | {"state": "pinned"}

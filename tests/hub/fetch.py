@@ -9,8 +9,8 @@ import resource
 import sys
 from typing import Any
 
+from zoo.artifacts.repository import repository
 from zoo.errors import ProblemsError
-from zoo.hub.repository import repository
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

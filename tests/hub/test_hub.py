@@ -14,9 +14,9 @@ import torch
 import zoo
 from tests.hub.loopback import Hub
 from zoo import cli
+from zoo.artifacts.client import parse
+from zoo.artifacts.repository import repository
 from zoo.errors import InputError, SpecError, WeightsError
-from zoo.hub.client import parse
-from zoo.hub.repository import repository
 
 NAME = "starnet_nano"
 X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -63,7 +63,7 @@ def test_a_slow_hub_is_waited_for(hub: Hub, files: dict[str, bytes], model: Any)
 
 
 def test_a_body_that_ends_halfway_is_resumed(hub: Hub, files: dict[str, bytes], model: Any) -> None:
-    zoo.hub.client.fetch(zoo.hub.client.parse(STAR), "zoo.json")
+    zoo.artifacts.client.fetch(zoo.artifacts.client.parse(STAR), "zoo.json")
     hub.drops = 1
     same(model)
 
@@ -134,8 +134,8 @@ def test_a_record_beyond_the_limit_is_not_fetched(hub: Hub, files: dict[str, byt
 
 def test_a_hub_that_drips_is_given_up(hub: Hub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     hub.pause_s = 30.0
-    monkeypatch.setattr(zoo.hub.client, "GRACE_S", 1.0)
-    monkeypatch.setattr(zoo.hub.client, "PACE", 10**9)
+    monkeypatch.setattr(zoo.artifacts.client, "GRACE_S", 1.0)
+    monkeypatch.setattr(zoo.artifacts.client, "PACE", 10**9)
     with pytest.raises(InputError, match=r"found no end within 1 s"):
         zoo.create(STAR)
 

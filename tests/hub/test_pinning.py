@@ -26,9 +26,9 @@ from torch import Tensor
 import zoo
 from tests.hub.loopback import Hub
 from zoo import catalog, cli
+from zoo.artifacts import client, download, pinning, store
+from zoo.artifacts import lockfile as locks
 from zoo.errors import InputError, WeightsError
-from zoo.hub import client
-from zoo.supply import download, locks, pinning, store
 
 X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 Listing = Callable[..., str]
@@ -134,7 +134,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(hub: Hub, listing: Listing, tm
 CONFINED = """
 import sys
 from pathlib import Path
-from zoo.supply import convert
+from zoo.artifacts import convert
 convert.ROOM_BYTES, convert.CPU_S, convert.CPU_S_PER_BYTE = 2**26, 1, 0.0
 path = Path(sys.argv[1])
 convert.confine("starnet_nano", path)

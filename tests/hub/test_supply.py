@@ -24,8 +24,9 @@ from torch import Tensor
 import zoo
 from tests.hub.loopback import Hub
 from zoo import catalog, cli
+from zoo.artifacts import convert, pinning, store
+from zoo.artifacts import lockfile as locks
 from zoo.errors import InputError, WeightsError
-from zoo.supply import convert, locks, pinning, store
 from zoo.weights.manifest import Manifest
 
 X = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))

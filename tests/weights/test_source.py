@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
+from zoo.artifacts import lockfile as locks
 from zoo.errors import WeightsError
-from zoo.supply import locks
 from zoo.weights import source
 from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint, resolve

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from zoo import catalog
+from zoo.artifacts import lockfile as locks
+from zoo.artifacts import store
 from zoo.catalog.collection import Collection
 from zoo.catalog.external import is_opaque
 from zoo.catalog.external import manifest as opaque_manifest
 from zoo.errors import Problem, ProblemsError, WeightsError
-from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
 
 ORDER = ("embedded", "pinned", "listed")

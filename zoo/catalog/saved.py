@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from zoo import catalog
+from zoo.artifacts.client import is_hub
+from zoo.artifacts.record import RECORD, WEIGHTS, Record, read_record
+from zoo.artifacts.repository import Repository, repository
 from zoo.errors import Problem, SpecError
-from zoo.hub.client import is_hub
-from zoo.hub.record import RECORD, WEIGHTS, Record, read_record
-from zoo.hub.repository import Repository, repository
 from zoo.specs.read import MAX_BYTES
 from zoo.weights.header import read_header
 from zoo.weights.opening import expanded, opened

@@ -9,11 +9,11 @@ import msgspec
 
 from blocks import registry
 from zoo import catalog
+from zoo.artifacts.repository import Repository
 from zoo.catalog.manifests import at_hand, manifests
 from zoo.catalog.saved import described
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import listed
-from zoo.hub.repository import Repository
 from zoo.specs.model import Spec
 from zoo.weights.manifest import Manifest
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 
 from zoo import catalog, front
+from zoo.artifacts.repository import pull as pull_repository
 from zoo.display.console import dump
-from zoo.hub.repository import pull as pull_repository
 from zoo.hub.upload import push as push_model
 from zoo.hub.writing import LicenceClass
 

@@ -15,8 +15,8 @@ def generate(arguments: Namespace) -> int:
     import torch
 
     from zoo import front, text
+    from zoo.artifacts.client import is_hub
     from zoo.catalog.saved import saved_path
-    from zoo.hub.client import is_hub
     from zoo.text_training import check_bytes, check_bytes_of
 
     if not is_hub(arguments.name) and saved_path(arguments.name) is None:

@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
+from zoo.artifacts.inventory import Item, inventory, prune
+from zoo.artifacts.lockfile import Locked
+from zoo.artifacts.store import set_aside
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
-from zoo.supply.inventory import Item, inventory, prune
-from zoo.supply.locks import Locked
-from zoo.supply.store import set_aside
 
 
 def pin(arguments: Namespace) -> int:
     """One name or all; exit code 1 when one of all failed."""
-    from zoo.supply.pinning import Outcome, pin, pin_all
+    from zoo.artifacts.pinning import Outcome, pin, pin_all
 
     if bool(arguments.name) == arguments.all:
         raise InputError("pin", Problem("", "a name, or --all", "both" if arguments.all else "neither"))
@@ -50,7 +50,7 @@ def _say(outcome) -> None:  # type: ignore[no-untyped-def]
 
 
 def lock(arguments: Namespace) -> int:
-    from zoo.supply.locks import lock
+    from zoo.artifacts.lockfile import lock
 
     entries = lock(arguments.names, arguments.out)
     if arguments.json:
@@ -67,7 +67,7 @@ def _row(entry: Locked) -> list[str]:
 
 
 def mirror(arguments: Namespace) -> int:
-    from zoo.supply.mirrors import mirror
+    from zoo.artifacts.mirrors import mirror
 
     files = [str(path) for path in mirror(arguments.lock, arguments.folder)]
     dump(files) if arguments.json else print(
@@ -129,7 +129,7 @@ def _plain(item: Item) -> dict[str, Any]:
 
 def audit(arguments: Namespace) -> int:
     """Exit code 1 when there is a stranger."""
-    from zoo.supply.audits import audit, bill_of_materials
+    from zoo.artifacts.audits import audit, bill_of_materials
 
     findings = audit()
     if arguments.sbom:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from blocks.accumulators import accumulators_of
 from zoo import catalog
+from zoo.artifacts.lockfile import distributions
+from zoo.artifacts.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.build.builder import build
 from zoo.catalog.external import Opaque
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.hub.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
-from zoo.supply.locks import distributions
 from zoo.system.folders import write_whole
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, manifest_json

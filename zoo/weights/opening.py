@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from zoo.supply.locks import allow, locked_only
+from zoo.artifacts.lockfile import allow, locked_only
 from zoo.weights.manifest import Manifest
 from zoo.weights.refusals import refuse_file
 from zoo.weights.verify import policy, settle, sha256_of_open, unchanged, verify_open, way_out

@@ -6,8 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from zoo.artifacts.lockfile import File
 from zoo.errors import InputError, Problem
-from zoo.supply.locks import File
 from zoo.system.folders import data_path
 from zoo.weights.refusals import refuse_file
 from zoo.weights.verify import sha256_of
@@ -41,14 +41,14 @@ def take(path: Path) -> File:
 
 def has(file: File) -> bool:
     """Whether the bytes are here, now that the mirror was asked. Raises InputError for a mirror that fails."""
-    from zoo.supply import mirrors
+    from zoo.artifacts import mirrors
 
     return place(file).exists() or mirrors.ask(file, place(file))
 
 
 def obtain(file: File, subject: str, next: str = "") -> Path:
     """The bytes, from the store or from the mirror. Raises WeightsError where neither has them, InputError for a mirror that fails."""
-    from zoo.supply import mirrors
+    from zoo.artifacts import mirrors
 
     if has(file):
         return place(file)

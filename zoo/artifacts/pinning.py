@@ -23,14 +23,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from zoo import catalog
+from zoo.artifacts import lockfile as locks
+from zoo.artifacts import store
+from zoo.artifacts.client import Reference, commit_of, fetch, offline
+from zoo.artifacts.download import download
+from zoo.artifacts.lockfile import File, Locked
 from zoo.catalog.external import Opaque, is_opaque
 from zoo.catalog.manifests import manifests, published
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
-from zoo.hub.client import Reference, commit_of, fetch, offline
 from zoo.specs.model import Spec
-from zoo.supply import locks, store
-from zoo.supply.download import download
-from zoo.supply.locks import File, Locked
 from zoo.system import children
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest
@@ -210,7 +211,7 @@ def _verify(path: Path, manifest: Manifest) -> None:
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
     model = manifest.name if is_opaque(manifest.model) else manifest.model  # the tag decides the classes of the former
-    command = children.command("zoo.supply.convert", model, manifest.key_rules or "zoo", manifest.dtype)
+    command = children.command("zoo.artifacts.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}
     try:

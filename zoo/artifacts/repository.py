@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from zoo.artifacts import lockfile as locks
+from zoo.artifacts import store
+from zoo.artifacts.client import Reference, commit_of, fetch, parse
+from zoo.artifacts.record import RECORD, WEIGHTS, Made, read_record
 from zoo.errors import InputError, Problem, WeightsError
-from zoo.hub.client import Reference, commit_of, fetch, parse
-from zoo.hub.record import RECORD, WEIGHTS, Made, read_record
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
-from zoo.supply import locks, store
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import opened
 from zoo.weights.refusals import BytesError

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from zoo import catalog
+from zoo.artifacts.download import PIECE, download
+from zoo.artifacts.lockfile import File, Locked, read_lock
 from zoo.errors import InputError, Problem
-from zoo.supply.download import PIECE, download
-from zoo.supply.locks import File, Locked, read_lock
 from zoo.system.folders import replacing, write_whole
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
@@ -32,7 +32,7 @@ def address() -> str:
 
 def shown_address() -> str:
     """The same, as it may stand in a sentence: without user and password."""
-    from zoo.hub.client import bare
+    from zoo.artifacts.client import bare
 
     return bare(address())
 
@@ -69,7 +69,7 @@ def _sums() -> dict[str, str]:
 
 
 def _get(name: str, target: Path, max_bytes: int) -> None:
-    from zoo.hub.client import offline
+    from zoo.artifacts.client import offline
 
     where = address()
     if where.startswith(("http://", "https://")):
@@ -128,8 +128,8 @@ def mirror(lock: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list
 
 def source_of(entry: Locked, file: File) -> Path:
     """Where the bytes of a locked file lie on this machine. Raises WeightsError and what fetching raises."""
-    from zoo.hub.client import Reference, fetch
-    from zoo.supply import store
+    from zoo.artifacts import store
+    from zoo.artifacts.client import Reference, fetch
 
     if entry.source.startswith("embedded:"):
         return catalog.home_of(entry.name).weights / file.name

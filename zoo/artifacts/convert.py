@@ -1,4 +1,4 @@
-"""The child process of `zoo pin`: `python -m zoo.supply.convert MODEL RULES DTYPE CHECKPOINT OUT`.
+"""The child process of `zoo pin`: `python -m zoo.artifacts.convert MODEL RULES DTYPE CHECKPOINT OUT`.
 
 It alone opens a pickle that others made, with no more memory, time and disk than a file of that size and a model of that size can ask
 for. Problems go to stdout as JSON, with exit code 2.

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from zoo import catalog
+from zoo.artifacts import lockfile as locks
+from zoo.artifacts import store
+from zoo.artifacts.record import RECORD, WEIGHTS
 from zoo.errors import ProblemsError
-from zoo.hub.record import RECORD, WEIGHTS
-from zoo.supply import locks, store
 from zoo.weights.manifest import parse_manifest, read_manifest
 from zoo.weights.verify import sha256_of
 
@@ -75,7 +76,7 @@ def _stored() -> Iterator[Item]:
 
 def _repositories() -> Iterator[Item]:
     """With a project's lock it alone vouches for a repository; without one the record of a repository vouches for its weights."""
-    from zoo.hub.client import client
+    from zoo.artifacts.client import client
 
     cache = Path(client().constants.HF_HUB_CACHE)
     for record in sorted(cache.glob(f"models--*/snapshots/*/{RECORD}")):

@@ -223,8 +223,8 @@ def _shipped(weights: str) -> Locked | None:
 
 
 def _of_repository(text: str) -> Locked:
-    from zoo.hub.client import parse
-    from zoo.hub.repository import repository
+    from zoo.artifacts.client import parse
+    from zoo.artifacts.repository import repository
 
     found = repository(text)
     manifest = found.manifest

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from zoo.artifacts.client import MOST_BYTES, bare, reachable, seconds_for
+from zoo.artifacts.client import PATIENCE as ANSWER_S
 from zoo.errors import InputError, Problem
-from zoo.hub.client import MOST_BYTES, bare, reachable, seconds_for
-from zoo.hub.client import PATIENCE as ANSWER_S
 from zoo.system.folders import replacing
 
 PATIENCE = 10.0

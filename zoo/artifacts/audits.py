@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from blocks import plugins
+from zoo.artifacts import lockfile as locks
+from zoo.artifacts.inventory import Item, inventory
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.supply import locks
-from zoo.supply.inventory import Item, inventory
 
 FORMATS = ("cyclonedx",)
 LIBRARIES = ("blockzoo", "torch", "safetensors", "huggingface-hub", "msgspec", "numpy", "Pillow", "fvcore", "rich")
