@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo import cards, catalog, cli
+from zoo import catalog, cli
+from zoo.publish import cards
 
 FOLDER = Path(__file__).parents[1] / "model_cards"
 

@@ -44,7 +44,7 @@ _HOME = {
     "info": "zoo.catalog:entry",
     "plugins": "zoo.plugging",
     "study": "zoo.studying.study",
-    "push": "zoo.hub.upload",
+    "push": "zoo.publish.upload",
     "pull": "zoo.artifacts.repository",
     "pin": "zoo.artifacts.pinning",
     "lock": "zoo.artifacts.lockfile",

@@ -27,13 +27,13 @@ from zoo.front import labels as labels
 from zoo.front import load as load
 from zoo.front import predict as predict
 from zoo.front import save as save
-from zoo.hub.upload import push as push
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.plugging import plugins as plugins
+from zoo.publish.upload import push as push
 from zoo.specs.model import Spec as Spec
 from zoo.studying.study import study as study
 from zoo.transforms import transform as transform

@@ -559,7 +559,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, labels: Sequence[str
     without them those that came with the weights. Models without a head, of feature maps, and in the deploy form come back as such.
     A module that no spec describes, or that was changed by hand, is written as tensors alone. Raises InputError and WeightsError.
     """
-    from zoo.hub.writing import save as write
+    from zoo.publish.save import save as write
 
     write(model, path, labels)
 

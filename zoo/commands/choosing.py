@@ -220,9 +220,9 @@ def card(arguments: Namespace) -> int:
     from pathlib import Path
 
     from zoo import catalog
-    from zoo.cards import card as page
-    from zoo.cards import write
     from zoo.errors import InputError, Problem
+    from zoo.publish.cards import card as page
+    from zoo.publish.cards import write
 
     if arguments.all:
         written = write(Path(arguments.all))

@@ -7,8 +7,8 @@ from argparse import Namespace
 from zoo import catalog, front
 from zoo.artifacts.repository import pull as pull_repository
 from zoo.display.console import dump
-from zoo.hub.upload import push as push_model
-from zoo.hub.writing import LicenceClass
+from zoo.publish.save import LicenceClass
+from zoo.publish.upload import push as push_model
 
 
 def push(arguments: Namespace) -> int:

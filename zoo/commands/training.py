@@ -15,7 +15,7 @@ def digits(arguments: Namespace) -> int:
     """Trains from scratch and reports the held-out accuracy beside the published one."""
     import msgspec
 
-    from zoo.hub.writing import save
+    from zoo.publish.save import save
     from zoo.training import Recipe, manifest_of, publish, train_digits
 
     name = catalog.split_tag(arguments.name)[0]
@@ -51,7 +51,7 @@ def text(arguments: Namespace) -> int:
     """Trains from scratch on docstrings and reports the bits for each byte of held-out ones."""
     import msgspec
 
-    from zoo.hub.writing import save
+    from zoo.publish.save import save
     from zoo.text_training import TextRecipe, publish_text, train_text
 
     name = catalog.split_tag(arguments.name)[0]

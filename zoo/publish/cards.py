@@ -23,7 +23,7 @@ from zoo.measure.latency import Latency, Runtime
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
-from zoo.mixer_card import mixer_card
+from zoo.publish.mixer_card import mixer_card
 from zoo.specs.tree import plain
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
