@@ -333,7 +333,7 @@ def labelled(folder: Path) -> list[Path]:
     """Held-out scans of digits, in folders that are called like them."""
     from PIL import Image
 
-    from zoo import digits
+    from zoo.data import digits
 
     images, labels = digits.held_out()
     paths = []

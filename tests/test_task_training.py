@@ -12,12 +12,12 @@ import torch
 
 import zoo
 from zoo import cli, task_training
+from zoo.data.tasks import TASKS
 from zoo.errors import SpecError
 from zoo.measure import task_table
 from zoo.measure.task_table import TaskRecipe, TaskRow, TaskTable, scores, shipped
 from zoo.publish.mixer_card import TASKS_SAID, mixer_card
 from zoo.task_training import evaluate, fill_table, mixers, publish, row_of, task_spec, train_task
-from zoo.tasks import TASKS
 
 
 @pytest.mark.parametrize("mixer", mixers())

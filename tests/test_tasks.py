@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.tasks import (
+from zoo.data.tasks import (
     CLOSE,
     FILLING,
     OPEN,

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import zoo
 from blocks.context import Context
-from zoo import catalog, digits, training
+from zoo import catalog, training
 from zoo.catalog.collection import Collection
+from zoo.data import digits
 from zoo.errors import InputError
 from zoo.training import Recipe, Result, fit
 from zoo.weights.manifest import read_manifest

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 import zoo
-from zoo import digits, transforms
+from zoo.data import digits, transforms
+from zoo.data.transforms import Transform, open_image
 from zoo.errors import InputError
-from zoo.transforms import Transform, open_image
 from zoo.weights.manifest import Preprocess
 
 RNG = np.random.RandomState(0)

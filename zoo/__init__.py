@@ -51,7 +51,7 @@ _HOME = {
     "mirror": "zoo.artifacts.mirrors",
     "audit": "zoo.artifacts.audits",
     "spec": "zoo.catalog.names",
-    "transform": "zoo.transforms",
+    "transform": "zoo.data.transforms",
     "Spec": "zoo.specs.model",
     "Backbone": "zoo.build.backbone",
     "LanguageModel": "zoo.build.language",

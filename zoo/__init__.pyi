@@ -16,6 +16,7 @@ from zoo.catalog import list_pretrained as list_pretrained
 from zoo.catalog.names import spec as spec
 from zoo.choosing.find import find as find
 from zoo.choosing.pick import pick as pick
+from zoo.data.transforms import transform as transform
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
@@ -36,7 +37,6 @@ from zoo.plugging import plugins as plugins
 from zoo.publish.upload import push as push
 from zoo.specs.model import Spec as Spec
 from zoo.studying.study import study as study
-from zoo.transforms import transform as transform
 from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str

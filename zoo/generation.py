@@ -104,7 +104,7 @@ def _request(
 def _tokens(ids: Any, vocabulary: int, problems: list[Problem]) -> Tensor | None:
     """ids as int32 or int64 (B, L), of a tensor, an array or lists; None, and a problem, for what is none of them."""
     if isinstance(ids, (str, bytes)):
-        step = "`zoo.text.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
+        step = "`zoo.data.pydoc.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
         problems.append(Problem("ids", "token numbers (B, L)", "text", next=step))
         return None
     try:

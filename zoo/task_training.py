@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from blocks import registry
 from blocks.context import Context
 from zoo.build.groups import param_groups
+from zoo.data.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
-from zoo.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.training import Progress, cosine_rate
 
 HELD_OUT_SEED = 1_000_003

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
-from zoo import catalog, text
+from zoo import catalog
 from zoo.build.groups import param_groups
+from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
 from zoo.training import Progress, cosine_rate, follow
 from zoo.weights.load import save_weights

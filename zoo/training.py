@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.moe.adaptation import adapt_routers
-from zoo import catalog, digits
+from zoo import catalog
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import lr_scales
+from zoo.data import digits
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, counted_metric, write_manifest
 from zoo.weights.probe import make_probe

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from PIL import Image
 
-from zoo import digits
 from zoo.catalog.collection import CORE
 from zoo.cli import main, quantity
+from zoo.data import digits
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

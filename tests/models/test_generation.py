@@ -16,8 +16,8 @@ from torch import Tensor
 import zoo
 from blocks.context import Context
 from blocks.heads.lm_head import LmHead
-from zoo import text
 from zoo.cli import main
+from zoo.data import pydoc as text
 from zoo.errors import InputError, SpecError
 from zoo.generation import choose
 from zoo.text_training import TextRecipe, bits_per_byte, check_bytes, fit_text, publish_text

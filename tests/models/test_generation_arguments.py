@@ -55,7 +55,7 @@ def test_the_same_in_other_words_gives_the_same(gla: Any, said: dict[str, Any]) 
         ({"stop": "."}, "stop\n    expected tokens in [0, 256); found '.'"),
         ({"max_new_tokens": True}, "max_new_tokens\n    expected a number >= 0; found True"),
         ({"temperature": "hot"}, "temperature\n    expected a number >= 0; found 'hot'"),
-        ({"ids": "text"}, "ids\n    expected token numbers (B, L); found text; next: `zoo.text.encode(text)`"),
+        ({"ids": "text"}, "ids\n    expected token numbers (B, L); found text; next: `zoo.data.pydoc.encode(text)`"),
         ({"ids": [[1], [2, 3]]}, "ids\n    expected integers (B, L) with at least one token; found list"),
         ({"mask": [[1, 1, 1, 1, 1, 1, 2]]}, "mask\n    expected booleans of the shape of ids"),
         ({"num_beams": 4}, "num_beams\n    expected 1: there is no beam search; found 4"),

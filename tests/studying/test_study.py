@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo import digits
 from zoo.cli import main
+from zoo.data import digits
 from zoo.errors import InputError
 from zoo.studying.report import page, write
 from zoo.testing.isolation import own_registrations

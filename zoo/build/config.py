@@ -16,7 +16,7 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
 
     Of a model that reads tokens only what is not of images.
     """
-    from zoo.transforms import preprocess_of
+    from zoo.data.transforms import preprocess_of
 
     manifest = model.pretrained
     about = {

@@ -44,7 +44,9 @@ class LanguageModel(Backbone):
         self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
     ) -> Any:
         if isinstance(x, (str, bytes)):
-            step = "`zoo.text.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
+            step = (
+                "`zoo.data.pydoc.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
+            )
             raise InputError(self.spec.name, Problem("", "token numbers (B, L)", "text", next=step))
         ctx = self._context(ctx, state, mask)
         if self.out_indices is not None:

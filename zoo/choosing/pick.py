@@ -130,8 +130,8 @@ def _preparing(name: str, images: Sequence[Path]) -> float:
     import numpy as np
     from PIL import Image
 
+    from zoo.data.transforms import transform
     from zoo.measure.clock import measure
-    from zoo.transforms import transform
 
     prepare = transform(name)
     files: list[Any] = [path.read_bytes() for path in images[:16]]
@@ -154,7 +154,8 @@ def write(picked: Picked, folder: Path) -> list[Path]:
 
     Raises InputError for a folder that holds something already.
     """
-    from zoo import front, transforms
+    from zoo import front
+    from zoo.data import transforms
     from zoo.exporting.expressions import literal
     from zoo.exporting.python import export_python
     from zoo.exporting.sources import docstring_text

@@ -28,7 +28,7 @@ def trial(name: str, images: Sequence[Path]) -> Trial | None:
     import torch
 
     from zoo import front
-    from zoo.transforms import open_image, transform
+    from zoo.data.transforms import open_image, transform
 
     usable = [manifest for manifest in front.manifests(name) if manifest.state != "listed"]
     if not usable:

@@ -84,7 +84,7 @@ def _milliseconds(model: Any) -> float:
     """
     import torch
 
-    from zoo import digits
+    from zoo.data import digits
 
     x = digits.to_input(digits.held_out()[0][:1])
     times = []
@@ -100,7 +100,8 @@ def _continued(name: str) -> dict[str, Any]:
     """What a model of bytes makes of the prompt, drawing each byte, up to the end of the line."""
     import torch
 
-    from zoo import catalog, front, text
+    from zoo import catalog, front
+    from zoo.data import pydoc as text
 
     model: Any = front.create(name, pretrained=True)
     with torch.random.fork_rng(devices=[]):

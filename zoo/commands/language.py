@@ -14,9 +14,10 @@ def generate(arguments: Namespace) -> int:
     """Prints the prompt and what follows it, as it comes. The model reads bytes; others need a tokenizer, which is not ours."""
     import torch
 
-    from zoo import front, text
+    from zoo import front
     from zoo.artifacts.client import is_hub
     from zoo.catalog.saved import saved_path
+    from zoo.data import pydoc as text
     from zoo.text_training import check_bytes, check_bytes_of
 
     if not is_hub(arguments.name) and saved_path(arguments.name) is None:

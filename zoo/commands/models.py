@@ -93,7 +93,7 @@ def predict(arguments: Namespace) -> int:
     import torch
 
     from zoo import front
-    from zoo.transforms import transform
+    from zoo.data.transforms import transform
 
     model = front.create(arguments.name, pretrained=True)
     manifest: Any = model.pretrained

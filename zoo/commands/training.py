@@ -99,7 +99,7 @@ def tasks(arguments: Namespace) -> int:
 
 
 def _chosen(text: str) -> list[str]:
-    from zoo.tasks import TASKS
+    from zoo.data.tasks import TASKS
 
     names = [word.strip() for word in text.split(",") if word.strip()] or list(TASKS)
     problems = [

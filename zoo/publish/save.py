@@ -151,7 +151,7 @@ def manifest_of(
 
     Metrics stay with weights that are still, bit by bit, those that they were measured with.
     """
-    from zoo.transforms import preprocess_of
+    from zoo.data.transforms import preprocess_of
 
     made_from: Any = model
     spec: Spec = made_from.spec

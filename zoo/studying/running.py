@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from zoo import digits, text
+from zoo.data import digits
+from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
 from zoo.specs.check import ImageInput
 from zoo.specs.model import Spec

@@ -1,6 +1,6 @@
 """Handwritten digits: 1,797 real 8 x 8 scans from scikit-learn, with a fixed fifth held out. The held-out ones ship with the package.
 
-`python -m zoo.digits` writes that file anew; a test holds it to scikit-learn's data.
+`python -m zoo.data.digits` writes that file anew; a test holds it to scikit-learn's data.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zoo.data.transforms import Transform
 from zoo.errors import InputError, Problem
-from zoo.transforms import Transform
 from zoo.weights.manifest import Preprocess
 
-HELD_OUT = pathlib.Path(__file__).with_name("models") / "data" / "digits_held_out.npz"
+HELD_OUT = pathlib.Path(__file__).parents[1] / "models" / "data" / "digits_held_out.npz"
 SPLIT_SEED = 2026
 HELD_OUT_SHARE = 0.2
 PREPROCESS = Preprocess(size=32, mean=(0.3,), std=(0.37,), channels=1, interpolation="bilinear", crop=1.0)
