@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import zoo
-from zoo import cli, task_training
+from zoo import cli
 from zoo.data.tasks import TASKS
 from zoo.errors import SpecError
 from zoo.measure import task_table
 from zoo.measure.task_table import TaskRecipe, TaskRow, TaskTable, scores, shipped
 from zoo.publish.mixer_card import TASKS_SAID, mixer_card
-from zoo.task_training import evaluate, fill_table, mixers, publish, row_of, task_spec, train_task
+from zoo.training.digits import tasks as task_training
+from zoo.training.tasks import evaluate, fill_table, mixers, publish, row_of, task_spec, train_task
 
 
 @pytest.mark.parametrize("mixer", mixers())

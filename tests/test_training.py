@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import zoo
 from blocks.context import Context
-from zoo import catalog, training
+from zoo import catalog
 from zoo.catalog.collection import Collection
 from zoo.data import digits
 from zoo.errors import InputError
-from zoo.training import Recipe, Result, fit
+from zoo.training.digits import Recipe, Result, fit
+from zoo.training.digits import digits as training
 from zoo.weights.manifest import read_manifest
 from zoo.weights.probe import check_probe
 from zoo.weights.stats import wilson_interval

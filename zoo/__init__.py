@@ -43,7 +43,7 @@ _HOME = {
     "is_model": "zoo.catalog",
     "info": "zoo.catalog:entry",
     "plugins": "zoo.plugging",
-    "study": "zoo.studying.study",
+    "study": "zoo.training.ablation.study",
     "push": "zoo.publish.upload",
     "pull": "zoo.artifacts.repository",
     "pin": "zoo.artifacts.pinning",

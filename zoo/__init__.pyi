@@ -36,7 +36,7 @@ from zoo.measure.profile import profile as profile
 from zoo.plugging import plugins as plugins
 from zoo.publish.upload import push as push
 from zoo.specs.model import Spec as Spec
-from zoo.studying.study import study as study
+from zoo.training.ablation.study import study as study
 from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str

@@ -135,7 +135,7 @@ def test_rates_of_blocks_and_of_depths_multiply():
 
 
 def test_training_heeds_the_rates_of_blocks():
-    from zoo.training import Recipe, _groups
+    from zoo.training.digits import Recipe, _groups
 
     model = zoo.create("linear_vit_nano", swap={"linear": "btt"}, device="meta")
     rate = {id(p): group["lr"] for group in _groups(model, Recipe(lr=1e-3)) for p in group["params"]}

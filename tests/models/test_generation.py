@@ -20,7 +20,7 @@ from zoo.cli import main
 from zoo.data import pydoc as text
 from zoo.errors import InputError, SpecError
 from zoo.generation import choose
-from zoo.text_training import TextRecipe, bits_per_byte, check_bytes, fit_text, publish_text
+from zoo.training.pydoc import TextRecipe, bits_per_byte, check_bytes, fit_text, publish_text
 from zoo.weights.manifest import read_manifest
 from zoo.weights.probe import check_probe
 

@@ -12,7 +12,7 @@ from blocks.context import Context
 from zoo import catalog, front
 from zoo.data import digits
 from zoo.errors import SpecError
-from zoo.training import evaluate
+from zoo.training.digits import evaluate
 from zoo.weights.probe import check_probe
 
 NANO = ["unireplknet_nano", "linear_vit_nano", "vim_nano", "moe_vit_nano", "gmlp_nano"]

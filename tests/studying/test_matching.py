@@ -6,7 +6,7 @@ import pytest
 
 import zoo
 from zoo.errors import InputError, SpecError
-from zoo.studying.matching import call_for, cost_of, fitted, placed, scaled
+from zoo.training.ablation.matching import call_for, cost_of, fitted, placed, scaled
 
 
 def test_a_cheaper_mixer_gets_wider_channel_mixers_until_the_net_costs_the_same() -> None:

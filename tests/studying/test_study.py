@@ -11,8 +11,8 @@ import zoo
 from zoo.cli import main
 from zoo.data import digits
 from zoo.errors import InputError
-from zoo.studying.report import page, write
 from zoo.testing.isolation import own_registrations
+from zoo.training.ablation.report import page, write
 
 BLOCK = """
 import torch
@@ -68,7 +68,7 @@ def test_what_cannot_be_studied_is_a_sentence() -> None:
 
 
 def test_a_page_escapes_what_it_is_given(tmp_path: Path) -> None:
-    from zoo.studying.study import Refused, Study
+    from zoo.training.ablation.study import Refused, Study
 
     made = Study("zoo.study/1", "<b>", "macs", 2, {"a": 1}, [], [], [Refused("a", "c", "<i>")], [], 1.0)
     assert "<b>" not in page(made) and "&lt;i&gt;" in page(made)
@@ -79,7 +79,7 @@ def test_the_time_is_shared_by_the_clock_and_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A clock that a run moves: by its length, ten times as fast in the first host as was timed there."""
-    from zoo.studying import study as module
+    from zoo.training.ablation import study as module
 
     clock = [0.0]
 

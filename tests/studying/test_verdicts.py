@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from zoo.errors import InputError
-from zoo.studying.study import study
-from zoo.studying.verdicts import difference
+from zoo.training.ablation.significance import difference
+from zoo.training.ablation.study import study
 
 
 def test_the_interval_is_students() -> None:

@@ -63,7 +63,7 @@ def demo(arguments: Namespace) -> int:
 
 def _row(name: str) -> dict[str, Any]:
     from zoo import catalog, front
-    from zoo.training import evaluate
+    from zoo.training.digits import evaluate
     from zoo.weights.stats import wilson_interval
 
     entry = catalog.entry(name)

@@ -18,7 +18,7 @@ def generate(arguments: Namespace) -> int:
     from zoo.artifacts.client import is_hub
     from zoo.catalog.saved import saved_path
     from zoo.data import pydoc as text
-    from zoo.text_training import check_bytes, check_bytes_of
+    from zoo.training.pydoc import check_bytes, check_bytes_of
 
     if not is_hub(arguments.name) and saved_path(arguments.name) is None:
         check_bytes_of(front.find_spec(arguments.name))  # before a word of weights

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from zoo.display.console import complain, dump, table
-from zoo.studying.report import growth_rows, verdict_rows, write
-from zoo.studying.study import study as run
+from zoo.training.ablation.report import growth_rows, verdict_rows, write
+from zoo.training.ablation.study import study as run
 
 
 def study(arguments: Namespace) -> int:

@@ -16,7 +16,7 @@ def digits(arguments: Namespace) -> int:
     import msgspec
 
     from zoo.publish.save import save
-    from zoo.training import Recipe, manifest_of, publish, train_digits
+    from zoo.training.digits import Recipe, manifest_of, publish, train_digits
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
@@ -52,7 +52,7 @@ def text(arguments: Namespace) -> int:
     import msgspec
 
     from zoo.publish.save import save
-    from zoo.text_training import TextRecipe, publish_text, train_text
+    from zoo.training.pydoc import TextRecipe, publish_text, train_text
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
@@ -80,7 +80,7 @@ def tasks(arguments: Namespace) -> int:
 
     from zoo.catalog.local_files import block_of
     from zoo.measure.task_table import shipped
-    from zoo.task_training import fill_table, mixers, publish
+    from zoo.training.tasks import fill_table, mixers, publish
 
     if arguments.seeds < 1:
         raise InputError("train tasks", Problem("--seeds", "at least 1", str(arguments.seeds)))

@@ -46,7 +46,7 @@ def mixer_card() -> str:
                 markdown_table(columns, rows),
                 tasks,
                 REMARKS.format(spread=_spread(table), dim=table.recipe.dim, steps=table.recipe.steps),
-                f"Made by `{COMMAND}`. In code: `zoo.data.tasks.TASKS`, `zoo.task_training.train_task`, "
+                f"Made by `{COMMAND}`. In code: `zoo.data.tasks.TASKS`, `zoo.training.tasks.train_task`, "
                 "`zoo.measure.task_table.shipped`; `zoo blocks NAME` prints the row of a mixer.",
             ]
         )

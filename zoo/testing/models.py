@@ -143,7 +143,7 @@ def weights(name: str) -> None:
 
 def accuracy(name: str) -> None:
     """A figure on the digits, which everybody has, is measured again."""
-    from zoo.training import evaluate
+    from zoo.training.digits import evaluate
 
     found = [
         (m, metric) for m in front.manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")

@@ -228,7 +228,7 @@ def manifest_of(name: str, result: Result, recipe: Recipe) -> Manifest:
 
 
 def main(names: list[str]) -> None:
-    """`python -m zoo.training NAME...` trains and publishes into the package; `python -m zoo.catalog` lists the tags."""
+    """`python -m zoo.training.digits NAME...` trains and publishes into the package; `python -m zoo.catalog` lists the tags."""
     for name in names:
         result = train_digits(name)
         publish(name, result, Recipe())

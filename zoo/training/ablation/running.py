@@ -13,8 +13,8 @@ from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
 from zoo.specs.check import ImageInput
 from zoo.specs.model import Spec
-from zoo.text_training import TextRecipe, fit_text
-from zoo.training import Recipe, fit
+from zoo.training.digits import Recipe, fit
+from zoo.training.pydoc import TextRecipe, fit_text
 
 RATES = (0.5, 1.0, 2.0)
 """Learning rates that every contestant is tuned over, as multiples of the recipe's."""

@@ -13,10 +13,10 @@ from zoo.catalog.local_files import block_of
 from zoo.catalog.names import spec as find_spec
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.check import TokenInput
-from zoo.studying.lengths import Growth, growth
-from zoo.studying.matching import Budget, Fitted, call_for, cost_of, fitted, placed
-from zoo.studying.running import RATES, TUNING, Setting, measure_of, score, seconds_of, usual_length
-from zoo.studying.verdicts import difference, student
+from zoo.training.ablation.lengths import Growth, growth
+from zoo.training.ablation.matching import Budget, Fitted, call_for, cost_of, fitted, placed
+from zoo.training.ablation.running import RATES, TUNING, Setting, measure_of, score, seconds_of, usual_length
+from zoo.training.ablation.significance import difference, student
 
 KINDS = ("token_mixer", "channel_mixer", "norm", "act")
 HOSTS = ("convformer_nano", "vim_nano", "gla_nano")

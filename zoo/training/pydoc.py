@@ -18,7 +18,7 @@ from zoo import catalog
 from zoo.build.groups import param_groups
 from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
-from zoo.training import Progress, cosine_rate, follow
+from zoo.training.digits import Progress, cosine_rate, follow
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, Metric, write_manifest
 from zoo.weights.probe import make_probe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from zoo.studying.study import Study
+from zoo.training.ablation.study import Study
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

@@ -20,7 +20,7 @@ from blocks.context import Context
 from zoo.build.groups import param_groups
 from zoo.data.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
-from zoo.training import Progress, cosine_rate
+from zoo.training.digits import Progress, cosine_rate
 
 HELD_OUT_SEED = 1_000_003
 """Of the sequences that accuracy is measured on; no recipe trains with it."""
