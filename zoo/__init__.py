@@ -42,7 +42,7 @@ _HOME = {
     "list_pretrained": "zoo.catalog",
     "is_model": "zoo.catalog",
     "info": "zoo.catalog:entry",
-    "plugins": "zoo.plugging",
+    "plugins": "zoo.authoring.report",
     "study": "zoo.training.ablation.study",
     "push": "zoo.publish.upload",
     "pull": "zoo.artifacts.repository",

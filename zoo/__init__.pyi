@@ -5,6 +5,7 @@ from zoo.artifacts.lockfile import lock as lock
 from zoo.artifacts.mirrors import mirror as mirror
 from zoo.artifacts.pinning import pin as pin
 from zoo.artifacts.repository import pull as pull
+from zoo.authoring.report import plugins as plugins
 from zoo.build.backbone import Backbone as Backbone
 from zoo.build.groups import param_groups as param_groups
 from zoo.build.language import LanguageModel as LanguageModel
@@ -33,7 +34,6 @@ from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
-from zoo.plugging import plugins as plugins
 from zoo.publish.upload import push as push
 from zoo.specs.model import Spec as Spec
 from zoo.training.ablation.study import study as study

@@ -110,7 +110,7 @@ def test_a_child_runs_no_file_of_the_working_folder(tmp_path: pathlib.Path) -> N
     try:
         environment = os.environ | {"PYTHONPATH": children.search_path()}
         done = subprocess.run(
-            children.command("zoo.plugging", "block", "mlp", str(answers)),
+            children.command("zoo.authoring.report", "block", "mlp", str(answers)),
             env=environment,
             capture_output=True,
             text=True,

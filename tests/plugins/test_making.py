@@ -11,11 +11,11 @@ import torch
 
 import zoo
 from blocks import registry
+from zoo.authoring.renaming import rename
+from zoo.authoring.scaffold import new_plugin, template
 from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file
 from zoo.errors import InputError
-from zoo.renaming import rename
-from zoo.scaffold import new_plugin, template
 from zoo.specs.read import read_file
 from zoo.specs.resolve import resolve
 from zoo.testing.isolation import own_registrations

@@ -10,7 +10,7 @@ import sysconfig
 
 import pytest
 
-from zoo.scaffold import template
+from zoo.authoring.scaffold import template
 
 ROOT = pathlib.Path(__file__).parents[2]
 MIXER = """

@@ -134,7 +134,7 @@ def _said(fact: Any) -> str:
 def blocks(arguments: Namespace) -> int:
     name = arguments.name
     if name and not any(sign in name for sign in "*?["):
-        from zoo.plugging import described
+        from zoo.authoring.report import described
 
         return _describe(described(name), arguments.json)
     names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)

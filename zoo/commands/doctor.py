@@ -9,10 +9,10 @@ from argparse import Namespace
 
 import blocks
 from zoo import catalog
+from zoo.authoring.report import checked
 from zoo.catalog.collection import CORE
 from zoo.display.console import dump, table
 from zoo.errors import ProblemsError
-from zoo.plugging import checked
 
 PACKAGES = ("torch", "safetensors", "huggingface-hub", "fvcore", "msgspec", "rich", "pillow", "numpy")
 OPTIONAL = {"timm": "timm", "scikit-learn": "train"}

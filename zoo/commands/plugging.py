@@ -16,7 +16,7 @@ from zoo.errors import InputError, Problem, listed, nearest
 
 def plugins(arguments: Namespace) -> int:
     """Exit code 1 when a plugin does not work."""
-    from zoo.plugging import plugins as known
+    from zoo.authoring.report import plugins as known
 
     reports = known(check=not arguments.no_check, timeout=arguments.timeout)
     if arguments.json:
@@ -34,7 +34,7 @@ def plugins(arguments: Namespace) -> int:
 
 def index(arguments: Namespace) -> int:
     """Loads every block and builds every model of a namespace, and writes down what they are."""
-    from zoo import indexing
+    from zoo.authoring import indexing
 
     plugin = _plugin(arguments.namespace)
     done: list[str] = []
@@ -54,7 +54,7 @@ def index(arguments: Namespace) -> int:
 
 def new_plugin(arguments: Namespace) -> int:
     """Says what to type next."""
-    from zoo.scaffold import new_plugin as make
+    from zoo.authoring.scaffold import new_plugin as make
 
     made = make(arguments.namespace, arguments.out, arguments.source)
     if arguments.json:
@@ -72,7 +72,7 @@ def new_plugin(arguments: Namespace) -> int:
 
 
 def rename(arguments: Namespace) -> int:
-    from zoo.renaming import rename as carry
+    from zoo.authoring.renaming import rename as carry
 
     done = carry(arguments.old, arguments.new, arguments.folder)
     if arguments.json:

@@ -121,7 +121,7 @@ def _asked(what: str, name: str, timeout: float) -> tuple[list[bytes], str]:
         silence = subprocess.DEVNULL
         try:
             code = subprocess.run(
-                children.command("zoo.plugging", what, name, str(answers)),
+                children.command("zoo.authoring.report", what, name, str(answers)),
                 env=environment, stdin=silence, stdout=silence, stderr=silence, timeout=timeout,
             ).returncode  # fmt: skip
             late = f"its process ended with code {code}" if code else ""

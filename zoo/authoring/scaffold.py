@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from blocks import registry
 from blocks.plugins import NAMESPACE, RESERVED, owner_of
-from zoo import indexing
+from zoo.authoring import indexing
 from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file
 from zoo.errors import InputError, Problem, SpecError
@@ -82,8 +82,8 @@ def new_plugin(namespace: str, folder: str = "", source: str = "") -> Made:
 
 def template() -> pathlib.Path:
     """The folder of the template: in the wheel, or beside this package in a checkout."""
-    inside = pathlib.Path(__file__).with_name("_template")
-    return inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "plugins" / "zoo-plugin-template"
+    inside = pathlib.Path(__file__).parents[1] / "_template"
+    return inside if inside.is_dir() else pathlib.Path(__file__).parents[2] / "plugins" / "zoo-plugin-template"
 
 
 def _check(namespace: str) -> None:
@@ -138,7 +138,7 @@ def _rename_weights(package: pathlib.Path, namespace: str) -> None:
     """The template's weights are those of another name's digest: the proof that they compute the same carries them over."""
     import msgspec
 
-    from zoo.renaming import Names, prove
+    from zoo.authoring.renaming import Names, prove
     from zoo.specs.read import read_file
     from zoo.specs.resolve import resolve
     from zoo.weights.manifest import read_manifest, write_manifest
