@@ -15,9 +15,6 @@ import pytest
 import zoo
 from tests.measure.rows import FACTS, quiet
 from zoo import catalog, cli
-from zoo.choosing.find import Candidate, Figure, find, pareto_front
-from zoo.choosing.pick import Measure, Picked, pick, regret, write
-from zoo.choosing.picture import draw, layout
 from zoo.errors import InputError
 from zoo.measure import store as stores
 from zoo.measure.code import source_hash
@@ -27,6 +24,9 @@ from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.predict import Calibration, Prediction, runtime_key
 from zoo.measure.published import published
 from zoo.measure.store import Store
+from zoo.selection.find import Candidate, Figure, find, pareto_front
+from zoo.selection.pick import Measure, Picked, pick, regret, write
+from zoo.selection.plot import draw, layout
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
 MEASURED = {"starnet_s1": 10.0, "resnet50": 60.0, "mobileone_s0": 5.0}
@@ -38,7 +38,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A device on which three models are measured and three are predicted."""
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
-    monkeypatch.setattr("zoo.choosing.find.this_device", lambda: HERE)
+    monkeypatch.setattr("zoo.selection.find.this_device", lambda: HERE)
     monkeypatch.setattr("zoo.commands.choosing.this_device", lambda: HERE)
     with Store() as store:
         store.add_device(HERE)
@@ -160,7 +160,7 @@ def test_an_accuracy_at_another_size_than_that_of_the_latency_ranks_nothing() ->
 def test_fewer_bits_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = {"gla_nano": 2.1, "llama_nano": 1.9, "mamba_nano": 2.4}
     monkeypatch.setattr(
-        "zoo.choosing.find.figures",
+        "zoo.selection.find.figures",
         lambda name: [Figure("pydoc/bits_per_byte@256", bits[name], "")] if name in bits else [],
     )
     asked = {"task": "language-modeling", "metric": "pydoc/bits_per_byte"}
@@ -358,7 +358,7 @@ def test_finalists_are_tried_on_labelled_images_of_the_user(tmp_path: Path) -> N
 
 
 def test_images_without_labels_and_models_without_weights_are_not_tried(tmp_path: Path) -> None:
-    from zoo.choosing.trial import trial
+    from zoo.selection.evaluation import trial
 
     images = labelled(tmp_path)
     assert trial("starnet_s1", images) is None

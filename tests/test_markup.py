@@ -13,13 +13,13 @@ import yaml
 
 from blocks.words import LONGEST_TEXT, printable
 from zoo import catalog
-from zoo.choosing.find import Candidate, Figure
-from zoo.choosing.pick import RUN
-from zoo.choosing.picture import page
 from zoo.display import markup
 from zoo.exporting.expressions import literal
 from zoo.exporting.sources import docstring_text
 from zoo.publish import cards
+from zoo.selection.find import Candidate, Figure
+from zoo.selection.pick import RUN
+from zoo.selection.plot import page
 
 HOSTILE = [
     "<script>alert(1)</script>", "a | b | c", "[x](javascript:alert(1))", "```\n# out", "x\nlicense: mit", "a: b # c", "{evil: 1}", "'", '"', "- a",

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 import zoo
-from zoo.choosing.find import Candidate
 from zoo.display.rows import Row, Table, flat
 from zoo.measure.compare import Compared
+from zoo.selection.find import Candidate
 
 ROW = Candidate("<net>", "family", "deploy", 2_500_000, 300_000_000, 1, "MIT", "permissive", ms=1.25)
 

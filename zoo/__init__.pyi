@@ -15,8 +15,6 @@ from zoo.catalog import list_models as list_models
 from zoo.catalog import list_modules as list_modules
 from zoo.catalog import list_pretrained as list_pretrained
 from zoo.catalog.names import spec as spec
-from zoo.choosing.find import find as find
-from zoo.choosing.pick import pick as pick
 from zoo.data.transforms import transform as transform
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
@@ -35,6 +33,8 @@ from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
 from zoo.publish.upload import push as push
+from zoo.selection.find import find as find
+from zoo.selection.pick import pick as pick
 from zoo.specs.model import Spec as Spec
 from zoo.training.ablation.study import study as study
 from zoo.weights.manifest import Preprocess as Preprocess

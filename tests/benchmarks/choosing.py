@@ -6,13 +6,13 @@ import math
 import random
 
 from zoo import catalog
-from zoo.choosing.find import figure_of
-from zoo.choosing.pick import median_and_p95, regret
 from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.predict import predictions, read
 from zoo.measure.published import METRIC
 from zoo.measure.store import Store, newest
+from zoo.selection.find import figure_of
+from zoo.selection.pick import median_and_p95, regret
 
 BUDGETS = 200
 

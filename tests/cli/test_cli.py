@@ -216,8 +216,8 @@ def test_compare_names_the_nearest_before_anything_is_timed(capsys: pytest.Captu
 def test_find_offers_the_devices_whose_rows_ship(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zoo.choosing import find
     from zoo.measure.store import shipped_devices
+    from zoo.selection import find
 
     stranger = msgspec.structs.replace(shipped_devices()[0], name="A machine that nobody has seen")
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))

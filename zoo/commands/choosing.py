@@ -8,13 +8,13 @@ from collections import Counter
 import msgspec
 
 from zoo import catalog
-from zoo.choosing.find import Candidate
-from zoo.choosing.find import find as search
 from zoo.display.console import complain, count, dump, size, table
 from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.predict import calibrate_command, known_threads
 from zoo.measure.store import Store
+from zoo.selection.find import Candidate
+from zoo.selection.find import find as search
 
 
 def find(arguments: Namespace) -> int:
@@ -105,7 +105,7 @@ def _row(one: Candidate) -> list[str]:
 
 
 def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
-    from zoo.choosing.picture import draw
+    from zoo.selection.plot import draw
 
     for path in (arguments.plot, arguments.html):
         if path:
@@ -165,10 +165,10 @@ def compare(arguments: Namespace) -> int:
 def pick(arguments: Namespace) -> int:
     from pathlib import Path
 
-    from zoo.choosing.pick import pick as choose
-    from zoo.choosing.pick import report, write
     from zoo.commands.measuring import bar
     from zoo.errors import InputError, Problem
+    from zoo.selection.pick import pick as choose
+    from zoo.selection.pick import report, write
 
     images = (
         sorted(path for path in Path(arguments.images).rglob("*") if path.suffix.lower() in PICTURES)

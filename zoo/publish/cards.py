@@ -15,7 +15,6 @@ from typing import Any
 from blocks.words import printable, printable_lines
 from zoo import catalog
 from zoo.catalog.manifests import published as published_weights
-from zoo.choosing.find import Candidate, Figure, figure_of, licence_class
 from zoo.display.console import count, markdown_table
 from zoo.display.markup import fenced, flow, markdown, yaml
 from zoo.errors import InputError, Problem
@@ -24,6 +23,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
+from zoo.selection.find import Candidate, Figure, figure_of, licence_class
 from zoo.specs.tree import plain
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
@@ -305,7 +305,7 @@ def index() -> str:
 
 def overview() -> str:
     """A page with a picture and a table of all models; deploy form."""
-    from zoo.choosing.picture import page
+    from zoo.selection.plot import page
 
     rows = [row for row in _rows() if row.form == "deploy" and row.runtime.key == Runtime().key]
     device = (

@@ -233,8 +233,8 @@ def _record(model: nn.Module, manifest: Manifest, made: Made) -> dict[str, Any]:
 
 def card(spec: Spec, manifest: Manifest, where: str) -> str:
     """The README.md of a repository or folder; `where` is what `zoo.create` takes."""
-    from zoo.choosing.find import Figure
     from zoo.publish.cards import HUB_LICENCES, HUB_TASKS, model_index
+    from zoo.selection.find import Figure
 
     task = spec.family.task
     figures = [

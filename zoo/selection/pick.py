@@ -15,13 +15,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from blocks.words import printable
-from zoo.choosing.find import Candidate, find
-from zoo.choosing.trial import Trial, trial
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.predict import calibrate_command
 from zoo.measure.published import METRIC
+from zoo.selection.evaluation import Trial, trial
+from zoo.selection.find import Candidate, find
 
 REACH = 1.25
 """What is known to take up to so many times the budget is measured: the best model may be faster than it is thought to be."""

@@ -1,1 +1,0 @@
-"""Which model for a device and a budget."""
