@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import zoo
-from zoo.typed import LanguageName
+from zoo._typed import LanguageName
 
 SNIPPET = pathlib.Path(__file__).with_name("typed.py")
 ROOT = pathlib.Path(__file__).parents[2]

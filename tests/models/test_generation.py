@@ -16,10 +16,10 @@ from torch import Tensor
 import zoo
 from blocks.context import Context
 from blocks.heads.lm_head import LmHead
+from zoo.build.generation import choose
 from zoo.cli import main
 from zoo.data import pydoc as text
 from zoo.errors import InputError, SpecError
-from zoo.generation import choose
 from zoo.training.pydoc import TextRecipe, bits_per_byte, check_bytes, fit_text, publish_text
 from zoo.weights.manifest import read_manifest
 from zoo.weights.probe import check_probe

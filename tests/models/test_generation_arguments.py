@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import zoo
+from zoo.build.generation import SMALLEST, choose
 from zoo.cli import main
 from zoo.errors import InputError
-from zoo.generation import SMALLEST, choose
 from zoo.specs.scalars import plain
 
 IDS = torch.tensor([list(b"Return ")])

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 import zoo
 from blocks.context import Context
-from zoo import catalog, front
+from zoo import catalog
+from zoo import factory as front
 from zoo.data import digits
 from zoo.errors import SpecError
 from zoo.training.digits import evaluate

@@ -15,7 +15,7 @@ import torch
 
 from zoo import catalog
 from zoo.errors import ProblemsError
-from zoo.front import create
+from zoo.factory import create
 from zoo.weights.load import save_weights
 from zoo.weights.shards import is_index
 

@@ -73,7 +73,7 @@ class LanguageModel(Backbone):
 
     def stream(self, ids: Tensor, max_new_tokens: int = 64, **choice: Any) -> Iterator[Tensor]:
         """The tokens of `generate`, one column (B,) after the other, as they are chosen."""
-        from zoo.generation import stream
+        from zoo.build.generation import stream
 
         return stream(self, ids, max_new_tokens, **choice)
 
@@ -96,7 +96,7 @@ class LanguageModel(Backbone):
         be NumPy's or torch's. `attention_mask`, `eos_token_id`, `do_sample` and `num_beams=1` of other libraries are
         understood where they say the same. Raises InputError.
         """
-        from zoo.generation import generate
+        from zoo.build.generation import generate
 
         return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask, **foreign)
 

@@ -62,7 +62,8 @@ def demo(arguments: Namespace) -> int:
 
 
 def _row(name: str) -> dict[str, Any]:
-    from zoo import catalog, front
+    from zoo import catalog
+    from zoo import factory as front
     from zoo.training.digits import evaluate
     from zoo.weights.stats import wilson_interval
 
@@ -100,7 +101,8 @@ def _continued(name: str) -> dict[str, Any]:
     """What a model of bytes makes of the prompt, drawing each byte, up to the end of the line."""
     import torch
 
-    from zoo import catalog, front
+    from zoo import catalog
+    from zoo import factory as front
     from zoo.data import pydoc as text
 
     model: Any = front.create(name, pretrained=True)
@@ -113,7 +115,7 @@ def _continued(name: str) -> dict[str, Any]:
 def _swapped() -> dict[str, Any]:
     import torch
 
-    from zoo import front
+    from zoo import factory as front
     from zoo.build.builder import meta_input
     from zoo.catalog import names as naming
     from zoo.measure.macs import count_macs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from zoo import catalog, front
+from zoo import catalog
+from zoo import factory as front
 from zoo.artifacts.repository import pull as pull_repository
 from zoo.display.console import dump
 from zoo.publish.save import LicenceClass

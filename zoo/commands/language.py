@@ -14,7 +14,7 @@ def generate(arguments: Namespace) -> int:
     """Prints the prompt and what follows it, as it comes. The model reads bytes; others need a tokenizer, which is not ours."""
     import torch
 
-    from zoo import front
+    from zoo import factory as front
     from zoo.artifacts.client import is_hub
     from zoo.catalog.saved import saved_path
     from zoo.data import pydoc as text

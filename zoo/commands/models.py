@@ -11,7 +11,7 @@ from zoo.errors import InputError, Problem, ProblemsError
 
 
 def create(arguments: Namespace) -> int:
-    from zoo import front
+    from zoo import factory as front
     from zoo.cli import settings
     from zoo.measure.macs import count_macs
 
@@ -67,7 +67,7 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
 
 def export(arguments: Namespace) -> int:
     """Writes the file and says how long it is."""
-    from zoo import front
+    from zoo import factory as front
     from zoo.cli import settings
 
     model = front.create(
@@ -92,7 +92,7 @@ def predict(arguments: Namespace) -> int:
     """Classifies each file; files that are no images are named, the others still done. Exit code 1 when one failed."""
     import torch
 
-    from zoo import front
+    from zoo import factory as front
     from zoo.data.transforms import transform
 
     model = front.create(arguments.name, pretrained=True)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
-from zoo import front
+from zoo import factory as front
 from zoo.build.builder import meta_input
 from zoo.catalog.saved import described
 from zoo.cli import settings

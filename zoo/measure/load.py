@@ -149,7 +149,7 @@ def render(found: Loads) -> bytes:
 def write(collection: Collection) -> int:
     """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
     from zoo.build.builder import build
-    from zoo.front import deploy
+    from zoo.factory import deploy
 
     found = {
         spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}

@@ -183,7 +183,7 @@ def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
     if isinstance(model, nn.Module):
         like = next(model.parameters(), None)
         return (model if like is None or like.is_meta else copy.deepcopy(model).to("meta")).eval()
-    from zoo.front import create, deploy
+    from zoo.factory import create, deploy
 
     if saved_path(model) is not None:  # maps, and deploy forms, are what was saved
         return create(model, form=form, device="meta")

@@ -110,7 +110,7 @@ def write_folder(
 
 def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
-    from zoo.front import deploy
+    from zoo.factory import deploy
 
     known: Any = model
     spec = getattr(known, "spec", None)

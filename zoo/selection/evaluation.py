@@ -27,7 +27,7 @@ def trial(name: str, images: Sequence[Path]) -> Trial | None:
     """None for a model without weights at hand, and where no image lies in a folder that is called like one of its classes."""
     import torch
 
-    from zoo import front
+    from zoo import factory as front
     from zoo.data.transforms import open_image, transform
 
     usable = [manifest for manifest in front.manifests(name) if manifest.state != "listed"]

@@ -154,7 +154,7 @@ def write(picked: Picked, folder: Path) -> list[Path]:
 
     Raises InputError for a folder that holds something already.
     """
-    from zoo import front
+    from zoo import factory as front
     from zoo.data import transforms
     from zoo.exporting.expressions import literal
     from zoo.exporting.python import export_python
@@ -201,7 +201,7 @@ def report(picked: Picked) -> dict[str, Any]:
 
 
 def _labels(name: str) -> list[str]:
-    from zoo import front
+    from zoo import factory as front
 
     try:
         return front.labels(name)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import zoo
 from blocks.context import Context
-from zoo import catalog, front
+from zoo import catalog
+from zoo import factory as front
 from zoo.build.builder import meta_input
 from zoo.errors import ProblemsError
 from zoo.measure.fvcore_counts import fvcore_macs

@@ -70,7 +70,7 @@ Progress = Callable[[int, int, float], None]
 
 def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None = None) -> Result:
     """Trains the model `name` from scratch on the training scans; the same seed gives the same weights on one machine."""
-    from zoo.front import create
+    from zoo.factory import create
 
     torch.manual_seed(recipe.seed)
     return fit(create(name), recipe, progress)

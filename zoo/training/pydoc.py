@@ -56,7 +56,7 @@ def train_text(name: str, recipe: TextRecipe = TextRecipe(), progress: Progress 
 
     The same seed gives the same weights on one machine, with one number of threads and one Python.
     """
-    from zoo.front import create
+    from zoo.factory import create
 
     torch.manual_seed(recipe.seed)
     model = create(name)

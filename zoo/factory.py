@@ -17,6 +17,7 @@ from blocks.construct import forget_arguments
 from blocks.conv.conv import take_strided_pixels
 from blocks.registry import core_index, describe
 from zoo import catalog
+from zoo._typed import typed
 from zoo.artifacts.pinning import brought
 from zoo.artifacts.record import Made
 from zoo.artifacts.repository import Repository
@@ -36,7 +37,6 @@ from zoo.specs.resolve import respec, with_values
 from zoo.specs.scalars import plain
 from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
-from zoo.typed import typed
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
 from zoo.weights.envelope import open_envelope
