@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from zoo.cli import main
-from zoo.commands.completing import MODELS
+from zoo.cli.commands.completing import MODELS
 from zoo.display.console import dump, guarded, table
 from zoo.system import children
 

@@ -161,7 +161,7 @@ def test_a_width_is_rounded_but_never_below_nine_tenths(width: int, scale: float
 
 
 def test_every_value_knows_where_it_came_from() -> None:
-    from zoo.commands.specs import _find
+    from zoo.cli.commands.specs import _find
 
     spec = net("b", settings={"dims": [8, 24]})
     assert _find(spec, ("dims", 1)) == (24, ("--set", "dims.1"))

@@ -108,7 +108,7 @@ def test_the_time_is_shared_by_the_clock_and_told(
 
 
 def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    from zoo.commands.studying import _tell
+    from zoo.cli.commands.studying import _tell
 
     _tell(10, "pooling in vim_nano: run 1 of 5", 0.25)
     _tell(10, "done", 1.0)

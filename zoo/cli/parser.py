@@ -518,7 +518,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             for path in parsed.files:
                 load_file(path)
         module, _, function = parsed.handler.partition(":")
-        code: int = getattr(importlib.import_module(f"zoo.commands.{module}"), function)(parsed)
+        code: int = getattr(importlib.import_module(f"zoo.cli.commands.{module}"), function)(parsed)
         return code
     except ProblemsError as error:
         if getattr(parsed, "json", False):

@@ -114,7 +114,7 @@ def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
 
 
 def calibrate(arguments: Namespace) -> int:
-    from zoo.commands.measuring import bar
+    from zoo.cli.commands.measuring import bar
     from zoo.measure.calibrate import calibrate as learn
 
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
@@ -165,7 +165,7 @@ def compare(arguments: Namespace) -> int:
 def pick(arguments: Namespace) -> int:
     from pathlib import Path
 
-    from zoo.commands.measuring import bar
+    from zoo.cli.commands.measuring import bar
     from zoo.errors import InputError, Problem
     from zoo.selection.pick import pick as choose
     from zoo.selection.pick import report, write
