@@ -23,7 +23,7 @@ from tests.fuzz import Result, Target, accept_spec, command, fuzz
 from zoo import catalog
 from zoo.cli import settings
 from zoo.errors import Problem, SpecError
-from zoo.weights.pattern import PatternError
+from zoo.weights.key_patterns import PatternError
 from zoo.weights.rules import read_rule
 
 SHARES = {"spec": 0.15, "index": 0.3, "metadata": 0.25, "rules": 0.2, "settings": 0.1}

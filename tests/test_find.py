@@ -17,12 +17,12 @@ from tests.measure.rows import FACTS, quiet
 from zoo import catalog, cli
 from zoo.errors import InputError
 from zoo.measure import store as stores
-from zoo.measure.code import source_hash
 from zoo.measure.coverage import Errors
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.predict import Calibration, Prediction, runtime_key
 from zoo.measure.published import published
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
 from zoo.selection.find import Candidate, Figure, find, pareto_front
 from zoo.selection.pick import Measure, Picked, pick, regret, write

@@ -39,10 +39,10 @@ from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.convert import KeyRules
-from zoo.weights.envelope import open_envelope
 from zoo.weights.load import expected_header, load_state, put_tensors
 from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint, read_published
+from zoo.weights.unwrap import open_envelope
 from zoo.weights.wrappers import below_prefix, opened, plain_name, unwrapped, without_prefix
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from blocks.moe.moe import Moe
 from blocks.moe.relu_router import ReluRouter
 from blocks.moe.topk_router import BIAS_STEP, TopkRouter
 from blocks.primitives.norms import BatchNorm
-from zoo.testing.subjects import Subject
+from zoo.testing.block_cases import Subject
 from zoo.weights.load import load_state
 
 LOW = [torch.bfloat16, torch.float16]

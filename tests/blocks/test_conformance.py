@@ -8,10 +8,10 @@ import pathlib
 import pytest
 
 import blocks
+from zoo.testing.block_cases import Subject
 from zoo.testing.conformance import CHECKS
 from zoo.testing.headers import GOLDEN, read
-from zoo.testing.subjects import Subject
-from zoo.testing.verdicts import ConformanceFailure, NotApplicable
+from zoo.testing.outcomes import ConformanceFailure, NotApplicable
 
 HEADERS = read(pathlib.Path(__file__).parents[2] / GOLDEN)
 CORE = [name for name in blocks.list_blocks() if "/" not in name]

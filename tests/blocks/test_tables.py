@@ -13,7 +13,7 @@ import blocks
 import zoo
 from blocks.attention.window_attention import HIDDEN, border, distances
 from blocks.tables import Table
-from zoo.testing.subjects import Subject
+from zoo.testing.block_cases import Subject
 
 
 def model_of(block: str) -> torch.nn.Module:

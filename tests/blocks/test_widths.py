@@ -17,7 +17,7 @@ from blocks.linear_attention.retention import Retention
 from blocks.mlp.mlp import Mlp
 from blocks.slots import Place
 from zoo.errors import SpecError
-from zoo.testing.subjects import Subject
+from zoo.testing.block_cases import Subject
 
 MIXERS = [
     name for kind in ("token_mixer", "channel_mixer") for name in blocks.list_blocks(kind=kind) if "/" not in name

@@ -10,7 +10,7 @@ import torch
 import blocks
 from zoo.build.init import initialise
 from zoo.specs.check import Init
-from zoo.testing.subjects import Subject
+from zoo.testing.block_cases import Subject
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.list_blocks() if "/" not in name])

@@ -175,7 +175,7 @@ def terminal_escapes():
 
 @fault("M12", "medium", "a key rule looks at a name of any length in bounded time", seconds=30)
 def long_names():
-    from zoo.weights.pattern import compile_patterns
+    from zoo.weights.key_patterns import compile_patterns
 
     start = time.process_time()
     compile_patterns(["{a}a{b*}a"], ["{a}a{b*}a"])[0][0].match("a" * 20_000 + "!")

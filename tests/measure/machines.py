@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zoo import catalog
-from zoo.measure.law import Subject
+from zoo.measure.latency_model import Subject
 from zoo.measure.load import NOMINAL, loads, nominal_ms
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.measure.coverage import checked
 from zoo.measure.design import GLANCE, explored
-from zoo.measure.law import Law, Seen, Subject
+from zoo.measure.latency_model import Law, Seen, Subject
 
 BUILDING = 2.0
 """Seconds for a model to be built and its part in a process's start."""

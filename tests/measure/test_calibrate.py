@@ -20,9 +20,9 @@ from zoo.measure import calibrate as module
 from zoo.measure import store as stores
 from zoo.measure.bench import Progress, glance, jobs_for
 from zoo.measure.calibrate import Pace, calibrate, predict, time_pieces
-from zoo.measure.code import source_hash
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
 from zoo.measure.worker import Job
 from zoo.specs.model import Spec

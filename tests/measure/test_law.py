@@ -18,9 +18,9 @@ from zoo.build.builder import build
 from zoo.measure.coverage import checked
 from zoo.measure.design import GLANCE, chosen, explored
 from zoo.measure.latency import Runtime
-from zoo.measure.law import Law, Seen, Subject
+from zoo.measure.latency_model import Law, Seen, Subject
 from zoo.measure.load import Load, batched, load_of, loads
-from zoo.measure.pieces import piece_times, pieces
+from zoo.measure.segments import piece_times, pieces
 from zoo.measure.store import shipped_rows
 from zoo.measure.worker import Job, example, prepared
 

@@ -18,12 +18,12 @@ from tests.models.thin import thin, with_zeros
 from zoo import catalog, cli
 from zoo.build.builder import build, meta_input
 from zoo.measure.fvcore_counts import fvcore_macs
+from zoo.measure.op_counter import EXACT, FLOP_CLASSES
 from zoo.measure.profile import Profile, profile
 from zoo.measure.profiles import cost_of, costs
 from zoo.measure.published import agrees, published
-from zoo.measure.work import EXACT, FLOP_CLASSES
+from zoo.testing.block_cases import Subject
 from zoo.testing.counting import counts
-from zoo.testing.subjects import Subject
 
 ENTRIES = catalog.entries().values()
 FIRST = [min((e for e in ENTRIES if e.family == family), key=lambda e: e.params).name for family in zoo.list_modules()]

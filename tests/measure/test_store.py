@@ -19,9 +19,9 @@ from tests.measure.rows import FACTS, hammer, quiet, row, sample
 from zoo.errors import InputError
 from zoo.measure import store as module
 from zoo.measure.device import Device, Fingerprint, recognise, same_machine
-from zoo.measure.judging import device_problems
 from zoo.measure.latency import Runtime, compose
 from zoo.measure.predict import read, runtime_key
+from zoo.measure.row_checks import device_problems
 from zoo.measure.store import MIGRATIONS, Store, export_rows, import_rows, newest, read_rows
 
 DEVICE = Device("cpu", "Xeon(R) Processor", "GenuineIntel", "avx2", 2, 23.5, True, Fingerprint(200.0, 20.0, 0.5))

@@ -18,7 +18,7 @@ from zoo import catalog
 from zoo._timm import import_timm
 from zoo.catalog import collection
 from zoo.errors import InputError, WeightsError
-from zoo.measure.work import EXACT
+from zoo.measure.op_counter import EXACT
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "plugins" / "zoo-timm"

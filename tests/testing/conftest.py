@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import blocks
+from zoo.testing.block_cases import Subject
 from zoo.testing.isolation import own_registrations
-from zoo.testing.subjects import Subject
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import blocks
 from blocks.chain import run
 from blocks.places import refuse_places
 from zoo.testing.conformance import check_block, check_file, run_check
-from zoo.testing.verdicts import FAILED, NOT_APPLICABLE, OK, Result
+from zoo.testing.outcomes import FAILED, NOT_APPLICABLE, OK, Result
 
 
 class Mixes(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import blocks
+from zoo.testing.block_cases import example, perturbed, tensors
 from zoo.testing.conformance import check_block
-from zoo.testing.subjects import example, perturbed, tensors
-from zoo.testing.verdicts import FAILED, OK
+from zoo.testing.outcomes import FAILED, OK
 
 
 class Halves(nn.Module):

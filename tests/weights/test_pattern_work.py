@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from zoo.weights.pattern import LONGEST, Pattern, PatternError, compile_patterns
+from zoo.weights.key_patterns import LONGEST, Pattern, PatternError, compile_patterns
 
 
 def compiled(text: str) -> Pattern:

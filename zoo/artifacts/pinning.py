@@ -33,10 +33,10 @@ from zoo.catalog.manifests import manifests, published
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.specs.model import Spec
 from zoo.system import children
+from zoo.weights.errors import BytesError, TensorsError, refuse_file
 from zoo.weights.header import check_header, read_header
 from zoo.weights.manifest import Manifest
 from zoo.weights.manifest_rules import path_fault
-from zoo.weights.refusals import BytesError, TensorsError, refuse_file
 from zoo.weights.shards import files_of, is_index
 from zoo.weights.verify import verify
 

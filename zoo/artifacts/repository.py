@@ -16,9 +16,9 @@ from zoo.artifacts.record import RECORD, WEIGHTS, Made, read_record
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
+from zoo.weights.errors import BytesError
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import opened
-from zoo.weights.refusals import BytesError
 from zoo.weights.verify import sha256_of, verify
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.artifacts.lockfile import File
 from zoo.errors import InputError, Problem
 from zoo.system.folders import data_path
-from zoo.weights.refusals import refuse_file
+from zoo.weights.errors import refuse_file
 from zoo.weights.verify import sha256_of
 
 

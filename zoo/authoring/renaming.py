@@ -19,7 +19,7 @@ from zoo.build.builder import build, meta_input
 from zoo.build.init import materialise
 from zoo.catalog.collection import Collection
 from zoo.errors import InputError, Problem
-from zoo.measure.code import source_hash
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import SHIPPED, Store, export_rows, read_rows
 from zoo.specs.check import TokenInput
 from zoo.specs.model import Spec

@@ -23,9 +23,9 @@ from zoo import __version__
 from zoo.catalog.names import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
-from zoo.measure.code import source_hash
 from zoo.measure.device import this_device
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.specs.model import Spec

@@ -25,15 +25,15 @@ from zoo.errors import InputError, Problem
 from zoo.factory import deploy
 from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads
-from zoo.measure.code import source_hash
 from zoo.measure.coverage import Errors, checked
 from zoo.measure.design import GLANCE, Look, explored
 from zoo.measure.device import this_device
 from zoo.measure.latency import MAX_WALL_CPU, MIN_PROCESSES, Latency, Runtime
-from zoo.measure.law import Law, Seen, Subject, deviations
+from zoo.measure.latency_model import Law, Seen, Subject, deviations
 from zoo.measure.load import batched, load_of, loads
-from zoo.measure.pieces import piece_times, pieces
 from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
+from zoo.measure.segments import piece_times, pieces
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
 from zoo.measure.worker import ANCHOR, Job, example, prepared
 

@@ -11,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np
 
-    from zoo.measure.law import Law
+    from zoo.measure.latency_model import Law
 
 LEAST = 3
 """Families that must be measured here before anything is claimed."""

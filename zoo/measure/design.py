@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from zoo.measure.law import Law, Seen, Subject, deviations
+from zoo.measure.latency_model import Law, Seen, Subject, deviations
 
 if TYPE_CHECKING:
     import numpy as np

@@ -95,7 +95,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
     from torch.utils.flop_counter import flop_registry
 
     from zoo.build.builder import meta_input
-    from zoo.measure.work import Composites, Work
+    from zoo.measure.op_counter import Composites, Work
 
     aten = torch.ops.aten
 

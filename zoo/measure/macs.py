@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoo.build.builder import meta_input
-from zoo.measure.work import EXACT, Work, modules_open
+from zoo.measure.op_counter import EXACT, Work, modules_open
 
 
 class Macs(NamedTuple):

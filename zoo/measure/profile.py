@@ -22,7 +22,7 @@ from zoo.catalog.names import spec as find_spec
 from zoo.catalog.saved import saved_path
 from zoo.display.console import count
 from zoo.display.rows import Row, html_table
-from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
+from zoo.measure.op_counter import EXACT, FLOP_CLASSES, Work, modules_open
 
 Form = Literal["train", "deploy"]
 

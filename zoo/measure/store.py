@@ -26,8 +26,8 @@ from blocks.words import printable
 from zoo.catalog.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.measure.device import Device
-from zoo.measure.judging import device_problems, is_past, row_problems
 from zoo.measure.latency import Latency, Sample
+from zoo.measure.row_checks import device_problems, is_past, row_problems
 from zoo.system.folders import data_folder, write_whole
 
 log = logging.getLogger("zoo")

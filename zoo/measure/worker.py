@@ -87,7 +87,7 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
     import zoo
     from blocks.packing import pack
     from zoo.catalog.external import is_opaque
-    from zoo.measure.pieces import fill
+    from zoo.measure.segments import fill
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)

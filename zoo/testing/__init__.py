@@ -4,6 +4,6 @@
     for result in check_file("my_block.py"):
         print(result.block, result.check, result.outcome, result.sentence)
 
-A subject (zoo.testing.subjects) is built from the schema of a block alone; zoo.testing.checks holds what is asked of all
-blocks, zoo.testing.promises what a block says of itself (abilities, folding).
+A subject (zoo.testing.block_cases) is built from the schema of a block alone; zoo.testing.checks holds what is asked of all
+blocks, zoo.testing.ability_checks what a block says of itself (abilities, folding).
 """

@@ -14,8 +14,8 @@ from blocks.calls import fill_call
 from blocks.chain import channels
 from blocks.context import Context
 from blocks.schema import Issue
-from zoo.testing.subjects import BATCH, NUM_CLASSES, Subject, perturbed
-from zoo.testing.verdicts import ConformanceFailure, NotApplicable, require, require_close, require_equal
+from zoo.testing.block_cases import BATCH, NUM_CLASSES, Subject, perturbed
+from zoo.testing.outcomes import ConformanceFailure, NotApplicable, require, require_close, require_equal
 
 KEEP_SHAPE = ("token_mixer", "channel_mixer", "norm", "act", "view")
 CHANGE_SIZE = ("stem", "downsample", "pool", "whole")

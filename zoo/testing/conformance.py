@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 
 from blocks.errors import BlockError
 from zoo.catalog.local_files import load_file
-from zoo.testing import checks, counting, promises
-from zoo.testing.subjects import Subject
-from zoo.testing.verdicts import FAILED, NOT_APPLICABLE, OK, ConformanceFailure, NotApplicable, Result
+from zoo.testing import ability_checks as promises
+from zoo.testing import checks, counting
+from zoo.testing.block_cases import Subject
+from zoo.testing.outcomes import FAILED, NOT_APPLICABLE, OK, ConformanceFailure, NotApplicable, Result
 
 Check = Callable[[Subject], None]
 

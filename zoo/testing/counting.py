@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from zoo.measure.fvcore_counts import fvcore_macs
-from zoo.measure.work import EXACT, FLOP_CLASSES, Work, modules_open
-from zoo.testing.subjects import Subject
-from zoo.testing.verdicts import NotApplicable, require
+from zoo.measure.op_counter import EXACT, FLOP_CLASSES, Work, modules_open
+from zoo.testing.block_cases import Subject
+from zoo.testing.outcomes import NotApplicable, require
 
 
 def macs(subject: Subject) -> None:

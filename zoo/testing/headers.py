@@ -10,8 +10,8 @@ import pathlib
 import sys
 
 from blocks.registry import core_index
+from zoo.testing.block_cases import Subject
 from zoo.testing.checks import header
-from zoo.testing.subjects import Subject
 
 GOLDEN = pathlib.Path("tests/golden/block_headers.json")
 Headers = dict[str, dict[str, list[int]]]

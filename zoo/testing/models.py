@@ -18,11 +18,11 @@ from zoo import factory as front
 from zoo.build.builder import meta_input
 from zoo.errors import ProblemsError
 from zoo.measure.fvcore_counts import fvcore_macs
+from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
 from zoo.measure.profiles import cost_of, costs
-from zoo.measure.work import EXACT
 from zoo.specs.check import TokenInput
-from zoo.testing.verdicts import (
+from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
     OK,

@@ -83,8 +83,8 @@ class _Check(pytest.Item):
 
     def runtest(self) -> None:
         from zoo.testing import conformance, models
-        from zoo.testing.subjects import Subject
-        from zoo.testing.verdicts import FAILED, NOT_APPLICABLE
+        from zoo.testing.block_cases import Subject
+        from zoo.testing.outcomes import FAILED, NOT_APPLICABLE
 
         if self.of == "block":
             result = conformance.run_check(Subject(self.subject), self.check)

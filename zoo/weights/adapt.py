@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import Problem, nearest
+from zoo.weights.errors import TensorsError
 from zoo.weights.header import form
-from zoo.weights.refusals import TensorsError
 
 Action = Literal["kept", "resampled", "summed", "repeated", "dropped", "new"]
 Shape = tuple[int, ...]

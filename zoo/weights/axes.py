@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from zoo.weights.pattern import PatternError
+from zoo.weights.key_patterns import PatternError
 
 SIDE = re.compile(r"\s*((?:1|[a-z][a-z0-9_]*)(?:\s+(?:1|[a-z][a-z0-9_]*))*)?\s*")
 

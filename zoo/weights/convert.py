@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from zoo.errors import Problem, SpecError, listed, nearest
-from zoo.weights.envelope import open_envelope
+from zoo.weights.errors import TensorsError
+from zoo.weights.key_patterns import PatternError
 from zoo.weights.operations import bit_equal
-from zoo.weights.pattern import PatternError
-from zoo.weights.refusals import TensorsError
 from zoo.weights.rules import Group, Ignore, Move, Rule, Tie, read_rule
+from zoo.weights.unwrap import open_envelope
 
 ENVELOPE_KEYS = ("rules", "unwrap", "strip_prefix")
 

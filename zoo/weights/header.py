@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from zoo.errors import Problem, WeightsError, nearest
-from zoo.weights.refusals import TensorsError, refuse_file
+from zoo.weights.errors import TensorsError, refuse_file
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 100_000

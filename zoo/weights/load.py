@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from blocks.accumulators import accumulators_of, wide
 from zoo.errors import Problem, WeightsError, listed
 from zoo.system.folders import replacing
+from zoo.weights.errors import TensorsError, refuse_file
 from zoo.weights.header import TensorInfo, as_weights_error, differences, form, read_header
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import opened
 from zoo.weights.operations import bit_equal
 from zoo.weights.plain import overlaps, strange_entries
-from zoo.weights.refusals import TensorsError, refuse_file
 from zoo.weights.wrappers import plain_name, unwrapped
 
 Expected = dict[str, tuple[tuple[int, ...], torch.dtype]]

@@ -12,8 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from zoo.artifacts.lockfile import allow, locked_only
+from zoo.weights.errors import refuse_file
 from zoo.weights.manifest import Manifest
-from zoo.weights.refusals import refuse_file
 from zoo.weights.verify import policy, settle, sha256_of_open, unchanged, verify_open, way_out
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.weights.axes import Axes
-from zoo.weights.pattern import PatternError
+from zoo.weights.key_patterns import PatternError
 
 Shapes = Sequence[Sequence[int]]
 

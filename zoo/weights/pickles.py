@@ -19,8 +19,8 @@ from typing import IO, Any, ClassVar, NamedTuple
 import torch
 
 from zoo.errors import Problem
+from zoo.weights.errors import BytesError, TensorsError, refuse_file
 from zoo.weights.header import MAX_RANK, MAX_TENSORS
-from zoo.weights.refusals import BytesError, TensorsError, refuse_file
 
 MAX_PICKLE_BYTES = 2**25
 MOST_SHARING = 64

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import Problem
+from zoo.weights.errors import TensorsError
 from zoo.weights.manifest import Probe
-from zoo.weights.refusals import TensorsError
 
 KEPT_LOGITS = 16
 

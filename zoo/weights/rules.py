@@ -22,8 +22,8 @@ import torch
 from zoo.errors import listed, nearest
 from zoo.weights.axes import Axes
 from zoo.weights.header import DTYPES
+from zoo.weights.key_patterns import Pattern, PatternError, Values, compile_patterns
 from zoo.weights.operations import Cat, Operation, Rename, Split, Stack, Unstack
-from zoo.weights.pattern import Pattern, PatternError, Values, compile_patterns
 
 MEMBERS = {  # the member that gives an operation its name -> (required members, optional members)
     "split": ({"from", "split"}, set()),

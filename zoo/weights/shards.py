@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 
+from zoo.weights.errors import refuse_file
 from zoo.weights.header import MAX_HEADER_BYTES, MAX_TENSORS
 from zoo.weights.manifest_rules import path_fault
-from zoo.weights.refusals import refuse_file
 
 INDEX = ".safetensors.index.json"
 MAX_FILES = 1_000

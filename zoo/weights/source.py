@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from zoo.errors import Problem, listed
+from zoo.weights.errors import TensorsError, refuse_file
 from zoo.weights.header import as_weights_error
 from zoo.weights.load import read_tensors
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import expanded, opened
 from zoo.weights.pickles import check_pickle, refuse_pickle
-from zoo.weights.refusals import TensorsError, refuse_file
 from zoo.weights.shards import INDEX, is_index, places
 from zoo.weights.verify import verify
 

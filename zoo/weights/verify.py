@@ -22,8 +22,8 @@ from pathlib import Path
 from blocks.foreign import foreign
 from zoo.errors import Problem, WeightsError, nearest
 from zoo.system.folders import replacing
+from zoo.weights.errors import BytesError, refuse_file
 from zoo.weights.manifest import Manifest
-from zoo.weights.refusals import BytesError, refuse_file
 
 POLICIES = ("always", "once", "never")
 CLOCK_GRAIN_NS = 50_000_000  # file times move in steps of up to 10 ms: a file as young as this could change unseen

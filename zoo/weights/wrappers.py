@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import Problem, WeightsError
-from zoo.weights.envelope import DEEPEST
-from zoo.weights.refusals import TensorsError
+from zoo.weights.errors import TensorsError
+from zoo.weights.unwrap import DEEPEST
 
 ENVELOPES = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state", "model",

@@ -11,7 +11,7 @@ import torch
 from zoo._timm import import_timm
 from zoo.catalog import Entry
 from zoo.errors import ProblemsError
-from zoo.measure.work import EXACT, Work, modules_open
+from zoo.measure.op_counter import EXACT, Work, modules_open
 
 INDEX = pathlib.Path(__file__).with_name("models") / "index.json"
 

@@ -14,9 +14,9 @@ from zoo.catalog.saved import described
 from zoo.cli import settings
 from zoo.display.console import dump, size, table
 from zoo.measure.fvcore_counts import fvcore_macs
+from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import BlockCost, Profile
 from zoo.measure.profile import profile as measured
-from zoo.measure.work import EXACT
 
 
 def profile(arguments: Namespace) -> int:

@@ -15,7 +15,7 @@ from blocks.construct import construct
 from blocks.context import Context
 from blocks.slots import Place
 from zoo.measure.clock import on_threads
-from zoo.measure.work import Work
+from zoo.measure.op_counter import Work
 
 LENGTHS = (256, 1024, 4096)
 ROUNDS = 5

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from zoo.errors import Problem, listed
+from zoo.weights.errors import TensorsError
 from zoo.weights.plain import strange_entries
-from zoo.weights.refusals import TensorsError
 
 DEEPEST = 8
 """Envelopes one in the other. A mapping may hold itself, and then there is no end to them."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from blocks.chain import per_channel
 from blocks.context import Context
 from blocks.folding import fuse
+from zoo.testing.block_cases import BATCH, DIM, FROM_PIXELS, Subject
 from zoo.testing.checks import require_shape
-from zoo.testing.subjects import BATCH, DIM, FROM_PIXELS, Subject
-from zoo.testing.verdicts import (
+from zoo.testing.outcomes import (
     ConformanceFailure,
     NotApplicable,
     relative_error,
