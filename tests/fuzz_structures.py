@@ -27,7 +27,8 @@ from safetensors.torch import save
 import tests.fuzz as plain
 from tests.fuzz import Target, command, fuzz
 from zoo.artifacts.client import Reference
-from zoo.artifacts.lockfile import Lock, lock, read_lock
+from zoo.artifacts.lock import lock
+from zoo.artifacts.lockfile import Lock, read_lock
 from zoo.artifacts.record import read_record
 from zoo.measure.store import Store, read_rows, shipped_devices, shipped_rows
 from zoo.weights.load import read_tensors

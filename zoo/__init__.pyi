@@ -1,37 +1,37 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
 from zoo.artifacts.audits import audit as audit
-from zoo.artifacts.lockfile import lock as lock
-from zoo.artifacts.mirrors import mirror as mirror
+from zoo.artifacts.lock import lock as lock
+from zoo.artifacts.make_mirror import mirror as mirror
 from zoo.artifacts.pinning import pin as pin
 from zoo.artifacts.repository import pull as pull
 from zoo.authoring.report import plugins as plugins
 from zoo.build.backbone import Backbone as Backbone
+from zoo.build.deploy import deploy as deploy
 from zoo.build.groups import param_groups as param_groups
 from zoo.build.language import LanguageModel as LanguageModel
 from zoo.catalog import entry
 from zoo.catalog import is_model as is_model
-from zoo.catalog import list_models as list_models
-from zoo.catalog import list_modules as list_modules
-from zoo.catalog import list_pretrained as list_pretrained
+from zoo.catalog.labels import labels as labels
+from zoo.catalog.listing import list_models as list_models
+from zoo.catalog.listing import list_modules as list_modules
+from zoo.catalog.listing import list_pretrained as list_pretrained
 from zoo.catalog.names import spec as spec
 from zoo.data.transforms import transform as transform
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
+from zoo.exporting.export import export as export
 from zoo.factory import create as create
-from zoo.factory import deploy as deploy
-from zoo.factory import export as export
-from zoo.factory import labels as labels
 from zoo.factory import load as load
-from zoo.factory import predict as predict
-from zoo.factory import save as save
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
+from zoo.measure.calibrate import predict as predict
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
+from zoo.publish.save import save as save
 from zoo.publish.upload import push as push
 from zoo.selection.find import find as find
 from zoo.selection.pick import pick as pick

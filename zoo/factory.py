@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +22,9 @@ from zoo.artifacts.record import Made
 from zoo.artifacts.repository import Repository
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
+from zoo.build.deploy import deploy, packed
 from zoo.build.init import initialise, materialise
 from zoo.catalog.external import Opaque, is_opaque, refuse_edits
-from zoo.catalog.external import deploy as deploy_opaque
 from zoo.catalog.manifests import manifests
 from zoo.catalog.names import Model, is_file
 from zoo.catalog.names import spec as find_spec
@@ -46,8 +45,7 @@ from zoo.weights.unwrap import open_envelope
 from zoo.weights.wrappers import below_prefix, opened, plain_name, unwrapped, without_prefix
 
 if TYPE_CHECKING:
-    from zoo.measure.latency import Runtime
-    from zoo.measure.predict import Prediction
+    pass
 
 MAX_PARAMS = 4_000_000_000
 
@@ -160,7 +158,7 @@ def create(
     if isinstance(wanted.tree["input"], dict) and wanted.tree["input"].get("kind") == "image" and str(device) != "meta":
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if made.form == "deploy":
-        return _packed(built)
+        return packed(built)
     return deploy(built) if form == "deploy" else built
 
 
@@ -209,29 +207,6 @@ def _prefixes(model: Any, word: str) -> tuple[str, ...]:
     """Names that begin so belong to the first, or to the last, layer: as the model says in its `pretrained_cfg`."""
     told = getattr(model, "pretrained_cfg", {}).get(word) or ()
     return tuple(f"{path}." for path in ([told] if isinstance(told, str) else told))
-
-
-def deploy(model: nn.Module) -> Any:
-    """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
-
-    On a CPU its layers keep their weights in the layout of the kernels and compute activations inside them, which takes memory
-    for a second copy of the weights at the first call. An input of another shape takes the ordinary way, and from its second call
-    in a row its own layout: the two agree up to rounding.
-    """
-    from blocks.folding import fuse
-
-    return _packed(deploy_opaque(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model))
-
-
-def _packed(fused: nn.Module) -> Any:
-    """A deploy form in the memory layout of its device's kernels; as it is on meta."""
-    from blocks.packing import pack
-
-    like = next(fused.parameters(), None)
-    if like is None or like.is_meta:
-        return fused
-    fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return pack(fused) if like.device.type == "cpu" and like.dtype == torch.float32 else fused
 
 
 def _deployed_as_saved(model: Backbone, published: Spec, wanted: Spec, features_only: bool) -> Backbone:
@@ -551,19 +526,6 @@ def _fill_new(model: Backbone, spec: Spec, fitted: dict[str, Tensor], report: Ad
     put_tensors(model, {name: values[name] for name in new})
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, labels: Sequence[str] | None = None) -> None:
-    """Writes a model so that `zoo.create(path)` makes it again, whole or not at all: weights, spec, pre-processing, names of classes.
-
-    path: `mine.safetensors`, one file with all that in its metadata (any library reads its tensors), or a folder, `mine`, as a repository
-    of the Hub holds it: `zoo.json`, `model.safetensors` and a card. labels: the names of the classes, in the order of the logits;
-    without them those that came with the weights. Models without a head, of feature maps, and in the deploy form come back as such.
-    A module that no spec describes, or that was changed by hand, is written as tensors alone. Raises InputError and WeightsError.
-    """
-    from zoo.publish.save import save as write
-
-    write(model, path, labels)
-
-
 def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
     """Copies a checkpoint (path or mapping) into a model, strictly, and returns it. Raises WeightsError.
 
@@ -582,61 +544,3 @@ def load(model: Backbone, weights: Weights, source: str = "zoo") -> Backbone:
             own[name].copy_(tensor)
     put_tensors(net, own)
     return model
-
-
-def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -> Prediction:
-    """The latency of a model: `zoo.predict_latency` under its older name.
-
-    Pictures are classified by `zoo predict NAME IMAGE` on the command line, and in Python by `model(zoo.transform(model)(picture))`.
-    Raises InputError for what is no form, and as `zoo.predict_latency` does.
-    """
-    from zoo.measure.calibrate import predict as predict_latency
-
-    if form not in ("train", "deploy"):
-        step = "model(zoo.transform(model)(picture)) classifies pictures; zoo.predict predicts latencies"
-        raise InputError("predict", Problem("form", "`train` or `deploy`", f"`{form}`"[:80], next=step))
-    return predict_latency(model, form, runtime)
-
-
-def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:
-    """The names of the classes, in the order of the logits.
-
-    They come with the weights; for a model of 1,000 classes without weights they are ImageNet's, as timm tells them.
-    Raises InputError when nobody knows them.
-    """
-    if isinstance(model, (str, os.PathLike)):
-        saved = described(model)
-        known, spec = ([saved.manifest], saved.spec) if saved else (_named_manifests(model), find_spec(model))
-    else:
-        known, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
-    named = next((manifest.labels for manifest in known if len(manifest.labels) == spec.num_classes), ())
-    if named:
-        return list(named)
-    if spec.num_classes == 1000:
-        from zoo._timm import import_timm
-
-        info = import_timm().data.ImageNetInfo()
-        return [info.index_to_description(index) for index in range(1000)]
-    found = f"a model of {spec.num_classes} classes without weights that name them"
-    step = "zoo.save(model, path, labels=[...]) writes them beside the weights"
-    raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found, next=step))
-
-
-def _named_manifests(model: str | os.PathLike[str]) -> list[Manifest]:
-    """Those of a name in the catalogue; none of a spec file."""
-    return manifests(str(model)) if not is_file(os.fspath(model)) else []
-
-
-def export(
-    model: Backbone | str, path: str | os.PathLike[str], to: str = "python", form: str = "train", force: bool = False
-) -> Path:
-    """Writes a model as a file that stands alone: `python`, one readable source file that needs torch alone.
-
-    A name is created first, in the `form` asked for. Returns the path. Raises InputError for a file that is there already,
-    unless `force`, and for another format.
-    """
-    from zoo.exporting.python import export_python
-
-    if to != "python":
-        raise InputError("export", Problem("to", "`python`", f"`{to}`", nearest(to, ["python"])))
-    return export_python(create(model, device="meta", form=form) if isinstance(model, str) else model, path, force)

@@ -6,11 +6,11 @@ import math
 import random
 
 from zoo import catalog
-from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.predict import predictions, read
 from zoo.measure.published import METRIC
 from zoo.measure.store import Store, newest
+from zoo.measure.this_device import this_device
 from zoo.selection.find import figure_of
 from zoo.selection.pick import median_and_p95, regret
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import zoo
 from tests.benchmarks.harness import Comparison, compare
-from zoo.build.builder import meta_input
+from zoo.build.inputs import meta_input
 
 IMAGES = ["activator_nano", "vit_tiny_patch16_224", "gmlp_ti16_224", "mobilenetv4_conv_small"]
 TOKENS = ["llama_nano", "mamba2_nano", "rwkv7_nano", "llama_smollm2_135m"]

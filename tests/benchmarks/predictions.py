@@ -11,12 +11,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from zoo import catalog
+from zoo.catalog.listing import list_models
 from zoo.measure.bench import jobs_for, run
 from zoo.measure.calibrate import calibrate
-from zoo.measure.device import Device, this_device
+from zoo.measure.device import Device
 from zoo.measure.latency import Latency, Runtime
 from zoo.measure.load import loads
 from zoo.measure.predict import Calibration, Prediction
+from zoo.measure.this_device import this_device
 from zoo.measure.worker import free_memory
 
 FORM = "deploy"
@@ -51,7 +53,7 @@ def report(minutes: float, models: int, families: int, threads: int = 1) -> list
         f"{len(clean)} clean of {len(rows)} measured models of {len({catalog.entry(row.model).family for row, _ in clean})} families "
         f"that are not in the fit: median error {np.median(off):.1%}, 95th percentile {np.quantile(off, 0.95):.1%}, "
         f"{np.mean(kept) if kept else np.nan:.0%} inside the ranges that should hold 90 %; "
-        f"{_predicted(made)} of {2 * len(catalog.list_models())} model forms have a prediction with a range",
+        f"{_predicted(made)} of {2 * len(list_models())} model forms have a prediction with a range",
     ]
 
 

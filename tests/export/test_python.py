@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 import blocks.ops
 import zoo
 from zoo import catalog
+from zoo.catalog.listing import list_models
 from zoo.errors import InputError
 from zoo.exporting.expressions import literal
 from zoo.exporting.python import export_python, python_name, python_text
 
-NANO = catalog.list_models("*_nano")
+NANO = list_models("*_nano")
 FIRST = [
     next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
 ]

@@ -10,22 +10,23 @@ import torch
 import zoo
 from tests.models.thin import thin
 from zoo import catalog
+from zoo.catalog.listing import list_models
 
-NANO = [name for name in catalog.list_models("*_nano")]
+NANO = [name for name in list_models("*_nano")]
 FIRST = [
     next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
 ]
-BROKEN = {name for name in catalog.list_models(task="language-modeling") if "core/moe@1" in catalog.entry(name).blocks}
+BROKEN = {name for name in list_models(task="language-modeling") if "core/moe@1" in catalog.entry(name).blocks}
 """Of these every layer is a graph of its own, and compiling them takes seconds: `moe_vit_nano` stands for them."""
 SEEN = {catalog.entry(name).family for name in NANO}
 ALONE = [name for name in FIRST if catalog.entry(name).family not in SEEN and catalog.entry(name).params < 8_000_000]
 SMALL = sorted({*NANO, *ALONE} - BROKEN)
 HUGE = 4_000_000_000
 """Parameters beyond which `create` asks whether that is meant."""
-REST = [name for name in catalog.list_models() if name not in SMALL and catalog.entry(name).params < HUGE]
+REST = [name for name in list_models() if name not in SMALL and catalog.entry(name).params < HUGE]
 LARGE = 60_000_000
 """Parameters from which on a model is taken with fewer layers: the blocks and widths are its own."""
-ROUTED = {name for name in catalog.list_models() if "core/moe@1" in catalog.entry(name).blocks}
+ROUTED = {name for name in list_models() if "core/moe@1" in catalog.entry(name).blocks}
 """Expert dispatch depends on the data: it breaks a compiled graph; an exported one holds the masked dense sum."""
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 import zoo
 from zoo import catalog
+from zoo.catalog.listing import list_models
 
-NANO = catalog.list_models("*_nano")
+NANO = list_models("*_nano")
 
 
 def held(model: nn.Module) -> list[weakref.ref[Any]]:

@@ -10,9 +10,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 import zoo
-from zoo import catalog
+from zoo.catalog.listing import list_models
 
-IMAGES = [name for name in catalog.list_models("*_nano") if "/" not in name and zoo.spec(name).num_classes == 10]
+IMAGES = [name for name in list_models("*_nano") if "/" not in name and zoo.spec(name).num_classes == 10]
 LARGER = ["deit_tiny_patch16_224", "efficientvit_m0", "poolformer_s12"]
 
 

@@ -21,7 +21,7 @@ from tests.measure.rows import FACTS, sample
 from zoo import cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
-from zoo.measure import device, store, worker
+from zoo.measure import store, this_device, worker
 from zoo.measure.bench import Progress, jobs_for, run, usual_anchor
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import compose
@@ -322,42 +322,44 @@ def _samples(folder: Path) -> int:
 
 
 def test_this_machine_is_entered_once(held: Store) -> None:
-    device.this_device.cache_clear()
-    first = device.this_device()
-    device.this_device.cache_clear()
-    assert device.this_device().id == first.id and held.devices() == [first]
-    device.this_device.cache_clear()
+    this_device.this_device.cache_clear()
+    first = this_device.this_device()
+    this_device.this_device.cache_clear()
+    assert this_device.this_device().id == first.id and held.devices() == [first]
+    this_device.this_device.cache_clear()
 
 
 def test_between_two_starts_of_the_system_a_machine_becomes_no_other(
     held: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = ["one"]
-    monkeypatch.setattr(device, "_start_of_system", lambda: started[0])
+    monkeypatch.setattr(this_device, "_start_of_system", lambda: started[0])
     speeds = iter([Fingerprint(100.0, 10.0, 1.0), *[Fingerprint(40.0, 2.0, 3.0)] * 2])  # the second on a busy day
-    monkeypatch.setattr(device, "identify", lambda kind: msgspec.structs.replace(HERE, fingerprint=next(speeds)))
-    device.this_device.cache_clear()
-    first = device.this_device()
-    device.this_device.cache_clear()
-    assert device.this_device() == first
+    monkeypatch.setattr(this_device, "identify", lambda kind: msgspec.structs.replace(HERE, fingerprint=next(speeds)))
+    this_device.this_device.cache_clear()
+    first = this_device.this_device()
+    this_device.this_device.cache_clear()
+    assert this_device.this_device() == first
     started[0] = "two"
-    device.this_device.cache_clear()
-    assert device.this_device() != first
-    device.this_device.cache_clear()
+    this_device.this_device.cache_clear()
+    assert this_device.this_device() != first
+    this_device.this_device.cache_clear()
 
 
 def test_a_machine_first_seen_on_a_busy_day_turns_out_to_be_the_one_that_is_known(
     held: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_start_of_system", lambda: "one")
+    monkeypatch.setattr(this_device, "_start_of_system", lambda: "one")
     speeds = iter([40.0, 45.0, 30.0, 95.0])
     monkeypatch.setattr(
-        device, "identify", lambda kind: msgspec.structs.replace(HERE, fingerprint=Fingerprint(next(speeds), 10.0, 1.0))
+        this_device,
+        "identify",
+        lambda kind: msgspec.structs.replace(HERE, fingerprint=Fingerprint(next(speeds), 10.0, 1.0)),
     )
     held.add_device(HERE)
     seen = []
     for _ in range(4):  # the first process measures twice, the last not at all
-        device.this_device.cache_clear()
-        seen.append(device.this_device().fingerprint.gemm_gflops)
-    device.this_device.cache_clear()
+        this_device.this_device.cache_clear()
+        seen.append(this_device.this_device().fingerprint.gemm_gflops)
+    this_device.this_device.cache_clear()
     assert seen == [40.0, 40.0, 100.0, 100.0]

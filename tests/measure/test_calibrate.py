@@ -14,6 +14,7 @@ import torch
 from tests.measure.machines import machine, subjects
 from tests.measure.rows import FACTS, sample
 from zoo import catalog, cli
+from zoo.catalog.listing import list_models
 from zoo.catalog.names import spec
 from zoo.errors import InputError
 from zoo.measure import calibrate as module
@@ -216,7 +217,7 @@ def test_the_command_says_what_was_measured_and_how_far_off_strangers_are(capsys
     assert cli.main(["calibrate", "--minutes", "0.0001"]) == 0
     told = capsys.readouterr().out
     assert (
-        f"{len(catalog.list_models())} models predicted from" in told
+        f"{len(list_models())} models predicted from" in told
         and "models of families left out of the fit: median" in told
     )
 

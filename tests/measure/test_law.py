@@ -15,6 +15,7 @@ from tests.measure.machines import Machine, machine, subjects
 from tests.measure.simulated import Outcome, simulate
 from zoo import catalog
 from zoo.build.builder import build
+from zoo.catalog.published import published_spec
 from zoo.measure.coverage import checked
 from zoo.measure.design import GLANCE, chosen, explored
 from zoo.measure.latency import Runtime
@@ -157,7 +158,7 @@ def test_a_machine_with_a_cache_makes_large_models_slower_than_small_ones_say() 
 @pytest.mark.parametrize("name", ["starnet_nano", "vim_nano", "llama_nano", "moe_vit_nano"])
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_shipped_loads_are_those_that_are_counted(name: str, form: str) -> None:
-    net = build(catalog.published_spec(name))
+    net = build(published_spec(name))
     counted = load_of(zoo.deploy(net) if form == "deploy" else net)
     for kind, amount in msgspec.structs.asdict(counted).items():
         rough = kind in ("elements", "moved", "operations", "views", "normalised")  # they follow torch's decompositions
@@ -177,7 +178,7 @@ def test_more_inputs_are_more_work_and_not_more_weights() -> None:
 @pytest.mark.parametrize("name", ["starnet_nano", "vim_nano", "mambavision_nano", "efficientvim_nano", "moe_vit_nano"])
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_pieces_hold_all_weights_and_are_timed_in_passes_of_the_whole_net(name: str, form: str) -> None:
-    net = build(catalog.published_spec(name))
+    net = build(published_spec(name))
     net = zoo.deploy(net) if form == "deploy" else net
     found = list(pieces(net))
     assert sum(piece.weight_bytes for piece in found if piece.call.__name__ != "_exit") == sum(
@@ -191,7 +192,7 @@ def test_pieces_hold_all_weights_and_are_timed_in_passes_of_the_whole_net(name: 
 
 
 def test_equal_layers_are_one_piece_whatever_net_they_stand_in() -> None:
-    small, large = (list(pieces(build(catalog.published_spec(name)))) for name in ("convnext_tiny", "convnext_small"))
+    small, large = (list(pieces(build(published_spec(name)))) for name in ("convnext_tiny", "convnext_small"))
     assert {piece.key for piece in small} == {piece.key for piece in large}
     assert len({piece.key for piece in small}) < len(small) < len(large)
 

@@ -16,7 +16,9 @@ import blocks.ops
 import zoo
 from tests.models.thin import thin, with_zeros
 from zoo import catalog, cli
-from zoo.build.builder import build, meta_input
+from zoo.build.builder import build
+from zoo.build.inputs import meta_input
+from zoo.catalog.published import published_spec
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT, FLOP_CLASSES
 from zoo.measure.profile import Profile, profile
@@ -38,7 +40,7 @@ def check_counts(name: str, form: Any) -> None:
     assert {kind: found.analytic[kind] for kind in EXACT} == found.by_class
     assert [found.analytic[kind] for kind in FLOP_CLASSES] == [found.scan_flops, found.fft_flops]
     assert found.complete, found.uncounted
-    net = build(catalog.published_spec(name))
+    net = build(published_spec(name))
     net = zoo.deploy(net) if form == "deploy" else net
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(meta_input(net.spec))

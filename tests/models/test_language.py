@@ -14,7 +14,7 @@ from torch import Tensor
 import zoo
 from blocks.context import Context
 from tests.models.parity import GOLDEN, KEYED
-from zoo import catalog
+from zoo.catalog.listing import list_models
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "model_mamba": ("mamba_nano", {"dims": [32], "depths": [2], "**.<mamba>.state_dim": 8}),
@@ -127,7 +127,7 @@ def test_the_rules_lead_back_to_the_checkpoint(case: Case) -> None:
     assert all(torch.equal(exported[key], case.weights[key]) for key in written)
 
 
-NANO = catalog.list_models("*_nano", task="language-modeling")
+NANO = list_models("*_nano", task="language-modeling")
 
 
 @pytest.fixture(scope="module", params=NANO)

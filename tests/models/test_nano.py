@@ -9,15 +9,15 @@ from torch.nn import functional as F
 
 import zoo
 from blocks.context import Context
-from zoo import catalog
-from zoo import factory as front
+from zoo.catalog.listing import list_models
+from zoo.catalog.manifests import manifests
 from zoo.data import digits
 from zoo.errors import SpecError
 from zoo.training.digits import evaluate
 from zoo.weights.probe import check_probe
 
 NANO = ["unireplknet_nano", "linear_vit_nano", "vim_nano", "moe_vit_nano", "gmlp_nano"]
-TRAINED = catalog.list_models(pretrained=True, task="image-classification")
+TRAINED = list_models(pretrained=True, task="image-classification")
 MIXERS = [
     "dilated_reparam_conv",
     "linear_attention",
@@ -41,7 +41,7 @@ def test_every_nano_model_ships_weights() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_weights_prove_themselves(name: str) -> None:
-    manifest = front.manifests(name)[0]
+    manifest = manifests(name)[0]
     assert manifest.size_bytes is not None
     assert manifest.size_bytes <= 1_000_000
     check_probe(zoo.create(name, pretrained=True), manifest.probe, name)
@@ -49,7 +49,7 @@ def test_the_weights_prove_themselves(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_published_accuracy_is_measured_again(name: str) -> None:
-    metric = front.manifests(name)[0].metrics["digits/top1@32"]
+    metric = manifests(name)[0].metrics["digits/top1@32"]
     correct, n = evaluate(zoo.create(name, pretrained=True))
     assert n == metric.n
     assert abs(correct - metric.correct) <= 1  # rounding of another machine may turn one

@@ -16,7 +16,6 @@ from blocks import plugins
 from tests.plugins.conftest import Run
 from zoo import catalog
 from zoo._timm import import_timm
-from zoo.catalog import collection
 from zoo.errors import InputError, WeightsError
 from zoo.measure.op_counter import EXACT
 
@@ -49,10 +48,10 @@ def installed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{PACKAGE}:{ROOT}")  # for processes that this one starts
     monkeypatch.delenv("ZOO_PLUGINS", raising=False)
-    collection.forget()
+    catalog.forget()
     yield
     monkeypatch.undo()
-    collection.forget()
+    catalog.forget()
 
 
 def lived_in(model: nn.Module) -> nn.Module:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo import catalog
 from zoo.catalog import names as naming
+from zoo.catalog.listing import list_models
 from zoo.errors import SpecError
 from zoo.specs.json_schema import export
 from zoo.specs.model import Spec
@@ -104,7 +104,7 @@ def test_the_net_that_is_changed_is_good() -> None:
     assert SCHEMA.is_valid(TREE)
 
 
-@pytest.mark.parametrize("name", catalog.list_models())
+@pytest.mark.parametrize("name", list_models())
 def test_a_published_spec_written_and_read_again_is_the_same(name: str) -> None:
     check(naming.spec(name))
 

@@ -17,13 +17,13 @@ from torch import Tensor
 import zoo
 from tests.models.parity import FAMILIES, GOLDEN
 from tests.models.test_language import CASES
-from zoo import catalog
+from zoo.catalog.listing import list_models
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import Expected, expected_header
 from zoo.weights.operations import bit_equal
 from zoo.weights.rules import Ignore, Rule, Tie
 
-MODELS = {zoo.spec(name).family.name: name for name in catalog.list_models() if "/" not in name}
+MODELS = {zoo.spec(name).family.name: name for name in list_models() if "/" not in name}
 RULE_SETS = [(family, source) for family, name in MODELS.items() for source in zoo.spec(name).keys]
 
 

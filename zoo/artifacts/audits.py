@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from blocks import plugins
 from zoo.artifacts import lockfile as locks
 from zoo.artifacts.inventory import Item, inventory
+from zoo.artifacts.lock import lock
 from zoo.errors import InputError, Problem, listed, nearest
 
 FORMATS = ("cyclonedx",)
@@ -39,7 +40,7 @@ def bill_of_materials(findings: list[Finding], form: str = "cyclonedx") -> dict[
     Raises InputError for another form."""
     if form not in FORMATS:
         raise InputError("audit", Problem("sbom", listed(list(FORMATS)), f"`{form}`", nearest(form, FORMATS)))
-    licences = {entry.name: entry for entry in [*locks.lock(path=None), *locks.entries().values()]}
+    licences = {entry.name: entry for entry in [*lock(path=None), *locks.entries().values()]}
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -30,6 +30,7 @@ from zoo.artifacts.download import download
 from zoo.artifacts.lockfile import File, Locked
 from zoo.catalog.external import Opaque, is_opaque
 from zoo.catalog.manifests import manifests, published
+from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
 from zoo.specs.model import Spec
 from zoo.system import children
@@ -237,7 +238,7 @@ def spec_of(manifest: Manifest) -> Spec:
     """What the weights are for; where the code of a plugin builds it, with the classes that these weights have."""
     if is_opaque(manifest.model):
         return Opaque(manifest.model, tag=manifest.tag)
-    return catalog.published_spec(manifest.model)
+    return published_spec(manifest.model)
 
 
 def _prove(manifest: Manifest, path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from zoo.artifacts import mirrors
 from zoo.artifacts.lockfile import File
 from zoo.errors import InputError, Problem
 from zoo.system.folders import data_path
@@ -41,15 +42,11 @@ def take(path: Path) -> File:
 
 def has(file: File) -> bool:
     """Whether the bytes are here, now that the mirror was asked. Raises InputError for a mirror that fails."""
-    from zoo.artifacts import mirrors
-
     return place(file).exists() or mirrors.ask(file, place(file))
 
 
 def obtain(file: File, subject: str, next: str = "") -> Path:
     """The bytes, from the store or from the mirror. Raises WeightsError where neither has them, InputError for a mirror that fails."""
-    from zoo.artifacts import mirrors
-
     if has(file):
         return place(file)
     where = f"sha256 {file.sha256}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from blocks.registry import INDEX_OF_PLUGIN, get, info_of
-from zoo import catalog
+from zoo.authoring.core_index import render
 from zoo.catalog.collection import Collection
 
 
@@ -21,7 +21,7 @@ def rendered(package: Path, blocks: Iterable[str], collection: Collection | None
             msgspec.json.format(msgspec.json.encode(infos, order="sorted"), indent=1) + b"\n"
         )
     if collection is not None and any(collection.folder.glob("*.toml")):
-        files[collection.index_file] = catalog.render(collection)
+        files[collection.index_file] = render(collection)
     return files
 
 

@@ -15,8 +15,9 @@ import msgspec
 import torch
 
 from blocks import registry
-from zoo.build.builder import build, meta_input
+from zoo.build.builder import build
 from zoo.build.init import materialise
+from zoo.build.inputs import meta_input
 from zoo.catalog.collection import Collection
 from zoo.errors import InputError, Problem
 from zoo.measure.source_hash import source_hash

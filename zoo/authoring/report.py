@@ -20,6 +20,7 @@ from blocks.registry import BlockInfo
 from blocks.words import raised
 from zoo import catalog
 from zoo.catalog.collection import namespace_of
+from zoo.catalog.published import published_spec
 from zoo.errors import BlockError, Problem, ProblemsError
 from zoo.system import children
 
@@ -182,7 +183,7 @@ def _describe(identity: str, answers: pathlib.Path) -> None:
 
 
 def _read(entry: catalog.Entry) -> None:
-    digest = catalog.published_spec(entry.name).digest
+    digest = published_spec(entry.name).digest
     if digest != entry.digest:
         raise ValueError(
             f"its spec has the digest {digest[:12]}, and the index says {entry.digest[:12]}; next: zoo index {namespace_of(entry.name)}"

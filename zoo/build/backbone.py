@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,14 @@ from blocks.chain import Chain, channels, run
 from blocks.context import Context
 from blocks.errors import SizeError
 from blocks.places import check_places, has_places
+from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
+from zoo.build.inputs import meta_input
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
 from zoo.specs.model import Spec
+from zoo.specs.sizes import fixed_blocks
 
 
 def in_memory_order(x: Tensor) -> Tensor:
@@ -80,6 +83,8 @@ class Backbone(nn.Module):
     """
 
     out_indices: tuple[int, ...] | None = None
+    rebuild: Callable[[Spec], Backbone]
+    """Builds a spec anew on meta; `zoo.build.builder.build`, which leaves itself here."""
     pretrained: Any = None
 
     def __init__(
@@ -117,9 +122,7 @@ class Backbone(nn.Module):
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """Input, normalisation and the names of first and last layer, under timm's keys."""
-        from zoo.build.config import pretrained_cfg
-
-        return pretrained_cfg(self)
+        return config.pretrained_cfg(self)
 
     default_cfg = pretrained_cfg
 
@@ -159,8 +162,6 @@ class Backbone(nn.Module):
         """The refusal of a block in terms of the picture, with the ways out."""
         if x.ndim != 4:
             return refusal
-        from zoo.specs.sizes import fixed_blocks
-
         size = getattr(self.spec.input, "size", 0)
         rows, columns = (size, size) if isinstance(size, int) else size
         met = f"({x.shape[2]}, {x.shape[3]})"
@@ -264,9 +265,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def feature_rows(self) -> list[dict[str, Any]]:
         """One row per level: `num_chs`, `reduction` (input size over feature size), `module`. Runs a copy on meta."""
-        from zoo.build.builder import build, meta_input
-
-        probe, twin = meta_input(self.spec), build(self.spec)
+        probe, twin = meta_input(self.spec), self.rebuild(self.spec)
         side, reduction, names = probe.shape[-1], 1, twin.level_names()
         rows = []
         for i, y in enumerate(twin._levels(probe, range(twin.num_levels), None)[1]):
@@ -290,23 +289,17 @@ class Backbone(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Another number of classes (0 for none), drawn anew; `global_pool` as in `create`. The rest of the head stays."""
-        from zoo.build.surgery import reset_classifier
-
-        reset_classifier(self, num_classes, global_pool)
+        surgery.reset_classifier(self, num_classes, global_pool)
 
     def set_input_size(self, img_size: int | Sequence[int]) -> None:
         """Images of another size: position tables and the like are resampled, everything else stays."""
-        from zoo.build.surgery import set_input_size
-
-        set_input_size(self, img_size)
+        surgery.set_input_size(self, img_size)
 
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Removes what lies behind the last of these levels, in place; returns the levels. See `forward_intermediates`."""
-        from zoo.build.surgery import prune
-
-        return prune(self, indices, prune_norm, prune_head)
+        return surgery.prune(self, indices, prune_norm, prune_head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keeps no activations inside layers for the backward pass; they are computed again there, and running statistics move once."""
@@ -317,12 +310,8 @@ class Backbone(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are never decayed: tables of positions, decays of recurrences and the like."""
-        from zoo.build.groups import no_weight_decay
-
-        return no_weight_decay(self)
+        return groups.no_weight_decay(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that group parameters by depth, in timm's form; `coarse` by stage instead of by layer."""
-        from zoo.build.groups import group_matcher
-
-        return group_matcher(coarse)
+        return groups.group_matcher(coarse)

@@ -16,14 +16,12 @@ from blocks.errors import BlockError, Problem
 from blocks.primitives.norms import BatchNorm
 from blocks.slots import Place
 from zoo.build.backbone import Backbone, Stage
+from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
 from zoo.catalog.external import Opaque
 from zoo.errors import SpecError
 from zoo.specs.check import ImageInput, TokenInput
 from zoo.specs.model import Spec
-
-DEFAULT_LENGTH = 128
-"""Tokens in a trial run of a model that takes any number of them."""
 
 
 def build(spec: Spec) -> Backbone:
@@ -37,21 +35,8 @@ def build(spec: Spec) -> Backbone:
         model = _Builder(spec, problems).build()
     if problems:
         raise SpecError(spec.name, problems)
+    model.rebuild = build
     return model.eval()
-
-
-def meta_input(spec: Spec, batch: int = 1) -> Tensor:
-    """An input of the spec's form, on meta: images, or token ids."""
-    if isinstance(spec.input, TokenInput):
-        return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
-    return torch.empty(batch, spec.input.channels, *input_size(spec.input), device="meta")
-
-
-def input_size(form: ImageInput | TokenInput) -> tuple[int, ...]:
-    """(H, W) of the images, or (L,) of the token sequences, that a model is made for."""
-    if isinstance(form, TokenInput):
-        return (form.length or DEFAULT_LENGTH,)
-    return (form.size, form.size) if isinstance(form.size, int) else (form.size[0], form.size[1])
 
 
 def check(spec: Spec) -> Backbone:

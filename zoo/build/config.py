@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.build.builder import build, meta_input
+from zoo.build.inputs import meta_input
+from zoo.data.transforms import preprocess_of
 from zoo.specs.check import TokenInput
 
 
@@ -16,8 +17,6 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
 
     Of a model that reads tokens only what is not of images.
     """
-    from zoo.data.transforms import preprocess_of
-
     manifest = model.pretrained
     about = {
         "architecture": model.spec.name,
@@ -64,7 +63,7 @@ def _first_conv(model: nn.Module) -> str | None:
 @torch.no_grad()
 def _pool_size(model: Any) -> tuple[tuple[int, ...] | None, bool]:
     """Rows and columns before the head, None when tokens stand there; and whether the model refuses images of another size."""
-    twin, image = build(model.spec), meta_input(model.spec)
+    twin, image = model.rebuild(model.spec), meta_input(model.spec)
     features = twin.forward_features(image)
     pool_size = tuple(features.shape[2:]) if features.ndim == 4 else None
     try:

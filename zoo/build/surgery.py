@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from torch import Tensor, nn
 
-from zoo.build.builder import build
 from zoo.build.init import initialise
 from zoo.build.levels import Indices, chosen_levels
 from zoo.errors import InputError, Problem
@@ -29,7 +28,7 @@ def reset_classifier(model: Any, num_classes: int, global_pool: str | None = Non
     spec = with_values(model.spec, **values)
     head = None
     if global_pool != "":
-        before, twin = build(model.spec), build(spec)
+        before, twin = model.rebuild(model.spec), model.rebuild(spec)
         _refuse_changed("reset_classifier", model, _depths(model) == _depths(before))
         _refuse_changed("reset_classifier", model, model.head is None or _names(model.head) == _names(before.head))
         head = twin.head
@@ -52,7 +51,7 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     img_size = plain(img_size)
     size = img_size if isinstance(img_size, int) else list(img_size)
     spec = with_values(model.spec, input={"size": size})
-    twin = build(spec)
+    twin = model.rebuild(spec)
     twin.head = twin.head if model.head is not None else None
     _refuse_changed("set_input_size", model, _names(model) == _names(twin))
     _fit(twin, model)

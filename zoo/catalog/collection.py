@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from blocks import plugins
-from blocks.registry import forget_plugins
 
 Read = TypeVar("Read")
 
@@ -92,12 +91,3 @@ def collections() -> dict[str, Collection]:
 def namespace_of(name: str) -> str:
     """`acme` of `acme/shiftnet_nano`; "" for a core model."""
     return name.rpartition("/")[0]
-
-
-def forget() -> None:
-    """Reads installed distributions and their data anew at the next question."""
-    from zoo import catalog
-
-    forget_plugins()
-    collections.cache_clear()
-    catalog.entries.cache_clear()

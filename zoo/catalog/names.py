@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo import catalog
 from zoo.catalog.external import Opaque, is_opaque, refuse_edits
+from zoo.catalog.published import published_spec
 from zoo.catalog.saved import open_saved, saved_path
 from zoo.errors import Problem, SpecError, listed
 from zoo.specs.model import Spec
@@ -51,7 +52,7 @@ def spec(
     if is_opaque(text):
         refuse_edits(text, {"overrides": overrides, "settings": settings})
         return Opaque(catalog.entry(text).name)
-    return catalog.published_spec(text, overrides, settings)
+    return published_spec(text, overrides, settings)
 
 
 def is_file(text: str) -> bool:

@@ -23,10 +23,10 @@ from zoo import __version__
 from zoo.catalog.names import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
-from zoo.measure.device import this_device
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
+from zoo.measure.this_device import this_device
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.specs.model import Spec
 from zoo.system import children
@@ -191,7 +191,7 @@ def _answers(plan: Plan) -> Iterator[Answer]:
 
 
 def _row(job: Job, samples: list[Sample], store: Store) -> Latency:
-    from zoo.build.builder import meta_input
+    from zoo.build.inputs import meta_input
 
     spec, device = _spec(job.model), this_device(job.device).id
     facts = {

@@ -19,15 +19,15 @@ import torch
 
 from zoo import __version__, catalog
 from zoo.build.builder import build
+from zoo.build.deploy import deploy
+from zoo.catalog.listing import list_models
 from zoo.catalog.names import Model
 from zoo.catalog.names import spec as find_spec
 from zoo.errors import InputError, Problem
-from zoo.factory import deploy
 from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.coverage import Errors, checked
 from zoo.measure.design import GLANCE, Look, explored
-from zoo.measure.device import this_device
 from zoo.measure.latency import MAX_WALL_CPU, MIN_PROCESSES, Latency, Runtime
 from zoo.measure.latency_model import Law, Seen, Subject, deviations
 from zoo.measure.load import batched, load_of, loads
@@ -35,6 +35,7 @@ from zoo.measure.predict import Calibration, Prediction, calibrate_command, know
 from zoo.measure.segments import piece_times, pieces
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
+from zoo.measure.this_device import this_device
 from zoo.measure.worker import ANCHOR, Job, example, prepared
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def calibrate(
     untimed: names of models that are predicted and not measured, for those who want to see how well.
     """
     runtime = runtime or Runtime()
-    names = [name for name in models or catalog.list_models() if catalog.entry(name).file]  # the others are code alone
+    names = [name for name in models or list_models() if catalog.entry(name).file]  # the others are code alone
     asked = [subject for name in names for subject in _subjects(name, runtime)]
     device, end = this_device().id, time.monotonic() + 60 * minutes
     with Store() as store:
@@ -73,7 +74,7 @@ def calibrate(
         made = Calibration(
             device=device, runtime=runtime_key(runtime), torch=str(torch.__version__), version=__version__,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), errors=errors,
-            models=_predictions(law, asked, errors) if here else {}, fitted=[name for name in catalog.list_models() if catalog.entry(name).digest in here],
+            models=_predictions(law, asked, errors) if here else {}, fitted=[name for name in list_models() if catalog.entry(name).digest in here],
         )  # fmt: skip
         store.set_calibration(device, made.runtime, msgspec.json.encode(made))
     return made
@@ -81,7 +82,14 @@ def calibrate(
 
 def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -> Prediction:
     """The latency of any spec on this machine. Of one that is not in the catalogue, pieces that were never timed are timed now, if it
-    fits into memory; otherwise what it computes must do. Raises InputError without a calibration."""
+    fits into memory; otherwise what it computes must do. Raises InputError without a calibration, and for what is no form.
+
+    `zoo.predict` is its older name. Pictures are classified by `zoo predict NAME IMAGE` on the command line, and in Python by
+    `model(zoo.transform(model)(picture))`.
+    """
+    if form not in ("train", "deploy"):
+        step = "model(zoo.transform(model)(picture)) classifies pictures; zoo.predict predicts latencies"
+        raise InputError("predict", Problem("form", "`train` or `deploy`", f"`{form}`"[:80], next=step))
     runtime = runtime or Runtime()
     spec, device = find_spec(model), this_device().id
     with Store() as store:
@@ -140,7 +148,7 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
 
     Where no other device was measured with as many threads, their rows of the nearest number count.
     """
-    subjects = {(one.digest, one.form): one for name in catalog.list_models() for one in _subjects(name, runtime)}
+    subjects = {(one.digest, one.form): one for name in list_models() for one in _subjects(name, runtime)}
     alike = [
         row
         for row in store.rows()

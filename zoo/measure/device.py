@@ -6,7 +6,6 @@ call themselves the same are told apart by it, and one machine is known again on
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -89,7 +88,7 @@ def _cpu() -> Device:
         name=_field(text, "model name") or platform.processor() or platform.machine(),
         vendor=_field(text, "vendor_id") or platform.machine(),
         isa=next((isa for isa in ISA if isa in flags), platform.machine()),
-        cores=_cores(),
+        cores=cores(),
         memory_gb=_memory_gb(),
         virtualised="hypervisor" in flags,
         fingerprint=_fingerprint("cpu"),
@@ -101,7 +100,7 @@ def _field(text: str, name: str) -> str:
     return match[1].strip() if match else ""
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -182,40 +181,3 @@ def _word(name: str) -> str:
 
 
 DULL = {"intel", "amd", "nvidia", "apple", "processor", "cpu", "core", "genuine", "arm", "tesla", "geforce", "gpu"}
-
-
-@functools.cache
-def this_device(kind: Literal["cpu", "cuda"] = "cpu") -> Device:
-    """This machine as the store knows it; a new one is entered there.
-
-    It is measured at the first call after a start of the system and remembered until the next: meanwhile it becomes no other,
-    and on a busy day might look like one. Where that was such a day, and a faster machine is known that is like this one, it is
-    measured again by each process until it turns out to be that one.
-    """
-    from zoo.measure.store import Store
-
-    start = _start_of_system() if kind == "cpu" else ""
-    with Store() as store:
-        known = {device.id: device for device in store.devices()}
-        device = known.get(store.recall(start)) or recognise(identify(kind), known.values())
-        if faster := [other for other in known.values() if _is_faster(other, device)]:
-            found = recognise(identify(kind), faster)
-            device = found if found in faster else device
-        store.add_device(device)
-        store.remember(start, device.id)
-    return device
-
-
-def _is_faster(other: Device, device: Device) -> bool:
-    """Whether all but its speed says that it is the same machine."""
-    pace = other.fingerprint.gemm_gflops / device.fingerprint.gemm_gflops
-    return other.facts == device.facts and pace > 1 and not same_machine(other, device)
-
-
-def _start_of_system() -> str:
-    """A word for this start of this system, with what is known of it without measuring; "" where the system has none."""
-    try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-    return f"{start} {_cores()}"

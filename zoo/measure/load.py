@@ -14,6 +14,7 @@ import msgspec
 
 from zoo import catalog
 from zoo.catalog.collection import CORE, Collection, collections
+from zoo.catalog.published import specs_in
 from zoo.measure.profiles import costs
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
     import torch
     from torch.utils.flop_counter import flop_registry
 
-    from zoo.build.builder import meta_input
+    from zoo.build.inputs import meta_input
     from zoo.measure.op_counter import Composites, Work
 
     aten = torch.ops.aten
@@ -149,11 +150,11 @@ def render(found: Loads) -> bytes:
 def write(collection: Collection) -> int:
     """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
     from zoo.build.builder import build
-    from zoo.factory import deploy
+    from zoo.build.deploy import deploy
 
     found = {
         spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}
-        for _, spec in sorted(catalog.specs_in(collection), key=lambda pair: pair[1].name)
+        for _, spec in sorted(specs_in(collection), key=lambda pair: pair[1].name)
     }
     collection.data.mkdir(exist_ok=True)
     (collection.data / LOADS).write_bytes(render(found))

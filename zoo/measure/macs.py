@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from zoo.build.builder import meta_input
+from zoo.build.inputs import meta_input
 from zoo.measure.op_counter import EXACT, Work, modules_open
 
 

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blocks.moe.routing import shape_of
-from zoo.build.builder import build, meta_input
+from zoo.build.builder import build
+from zoo.build.deploy import deploy
+from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
 from zoo.catalog.names import Model
 from zoo.catalog.names import spec as find_spec
 from zoo.catalog.saved import saved_path
 from zoo.display.console import count
 from zoo.display.rows import Row, html_table
+from zoo.factory import create
 from zoo.measure.op_counter import EXACT, FLOP_CLASSES, Work, modules_open
 
 Form = Literal["train", "deploy"]
@@ -183,8 +186,6 @@ def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
     if isinstance(model, nn.Module):
         like = next(model.parameters(), None)
         return (model if like is None or like.is_meta else copy.deepcopy(model).to("meta")).eval()
-    from zoo.factory import create, deploy
-
     if saved_path(model) is not None:  # maps, and deploy forms, are what was saved
         return create(model, form=form, device="meta")
     net = build(find_spec(model))

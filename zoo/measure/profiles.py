@@ -13,6 +13,7 @@ import msgspec
 
 from zoo import catalog
 from zoo.catalog.collection import CORE, Collection, collections, read_data
+from zoo.catalog.published import specs_in
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
@@ -75,7 +76,7 @@ def render(costs: Costs) -> bytes:
 def write(collection: Collection) -> int:
     """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
     order = [collection.short(name) for name in catalog.entries()]
-    specs = {spec.name: spec for _, spec in catalog.specs_in(collection)}
+    specs = {spec.name: spec for _, spec in specs_in(collection)}
     names = sorted(specs, key=lambda name: order.index(name) if name in order else len(order))
     found = {name: {form: cost_of(specs[name], form) for form in ("train", "deploy")} for name in names}
     collection.data.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from zoo.build.backbone import Backbone
-from zoo.build.builder import meta_input
+from zoo.build.inputs import meta_input
 from zoo.measure.clock import measure
 
 Call = Callable[[nn.Module, Tensor, Context | None, Any], Any]

@@ -120,7 +120,7 @@ def _check_room(model: nn.Module, device: str, copies: int) -> None:
 
 def example(job: Job, model: nn.Module) -> Tensor:
     """A random input of the model's own form, in the memory format of its stream."""
-    from zoo.build.builder import meta_input
+    from zoo.build.inputs import meta_input
 
     spec: Any = getattr(model, "_orig_mod", model).spec
     empty = torch.empty_like(meta_input(spec, job.runtime.batch), device=job.device)

@@ -15,6 +15,7 @@ from typing import Any
 from blocks.words import printable, printable_lines
 from zoo import catalog
 from zoo.catalog.manifests import published as published_weights
+from zoo.catalog.published import published_spec, source_of
 from zoo.display.console import count, markdown_table
 from zoo.display.markup import fenced, flow, markdown, yaml
 from zoo.errors import InputError, Problem
@@ -50,8 +51,7 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + (TEXT_USE if _reads_text(entry) else USE).format(name=_shown(names)),
-        "## Spec\n\n"
-        + fenced(printable_lines(catalog.source_of(entry.name).read_text(encoding="utf-8").strip()), "toml"),
+        "## Spec\n\n" + fenced(printable_lines(source_of(entry.name).read_text(encoding="utf-8").strip()), "toml"),
         "## Cite\n\n" + _cite(entry),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -97,7 +97,7 @@ def _models(names: list[str]) -> str:
 
 
 def _text_row(name: str) -> list[str]:
-    cost, form = costs()[name]["train"], catalog.published_spec(name).input
+    cost, form = costs()[name]["train"], published_spec(name).input
     vocabulary = f"{getattr(form, 'vocab_size', 0):,}"
     return [
         f"`{name}`",
@@ -236,7 +236,7 @@ def _figure(metric: Metric) -> str:
 
 def _layers(name: str) -> str:
     """A drawing of the last stage's first layer, from the filled spec."""
-    stage = catalog.published_spec(name).stages[-1]
+    stage = published_spec(name).stages[-1]
     lines = drawing([plain(branch) for branch in stage.layers[0]])
     where = f"Layer 0 of {len(stage.layers)} in the last stage of `{name}`; (+) adds what went round."
     return f"{where}\n\n```\n" + "\n".join(lines) + "\n```"

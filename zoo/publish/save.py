@@ -18,6 +18,7 @@ from zoo import catalog
 from zoo.artifacts.lockfile import distributions
 from zoo.artifacts.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.build.builder import build
+from zoo.build.deploy import deploy
 from zoo.catalog.external import Opaque
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
@@ -39,10 +40,18 @@ LicenceClass = Literal["permissive", "noncommercial", "research", "unknown"]
 def save(
     model: nn.Module,
     path: str | os.PathLike[str],
+    *,
     labels: Sequence[str] | None = None,
     known: Manifest | None = None,
 ) -> None:
-    """See `zoo.save`; `known` is what is known of these very weights, where the model does not carry it."""
+    """Writes a model so that `zoo.create(path)` makes it again, whole or not at all: weights, spec, pre-processing, names of classes.
+
+    path: `mine.safetensors`, one file with all that in its metadata (any library reads its tensors), or a folder, `mine`, as a repository
+    of the Hub holds it: `zoo.json`, `model.safetensors` and a card. labels: the names of the classes, in the order of the logits;
+    without them those that came with the weights. known: what is known of these very weights, where the model does not carry it.
+    Models without a head, of feature maps, and in the deploy form come back as such. A module that no spec describes, or that was
+    changed by hand, is written as tensors alone. Raises InputError and WeightsError.
+    """
     model, target = unwrapped(model), Path(path).expanduser()
     if target.suffix == ".safetensors" and not os.path.isdir(target):
         write_file(model, target, labels, known)
@@ -68,7 +77,7 @@ def write_file(
         if isinstance(getattr(model, "spec", None), Spec):
             warnings.warn(
                 f"{path.name} holds tensors alone: expected a model that is what its spec says; found {_why_not(model)}",
-                stacklevel=4,
+                stacklevel=3,
             )
         save_weights(model, path)
         return
@@ -110,8 +119,6 @@ def write_folder(
 
 def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
-    from zoo.factory import deploy
-
     known: Any = model
     spec = getattr(known, "spec", None)
     if not isinstance(spec, Spec) or isinstance(spec, Opaque):

@@ -27,17 +27,19 @@ def trial(name: str, images: Sequence[Path]) -> Trial | None:
     """None for a model without weights at hand, and where no image lies in a folder that is called like one of its classes."""
     import torch
 
-    from zoo import factory as front
+    from zoo import factory
+    from zoo.catalog.labels import labels as labels_of
+    from zoo.catalog.manifests import manifests
     from zoo.data.transforms import open_image, transform
 
-    usable = [manifest for manifest in front.manifests(name) if manifest.state != "listed"]
+    usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
     if not usable:
         return None
-    classes = {label: index for index, label in enumerate(front.labels(name))}
+    classes = {label: index for index, label in enumerate(labels_of(name))}
     told = [(path, classes[path.parent.name]) for path in images if path.parent.name in classes]
     if not told:
         return None
-    model = front.create(usable[0].name, form="deploy")
+    model = factory.create(usable[0].name, form="deploy")
     prepare, correct = transform(model), 0
     for start in range(0, len(told), BATCH):
         part = told[start : start + BATCH]

@@ -17,13 +17,13 @@ from zoo import catalog
 from zoo.display.console import count
 from zoo.display.rows import Row, tabled
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.measure.device import this_device
 from zoo.measure.latency import DTYPES, Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
+from zoo.measure.this_device import this_device
 from zoo.weights.manifest import read_manifest
 
 Licence = Literal["permissive", "noncommercial", "unknown"]

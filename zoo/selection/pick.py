@@ -154,22 +154,24 @@ def write(picked: Picked, folder: Path) -> list[Path]:
 
     Raises InputError for a folder that holds something already.
     """
-    from zoo import factory as front
+    from zoo import factory
+    from zoo.catalog.manifests import manifests
     from zoo.data import transforms
     from zoo.exporting.expressions import literal
     from zoo.exporting.python import export_python
     from zoo.exporting.sources import docstring_text
+    from zoo.publish.save import save
 
     if os.path.exists(folder) and any(folder.iterdir()):
         raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
     folder.mkdir(parents=True, exist_ok=True)
     name = picked.choice.name
-    usable = [one for one in front.manifests(name) if one.state != "listed"]
-    model = front.create(name, pretrained=bool(usable))
+    usable = [one for one in manifests(name) if one.state != "listed"]
+    model = factory.create(name, pretrained=bool(usable))
     export_python(model, folder / "net.py")
     (folder / "spec.json").write_text(json.dumps(model.spec.tree, indent=1))
     if usable:
-        front.save(model, folder / "model.safetensors")
+        save(model, folder / "model.safetensors")
     prepare = transforms.transform(model)
     (folder / "preprocess.json").write_text(json.dumps(msgspec.to_builtins(prepare.preprocess), indent=1))
     labels = _labels(name)
@@ -201,10 +203,11 @@ def report(picked: Picked) -> dict[str, Any]:
 
 
 def _labels(name: str) -> list[str]:
-    from zoo import factory as front
+
+    from zoo.catalog.labels import labels as labels_of
 
     try:
-        return front.labels(name)
+        return labels_of(name)
     except (InputError, ImportError):
         return []
 

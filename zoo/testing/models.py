@@ -14,9 +14,10 @@ from torch.nn import functional as F
 import zoo
 from blocks.context import Context
 from zoo import catalog
-from zoo import factory as front
-from zoo.build.builder import meta_input
+from zoo.build.inputs import meta_input
+from zoo.catalog.manifests import manifests
 from zoo.errors import ProblemsError
+from zoo.factory import create
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
@@ -127,13 +128,13 @@ def profiled(name: str) -> None:
     said = {kind: found.analytic[kind] for kind in EXACT}
     require(said == found.by_class, f"its blocks say {said}, and its operations are {found.by_class}: see `macs`")
     if found.params <= LARGE:
-        traced = fvcore_macs(front.create(name), torch.zeros_like(meta_input(zoo.spec(name)), device="cpu"))
+        traced = fvcore_macs(create(name), torch.zeros_like(meta_input(zoo.spec(name)), device="cpu"))
         require(traced == said, f"its blocks say {said}, and fvcore counts {traced}")
 
 
 def weights(name: str) -> None:
     """Weights that can be had are the bytes of their manifests, load strictly, and prove themselves."""
-    usable = [manifest for manifest in front.manifests(name) if manifest.state == "embedded"]
+    usable = [manifest for manifest in manifests(name) if manifest.state == "embedded"]
     if not usable:
         raise NotApplicable("it ships no weights")
     for manifest in usable:
@@ -146,9 +147,7 @@ def accuracy(name: str) -> None:
     """A figure on the digits, which everybody has, is measured again."""
     from zoo.training.digits import evaluate
 
-    found = [
-        (m, metric) for m in front.manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")
-    ]
+    found = [(m, metric) for m in manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")]
     if not found:
         raise NotApplicable("it has no figure on the digits")
     for manifest, metric in found:

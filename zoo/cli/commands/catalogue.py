@@ -10,7 +10,9 @@ import msgspec
 from blocks import registry
 from zoo import catalog
 from zoo.artifacts.repository import Repository
+from zoo.catalog import listing
 from zoo.catalog.manifests import at_hand, manifests
+from zoo.catalog.published import published_spec
 from zoo.catalog.saved import described
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import listed
@@ -22,7 +24,7 @@ def list_models(arguments: Namespace) -> int:
     pattern = arguments.pattern
     if pattern and not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
-    names = catalog.list_models(
+    names = listing.list_models(
         pattern, family=arguments.family, task=arguments.task, block=arguments.block, pretrained=arguments.pretrained
     )
     found = [catalog.entries()[name] for name in names]
@@ -58,7 +60,7 @@ def info(arguments: Namespace) -> int:
     known = [found.manifest] if found else manifests(arguments.name)
     facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in known]}
     facts |= _how_it_sees(found) if found else {}
-    rows = _tree(found.spec if found else catalog.published_spec(entry.name)) if arguments.tree else []
+    rows = _tree(found.spec if found else published_spec(entry.name)) if arguments.tree else []
     if arguments.json:
         dump(facts | ({"tree": rows} if rows else {}))
         return 0
@@ -106,7 +108,8 @@ def _tree(spec: Spec) -> list[dict[str, Any]]:
 
 def _entry_of(found: Repository) -> catalog.Entry:
     """What the catalogue would know of a model that `zoo.save` or `zoo.push` wrote; its costs are counted."""
-    from zoo.build.builder import build, input_size
+    from zoo.build.builder import build
+    from zoo.build.inputs import input_size
     from zoo.measure.macs import count_macs
 
     spec, text, net = found.spec, found.spec.family, build(found.spec)

@@ -8,11 +8,12 @@ from collections import Counter
 import msgspec
 
 from zoo import catalog
+from zoo.catalog.listing import list_modules
 from zoo.display.console import complain, count, dump, size, table
-from zoo.measure.device import this_device
 from zoo.measure.latency import Runtime
 from zoo.measure.predict import calibrate_command, known_threads
 from zoo.measure.store import Store
+from zoo.measure.this_device import this_device
 from zoo.selection.find import Candidate
 from zoo.selection.find import find as search
 
@@ -230,6 +231,6 @@ def card(arguments: Namespace) -> int:
         return 0
     if not arguments.name:
         raise InputError("card", Problem("", "a model or a family, or --all DIR", "none"))
-    name = arguments.name if arguments.name in catalog.list_modules() else catalog.entry(arguments.name).family
+    name = arguments.name if arguments.name in list_modules() else catalog.entry(arguments.name).family
     dump({"family": name, "page": page(name)}) if arguments.json else print(page(name), end="")
     return 0

@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
+from zoo.catalog.listing import list_models
 from zoo.display.console import count, dump, table
 from zoo.measure.clock import on_threads
 
@@ -23,10 +24,9 @@ SWAP = ("unireplknet_nano", "pooling")
 
 
 def demo(arguments: Namespace) -> int:
-    from zoo import catalog
 
-    rows = [_row(name) for name in catalog.list_models(pretrained=True, task="image-classification")]
-    swap, texts = _swapped(), [_continued(name) for name in catalog.list_models(pretrained=True, task=LANGUAGE)]
+    rows = [_row(name) for name in list_models(pretrained=True, task="image-classification")]
+    swap, texts = _swapped(), [_continued(name) for name in list_models(pretrained=True, task=LANGUAGE)]
     if arguments.json:
         dump({"models": rows, "swap": swap, "texts": texts})
         return 0
@@ -62,13 +62,12 @@ def demo(arguments: Namespace) -> int:
 
 
 def _row(name: str) -> dict[str, Any]:
-    from zoo import catalog
-    from zoo import factory as front
+    from zoo import catalog, factory
     from zoo.training.digits import evaluate
     from zoo.weights.stats import wilson_interval
 
     entry = catalog.entry(name)
-    model = front.create(name, pretrained=True)
+    model = factory.create(name, pretrained=True)
     correct, n = evaluate(model)
     used = [block.removeprefix("core/").removesuffix("@1") for block in entry.blocks]
     kind = next((text for block, text in MAIN_BLOCK.items() if block in used), "")
@@ -101,11 +100,10 @@ def _continued(name: str) -> dict[str, Any]:
     """What a model of bytes makes of the prompt, drawing each byte, up to the end of the line."""
     import torch
 
-    from zoo import catalog
-    from zoo import factory as front
+    from zoo import catalog, factory
     from zoo.data import pydoc as text
 
-    model: Any = front.create(name, pretrained=True)
+    model: Any = factory.create(name, pretrained=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         new = model.generate(text.encode(PROMPT), NEW_TOKENS, temperature=0.6, stop=ord("\n"))
@@ -115,15 +113,15 @@ def _continued(name: str) -> dict[str, Any]:
 def _swapped() -> dict[str, Any]:
     import torch
 
-    from zoo import factory as front
-    from zoo.build.builder import meta_input
+    from zoo import factory
+    from zoo.build.inputs import meta_input
     from zoo.catalog import names as naming
     from zoo.measure.macs import count_macs
     from zoo.measure.swaps import swap_report
 
     name, mixer = SWAP
     spec = naming.spec(name)
-    before, after = front.create(name), front.create(name, swap={"token_mixer": mixer})
+    before, after = factory.create(name), factory.create(name, swap={"token_mixer": mixer})
     with torch.inference_mode():
         after(torch.zeros_like(meta_input(spec), device="cpu"))
     return {

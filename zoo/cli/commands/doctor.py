@@ -37,7 +37,7 @@ def doctor(arguments: Namespace) -> int:
 
 def _device() -> list[tuple[str, str, str]]:
     """What this machine does, and the name that its measurements carry."""
-    from zoo.measure.device import this_device
+    from zoo.measure.this_device import this_device
 
     try:
         device = this_device()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from zoo import catalog
-from zoo import factory as front
+from zoo import catalog, factory
 from zoo.artifacts.repository import pull as pull_repository
 from zoo.display.console import dump
 from zoo.publish.save import LicenceClass
@@ -14,7 +13,9 @@ from zoo.publish.upload import push as push_model
 
 def push(arguments: Namespace) -> int:
     tagged = bool(catalog.split_tag(arguments.name)[1])
-    model = front.create(arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None)
+    model = factory.create(
+        arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None
+    )
     licence_class: LicenceClass = (
         "permissive" if arguments.licence in ("Apache-2.0", "MIT", "BSD-3-Clause") else "unknown"
     )

@@ -14,15 +14,16 @@ def generate(arguments: Namespace) -> int:
     """Prints the prompt and what follows it, as it comes. The model reads bytes; others need a tokenizer, which is not ours."""
     import torch
 
-    from zoo import factory as front
+    from zoo import factory
     from zoo.artifacts.client import is_hub
+    from zoo.catalog.names import spec as find_spec
     from zoo.catalog.saved import saved_path
     from zoo.data import pydoc as text
     from zoo.training.pydoc import check_bytes, check_bytes_of
 
     if not is_hub(arguments.name) and saved_path(arguments.name) is None:
-        check_bytes_of(front.find_spec(arguments.name))  # before a word of weights
-    model: Any = front.create(arguments.name, pretrained=True)
+        check_bytes_of(find_spec(arguments.name))  # before a word of weights
+    model: Any = factory.create(arguments.name, pretrained=True)
     check_bytes(model)
     torch.manual_seed(arguments.seed)
     columns = model.stream(

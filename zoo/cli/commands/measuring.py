@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from blocks.words import printable
-from zoo import catalog
+from zoo.catalog.listing import list_models
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.bench import Progress, jobs_for, run
-from zoo.measure.device import this_device
 from zoo.measure.latency import DTYPES, Latency
 from zoo.measure.store import Store, export_rows, import_rows, newest
+from zoo.measure.this_device import this_device
 
 FORMS = ("train", "deploy")
 
@@ -68,10 +68,10 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
 
 def models_named(names: list[str], everything: bool = False) -> list[str]:
     """Globs become the models they match. Raises InputError for one that matches none, UnknownModelError for a name."""
-    found = catalog.list_models() if everything else []
+    found = list_models() if everything else []
     for name in names:
         if any(sign in name for sign in "*?["):
-            matches = catalog.list_models(name)
+            matches = list_models(name)
             if not matches:
                 raise InputError("bench", Problem(name, "a pattern that some model matches", "none"))
             found += matches

@@ -11,12 +11,12 @@ from zoo.errors import InputError, Problem, ProblemsError
 
 
 def create(arguments: Namespace) -> int:
-    from zoo import factory as front
+    from zoo import factory
     from zoo.cli import settings
     from zoo.measure.macs import count_macs
 
     swap = settings(arguments.swap, "--swap")
-    model = front.create(
+    model = factory.create(
         arguments.name,
         settings=settings(arguments.settings, "--set") or None,
         swap=swap or None,
@@ -27,7 +27,9 @@ def create(arguments: Namespace) -> int:
     params, macs = sum(parameter.numel() for parameter in model.parameters()), count_macs(model).total
     report = _swap_report(arguments, swap) if swap else []
     if arguments.out:
-        front.save(model, arguments.out)
+        from zoo.publish.save import save
+
+        save(model, arguments.out)
     if arguments.json:
         dump(
             {
@@ -67,10 +69,11 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
 
 def export(arguments: Namespace) -> int:
     """Writes the file and says how long it is."""
-    from zoo import factory as front
+    from zoo import factory
     from zoo.cli import settings
+    from zoo.exporting.export import export as write
 
-    model = front.create(
+    model = factory.create(
         arguments.name,
         settings=settings(arguments.settings, "--set"),
         swap=settings(arguments.swap, "--swap") or None,
@@ -78,7 +81,7 @@ def export(arguments: Namespace) -> int:
         device="meta",
         form=arguments.form,
     )
-    path = front.export(model, arguments.path, arguments.to, force=arguments.force)
+    path = write(model, arguments.path, arguments.to, force=arguments.force)
     text = path.read_text(encoding="utf-8")
     lines, name = len(text.splitlines()), ast.parse(text).body[-1].name  # type: ignore[attr-defined]
     if arguments.json:
@@ -92,10 +95,10 @@ def predict(arguments: Namespace) -> int:
     """Classifies each file; files that are no images are named, the others still done. Exit code 1 when one failed."""
     import torch
 
-    from zoo import factory as front
+    from zoo import factory
     from zoo.data.transforms import transform
 
-    model = front.create(arguments.name, pretrained=True)
+    model = factory.create(arguments.name, pretrained=True)
     manifest: Any = model.pretrained
     if manifest.preprocess is None:
         raise InputError(

@@ -9,7 +9,8 @@ import msgspec
 
 from blocks.plugins import Plugin, owner_of, package_of, refusal
 from blocks.plugins import plugins as declared
-from zoo.catalog.collection import Collection, collections, forget
+from zoo.catalog.collection import Collection, collections
+from zoo.catalog.index import forget
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 

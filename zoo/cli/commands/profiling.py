@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import torch
 
-from zoo import factory as front
-from zoo.build.builder import meta_input
+from zoo import factory
+from zoo.build.inputs import meta_input
 from zoo.catalog.saved import described
 from zoo.cli import settings
 from zoo.display.console import dump, size, table
@@ -25,7 +25,7 @@ def profile(arguments: Namespace) -> int:
     changes = settings(arguments.settings, "--set") or None
     saved = described(arguments.name)
     form = saved.made.form if saved and saved.made.form == "deploy" else arguments.form
-    net = front.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=form, device="meta")
+    net = factory.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=form, device="meta")
     found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
     counts = _three_counts(net.spec, form, found) if arguments.check else {}
     agree = all(row == counts["analytic"] for row in counts.values()) if counts else True
@@ -47,7 +47,7 @@ def profile(arguments: Namespace) -> int:
 
 def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, int]]:
     x = torch.zeros_like(meta_input(spec, found.input[0]), device="cpu")
-    real = fvcore_macs(front.create(spec, form=form), x)
+    real = fvcore_macs(factory.create(spec, form=form), x)
     return {"analytic": {kind: found.analytic[kind] for kind in EXACT}, "operations": found.by_class, "fvcore": real}
 
 

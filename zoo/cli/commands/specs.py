@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from zoo.catalog import names as naming
+from zoo.catalog.published import source_of
 from zoo.catalog.saved import saved_path
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
@@ -36,11 +37,9 @@ def _source(name: str) -> str:
     """The family file as its author wrote it."""
     import pathlib
 
-    from zoo import catalog
-
     if naming.is_file(name):
         return pathlib.Path(naming.split_variant(name)[0]).read_text()
-    return catalog.source_of(name).read_text()
+    return source_of(name).read_text()
 
 
 def _why(spec: Spec, text: str, as_json: bool) -> int:

@@ -50,7 +50,7 @@ def _say(outcome) -> None:  # type: ignore[no-untyped-def]
 
 
 def lock(arguments: Namespace) -> int:
-    from zoo.artifacts.lockfile import lock
+    from zoo.artifacts.lock import lock
 
     entries = lock(arguments.names, arguments.out)
     if arguments.json:

@@ -1,0 +1,62 @@
+"""`zoo lock`: what is at hand, pinned in a project's `zoo.lock`. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo import catalog
+from zoo.artifacts.client import parse
+from zoo.artifacts.lockfile import File, Locked, distributions, entries, write_lock
+from zoo.artifacts.repository import repository
+from zoo.catalog.manifests import at_hand
+from zoo.errors import Problem, WeightsError
+from zoo.weights.manifest import read_manifest
+
+
+def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = "zoo.lock") -> list[Locked]:
+    """Writes `zoo.lock` (`path`; None writes nothing) for names, `model`, `model.tag` or `hub:org/repo@revision`; without names for
+    all weights that ship or are pinned. Returns the entries.
+
+    Raises UnknownModelError, WeightsError for weights that are not at hand, and what `zoo.create` raises for a repository.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    locked: list[Locked] = []
+    for name in wanted or at_hand():
+        locked += [_of_repository(name)] if name.startswith("hub:") else _of_model(name)
+    if path is not None:
+        write_lock(locked, Path(path))
+    return locked
+
+
+def _of_model(name: str) -> list[Locked]:
+    found = at_hand(name)
+    if not found:
+        model, tag = catalog.split_tag(name)
+        others = [f"{model}.{one}" for one in catalog.entry(name).listed if tag in ("", one)]
+        how = f"`zoo pin {others[0]}`" if others else ""
+        raise WeightsError(name, Problem("", "weights at hand", "none to lock", next=how))
+    return [_shipped(one) or entries()[one] for one in found]
+
+
+def _shipped(weights: str) -> Locked | None:
+    path = catalog.weights_manifest(*catalog.split_tag(weights))
+    if not path.exists():
+        return None
+    manifest = read_manifest(path)
+    file = File(manifest.source.partition(":")[2], manifest.sha256, manifest.size_bytes or 0)
+    return Locked(
+        name=manifest.name, digest=manifest.digest, source=manifest.source, licence=manifest.licence,
+        licence_class=manifest.licence_class, distributions=distributions([weights, *catalog.entry(weights).blocks]), files=(file,),
+    )  # fmt: skip
+
+
+def _of_repository(text: str) -> Locked:
+    found = repository(text)
+    manifest = found.manifest
+    return Locked(
+        name=f"hub:{parse(text).repo}", digest=manifest.digest, source=f"hub:{parse(text).repo}", revision=manifest.revision,
+        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(found.spec.blocks()),
+        files=tuple(File.of(path, name) for name, path in found.files.items()),
+    )  # fmt: skip

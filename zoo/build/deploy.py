@@ -1,0 +1,32 @@
+"""The deploy form of a model, and when its layers are packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from blocks.folding import fuse
+from blocks.packing import pack
+from zoo.catalog.external import Opaque
+from zoo.catalog.external import deploy as deploy_external
+
+
+def deploy(model: nn.Module) -> Any:
+    """The deploy form of a model: a copy with branches merged and norms folded, in float64, equal up to rounding.
+
+    On a CPU its layers keep their weights in the layout of the kernels and compute activations inside them, which takes memory
+    for a second copy of the weights at the first call. An input of another shape takes the ordinary way, and from its second call
+    in a row its own layout: the two agree up to rounding.
+    """
+    return packed(deploy_external(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model))
+
+
+def packed(fused: nn.Module) -> Any:
+    """A deploy form in the memory layout of its device's kernels; as it is on meta."""
+    like = next(fused.parameters(), None)
+    if like is None or like.is_meta:
+        return fused
+    fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pack(fused) if like.device.type == "cpu" and like.dtype == torch.float32 else fused

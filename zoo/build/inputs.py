@@ -1,0 +1,26 @@
+"""Inputs of the form that a spec asks for, on meta."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.specs.check import ImageInput, TokenInput
+from zoo.specs.model import Spec
+
+DEFAULT_LENGTH = 128
+"""Tokens in a trial run of a model that takes any number of them."""
+
+
+def meta_input(spec: Spec, batch: int = 1) -> Tensor:
+    """An input of the spec's form, on meta: images, or token ids."""
+    if isinstance(spec.input, TokenInput):
+        return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
+    return torch.empty(batch, spec.input.channels, *input_size(spec.input), device="meta")
+
+
+def input_size(form: ImageInput | TokenInput) -> tuple[int, ...]:
+    """(H, W) of the images, or (L,) of the token sequences, that a model is made for."""
+    if isinstance(form, TokenInput):
+        return (form.length or DEFAULT_LENGTH,)
+    return (form.size, form.size) if isinstance(form.size, int) else (form.size[0], form.size[1])

@@ -1,0 +1,71 @@
+"""Names of models, families and weights, chosen by pattern. Imports no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from zoo.catalog.index import entries
+
+Patterns = str | Sequence[str]
+
+
+def list_models(
+    filter: Patterns = "",
+    module: str = "",
+    pretrained: bool = False,
+    exclude_filters: Patterns = "",
+    include_tags: bool = False,
+    *,
+    family: str = "",
+    task: str = "",
+    block: str = "",
+) -> list[str]:
+    """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand.
+
+    `module` is timm's word for the family. A pattern without wildcard is a name. Patterns see a model under its name and
+    under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list. Weights at hand
+    ship or are pinned; without `pretrained` the listed ones count, too.
+    """
+    family = family or module
+    names: list[str] = []
+    loadable: set[str] = set()
+    if pretrained:
+        from zoo.catalog.manifests import at_hand  # listing names alone reads no locks
+
+        loadable = set(at_hand())
+    for name, found in entries().items():
+        if (family and found.family != family) or (task and found.task != task):
+            continue
+        tagged = [
+            f"{name}.{tag}" for tag in [*found.tags, *found.listed] if not pretrained or f"{name}.{tag}" in loadable
+        ]
+        if pretrained and not tagged:
+            continue
+        if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
+            continue
+        if include_tags and tagged:
+            names += [one for one in tagged if _wanted([name, one], filter, exclude_filters)]
+        elif _wanted([name, *tagged], filter, exclude_filters):
+            names.append(name)
+    return names
+
+
+def _wanted(spellings: list[str], filters: Patterns, exclude_filters: Patterns) -> bool:
+    """Whether some pattern, or none was given, fits one of the spellings, and no unwanted one does."""
+    keep, drop = ([one] if isinstance(one, str) else list(one) for one in (filters, exclude_filters))
+    return (not any(keep) or _fits(spellings, keep)) and not _fits(spellings, drop)
+
+
+def _fits(spellings: list[str], patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in spellings for pattern in patterns)
+
+
+def list_pretrained(filter: Patterns = "", exclude_filters: Patterns = "") -> list[str]:
+    """Names of all weights at hand, `name.tag`."""
+    return list_models(filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True)
+
+
+def list_modules() -> list[str]:
+    """The families."""
+    return sorted({found.family for found in entries().values()})

@@ -1,0 +1,47 @@
+"""Specs as the collections publish them, by the names of their models. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zoo.catalog.collection import Collection
+from zoo.catalog.index import entry, home_of
+from zoo.errors import InputError, Problem
+from zoo.specs.model import Spec
+from zoo.specs.read import Family, read_file
+from zoo.specs.resolve import resolve
+
+
+@functools.lru_cache(maxsize=64)
+def family_of(path: pathlib.Path) -> Family:
+    """The family in a file of a collection."""
+    return read_file(path)
+
+
+def source_of(name: str) -> pathlib.Path:
+    """The file with the spec of a model. Raises InputError for one that no spec describes."""
+    found, home = entry(name), home_of(name)
+    if not found.file:
+        raise InputError(found.name, Problem("", "a model with a spec", f"one that the code of {home.owner} builds"))
+    return home.folder / found.file
+
+
+def published_spec(
+    name: str, overrides: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+) -> Spec:
+    """The spec of a model as published, or with changes from code and from the shell."""
+    full = entry(name).name
+    spec = resolve(family_of(source_of(name)), home_of(name).short(full), overrides, settings)
+    spec.name = full
+    return spec
+
+
+def specs_in(collection: Collection) -> Iterator[tuple[str, Spec]]:
+    """File name and spec of every model that stands in the files of a collection, installed or not."""
+    for path in sorted(collection.folder.glob("*.toml")):
+        family = read_file(path)
+        for variant in family.variants:
+            yield path.name, resolve(family, variant)
