@@ -14,19 +14,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from blocks._moved import MOVED, answer_old_paths
+
 if TYPE_CHECKING:
     from blocks.chain import Chain, run
     from blocks.context import Context
-    from blocks.errors import BlockError
     from blocks.folding import fuse
     from blocks.registry import BlockInfo, block, describe, get, list_blocks
-    from blocks.slots import Act, Linear, Mixer, Norm, Router, Slot, View, slot
+    from blocks.registry.errors import BlockError
+    from blocks.registry.slots import Act, Linear, Mixer, Norm, Router, Slot, View, slot
+
+answer_old_paths(MOVED)
 
 _HOME = {
     **dict.fromkeys(["BlockInfo", "block", "describe", "get", "list_blocks"], "blocks.registry"),
-    **dict.fromkeys(["Act", "Linear", "Mixer", "Norm", "Router", "Slot", "View", "slot"], "blocks.slots"),
+    **dict.fromkeys(["Act", "Linear", "Mixer", "Norm", "Router", "Slot", "View", "slot"], "blocks.registry.slots"),
     **dict.fromkeys(["Chain", "run"], "blocks.chain"),
-    "BlockError": "blocks.errors",
+    "BlockError": "blocks.registry.errors",
     "Context": "blocks.context",
     "fuse": "blocks.folding",
 }

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from blocks.context import Context
+from blocks.registry.words import short_name
 
 
 def has_places(ctx: Context | None) -> TypeGuard[Context]:
@@ -54,7 +55,7 @@ def refuse_places(module: nn.Module, ctx: Context | None) -> None:
     """For a block that mixes positions and is given ctx for the sake of its parts. Raises ValueError when ctx says something of them."""
     if not has_places(ctx):
         return
-    name = type(module).block_id.removeprefix("core/").removesuffix("@1")  # type: ignore[attr-defined]
+    name = short_name(type(module).block_id)  # type: ignore[attr-defined]
     if ctx.mask is not None:
         raise ValueError(
             f"block `{name}` cannot keep padding (ctx.mask) out; give it sequences of one length, without a mask"

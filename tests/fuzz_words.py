@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 import zoo
-from blocks import plugins
+from blocks.registry import plugins
 from tests import grammar
 from tests.fuzz import Result, Target, accept_spec, command, fuzz
 from zoo import catalog
+from zoo.catalog import index
 from zoo.cli import settings
 from zoo.errors import Problem, SpecError
 from zoo.weights.key_patterns import PatternError
@@ -34,7 +35,7 @@ def accept_index(data: bytes) -> None:
     """As the catalogue takes it: an entry that is let in has names that may stand anywhere."""
     try:
         rows = msgspec.json.decode(data, type=list[msgspec.Raw])
-        entries = [catalog._sound(msgspec.json.decode(row, type=catalog.Entry)) for row in rows]
+        entries = [index._sound(msgspec.json.decode(row, type=catalog.Entry)) for row in rows]
     except (ValueError, RecursionError) as refusal:  # what the catalogue expects
         raise SpecError("index", Problem("", found=str(refusal))) from None
     for entry in entries:

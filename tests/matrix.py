@@ -25,12 +25,12 @@ DEFAULT = ["pinned@3.11", "newest@3.11", "newest@3.13", "oldest@3.11"]
 SHOWN = ("torch", "torchvision", "timm", "numpy", "huggingface_hub", "msgspec")
 QUICK = (
     "tests/test_timm_import.py",
-    "tests/test_catalog.py",
-    "tests/test_transforms.py",
+    "tests/catalog/test_catalog.py",
+    "tests/data/test_transforms.py",
     "tests/specs/test_bad_specs.py",
     "tests/build",
     "tests/weights/test_load.py",
-    "tests/hub/test_hub.py",
+    "tests/artifacts/test_hub.py",
     "tests/ops",
     "tests/blocks/test_fuse_forms.py",
     "tests/models/test_families.py",

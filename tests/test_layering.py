@@ -1,4 +1,4 @@
-"""What may import what, and what listing may load."""
+"""What may import what: floors, no circles, and what listing may load."""
 
 from __future__ import annotations
 
@@ -6,34 +6,155 @@ import ast
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEAVY = {"torch", "timm", "torchvision"}
 
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("_moved", "_shadow", "_timm", "errors"),
+    ("display", "system"),
+    ("specs",),
+    ("artifacts", "catalog", "weights"),  # names, bytes, and where they lie: each asks the others
+    ("_typed", "data"),
+    ("build",),
+    ("pretrained",),
+    ("factory",),
+    ("exporting", "measure"),
+    ("selection", "training"),
+    ("publish", "testing"),
+    ("authoring",),
+    ("cli",),
+    ("__main__",),
+)
+"""The rooms of `zoo`, the lowest first: a file imports from its own floor and those below. `zoo` itself only names where things are."""
+UPWARD = {
+    (
+        "zoo.artifacts.pinning",
+        "build",
+    ): "weights that were converted are held against the net of their spec before they are pinned",
+    ("zoo.artifacts.convert", "factory"): "a process of its own, run by `zoo pin`",
+    ("zoo.catalog.__main__", "authoring"): "`python -m zoo.catalog`, where people look for it",
+}
+RECURSION = ("blocks.registry.slots", "blocks.construct")
+"""A slot builds blocks, which hold slots."""
 
-def imported(path: pathlib.Path) -> set[str]:
-    """Top-level packages that a file imports, anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+
+def files_of(package: str) -> dict[str, pathlib.Path]:
+    """{module: file} of a package of ours."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+
+
+def imports_of(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of each import that runs, those inside functions too; a plain `import a.b` is (a.b, "")."""
+    tree = ast.parse(path.read_text())
+    for_checkers = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_checkers:
+            continue
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def graph_of(package: str) -> dict[str, set[str]]:
+    """{module: the modules of the package that it imports}."""
+    files = files_of(package)
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named = {f"{home}.{name}" if f"{home}.{name}" in files else home for home, name in imports_of(path)}
+        graph[module] = (named & files.keys()) - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other: Tarjan's strongly connected components of more than one."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        stack.append(module)
+        for other in graph[module]:
+            if other not in order:
+                visit(other)
+                lowest[module] = min(lowest[module], lowest[other])
+            elif other in stack:
+                lowest[module] = min(lowest[module], order[other])
+        if lowest[module] == order[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                groups.append(sorted(group))
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return groups
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_two_files_of_zoo_import_each_other_in_a_circle() -> None:
+    assert circles(graph_of("zoo")) == []
+
+
+def test_the_only_circle_of_blocks_is_that_slots_build_blocks() -> None:
+    graph = graph_of("blocks")
+    source, target = RECURSION
+    assert target in graph[source]
+    graph[source].discard(target)
+    assert circles(graph) == []
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    rooms = {module.split(".")[1] for module in files_of("zoo") if "." in module}
+    assert rooms == {room for floor in FLOORS for room in floor}
+
+
+def test_no_file_of_zoo_imports_from_a_floor_above() -> None:
+    height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    upward = {
+        (module, other.split(".")[1])
+        for module, others in graph_of("zoo").items()
+        for other in others
+        if "." in module and "." in other and height[module.split(".")[1]] < height[other.split(".")[1]]
+    }
+    assert upward == set(UPWARD)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "blocks").rglob("*.py")), ids=lambda path: path.stem)
 def test_blocks_never_import_the_zoo(path: pathlib.Path) -> None:
-    assert "zoo" not in imported(path)
+    assert "zoo" not in {module.partition(".")[0] for module, _ in imports_of(path)}
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "zoo" / "specs").glob("*.py")), ROOT / "zoo" / "naming.py"], ids=lambda path: path.stem
+    "path",
+    [
+        path
+        for room in ("zoo/specs", "zoo/catalog", "zoo/display", "zoo/system", "blocks/registry")
+        for path in sorted((ROOT / room).glob("*.py"))
+        if path.stem not in ("__main__", "external")  # the code of a plugin builds with torch
+    ],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
-def test_specs_never_import_torch(path: pathlib.Path) -> None:
-    assert not imported(path) & HEAVY
+def test_the_catalogue_and_specs_never_import_torch(path: pathlib.Path) -> None:
+    assert not {module.partition(".")[0] for module, _ in imports_of(path)} & HEAVY
 
 
 def test_listing_describing_and_resolving_load_no_torch() -> None:

@@ -12,9 +12,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from zoo._moved import MOVED
 from zoo._shadow import refuse_shadow
 
 refuse_shadow()
+
+from blocks._moved import answer_old_paths  # noqa: E402  (after the check that these are our blocks)
+
+answer_old_paths(MOVED)
 
 __version__ = "0.1.0"
 
@@ -24,7 +29,7 @@ _HOME = {
     "deploy": "zoo.build.deploy",
     "export": "zoo.exporting.export",
     "save": "zoo.publish.save",
-    "load": "zoo.factory",
+    "load": "zoo.pretrained.fill",
     "labels": "zoo.catalog.labels",
     "bench": "zoo.measure.bench",
     "latency": "zoo.measure.bench",
@@ -50,7 +55,7 @@ _HOME = {
     "lock": "zoo.artifacts.lock",
     "mirror": "zoo.artifacts.make_mirror",
     "audit": "zoo.artifacts.audits",
-    "spec": "zoo.catalog.names",
+    "spec": "zoo.catalog.sources",
     "transform": "zoo.data.transforms",
     "Spec": "zoo.specs.model",
     "Backbone": "zoo.build.backbone",

@@ -16,7 +16,7 @@ from zoo.catalog.labels import labels as labels
 from zoo.catalog.listing import list_models as list_models
 from zoo.catalog.listing import list_modules as list_modules
 from zoo.catalog.listing import list_pretrained as list_pretrained
-from zoo.catalog.names import spec as spec
+from zoo.catalog.sources import spec as spec
 from zoo.data.transforms import transform as transform
 from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
@@ -24,13 +24,13 @@ from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
 from zoo.exporting.export import export as export
 from zoo.factory import create as create
-from zoo.factory import load as load
 from zoo.measure.bench import bench as bench
 from zoo.measure.bench import latency as latency
 from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.calibrate import predict as predict
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
+from zoo.pretrained.fill import load as load
 from zoo.publish.save import save as save
 from zoo.publish.upload import push as push
 from zoo.selection.find import find as find

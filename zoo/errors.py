@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.errors import BlockError, Problem, ProblemsError, listed, nearest
+from blocks.registry.errors import BlockError, Problem, ProblemsError, listed, nearest
 
 __all__ = [
     "BlockError",

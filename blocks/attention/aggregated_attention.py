@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.attention.heads import split_heads
-from blocks.errors import SizeError
 from blocks.primitives.linears import Dense
 from blocks.registry import block
+from blocks.registry.errors import SizeError
 from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]

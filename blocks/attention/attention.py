@@ -19,7 +19,7 @@ from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import State, samples, stepwise
 from blocks.registry import block
-from blocks.slots import Linear, Norm, slot
+from blocks.registry.slots import Linear, Norm, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Drop = Annotated[float, Meta(ge=0, lt=1, extra_json_schema={"added": "0.1"})]

@@ -20,7 +20,7 @@ from blocks.conv.conv import DepthwiseConv
 from blocks.primitives.positions import resized_grid
 from blocks.primitives.views import cut_windows, join_windows
 from blocks.registry import block
-from blocks.slots import Act, Linear, Norm, slot
+from blocks.registry.slots import Act, Linear, Norm, slot
 from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]

@@ -19,7 +19,7 @@ from blocks.context import Context
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import State, samples, stepwise
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]

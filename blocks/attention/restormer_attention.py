@@ -17,7 +17,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.conv.conv import Conv
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import run
 from blocks.context import Context
-from blocks.errors import SizeError
 from blocks.primitives.positions import resized_grid
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.errors import SizeError
+from blocks.registry.slots import Linear, slot
 from blocks.tables import Table
 
 Count = Annotated[int, Meta(ge=1)]

@@ -17,7 +17,7 @@ from blocks.context import Context
 from blocks.conv.conv import Conv, ConvNormAct
 from blocks.primitives.norms import BatchNorm
 from blocks.registry import block
-from blocks.slots import Act, Mixer
+from blocks.registry.slots import Act, Mixer
 
 Count = Annotated[int, Meta(ge=1)]
 

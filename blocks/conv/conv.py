@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from blocks.chain import Chain
 from blocks.folding import scale_output
 from blocks.registry import block
-from blocks.slots import Act, Norm
+from blocks.registry.slots import Act, Norm
 
 Count = Annotated[int, Meta(ge=1)]
 Padding = Annotated[int, Meta(ge=0)] | Literal["same"]

@@ -13,7 +13,7 @@ from blocks.chain import per_channel, run
 from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.registry.slots import Act, slot
 
 INITIAL = 1e-5
 """What the learned strengths of both decompositions start from."""

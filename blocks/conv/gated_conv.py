@@ -15,7 +15,7 @@ from blocks.chain import may_overwrite, run
 from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.registry.slots import Act, slot
 
 
 @block(

@@ -13,8 +13,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blocks.errors import SizeError
 from blocks.registry import block
+from blocks.registry.errors import SizeError
 
 
 @block(

@@ -12,7 +12,7 @@ from msgspec import Meta
 from blocks.chain import Chain
 from blocks.conv.conv import DepthwiseConv
 from blocks.registry import block
-from blocks.slots import Act, Linear, Mixer, Norm, slot
+from blocks.registry.slots import Act, Linear, Mixer, Norm, slot
 
 
 @block(

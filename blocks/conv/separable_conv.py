@@ -13,7 +13,7 @@ from torch import Tensor
 from blocks.chain import Chain
 from blocks.conv.conv import Conv
 from blocks.registry import block
-from blocks.slots import Act, Linear, slot
+from blocks.registry.slots import Act, Linear, slot
 
 
 @block(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.registry.slots import Act, slot
 
 
 @block("squeeze_excite", kind="channel_mixer", abilities=("noncausal", "any_resolution"), paper="arXiv:1709.01507")

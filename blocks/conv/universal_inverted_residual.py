@@ -14,7 +14,7 @@ from blocks.chain import Chain
 from blocks.context import Context
 from blocks.conv.conv import ConvNormAct
 from blocks.registry import block
-from blocks.slots import Act, Norm, slot
+from blocks.registry.slots import Act, Norm, slot
 from blocks.wiring.drop_path import drop_path as dropped
 
 Kernel = Annotated[int, Meta(ge=0, le=63)]

@@ -13,7 +13,7 @@ from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.primitives.token_embedding import TokenEmbedding
 from blocks.registry import block
-from blocks.slots import Norm
+from blocks.registry.slots import Norm
 
 
 @block("lm_head", kind="head", layout="BLC", abilities=("causal", "noncausal", "any_resolution", "1d"))

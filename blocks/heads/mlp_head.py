@@ -17,7 +17,7 @@ from blocks.heads.pool import Pool, pooled
 from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, Norm, slot
+from blocks.registry.slots import Act, Norm, slot
 
 
 @block("mlp_head", kind="head", abilities=("noncausal", "any_resolution"), paper="arXiv:2210.13452")

@@ -19,7 +19,7 @@ from blocks.heads.pool import Pool, pooled
 from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Norm, Slot, slot
+from blocks.registry.slots import Norm, Slot, slot
 
 
 @block("state_fusion_head", kind="head", abilities=("noncausal", "any_resolution"), paper="arXiv:2411.15241")

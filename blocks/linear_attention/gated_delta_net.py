@@ -20,7 +20,7 @@ from blocks.linear_attention.delta_net import of_length_one
 from blocks.ops.delta_rule import delta_rule
 from blocks.recurrent import Recurrent, State, depthwise, gated_norm, short_conv, short_conv_macs, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 from blocks.ssm.mamba2 import reset_rates
 
 Count = Annotated[int, Meta(ge=1)]

@@ -20,7 +20,7 @@ from blocks.context import Context
 from blocks.ops.linear_recurrence import linear_recurrence
 from blocks.recurrent import Recurrent, State, gated_norm, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 

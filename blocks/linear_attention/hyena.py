@@ -21,7 +21,7 @@ from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import depthwise, short_conv_macs, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Odd = Annotated[int, Meta(ge=3)]

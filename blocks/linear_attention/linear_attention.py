@@ -18,7 +18,7 @@ from blocks.ops.linear_attention import causal_linear_attention, linear_attentio
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import State, one_by_one, stepwise
 from blocks.registry import block
-from blocks.slots import Linear, Slot, slot
+from blocks.registry.slots import Linear, Slot, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Added = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]

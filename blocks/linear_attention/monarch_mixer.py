@@ -18,7 +18,7 @@ from blocks.ops.long_conv import long_conv, long_conv_flops
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 LATER = {"added": "0.1"}

@@ -20,7 +20,7 @@ from blocks.linear_attention.lora import Lora
 from blocks.ops.linear_recurrence import linear_recurrence
 from blocks.recurrent import Recurrent, State, shifted, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 

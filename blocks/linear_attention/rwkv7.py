@@ -22,7 +22,7 @@ from blocks.linear_attention.rwkv6 import head_norm
 from blocks.ops.delta_rule import diagonal_plus_low_rank
 from blocks.recurrent import Recurrent, State, shifted, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
 

@@ -16,7 +16,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.recurrent import Recurrent, State, shifted
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 
 @block(

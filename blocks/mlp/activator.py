@@ -11,7 +11,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.mlp.mlp import Ratio
 from blocks.registry import block
-from blocks.slots import Act, Linear, Norm, slot
+from blocks.registry.slots import Act, Linear, Norm, slot
 
 
 @block("activator", kind="token_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2405.15953")

@@ -14,7 +14,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.mlp.mlp import Mlp, Ratio
 from blocks.registry import block
-from blocks.slots import Act, Linear, Slot, slot
+from blocks.registry.slots import Act, Linear, Slot, slot
 
 
 @block("hourglass", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2510.01796")

@@ -13,7 +13,7 @@ from blocks.chain import Chain, run
 from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.slots import Act, Linear, Norm, Slot, slot
+from blocks.registry.slots import Act, Linear, Norm, Slot, slot
 
 Ratio = Annotated[float, Meta(gt=0)]
 Width = Annotated[int, Meta(ge=1)]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.errors import SizeError
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
-from blocks.slots import Mixer, slot
+from blocks.registry.errors import SizeError
+from blocks.registry.slots import Mixer, slot
 
 
 @block(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blocks.chain import per_channel, run
 from blocks.context import Context
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.registry.slots import Act, slot
 
 
 @block("series_activation", kind="act", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2312.17276")

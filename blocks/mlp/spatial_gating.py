@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from blocks.chain import Chain
 from blocks.context import Context
-from blocks.errors import SizeError
 from blocks.places import refuse_places
 from blocks.registry import block
-from blocks.slots import Act, Linear, slot
+from blocks.registry.errors import SizeError
+from blocks.registry.slots import Act, Linear, slot
 
 
 @block("spatial_gating_mlp", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2105.08050")

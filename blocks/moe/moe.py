@@ -15,7 +15,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.moe.dispatch import RepeatedExperts
 from blocks.registry import block
-from blocks.slots import NONE, Router, Slot, slot
+from blocks.registry.slots import NONE, Router, Slot, slot
 
 Expert = Annotated[Slot, Meta(extra_json_schema={"kinds": ["channel_mixer"]})]
 

@@ -18,7 +18,7 @@ from blocks.mlp.mlp import Ratio, Width
 from blocks.moe.dispatch import by_slices
 from blocks.ops.dispatch import watcher
 from blocks.registry import block
-from blocks.slots import Act, slot
+from blocks.registry.slots import Act, slot
 
 
 @block(

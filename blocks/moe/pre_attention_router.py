@@ -11,7 +11,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.moe.routing import Merging, Routing, Slots
 from blocks.registry import block
-from blocks.slots import Router, Slot
+from blocks.registry.slots import Router, Slot
 
 SlotName = Annotated[str, Meta(min_length=1)]
 

@@ -11,7 +11,7 @@ from blocks.moe.scoring import Count, mean_over
 from blocks.ops.masks import token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
-from blocks.slots import Norm, slot
+from blocks.registry.slots import Norm, slot
 
 
 @block("smear_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2306.03745")

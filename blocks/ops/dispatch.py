@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from blocks.errors import BlockError, Problem, listed, nearest
 from blocks.ops.autocast import autocasts, device_type
+from blocks.registry.errors import BlockError, Problem, listed, nearest
 
 FASTEST_FIRST = ("triton", "native", "eager")
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from blocks.chain import Chain
 from blocks.conv.conv import ConvNormAct, Padding
 from blocks.registry import block
-from blocks.slots import Act, Norm
+from blocks.registry.slots import Act, Norm
 
 Count = Annotated[int, Meta(ge=1)]
 

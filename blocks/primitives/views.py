@@ -16,9 +16,9 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blocks.errors import SizeError
 from blocks.primitives.positions import resized_grid
 from blocks.registry import block
+from blocks.registry.errors import SizeError
 
 Size = tuple[int, ...]
 Route = Literal["row", "column", "row_reversed", "column_reversed"]

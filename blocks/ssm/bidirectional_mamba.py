@@ -19,7 +19,7 @@ from blocks.ops.masks import refuse_state, token_mask
 from blocks.ops.selective_scan import selective_scan
 from blocks.recurrent import depthwise
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 from blocks.ssm.mamba import Count, Expand, StepProjection, conv_and_scan, reset_decay, scan_inputs, without_padding
 
 

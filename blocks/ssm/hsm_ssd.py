@@ -17,7 +17,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.conv.conv import Conv
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 
 A_RANGE = (1.0, 16.0)
 """Between these values A is drawn at first."""

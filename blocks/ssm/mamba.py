@@ -20,7 +20,7 @@ from blocks.ops.causal_conv1d import causal_conv1d, conv_state
 from blocks.ops.selective_scan import selective_scan
 from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs
 from blocks.registry import block
-from blocks.slots import Linear, Norm, slot
+from blocks.registry.slots import Linear, Norm, slot
 
 Count = Annotated[int, Meta(ge=1)]
 Expand = Annotated[float, Meta(gt=0)]

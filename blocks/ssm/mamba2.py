@@ -20,7 +20,7 @@ from blocks.context import Context
 from blocks.ops.linear_recurrence import linear_recurrence
 from blocks.recurrent import Recurrent, State, depthwise, short_conv, short_conv_macs, zero_padding
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 from blocks.ssm.mamba import STEP_RANGE
 
 Count = Annotated[int, Meta(ge=1)]

@@ -19,7 +19,7 @@ from blocks.ops.selective_scan import selective_scan
 from blocks.places import refuse_places
 from blocks.recurrent import depthwise
 from blocks.registry import block
-from blocks.slots import Linear, slot
+from blocks.registry.slots import Linear, slot
 from blocks.ssm.mamba import StepProjection, convolved_inputs, reset_decay, scan_work
 
 Count = Annotated[int, Meta(ge=1)]

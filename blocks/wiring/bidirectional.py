@@ -14,7 +14,7 @@ from blocks.context import Context
 from blocks.ops.masks import refuse_state
 from blocks.ops.sequences import checked_borders
 from blocks.registry import block
-from blocks.slots import NONE
+from blocks.registry.slots import NONE
 from blocks.wiring.parts import Parts, place_of
 
 BACKWARDS = ", backwards"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from blocks.construct import build_chain, step_name
-from blocks.slots import NONE, Place, Slot
+from blocks.registry.slots import NONE, Place, Slot
 
 Parts = list[Slot | None]
 

@@ -12,7 +12,7 @@ from blocks.chain import is_fresh, may_overwrite, per_channel, run
 from blocks.context import Context
 from blocks.folding import absorb_skip, fold_neighbours
 from blocks.registry import block
-from blocks.slots import Slot
+from blocks.registry.slots import Slot
 from blocks.wiring.drop_path import drop_path as dropped
 from blocks.wiring.parts import Parts, add_parts
 

@@ -15,7 +15,7 @@ from blocks.chain import run
 from blocks.construct import construct, step_name
 from blocks.context import Context
 from blocks.registry import block
-from blocks.slots import NONE
+from blocks.registry.slots import NONE
 from blocks.wiring.drop_path import drop_path as dropped
 from blocks.wiring.parts import Parts, check_names, place_of
 

@@ -13,7 +13,7 @@ from blocks.context import Context
 from blocks.folding import fold_neighbours
 from blocks.places import check_places, has_places
 from blocks.registry import block
-from blocks.slots import Place, Slot, View
+from blocks.registry.slots import Place, Slot, View
 from blocks.wiring.parts import Parts, add_parts
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
+from collections.abc import Sequence
 
 from zoo import catalog
 from zoo.measure.latency import Runtime
@@ -12,7 +14,7 @@ from zoo.measure.published import METRIC
 from zoo.measure.store import Store, newest
 from zoo.measure.this_device import this_device
 from zoo.selection.find import figure_of
-from zoo.selection.pick import median_and_p95, regret
+from zoo.selection.pick import REACH
 
 BUDGETS = 200
 
@@ -50,3 +52,23 @@ def budgets(truth: dict[str, float]) -> list[float]:
     """Evenly drawn in their logarithm, from the fastest model to the slowest."""
     draw, low, high = random.Random(0), math.log(min(truth.values())), math.log(max(truth.values()))
     return [math.exp(draw.uniform(low, high)) for _ in range(BUDGETS)]
+
+
+def regret(
+    truth: dict[str, float], guessed: dict[str, float], figures: dict[str, float], budget: float
+) -> float | None:
+    """By how much the choice is worse than the best that exhaustive measurement would find; None where nothing fits.
+
+    truth and guessed: measured and predicted milliseconds. The choice is what `pick` would make with these.
+    """
+    best = max((figures[name] for name in truth if truth[name] <= budget), default=None)
+    tried = sorted((name for name in truth if guessed[name] <= REACH * budget), key=lambda name: -figures[name])
+    chosen = next((figures[name] for name in tried if truth[name] <= budget), None)
+    if best is None:
+        return None
+    return best - chosen if chosen is not None else best
+
+
+def median_and_p95(values: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import blocks
-from blocks.errors import BlockError
+from blocks.registry.errors import BlockError
 
 
 def cascade(**params: object) -> torch.nn.Module:

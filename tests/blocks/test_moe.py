@@ -12,7 +12,7 @@ from blocks.context import Context
 from blocks.moe.moe import Moe
 from blocks.moe.topk_router import TopkRouter
 from blocks.registry import block
-from blocks.slots import Place, Slot
+from blocks.registry.slots import Place, Slot
 
 
 def x(dim: int = 16) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.construct import construct
 from blocks.context import Context
-from blocks.slots import Place
+from blocks.registry.slots import Place
 
 DIM, REAL, LENGTH = 16, 10, 16
 MASK = (torch.arange(LENGTH) < REAL).expand(2, -1)

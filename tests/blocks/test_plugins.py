@@ -9,8 +9,9 @@ import pytest
 from torch import nn
 
 import blocks
-from blocks import plugins, registry
-from blocks.errors import BlockError
+from blocks import registry
+from blocks.registry import plugins
+from blocks.registry.errors import BlockError
 from zoo.testing.isolation import own_registrations
 
 

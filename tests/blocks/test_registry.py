@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 import blocks
-from blocks import registry
-from blocks.errors import BlockError, listed
+from blocks.registry import registration as registry
+from blocks.registry.errors import BlockError, listed
 from zoo.testing.isolation import own_registrations
 
 

@@ -10,8 +10,8 @@ import torch
 from msgspec import Meta
 
 import blocks
-from blocks.schema import Issue, fill, fits, fragment, shown, signature_params, spec_form, words
-from blocks.slots import slot
+from blocks.registry.schema import Issue, fill, fits, fragment, shown, signature_params, spec_form, words
+from blocks.registry.slots import slot
 
 
 class Conv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

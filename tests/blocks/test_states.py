@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from blocks.construct import construct
 from blocks.context import Context
 from blocks.registry import describe, list_blocks
-from blocks.slots import Place
+from blocks.registry.slots import Place
 
 LENGTH, DIM = 21, 64
 MORE: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import blocks
 from blocks.mlp.spatial_gating import SpatialGatingMlp
 from blocks.primitives.positions import PositionEmbedding
 from blocks.primitives.views import Scan2d, Tokens, Window
-from blocks.slots import Place, Slot
+from blocks.registry.slots import Place, Slot
 
 ROUTES = ["row", "column", "row_reversed", "column_reversed"]
 

@@ -11,11 +11,12 @@ import blocks
 import zoo
 from blocks.attention.heads import check_divides
 from blocks.chain import run
-from blocks.construct import NO_CHANNELS, construct
-from blocks.errors import BlockError
+from blocks.construct import construct
 from blocks.linear_attention.retention import Retention
 from blocks.mlp.mlp import Mlp
-from blocks.slots import Place
+from blocks.registry.errors import BlockError
+from blocks.registry.slots import Place
+from blocks.signature import NO_CHANNELS
 from zoo.errors import SpecError
 from zoo.testing.block_cases import Subject
 

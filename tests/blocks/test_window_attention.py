@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import blocks
-from blocks.errors import BlockError
+from blocks.registry.errors import BlockError
 
 WindowAttention = blocks.get("window_attention")
 
@@ -55,5 +55,5 @@ def test_the_bias_belongs_to_the_distance() -> None:
 def test_a_shift_beyond_the_window_is_refused() -> None:
     with pytest.raises(BlockError, match="a shift of 4 moves windows of 4 past each other; the largest is 3"):
         blocks.construct.construct(
-            {"block": "window_attention", "window": 4, "shift": 4, "head_dim": 4}, blocks.slots.Place(), 8
+            {"block": "window_attention", "window": 4, "shift": 4, "head_dim": 4}, blocks.registry.slots.Place(), 8
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blocks.errors import SHOWN, BlockError, Problem, nearest
-from blocks.words import DISTRIBUTION, MODEL, TAG, is_name, is_text, printable, printable_lines, raised
+from blocks.registry.errors import SHOWN, BlockError, Problem, nearest
+from blocks.registry.words import DISTRIBUTION, MODEL, TAG, is_name, is_text, printable, printable_lines, raised
 
 HOSTILE = [
     "",

@@ -229,7 +229,7 @@ def test_a_block_that_says_nothing_of_first_values_begins_as_its_constructor_mak
 
 
 def test_a_block_whose_beginning_nobody_remembers_says_what_to_write() -> None:
-    from blocks.construct import forget_arguments
+    from blocks.first_values import forget_arguments
     from zoo.build.builder import build
     from zoo.build.init import materialise
 

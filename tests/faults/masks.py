@@ -56,7 +56,7 @@ def mask_ignored():
     from blocks.chain import run
     from blocks.construct import construct
     from blocks.context import Context
-    from blocks.slots import Place
+    from blocks.registry.slots import Place
 
     bad = []
     for name in (

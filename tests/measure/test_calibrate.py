@@ -15,7 +15,7 @@ from tests.measure.machines import machine, subjects
 from tests.measure.rows import FACTS, sample
 from zoo import catalog, cli
 from zoo.catalog.listing import list_models
-from zoo.catalog.names import spec
+from zoo.catalog.sources import spec
 from zoo.errors import InputError
 from zoo.measure import calibrate as module
 from zoo.measure import store as stores

@@ -259,9 +259,11 @@ def test_a_few_steps_teach_a_model_something_and_publish(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zoo import catalog
+    from zoo.catalog import index
 
     model, home = zoo.create("llama_nano"), catalog.home_of("llama_nano")._replace(folder=tmp_path)
-    monkeypatch.setattr(catalog, "home_of", lambda name: home)
+    for place in (catalog, index):
+        monkeypatch.setattr(place, "home_of", lambda name: home)
     monkeypatch.setattr(text, "held_out_text", lambda: text.training_text()[:20_000])
     told: list[int] = []
     recipe = TextRecipe(steps=20, length=64, batch_size=8)

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import blocks.ops
-from blocks.errors import BlockError
 from blocks.ops import dispatch
 from blocks.ops.dispatch import choose, implementation, implements, kernel
+from blocks.registry.errors import BlockError
 
 OP = "toy"
 

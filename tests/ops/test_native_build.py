@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from blocks.errors import BlockError
 from blocks.ops import native
 from blocks.ops.native import build
+from blocks.registry.errors import BlockError
 
 SOURCE = """
 #include "simd.h"

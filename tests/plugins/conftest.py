@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.hub.conftest import hub as hub
+from tests.artifacts.conftest import hub as hub
 
 ROOT = pathlib.Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

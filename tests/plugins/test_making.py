@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from blocks import registry
+from blocks.registry import registration as registry
 from zoo.authoring.renaming import rename
 from zoo.authoring.scaffold import new_plugin, template
 from zoo.catalog.collection import Collection

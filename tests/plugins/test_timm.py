@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import zoo
-from blocks import plugins
+from blocks.registry import plugins
 from tests.plugins.conftest import Run
 from zoo import catalog
 from zoo._timm import import_timm

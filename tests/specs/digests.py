@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 
-from zoo.catalog import names as naming
+from zoo.catalog import sources
 from zoo.catalog.listing import list_models
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "digests.json"
@@ -23,7 +23,7 @@ def read() -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Adds new models; refuses, or with --accept takes, changes to published ones."""
     golden = read()
-    fresh = {name: naming.spec(name).digest for name in list_models()}
+    fresh = {name: sources.spec(name).digest for name in list_models()}
     changed = sorted(name for name in golden if golden[name] != fresh.get(name))
     if changed and "--accept" not in arguments:
         print(f"published digests changed: {', '.join(changed)}; nothing was written; --accept replaces them")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zoo.catalog import names as naming
+from zoo.catalog import sources
 from zoo.catalog.listing import list_models
 from zoo.errors import SpecError
 from zoo.specs.json_schema import export
@@ -106,7 +106,7 @@ def test_the_net_that_is_changed_is_good() -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_a_published_spec_written_and_read_again_is_the_same(name: str) -> None:
-    check(naming.spec(name))
+    check(sources.spec(name))
 
 
 @settings(BOUNDED, max_examples=300)

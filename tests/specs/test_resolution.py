@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from blocks import block
 from zoo import catalog
-from zoo.catalog import names as naming
+from zoo.catalog import names, sources
 from zoo.catalog.listing import list_models
 from zoo.specs.expand import scaled
 from zoo.specs.model import Spec
@@ -175,7 +175,7 @@ def test_every_value_knows_where_it_came_from() -> None:
 
 @pytest.mark.parametrize("name", list_models())
 def test_the_digest_of_a_published_model_does_not_change(name: str) -> None:
-    assert naming.spec(name).digest == DIGESTS[name] == catalog.entry(name).digest
+    assert sources.spec(name).digest == DIGESTS[name] == catalog.entry(name).digest
 
 
 def test_spelling_out_a_default_or_another_order_changes_no_digest() -> None:
@@ -250,11 +250,11 @@ def test_every_published_model_has_a_golden_digest() -> None:
     ],
 )
 def test_only_what_stands_behind_the_last_colon_and_is_no_path_is_a_variant(text: str, parts: tuple[str, str]) -> None:
-    assert naming.split_variant(text) == parts
+    assert names.split_variant(text) == parts
 
 
 def test_a_spec_file_may_lie_in_a_folder_with_a_colon(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "a:b"
     folder.mkdir()
     (folder / "net.toml").write_text(NET)
-    assert naming.spec(f"{folder}/net.toml:a").digest == net().digest
+    assert sources.spec(f"{folder}/net.toml:a").digest == net().digest

@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from blocks import plugins
+from blocks.registry import plugins
 from zoo.artifacts import lockfile as locks
 from zoo.artifacts.inventory import Item, inventory
 from zoo.artifacts.lock import lock

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from zoo import catalog
 from zoo.artifacts import lockfile as locks
 from zoo.artifacts import store
 from zoo.artifacts.record import RECORD, WEIGHTS
+from zoo.catalog.collection import collections
 from zoo.errors import ProblemsError
 from zoo.weights.manifest import parse_manifest, read_manifest
 from zoo.weights.verify import sha256_of
@@ -56,7 +56,7 @@ def inventory() -> list[Item]:
 
 def _shipped() -> Iterator[Item]:
     """Of the core and of plugins."""
-    for home in catalog.collections().values():
+    for home in collections().values():
         vouched = {path.name: ("", "") for path in home.weights.glob("*.safetensors")}
         for path in home.weights.glob("*.json"):
             with contextlib.suppress(ProblemsError):

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from blocks import plugins
-from blocks.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text
+from blocks.registry import plugins
+from blocks.registry.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.system.folders import data_path, write_whole

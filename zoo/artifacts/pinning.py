@@ -28,7 +28,7 @@ from zoo.artifacts import store
 from zoo.artifacts.client import Reference, commit_of, fetch, offline
 from zoo.artifacts.download import download
 from zoo.artifacts.lockfile import File, Locked
-from zoo.catalog.external import Opaque, is_opaque
+from zoo.catalog.external import External, is_external
 from zoo.catalog.manifests import manifests, published
 from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
@@ -211,7 +211,9 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
-    model = manifest.name if is_opaque(manifest.model) else manifest.model  # the tag decides the classes of the former
+    model = (
+        manifest.name if is_external(manifest.model) else manifest.model
+    )  # the tag decides the classes of the former
     command = children.command("zoo.artifacts.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}
@@ -236,8 +238,8 @@ def _convert(manifest: Manifest, path: Path, out: Path) -> None:
 
 def spec_of(manifest: Manifest) -> Spec:
     """What the weights are for; where the code of a plugin builds it, with the classes that these weights have."""
-    if is_opaque(manifest.model):
-        return Opaque(manifest.model, tag=manifest.tag)
+    if is_external(manifest.model):
+        return External(manifest.model, tag=manifest.tag)
     return published_spec(manifest.model)
 
 

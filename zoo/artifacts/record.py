@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from blocks import plugins
+from blocks.registry import plugins
 from zoo.errors import Problem, SpecError, WeightsError, listed, nearest
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES, family_of, read_json

@@ -1,0 +1,1 @@
+"""What writes packages of plugins, their indexes, and the core's."""

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from blocks import plugins as declared
-from blocks import registry
-from blocks.plugins import Plugin
 from blocks.registry import BlockInfo
-from blocks.words import raised
+from blocks.registry import plugins as declared
+from blocks.registry import registration as registry
+from blocks.registry.plugins import Plugin
+from blocks.registry.words import raised
 from zoo import catalog
 from zoo.catalog.collection import namespace_of
 from zoo.catalog.published import published_spec

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from blocks import registry
-from blocks.plugins import NAMESPACE, RESERVED, owner_of
+from blocks.registry import registration as registry
+from blocks.registry.plugins import NAMESPACE, RESERVED, owner_of
 from zoo.authoring import indexing
 from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file

@@ -11,8 +11,8 @@ from torch.fx import Proxy
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
-from blocks.errors import SizeError
 from blocks.places import check_places, has_places
+from blocks.registry.errors import SizeError
 from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
 from zoo.build.inputs import meta_input

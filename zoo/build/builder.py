@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from blocks.chain import Chain, StandIn, run
 from blocks.construct import build_chain, construct
-from blocks.errors import BlockError, Problem
 from blocks.primitives.norms import BatchNorm
-from blocks.slots import Place
+from blocks.registry.errors import BlockError, Problem
+from blocks.registry.slots import Place
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
-from zoo.catalog.external import Opaque
+from zoo.catalog.external import External
 from zoo.errors import SpecError
 from zoo.specs.check import ImageInput, TokenInput
 from zoo.specs.model import Spec
@@ -28,7 +28,7 @@ def build(spec: Spec) -> Backbone:
     """The model of a spec on the meta device, in eval mode: a Backbone, or what the code of a plugin builds.
 
     Raises SpecError with every block that refuses its place."""
-    if isinstance(spec, Opaque):
+    if isinstance(spec, External):
         return spec.build("meta")  # type: ignore[return-value]
     problems: list[Problem] = []
     with torch.device("meta"):

@@ -9,8 +9,17 @@ from torch import nn
 
 from blocks.folding import fuse
 from blocks.packing import pack
-from zoo.catalog.external import Opaque
+from zoo.catalog.external import External
 from zoo.catalog.external import deploy as deploy_external
+from zoo.errors import InputError, Problem, nearest
+
+FORMS = ("train", "deploy")
+
+
+def check_form(form: str, subject: str = "create") -> None:
+    """Raises InputError for what is no form of a model."""
+    if form not in FORMS:
+        raise InputError(subject, Problem("form", "`train` or `deploy`", f"`{form}`", nearest(form, FORMS)))
 
 
 def deploy(model: nn.Module) -> Any:
@@ -20,7 +29,7 @@ def deploy(model: nn.Module) -> Any:
     for a second copy of the weights at the first call. An input of another shape takes the ordinary way, and from its second call
     in a row its own layout: the two agree up to rounding.
     """
-    return packed(deploy_external(model) if isinstance(getattr(model, "spec", None), Opaque) else fuse(model))
+    return packed(deploy_external(model) if isinstance(getattr(model, "spec", None), External) else fuse(model))
 
 
 def packed(fused: nn.Module) -> Any:
@@ -29,4 +38,9 @@ def packed(fused: nn.Module) -> Any:
     if like is None or like.is_meta:
         return fused
     fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return pack(fused) if like.device.type == "cpu" and like.dtype == torch.float32 else fused
+    return pack(fused) if packs(like.device.type, like.dtype) else fused
+
+
+def packs(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether the layers of a deploy form keep their weights in the layout of the kernels: on a CPU, in float32."""
+    return device_type == "cpu" and dtype == torch.float32

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from blocks.construct import made_again, orphans
-from blocks.errors import BlockError, Problem
+from blocks.first_values import made_again, orphans
+from blocks.registry.errors import BlockError, Problem
 from zoo.specs.check import Init
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from blocks import plugins
+from blocks.registry import plugins
 
 Read = TypeVar("Read")
 

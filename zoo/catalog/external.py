@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from blocks import plugins
+from blocks.registry import plugins
 from zoo import catalog
 from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, InputError, Problem, listed
@@ -38,7 +38,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-class Opaque(Spec):
+class External(Spec):
     """Stands where others have a Spec: a name, an input and a digest, on which records hang. `options` are what was asked for."""
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, tag: str = ""):
@@ -95,7 +95,7 @@ def digest_of(name: str, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def is_opaque(model: Any) -> bool:
+def is_external(model: Any) -> bool:
     """Whether a name is that of a model which a factory builds."""
     if not isinstance(model, str) or "/" not in model:
         return False
@@ -143,3 +143,7 @@ def deploy(model: nn.Module) -> nn.Module:
     made: Any = make(model) if make is not None else copy.deepcopy(model).eval()
     made.spec, made.digest, made.pretrained = model.spec, model.digest, model.pretrained
     return made  # type: ignore[no-any-return]
+
+
+Opaque, is_opaque = External, is_external
+"""Their names in release 0.1."""

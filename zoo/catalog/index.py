@@ -8,9 +8,8 @@ import re
 
 import msgspec
 
-from blocks import plugins
-from blocks.registry import forget_plugins
-from blocks.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
+from blocks.registry import forget_plugins, plugins
+from blocks.registry.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
 from zoo.catalog.collection import Collection, collections, namespace_of, read_data
 from zoo.display.rows import Row
 from zoo.errors import Problem, UnknownModelError, listed, nearest

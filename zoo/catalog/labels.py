@@ -6,12 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from zoo._timm import import_timm
-from zoo.catalog.manifests import manifests
-from zoo.catalog.names import is_file
-from zoo.catalog.names import spec as find_spec
-from zoo.catalog.saved import described
+from zoo.catalog.sources import find_source
 from zoo.errors import InputError, Problem
-from zoo.weights.manifest import Manifest
 
 if TYPE_CHECKING:
     from zoo.build.backbone import Backbone
@@ -24,8 +20,8 @@ def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:
     Raises InputError when nobody knows them.
     """
     if isinstance(model, (str, os.PathLike)):
-        saved = described(model)
-        known, spec = ([saved.manifest], saved.spec) if saved else (_named_manifests(model), find_spec(model))
+        source = find_source(model)
+        known, spec = source.manifests, source.spec
     else:
         known, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
     named = next((manifest.labels for manifest in known if len(manifest.labels) == spec.num_classes), ())
@@ -37,8 +33,3 @@ def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:
     found = f"a model of {spec.num_classes} classes without weights that name them"
     step = "zoo.save(model, path, labels=[...]) writes them beside the weights"
     raise InputError("labels", Problem(spec.name, "weights with the names of their classes", found, next=step))
-
-
-def _named_manifests(model: str | os.PathLike[str]) -> list[Manifest]:
-    """Those of a name in the catalogue; none of a spec file."""
-    return manifests(str(model)) if not is_file(os.fspath(model)) else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+from blocks.registry.words import short_name
 from zoo.catalog.index import entries
 
 Patterns = str | Sequence[str]
@@ -42,7 +43,7 @@ def list_models(
         ]
         if pretrained and not tagged:
             continue
-        if block and not any(block in (used, used.removeprefix("core/").removesuffix("@1")) for used in found.blocks):
+        if block and not any(block in (used, short_name(used)) for used in found.blocks):
             continue
         if include_tags and tagged:
             names += [one for one in tagged if _wanted([name, one], filter, exclude_filters)]

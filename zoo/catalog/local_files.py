@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from blocks import registry
+from blocks.registry.words import short_name
 from zoo.errors import InputError, Problem, listed
 
 
@@ -105,7 +106,7 @@ def _defined_by(module: ModuleType, value: object) -> bool:
 
 
 def _short(identity: str) -> str:
-    return identity.removeprefix("core/").removesuffix("@1")
+    return short_name(identity)
 
 
 def _refusal(file: pathlib.Path, problem: Problem) -> InputError:

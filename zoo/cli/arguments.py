@@ -8,11 +8,14 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from blocks.words import LONGEST_NAME, printable
+from blocks.registry.words import LONGEST_NAME, printable
 from zoo.display.console import OutputError, broken_off, complain, dump, guarded
 from zoo.errors import ProblemsError, listed, nearest
+
+if TYPE_CHECKING:
+    from zoo.specs.arguments import Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -467,11 +470,12 @@ def _changes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--at", default="", help="where to swap: stages.2-3")
 
 
-def settings(pairs: Sequence[str], option: str) -> dict[str, Any]:
+def settings(pairs: Sequence[str], option: str) -> Settings:
     """`k=v` pairs as a mapping; values are TOML values, and bare words strings. Raises SpecError for a value beyond all bounds."""
+    from zoo.specs.arguments import Settings
     from zoo.specs.read import read_setting
 
-    out = {}
+    out = Settings()
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:

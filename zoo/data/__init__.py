@@ -1,0 +1,1 @@
+"""Pictures, digits, texts and tasks, as tensors."""

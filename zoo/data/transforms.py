@@ -19,6 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from zoo.catalog.sources import find_source
 from zoo.errors import InputError, Problem
 from zoo.weights.manifest import Preprocess
 
@@ -62,15 +63,9 @@ def preprocess_of(model: Any) -> Preprocess:
 
 
 def _of_named(model: str | os.PathLike[str]) -> Preprocess:
-    from zoo.catalog import names as naming
-    from zoo.catalog.manifests import manifests
-    from zoo.catalog.saved import described
-
-    found = described(model)
-    if found is not None:
-        return found.manifest.preprocess or _by_size(found.spec)
-    known = [] if naming.is_file(os.fspath(model)) else manifests(os.fspath(model))
-    return known[0].preprocess if known and known[0].preprocess else _by_size(naming.spec(model))
+    source = find_source(model)
+    prepared = [manifest.preprocess for manifest in source.manifests[:1]]
+    return next(filter(None, prepared), None) or _by_size(source.spec)
 
 
 def _by_size(spec: Any) -> Preprocess:

@@ -1,0 +1,1 @@
+"""How things are shown: the console, Markdown and HTML, tables."""

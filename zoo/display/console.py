@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from blocks.words import printable, printable_lines
+from blocks.registry.words import printable, printable_lines
 
 
 class OutputError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from blocks.words import LONGEST_TEXT, printable
+from blocks.registry.words import LONGEST_TEXT, printable
 
 SPECIAL = re.compile(r"[\\`<>|\[\]]")
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.words import LONGEST_NAME, LONGEST_TEXT, printable
+from blocks.registry.words import LONGEST_NAME, LONGEST_TEXT, printable
 from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
 from zoo.exporting.pruning import pruned

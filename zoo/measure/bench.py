@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from zoo import __version__
-from zoo.catalog.names import spec as find_spec
+from zoo.catalog.sources import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
@@ -37,6 +37,11 @@ JOBS_PER_PROCESS = 16
 
 RECENT, ENOUGH = 200, 10
 """Rows that say what the anchor usually takes: the last ones, and how few will do."""
+
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_MAX_": "0"}
+"""What a worker is told so that glibc keeps freed memory for the next pass. By its own rules it gives memory back after some passes and
+not after others, as the largest block that was ever freed has it: a net then takes up to 1.6 times as long, and whether it does depends
+on the nets that were timed before it in the same process."""
 
 
 class Progress(NamedTuple):
@@ -165,7 +170,7 @@ def glance(jobs: Sequence[Job], seconds: float, store: Store) -> Iterator[tuple[
 def _answers(plan: Plan) -> Iterator[Answer]:
     """What a fresh worker process says, line by line. One that dies is an answer, too."""
     command = children.command("zoo.measure.worker")
-    environment = os.environ | {"PYTHONPATH": children.search_path()}
+    environment = os.environ | KEPT_MEMORY | {"PYTHONPATH": children.search_path()}
     open_jobs = [job.key for job in plan.jobs]
     with (
         tempfile.TemporaryFile() as said,  # a pipe that nobody reads would fill up, and stop it

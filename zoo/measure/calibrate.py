@@ -22,7 +22,7 @@ from zoo.build.builder import build
 from zoo.build.deploy import deploy
 from zoo.catalog.listing import list_models
 from zoo.catalog.names import Model
-from zoo.catalog.names import spec as find_spec
+from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from zoo.catalog.names import spec as find_spec
+from zoo.catalog.sources import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.clock import on_threads

@@ -20,8 +20,8 @@ from zoo.build.deploy import deploy
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
 from zoo.catalog.names import Model
-from zoo.catalog.names import spec as find_spec
 from zoo.catalog.saved import saved_path
+from zoo.catalog.sources import spec as find_spec
 from zoo.display.console import count
 from zoo.display.rows import Row, html_table
 from zoo.factory import create

@@ -6,7 +6,7 @@ import functools
 import tomllib
 from typing import NamedTuple
 
-from blocks.words import is_text
+from blocks.registry.words import is_text
 from zoo import catalog
 from zoo.catalog.collection import Collection, collections, read_data
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from blocks.words import DEVICE, is_name, is_text, printable
+from blocks.registry.words import DEVICE, is_name, is_text, printable
 from zoo.catalog import NAME
 from zoo.errors import Problem
 from zoo.measure.device import Device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.util
@@ -12,12 +13,35 @@ from blocks import registry
 
 @functools.lru_cache(maxsize=4096)
 def source_hash(blocks: tuple[str, ...]) -> str:
-    """12 hexadecimal digits for the source files of these blocks; what is defined in no file does not count."""
+    """12 hexadecimal digits for the source files of these blocks, as `code_of` reads them; what is defined in no file does not count."""
     homes = {registry.describe(block).target.partition(":")[0] for block in blocks}
     digest = hashlib.sha256()
     for home in sorted(homes):
         spec = importlib.util.find_spec(home) if home in sys.modules or home.startswith("blocks.") else None
         if spec is not None and spec.origin:
-            with open(spec.origin, "rb") as file:
-                digest.update(file.read())
+            digest.update(_code_in(spec.origin))
     return digest.hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=4096)
+def _code_in(path: str) -> bytes:
+    with open(path, encoding="utf-8") as file:
+        return code_of(file.read()).encode()
+
+
+def code_of(text: str) -> str:
+    """The lines of a source file that can change what it computes: without comments, docstrings, imports and empty lines.
+
+    What is imported may have moved to another file; what it does is told by the rows of the blocks that are defined there.
+    """
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_docstring(node):
+            for number in range(node.lineno - 1, node.end_lineno or node.lineno):  # type: ignore[attr-defined]
+                lines[number] = ""
+    kept = (line.strip() for line in lines)
+    return "\n".join(line for line in kept if line and not line.startswith("#"))
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 from filelock import FileLock
 
-from blocks.words import printable
+from blocks.registry.words import printable
 from zoo.catalog.collection import collections
 from zoo.errors import InputError, Problem
 from zoo.measure.device import Device

@@ -86,22 +86,23 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
     Raises MemoryError where its weights would not fit."""
     import zoo
     from blocks.packing import pack
-    from zoo.catalog.external import is_opaque
+    from zoo.build.deploy import packs
+    from zoo.catalog.external import is_external
     from zoo.measure.segments import fill
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)
-    packs = job.form == "deploy" and job.device == "cpu" and dtype == torch.float32
+    packed = job.form == "deploy" and packs(job.device, dtype)
     model: Any
-    if is_opaque(job.model):
-        model, packs = zoo.create(job.model, form=job.form).to(dtype), False
+    if is_external(job.model):
+        model, packed = zoo.create(job.model, form=job.form).to(dtype), False
     else:
         model = zoo.create(spec or job.model, device="meta", form=job.form).to(dtype)
-        _check_room(model, job.device, copies=2 if packs else 1)
+        _check_room(model, job.device, copies=2 if packed else 1)
         model = model.to_empty(device="cpu")
         fill(model)
     model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()
-    model = pack(model) if packs else model
+    model = pack(model) if packed else model
     return torch.compile(model) if job.runtime.engine == "compile" else model  # type: ignore[return-value]
 
 

@@ -1,0 +1,1 @@
+"""What leaves this machine: cards, saved models, repositories."""

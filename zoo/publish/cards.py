@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blocks.words import printable, printable_lines
+from blocks.registry.words import printable, printable_lines, short_name
 from zoo import catalog
 from zoo.catalog.manifests import published as published_weights
 from zoo.catalog.published import published_spec, source_of
@@ -260,7 +260,7 @@ def drawing(branches: Sequence[Any]) -> list[str]:
 
 def _name(call: Any) -> str:
     name = call if isinstance(call, str) else str(call.get("block", ""))
-    return name.removeprefix("core/").removesuffix("@1")
+    return short_name(name)
 
 
 def _shown(names: list[str]) -> str:

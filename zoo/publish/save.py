@@ -19,7 +19,7 @@ from zoo.artifacts.lockfile import distributions
 from zoo.artifacts.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
-from zoo.catalog.external import Opaque
+from zoo.catalog.external import External
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.model import Spec
@@ -121,7 +121,7 @@ def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
     known: Any = model
     spec = getattr(known, "spec", None)
-    if not isinstance(spec, Spec) or isinstance(spec, Opaque):
+    if not isinstance(spec, Spec) or isinstance(spec, External):
         return None
     twin, made = build(spec), Made()
     if getattr(known, "out_indices", None) is not None:
@@ -142,7 +142,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _why_not(model: nn.Module) -> str:
     spec = getattr(model, "spec", None)
-    if isinstance(spec, Opaque):
+    if isinstance(spec, External):
         return f"{spec.name}, which the code of a plugin builds and no spec describes"
     return (
         "one that was pruned or changed by hand"

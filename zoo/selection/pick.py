@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
-from blocks.words import printable
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, jobs_for, run
 from zoo.measure.latency import Latency, Runtime
@@ -147,111 +142,3 @@ def _prepared(prepare: Any, data: bytes) -> Any:
     from PIL import Image
 
     return prepare(Image.open(io.BytesIO(data)))
-
-
-def write(picked: Picked, folder: Path) -> list[Path]:
-    """A folder to start from: the net as one file, its spec, weights where there are any, pre-processing, labels, `run.py`, a report.
-
-    Raises InputError for a folder that holds something already.
-    """
-    from zoo import factory
-    from zoo.catalog.manifests import manifests
-    from zoo.data import transforms
-    from zoo.exporting.expressions import literal
-    from zoo.exporting.python import export_python
-    from zoo.exporting.sources import docstring_text
-    from zoo.publish.save import save
-
-    if os.path.exists(folder) and any(folder.iterdir()):
-        raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
-    folder.mkdir(parents=True, exist_ok=True)
-    name = picked.choice.name
-    usable = [one for one in manifests(name) if one.state != "listed"]
-    model = factory.create(name, pretrained=bool(usable))
-    export_python(model, folder / "net.py")
-    (folder / "spec.json").write_text(json.dumps(model.spec.tree, indent=1))
-    if usable:
-        save(model, folder / "model.safetensors")
-    prepare = transforms.transform(model)
-    (folder / "preprocess.json").write_text(json.dumps(msgspec.to_builtins(prepare.preprocess), indent=1))
-    labels = _labels(name)
-    if labels:
-        (folder / "labels.txt").write_text("\n".join(labels) + "\n")
-    (folder / "run.py").write_text(
-        RUN.format(
-            told=docstring_text(printable(name)),
-            name=literal(name),
-            form=picked.row.form,
-            threads=picked.row.runtime.threads,
-        )
-    )
-    (folder / "report.json").write_text(json.dumps(report(picked), indent=1))
-    return sorted(folder.iterdir())
-
-
-def report(picked: Picked) -> dict[str, Any]:
-    """What was chosen, and against what, in plain values."""
-    rows = [msgspec.to_builtins(one) | {"measured": msgspec.to_builtins(row)} for one, row in picked.finalists]
-    return {
-        "choice": picked.choice.name,
-        "p50_ms": picked.row.p50_ms,
-        "prepare_ms": picked.prepare_ms,
-        "verdict": picked.row.verdict,
-        "trials": {name: tried._asdict() for name, tried in picked.trials.items()},
-        "finalists": rows,
-    }
-
-
-def _labels(name: str) -> list[str]:
-
-    from zoo.catalog.labels import labels as labels_of
-
-    try:
-        return labels_of(name)
-    except (InputError, ImportError):
-        return []
-
-
-RUN = '''"""Classifies image files with {told}: python run.py IMAGE..."""
-
-import json
-import sys
-from pathlib import Path
-
-import torch
-import zoo
-
-HERE = Path(__file__).parent
-weights = HERE / "model.safetensors"
-if not weights.exists():
-    print("there is no model.safetensors beside this file: the answers are random", file=sys.stderr)
-model = zoo.create({name}, weights=weights if weights.exists() else None, form="{form}")
-prepare = zoo.transform(zoo.Preprocess(**json.loads((HERE / "preprocess.json").read_text())))
-labels = (HERE / "labels.txt").read_text().splitlines() if (HERE / "labels.txt").exists() else None
-torch.set_num_threads({threads})
-with torch.inference_mode():
-    for path in sys.argv[1:]:
-        best = model(prepare(path)).softmax(-1)[0].topk(min(3, model.num_classes))
-        for share, index in zip(best.values.tolist(), best.indices.tolist()):
-            print(f"{{path}}: {{share:.1%}} {{labels[index] if labels else index}}")
-'''
-
-
-def regret(
-    truth: dict[str, float], guessed: dict[str, float], figures: dict[str, float], budget: float
-) -> float | None:
-    """By how much the choice is worse than the best that exhaustive measurement would find; None where nothing fits.
-
-    truth and guessed: measured and predicted milliseconds. The choice is what `pick` would make with these.
-    """
-    best = max((figures[name] for name in truth if truth[name] <= budget), default=None)
-    tried = sorted((name for name in truth if guessed[name] <= REACH * budget), key=lambda name: -figures[name])
-    chosen = next((figures[name] for name in tried if truth[name] <= budget), None)
-    if best is None:
-        return None
-    return best - chosen if chosen is not None else best
-
-
-def median_and_p95(values: Sequence[float]) -> tuple[float, float]:
-    ordered = sorted(values)
-    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]

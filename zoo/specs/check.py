@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from blocks import registry
-from blocks.calls import fill_call
-from blocks.schema import Issue, Told, fill, fragment, shown
-from blocks.words import PART, is_name
+from blocks.registry.calls import fill_call
+from blocks.registry.schema import Issue, Told, fill, fragment, shown
+from blocks.registry.words import PART, is_name
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Path, Table, graft, origin_of, walk
 

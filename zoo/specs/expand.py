@@ -9,9 +9,9 @@ import copy
 from itertools import islice
 from typing import Any
 
-from blocks.calls import fill_call
-from blocks.errors import MOST_PROBLEMS
-from blocks.schema import TOLD, Issue, Told, fill, shown
+from blocks.registry.calls import fill_call
+from blocks.registry.errors import MOST_PROBLEMS
+from blocks.registry.schema import TOLD, Issue, Told, fill, shown
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.check import WIDTHS_SCHEMA
 from zoo.specs.patch import INDEXED, merged, replaces

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from blocks import registry
-from blocks.errors import BlockError
 from blocks.registry import BlockInfo
-from blocks.schema import CALL
+from blocks.registry.errors import BlockError
+from blocks.registry.schema import CALL
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import STAGE, TOP
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText

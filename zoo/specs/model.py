@@ -138,7 +138,7 @@ def _is_rate(key: str, params: dict[str, Any]) -> bool:
 
 
 def _default(param: Any, key: str) -> Any:
-    from blocks.calls import fill_call
-    from blocks.schema import fill
+    from blocks.registry.calls import fill_call
+    from blocks.registry.schema import fill
 
     return fill(param.default, param.schema, (key,), [], fill_call)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blocks import registry
-from blocks.calls import is_wiring
-from blocks.schema import shown
+from blocks.registry.calls import is_wiring
+from blocks.registry.schema import shown
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Items, Origin, Path, Table, position, rooted
 

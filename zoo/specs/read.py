@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from blocks.errors import MOST_PROBLEMS
-from blocks.schema import shown
-from blocks.words import LONGEST_NAME, LONGEST_TEXT, MODEL, is_name, is_text
+from blocks.registry.errors import MOST_PROBLEMS
+from blocks.registry.schema import shown
+from blocks.registry.words import LONGEST_NAME, LONGEST_TEXT, MODEL, is_name, is_text
 from zoo.errors import Problem, SpecError, listed, nearest
 from zoo.specs.tree import Origin, Table, rooted
 

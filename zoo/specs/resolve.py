@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from blocks.schema import shown
+from blocks.registry.schema import shown
 from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
 from zoo.specs.check import add_unique, fill_tree
 from zoo.specs.expand import TooLarge, expand

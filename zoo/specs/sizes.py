@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blocks import registry
-from blocks.schema import Param
+from blocks.registry.schema import Param
 from zoo.errors import InputError, Problem, listed
 from zoo.specs.model import Spec
 from zoo.specs.patch import Edit

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from blocks.calls import is_wiring
+from blocks.registry.calls import is_wiring
 
 Path = tuple[str | int, ...]
 

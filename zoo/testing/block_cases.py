@@ -14,9 +14,9 @@ from blocks import registry
 from blocks.chain import run
 from blocks.construct import construct
 from blocks.context import Context
-from blocks.errors import BlockError, Problem
-from blocks.schema import CALL
-from blocks.slots import Place
+from blocks.registry.errors import BlockError, Problem
+from blocks.registry.schema import CALL
+from blocks.registry.slots import Place
 
 DIM = 64
 BATCH = 2

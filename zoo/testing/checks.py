@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blocks.calls import fill_call
 from blocks.chain import channels
 from blocks.context import Context
-from blocks.schema import Issue
+from blocks.registry.calls import fill_call
+from blocks.registry.schema import Issue
 from zoo.testing.block_cases import BATCH, NUM_CLASSES, Subject, perturbed
 from zoo.testing.outcomes import ConformanceFailure, NotApplicable, require, require_close, require_equal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Iterable
 
-from blocks.errors import BlockError
+from blocks.registry.errors import BlockError
 from zoo.catalog.local_files import load_file
 from zoo.testing import ability_checks as promises
 from zoo.testing import checks, counting

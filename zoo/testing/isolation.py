@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blocks import registry
+from blocks.registry import registration as registry
 
 
 @contextmanager

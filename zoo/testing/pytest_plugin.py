@@ -127,7 +127,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def table(results: list[Any]) -> str:
     """A row for each block and model: what holds, what fails, what was never promised."""
-    from blocks import plugins
+    from blocks.registry import plugins
     from zoo import __version__
 
     rows: dict[str, dict[str, list[str]]] = {}

@@ -9,7 +9,7 @@ from math import isfinite, prod
 from typing import Any
 from urllib.parse import urlsplit
 
-from blocks.words import LONGEST_PART, is_text
+from blocks.registry.words import LONGEST_PART, is_text
 from zoo.errors import Problem
 from zoo.weights.header import DTYPES
 from zoo.weights.stats import wilson_interval

@@ -12,8 +12,8 @@ import logging
 import os
 import threading
 
-from blocks.errors import BlockError, Problem, nearest
 from blocks.ops.native.build import SOURCES, Unavailable, built, open_checked, path_of
+from blocks.registry.errors import BlockError, Problem, nearest
 
 MODES = ("build", "prebuilt", "off")
 

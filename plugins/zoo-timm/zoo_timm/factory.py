@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from zoo._timm import import_timm
-from zoo.catalog.external import Opaque
+from zoo.catalog.external import External
 from zoo.weights.manifest import Manifest, Preprocess
 from zoo_timm.deploying import deploy
 
@@ -39,7 +39,7 @@ def manifest(name: str, tag: str) -> Manifest | None:
     return Manifest(
         model=f"timm/{name}",
         tag=tag,
-        digest=Opaque(f"timm/{name}").digest,
+        digest=External(f"timm/{name}").digest,
         source=f"hub:{config.hf_hub_id}/{config.hf_hub_filename or 'model.safetensors'}",
         state="listed",
         licence=licence,

@@ -49,7 +49,7 @@ def entry_of(name: str) -> Entry:
 
 
 def digest_of(name: str) -> str:
-    """As `zoo.catalog.external.Opaque` makes it, which reads it from here."""
+    """As `zoo.catalog.external.External` makes it, which reads it from here."""
     from zoo.catalog.external import digest_of as made
 
     return made(f"timm/{name}", {})

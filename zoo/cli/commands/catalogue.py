@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from blocks import registry
+from blocks.registry import registration as registry
+from blocks.registry.words import short_name
 from zoo import catalog
 from zoo.artifacts.repository import Repository
 from zoo.catalog import listing
@@ -67,7 +68,7 @@ def info(arguments: Namespace) -> int:
     shown = {
         "title": entry.title, "paper": entry.paper, "code": entry.code, "task": entry.task, "licence": entry.licence,
         "input": "x".join(map(str, entry.input_size)), "parameters": f"{entry.params:,}", "MACs": f"{entry.macs:,} (1 MAC = 2 FLOPs)",
-        "digest": entry.digest, "blocks": ", ".join(block.removeprefix("core/").removesuffix("@1") for block in entry.blocks),
+        "digest": entry.digest, "blocks": ", ".join(short_name(block) for block in entry.blocks),
     }  # fmt: skip
     shown |= {key: _said(facts[key]) for key in ("form", "preprocess", "labels") if facts.get(key)}
     table([entry.name, ""], [[key, value] for key, value in shown.items() if value])
@@ -156,7 +157,7 @@ def blocks(arguments: Namespace) -> int:
 
 
 def _describe(found: registry.BlockInfo, as_json: bool) -> int:
-    from blocks.schema import words
+    from blocks.registry.schema import words
     from zoo.measure.task_table import scores
 
     learned = scores(found.name)

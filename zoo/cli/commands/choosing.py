@@ -168,8 +168,8 @@ def pick(arguments: Namespace) -> int:
 
     from zoo.cli.commands.measuring import bar
     from zoo.errors import InputError, Problem
+    from zoo.publish.picked import report, write
     from zoo.selection.pick import pick as choose
-    from zoo.selection.pick import report, write
 
     images = (
         sorted(path for path in Path(arguments.images).rglob("*") if path.suffix.lower() in PICTURES)

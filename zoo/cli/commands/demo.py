@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
+from blocks.registry.words import short_name
 from zoo.catalog.listing import list_models
 from zoo.display.console import count, dump, table
 from zoo.measure.clock import on_threads
@@ -69,7 +70,7 @@ def _row(name: str) -> dict[str, Any]:
     entry = catalog.entry(name)
     model = factory.create(name, pretrained=True)
     correct, n = evaluate(model)
-    used = [block.removeprefix("core/").removesuffix("@1") for block in entry.blocks]
+    used = [short_name(block) for block in entry.blocks]
     kind = next((text for block, text in MAIN_BLOCK.items() if block in used), "")
     return {
         "model": name, "block": kind, "params": entry.params, "macs": entry.macs,
@@ -115,12 +116,12 @@ def _swapped() -> dict[str, Any]:
 
     from zoo import factory
     from zoo.build.inputs import meta_input
-    from zoo.catalog import names as naming
+    from zoo.catalog import sources
     from zoo.measure.macs import count_macs
     from zoo.measure.swaps import swap_report
 
     name, mixer = SWAP
-    spec = naming.spec(name)
+    spec = sources.spec(name)
     before, after = factory.create(name), factory.create(name, swap={"token_mixer": mixer})
     with torch.inference_mode():
         after(torch.zeros_like(meta_input(spec), device="cpu"))

@@ -16,8 +16,8 @@ def generate(arguments: Namespace) -> int:
 
     from zoo import factory
     from zoo.artifacts.client import is_hub
-    from zoo.catalog.names import spec as find_spec
     from zoo.catalog.saved import saved_path
+    from zoo.catalog.sources import spec as find_spec
     from zoo.data import pydoc as text
     from zoo.training.pydoc import check_bytes, check_bytes_of
 

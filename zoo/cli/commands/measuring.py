@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from blocks.words import printable
+from blocks.registry.words import printable
 from zoo.catalog.listing import list_models
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest

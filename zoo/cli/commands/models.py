@@ -18,7 +18,7 @@ def create(arguments: Namespace) -> int:
     swap = settings(arguments.swap, "--swap")
     model = factory.create(
         arguments.name,
-        settings=settings(arguments.settings, "--set") or None,
+        settings(arguments.settings, "--set") or None,
         swap=swap or None,
         at=arguments.at,
         pretrained=arguments.pretrained,
@@ -59,11 +59,11 @@ def _change(row: dict[str, Any], what: str) -> str:
 
 
 def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, Any]]:
-    from zoo.catalog import names as naming
+    from zoo.catalog import sources
     from zoo.cli import settings
     from zoo.measure.swaps import swap_report
 
-    spec = naming.spec(arguments.name, settings=settings(arguments.settings, "--set"))
+    spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
     return swap_report(spec, swap, arguments.at)
 
 
@@ -75,7 +75,7 @@ def export(arguments: Namespace) -> int:
 
     model = factory.create(
         arguments.name,
-        settings=settings(arguments.settings, "--set"),
+        settings(arguments.settings, "--set"),
         swap=settings(arguments.swap, "--swap") or None,
         at=arguments.at,
         device="meta",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from blocks.plugins import Plugin, owner_of, package_of, refusal
-from blocks.plugins import plugins as declared
+from blocks.registry.plugins import Plugin, owner_of, package_of, refusal
+from blocks.registry.plugins import plugins as declared
 from zoo.catalog.collection import Collection, collections
 from zoo.catalog.index import forget
 from zoo.display.console import dump, table

@@ -25,7 +25,7 @@ def profile(arguments: Namespace) -> int:
     changes = settings(arguments.settings, "--set") or None
     saved = described(arguments.name)
     form = saved.made.form if saved and saved.made.form == "deploy" else arguments.form
-    net = factory.create(arguments.name, settings=changes, swap=swap, at=arguments.at, form=form, device="meta")
+    net = factory.create(arguments.name, changes, swap=swap, at=arguments.at, form=form, device="meta")
     found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
     counts = _three_counts(net.spec, form, found) if arguments.check else {}
     agree = all(row == counts["analytic"] for row in counts.values()) if counts else True

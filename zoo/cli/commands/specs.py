@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from zoo.catalog import names as naming
+from zoo.catalog import names, sources
 from zoo.catalog.published import source_of
 from zoo.catalog.saved import saved_path
 from zoo.display.console import dump, table
@@ -17,7 +17,7 @@ from zoo.specs.tree import Path, child_origin
 def show(arguments: Namespace) -> int:
     from zoo.cli import settings
 
-    spec = naming.spec(arguments.name, settings=settings(arguments.settings, "--set"))
+    spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
     swaps = settings(arguments.swap, "--swap")
     if swaps:
         from zoo.specs.patch import swap_edits
@@ -37,8 +37,8 @@ def _source(name: str) -> str:
     """The family file as its author wrote it."""
     import pathlib
 
-    if naming.is_file(name):
-        return pathlib.Path(naming.split_variant(name)[0]).read_text()
+    if names.is_file(name):
+        return pathlib.Path(names.split_variant(name)[0]).read_text()
     return source_of(name).read_text()
 
 
@@ -85,7 +85,7 @@ def check(arguments: Namespace) -> int:
     from zoo.build.builder import check as check_on_meta
 
     variants = [arguments.path]
-    named = naming.is_file(arguments.path) and not naming.split_variant(arguments.path)[1]
+    named = names.is_file(arguments.path) and not names.split_variant(arguments.path)[1]
     if named and not saved_path(arguments.path):
         import pathlib
 
@@ -93,11 +93,11 @@ def check(arguments: Namespace) -> int:
         from zoo.system.file_kinds import refuse_foreign
 
         refuse_foreign(pathlib.Path(arguments.path))
-        names = list(read_file(arguments.path).variants)
-        variants = [f"{arguments.path}:{name}" for name in names] or variants
+        found = read_file(arguments.path).variants
+        variants = [f"{arguments.path}:{variant}" for variant in found] or variants
     rows: list[tuple[str, int, str]] = []
     for variant in variants:
-        model = check_on_meta(naming.spec(variant))
+        model = check_on_meta(sources.spec(variant))
         rows.append((model.spec.name, sum(parameter.numel() for parameter in model.parameters()), model.digest))
     if arguments.json:
         dump([{"name": name, "params": params, "digest": digest} for name, params, digest in rows])

@@ -67,7 +67,7 @@ def _row(entry: Locked) -> list[str]:
 
 
 def mirror(arguments: Namespace) -> int:
-    from zoo.artifacts.mirrors import mirror
+    from zoo.artifacts.make_mirror import mirror
 
     files = [str(path) for path in mirror(arguments.lock, arguments.folder)]
     dump(files) if arguments.json else print(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.construct import construct
 from blocks.context import Context
-from blocks.slots import Place
+from blocks.registry.slots import Place
 from zoo.measure.clock import on_threads
 from zoo.measure.op_counter import Work
 

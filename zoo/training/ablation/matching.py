@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from blocks import registry
 from zoo.build.builder import build
-from zoo.catalog.names import spec as find_spec
+from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.macs import count_macs
 from zoo.specs.check import TokenInput

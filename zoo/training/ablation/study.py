@@ -10,7 +10,7 @@ import msgspec
 
 from blocks import registry
 from zoo.catalog.local_files import block_of
-from zoo.catalog.names import spec as find_spec
+from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.check import TokenInput
 from zoo.training.ablation.lengths import Growth, growth

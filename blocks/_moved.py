@@ -1,0 +1,72 @@
+"""Module paths of an older release, which answer for one release more: each import of one warns, and gives the module in its place."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from types import CodeType, ModuleType
+
+MOVED = {
+    "blocks.calls": "blocks.registry.calls",
+    "blocks.errors": "blocks.registry.errors",
+    "blocks.index": "blocks.registry.index",
+    "blocks.plugins": "blocks.registry.plugins",
+    "blocks.schema": "blocks.registry.schema",
+    "blocks.slots": "blocks.registry.slots",
+    "blocks.words": "blocks.registry.words",
+}
+
+
+class _Loader(importlib.abc.InspectLoader):
+    """Hands out the module of the new path under the old one."""
+
+    def __init__(self, old: str, new: str):
+        self.old, self.new = old, new
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        warnings.warn(f"`{self.old}` is now `{self.new}`", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(self.new)
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # the import of the old path put its own there
+        sys.modules[self.old] = module
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For `python -m OLD`."""
+        warnings.warn(f"`python -m {self.old}` is now `python -m {self.new}`", DeprecationWarning, stacklevel=2)
+        found = importlib.util.find_spec(self.new)
+        loader = found.loader if found is not None else None
+        return loader.get_code(self.new) if isinstance(loader, importlib.abc.InspectLoader) else None
+
+    def get_source(self, fullname: str) -> str | None:
+        return None
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds old paths; it stands before the finder that would load a file of a moved room a second time."""
+
+    def __init__(self) -> None:
+        self.moved: dict[str, str] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        new = self.moved.get(fullname)
+        return importlib.machinery.ModuleSpec(fullname, _Loader(fullname, new)) if new else None
+
+
+_finder = Finder()
+
+
+def answer_old_paths(moved: Mapping[str, str]) -> None:
+    """From now on {old path: new path} are found."""
+    _finder.moved |= moved
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)

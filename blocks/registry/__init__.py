@@ -1,0 +1,51 @@
+"""Which blocks there are: their names, kinds, parameters and slots, as data; classes load on use. Imports no torch.
+
+errors          problems as sentences
+words           what may be a name, and what may be printed
+schema          parameters of a constructor as a schema; values that fit it
+slots           holes in a block for other blocks
+plugins         installed distributions that bring blocks
+registration    identity -> what is known of a block -> its class
+calls           a call of a block in a spec, filled with its defaults
+index           the generated index of the core's blocks
+"""
+
+from blocks.registry.registration import (
+    ABILITIES,
+    INDEX,
+    INDEX_OF_PLUGIN,
+    KINDS,
+    LAYOUTS,
+    BlockInfo,
+    block,
+    core_index,
+    describe,
+    forget_plugins,
+    get,
+    identities,
+    info_of,
+    list_blocks,
+    place_of,
+    plugin_index,
+    resolve,
+)
+
+__all__ = [
+    "ABILITIES",
+    "INDEX",
+    "INDEX_OF_PLUGIN",
+    "KINDS",
+    "LAYOUTS",
+    "BlockInfo",
+    "block",
+    "core_index",
+    "describe",
+    "forget_plugins",
+    "get",
+    "identities",
+    "info_of",
+    "list_blocks",
+    "place_of",
+    "plugin_index",
+    "resolve",
+]

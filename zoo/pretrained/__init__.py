@@ -1,0 +1,1 @@
+"""How a net on meta gets its tensors: a checkpoint, published weights, or first values."""

@@ -1,0 +1,149 @@
+"""A checkpoint that a user names, for a net that waits for it: envelopes and prefixes off, and the key rules of its library applied."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from zoo.artifacts.repository import Repository
+from zoo.catalog.saved import record_of
+from zoo.errors import Problem, WeightsError, listed, nearest
+from zoo.pretrained.target import Target
+from zoo.specs.model import Spec
+from zoo.specs.resolve import with_values
+from zoo.weights.adapt import AdaptReport, adapt
+from zoo.weights.convert import KeyRules
+from zoo.weights.load import expected_header
+from zoo.weights.source import open_checkpoint, read_published
+from zoo.weights.unwrap import open_envelope
+from zoo.weights.wrappers import below_prefix, opened, plain_name, without_prefix
+
+Weights = str | os.PathLike[str] | Mapping[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A path or a mapping, in the names of `keys`: `zoo`, `official` or `timm`. `made_for` is the published spec, where there is one:
+    its size of images is tried where the asked one does not fit."""
+
+    weights: Weights
+    keys: str
+    made_for: Spec | None = None
+
+    def fill(self, target: Target) -> None:
+        """Loads it strictly; from what `zoo.save` wrote the net also takes how pictures are prepared, and the names of its classes.
+
+        Raises WeightsError; of what was saved for another request with the differences.
+        """
+        spec = target.spec
+        saved = None if self.keys != "zoo" or isinstance(self.weights, Mapping) else _saved(self.weights, spec)
+        try:
+            if saved is None:
+                _load(target, self)
+            else:
+                _load(target, Checkpoint(read_published(saved.manifest, ""), self.keys, saved.spec))
+        except WeightsError:
+            if saved is None or saved.manifest.digest == spec.digest:
+                raise
+            raise WeightsError(spec.name, _differences(saved.spec, spec, str(self.weights))) from None
+        if saved is not None:
+            for problem in _differences(saved.spec, spec, str(self.weights)):
+                warnings.warn(f"{spec.name}: {problem.where}: {problem.sentence()}", stacklevel=4)
+            target.know(saved.manifest, saved.spec)
+
+
+def _load(target: Target, checkpoint: Checkpoint) -> None:
+    """Where the tensors fit images of the published size only, the tables of positions among them are resampled."""
+    spec = target.spec
+    content = open_checkpoint(checkpoint.weights, spec.name)
+    try:
+        tensors, prefix = _in_our_names(content, target, spec, checkpoint.keys)
+        try:
+            target.load(tensors)
+        except WeightsError as error:
+            raise (below_prefix(error, prefix) if prefix else error) from None
+    except WeightsError as refusal:
+        resized = _resized(content, target, checkpoint)
+        if resized is None:
+            raise refusal from None
+        target.load(resized[0])
+        target.net.adapt_report = resized[1]
+
+
+def _resized(
+    content: dict[str, Any], target: Target, checkpoint: Checkpoint
+) -> tuple[dict[str, Tensor], AdaptReport] | None:
+    """The tensors of a model that takes images of the published size, for one of another size; None if they are of no such model."""
+    made_for, spec = checkpoint.made_for, target.spec
+    sizes = [getattr(form, "size", None) for form in (made_for and made_for.input, spec.input)]
+    if sizes[0] is None or sizes[0] == sizes[1]:
+        return None
+    before = with_values(spec, input={"size": sizes[0]})
+    try:
+        tensors, _ = _in_our_names(content, target, before, checkpoint.keys)
+        fitted, report = adapt(
+            tensors, expected_header(target.net), subject=spec.name, model=target.net, before=target.twin(before)
+        )
+    except WeightsError:
+        return None
+    fits = all(change.action in ("kept", "resampled") for change in report.changes)
+    return (fitted, report) if fits else None
+
+
+def _in_our_names(content: Mapping[str, Any], target: Target, spec: Spec, keys: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a checkpoint for a net of this spec, but for those that the net lost on purpose, and their prefix."""
+    rules, name = _key_rules(spec, keys), spec.name
+    content = opened(content, rules.unwrap if rules else ())
+    absent = target.absent(spec)
+    if rules is None:
+        places = {plain_name(key) for key in target.net.state_dict()} | absent
+        tensors, prefix = without_prefix(open_envelope(content, subject=name), places.__contains__, name)
+    else:
+        expected = expected_header(target.twin(spec))
+        tensors, prefix = without_prefix(rules.open(content, name), partial(rules.fills, there=expected), name)
+        try:
+            tensors = rules.to_zoo(tensors, expected, name)
+        except WeightsError as error:
+            raise (below_prefix(error, prefix) if prefix else error) from None
+    return {key: tensor for key, tensor in tensors.items() if key not in absent}, prefix
+
+
+def _key_rules(spec: Spec, keys: str) -> KeyRules | None:
+    """The family's rules for the names of a library; None for our own names. Raises WeightsError for one that it does not have."""
+    if keys == "zoo":
+        return None
+    if keys not in spec.keys:
+        known = ["zoo", *spec.keys]
+        raise WeightsError(spec.name, Problem("source", f"one of {listed(known)}", f"`{keys}`", nearest(keys, known)))
+    return KeyRules.from_data(spec.keys[keys], f"{spec.source}: keys.{keys}")
+
+
+def _saved(weights: str | os.PathLike[str], spec: Spec) -> Repository | None:
+    """What `zoo.save` wrote of these weights, None for those of others. Raises WeightsError."""
+    saved = record_of(weights)
+    if saved is not None and saved.made.form == "deploy":
+        step = f'zoo.create("{weights}")'
+        raise WeightsError(spec.name, Problem("", "weights of the train form", "those of the deploy form", next=step))
+    return saved
+
+
+def _differences(saved: Spec, wanted: Spec, file: str) -> list[Problem]:
+    """In what the spec beside some weights differs from the one that is asked for."""
+    pairs = {
+        "num_classes": (wanted.num_classes, saved.num_classes),
+        "in_chans": tuple(getattr(spec.input, "channels", None) for spec in (wanted, saved)),
+        "img_size": tuple(getattr(spec.input, "size", None) for spec in (wanted, saved)),
+    }
+    problems = [
+        Problem(name, f"{own}, as asked", f"{other} in {file}", next=f"pass {name}={other}, or zoo.create({file!r})")
+        for name, (own, other) in pairs.items()
+        if own != other
+    ]
+    if not problems and saved.digest != wanted.digest:
+        found = f"`{saved.name}`, digest {saved.digest[:12]}, in {file}"
+        problems = [Problem("spec", f"`{wanted.name}`, digest {wanted.digest[:12]}, as asked", found)]
+    return problems

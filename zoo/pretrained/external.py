@@ -1,0 +1,65 @@
+"""Weights of a net that the code of a plugin builds: loaded as they are, or adapted by what the net says of its first and last layer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from zoo import catalog
+from zoo.artifacts.pinning import brought
+from zoo.catalog.external import External
+from zoo.pretrained.checkpoint import Weights
+from zoo.pretrained.target import Target
+from zoo.weights.adapt import adapt
+from zoo.weights.load import expected_header, put_tensors
+from zoo.weights.manifest import Manifest
+from zoo.weights.source import open_checkpoint, read_published
+
+
+class ExternalInitial:
+    """The first values that the plugin's code gave it."""
+
+    def fill(self, target: Target) -> None:
+        if target.dtype is not None:
+            target.net.to(target.dtype)
+
+
+class ExternalCheckpoint(NamedTuple):
+    """A checkpoint in the names of the net itself."""
+
+    weights: Weights
+
+    def fill(self, target: Target) -> None:
+        target.load(open_checkpoint(self.weights, target.spec.name))
+
+
+class ExternalPublished(NamedTuple):
+    """The bytes of a manifest."""
+
+    manifest: Manifest
+
+    def fill(self, target: Target) -> None:
+        """Adapts what the request changes, with a report in `.adapt_report`. Raises WeightsError."""
+        net, wanted, name = target.net, target.spec, self.manifest.name
+        assert isinstance(wanted, External)
+        expected = expected_header(net)
+        tensors = read_published(brought(self.manifest), catalog.home_of(wanted.name).weights)
+        if wanted.options.get("features_only"):
+            tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
+        net.pretrained = self.manifest.for_input(wanted.input.channels, wanted.input.size)
+        same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected
+        if same and "img_size" not in wanted.options:
+            target.load(tensors, name)
+            return
+        first, last = (_prefixes(net, word) for word in ("first_conv", "classifier"))
+        before = External(wanted.name, {}, wanted.tag).build("meta") if "img_size" in wanted.options else None
+        fitted, report = adapt(tensors, expected, subject=name, stem=first, head=last, model=net, before=before)
+        values = wanted.build("cpu").state_dict(keep_vars=True)
+        put_tensors(net, {key: values[key] for key in report.names("new")})
+        target.load(fitted, name, keep=report.names("new"))
+        net.adapt_report = report
+
+
+def _prefixes(net: Any, word: str) -> tuple[str, ...]:
+    """Names that begin so belong to the first, or to the last, layer: as the net says in its `pretrained_cfg`."""
+    paths = getattr(net, "pretrained_cfg", {}).get(word) or ()
+    return tuple(f"{path}." for path in ([paths] if isinstance(paths, str) else paths))
