@@ -1,76 +1,95 @@
-"""`python -m tests.convolutions [--list] [--part K/N]`: gradients of every shape of convolution that a registered model has, on this CPU.
+"""`python -m tests.convolutions [--list] [--part K/N]`: gradients of every convolution that a registered model has, on this CPU.
 
-Shapes (channels in and out, kernel, stride, padding, dilation, groups, side of the map) are collected from all models on meta. Each is
-run as the model would train it, in channels_last, and in contiguous memory, for batches of 1, 2 and 3, on its own map and on maps of
-1, 2 and 3 pixels where the kernel fits, in float32 and bfloat16; outputs and gradients are compared with those of float64. Shapes go
-in batches to processes of their own, so that one that ends its process is found, and by halves named.
+Convolutions (channels in and out, kernel, stride, padding, dilation, groups) and the sides of the maps that they meet are collected from
+all models on meta. Each is run as the model would train it, in channels_last, and in contiguous memory, for batches of 1, 2 and 3, on
+its own maps and on maps of 1, 2 and 3 pixels where the kernel fits, in float32 and bfloat16; outputs and gradients are compared with
+those of float64. Convolutions go in batches to processes of their own, so that one that ends its process is found, and by halves named.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-PER_PROCESS = 24
+PER_PROCESS = 48
 BOUNDS = {"float32": 1e-4, "bfloat16": 3e-2}
-MOST_NUMBERS = 2**22
-"""Numbers in the largest map that is tried; of a larger one a smaller map is."""
+MOST_NUMBERS, MOST_MACS, MOST_SIDE = 2**20, 2**26, 128
+"""Of the largest map that is tried: numbers that are read, multiplications, pixels of a side; a larger one is halved until it fits."""
 
 Shape = list[Any]
-"""[in, out, [kernel], [stride], [padding], [dilation], groups, [height, width]]."""
+"""[in, out, [kernel], [stride], [padding], [dilation], groups, [[height, width], ...]]."""
 
 
 def shapes_of(name: str) -> list[Shape]:
-    """Of the convolutions of one model, at its own input size."""
+    """The convolutions of one model, each with the one map of a call, at the model's own input size."""
     import torch
     from torch import nn
 
     import zoo
+    from zoo.build.builder import build
+    from zoo.build.inputs import meta_input
 
-    model = zoo.create(name, device="meta").eval()
-    found: set[str] = set()
+    spec = zoo.spec(name)
+    model = build(spec)
+    calls: set[str] = set()
 
-    def seen(conv: Any, inputs: Any, _: Any) -> None:
-        shape = [
-            conv.in_channels, conv.out_channels, *(list(map(int, side)) for side in (conv.kernel_size, conv.stride, conv.padding, conv.dilation)),
-            conv.groups, list(inputs[0].shape[-2:]),
-        ]  # fmt: skip
-        found.add(json.dumps(shape))
+    def note(conv: Any, inputs: Any, _: Any) -> None:
+        padding = conv.padding if isinstance(conv.padding, str) else list(map(int, conv.padding))
+        sizes = conv.kernel_size, conv.stride, padding, conv.dilation
+        call = [conv.in_channels, conv.out_channels, *sizes, conv.groups, [inputs[0].shape[-2:]]]
+        calls.add(json.dumps(call))
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(seen)
+            module.register_forward_hook(note)
     with torch.no_grad():
-        given = model.spec.input
-        sides = given.size if isinstance(given.size, (tuple, list)) else (given.size, given.size)
-        model(torch.empty(1, given.channels, *sides, device="meta"))
-    return [json.loads(text) for text in sorted(found)]
+        model(meta_input(spec))
+    return [json.loads(call) for call in sorted(calls)]
 
 
-def collected() -> list[Shape]:
-    """Of all registered models of images, without repetition."""
+@functools.cache
+def collected() -> tuple[Shape, ...]:
+    """Those of all registered models of images, each once, with all the maps that it meets."""
     from zoo import catalog
 
-    found: dict[str, Shape] = {}
+    sides: dict[str, set[tuple[int, int]]] = {}
     for name, entry in catalog.entries().items():
         if entry.task == "image-classification":
-            found |= {json.dumps(shape): shape for shape in shapes_of(name)}
-    return list(found.values())
+            for *conv, maps in shapes_of(name):
+                sides.setdefault(json.dumps(conv), set()).update(map(tuple, maps))
+    return tuple([*json.loads(conv), sorted(map(list, maps))] for conv, maps in sides.items())
 
 
-def maps(shape: Shape) -> Iterator[tuple[int, int]]:
-    """The map of a shape, made smaller until it is small enough to try, and tiny ones."""
-    channels, _, kernel, _, padding, dilation, _, own = shape
-    height, width = own
-    while channels * height * width > MOST_NUMBERS or max(height, width) > 128:
+def tried_maps(shape: Shape) -> list[tuple[int, int]]:
+    """The maps of a shape, each made smaller until it is small enough to try, and tiny ones; none that the kernel does not fit."""
+    *_, kernel, _, padding, dilation, _, maps = shape
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    added = (
+        [span - 1 for span in spans]
+        if padding == "same"
+        else [0, 0]
+        if padding == "valid"
+        else [2 * p for p in padding]
+    )
+    least = [span - border for span, border in zip(spans, added, strict=True)]
+    sizes = {(1, 1), (2, 2), (3, 3)} | {smaller(shape, *size) for size in maps}
+    return sorted(size for size in sizes if size[0] >= least[0] and size[1] >= least[1])
+
+
+def smaller(shape: Shape, height: int, width: int) -> tuple[int, int]:
+    dim, out_dim, kernel, stride, _, _, groups, _ = shape
+    work = dim * out_dim * math.prod(kernel) / groups / math.prod(stride)
+    while (
+        dim * height * width > MOST_NUMBERS or work * height * width > MOST_MACS or max(height, width) > MOST_SIDE
+    ) and max(height, width) > 1:
         height, width = (height + 1) // 2, (width + 1) // 2
-    least = [d * (k - 1) + 1 - 2 * p for k, p, d in zip(kernel, padding, dilation, strict=True)]
-    sizes = {(height, width), (1, 1), (2, 2), (3, 3)}
-    yield from sorted(size for size in sizes if size[0] >= least[0] and size[1] >= least[1])
+    return height, width
 
 
 def problems(shape: Shape) -> list[str]:
@@ -81,24 +100,25 @@ def problems(shape: Shape) -> list[str]:
     from blocks.conv.conv import take_strided_pixels
 
     dim, out_dim, kernel, stride, padding, dilation, groups, _ = shape
-    given = dim, out_dim, tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups
-    exact = nn.Conv2d(*given, bias=False).double()
+    sizes = (tuple(size) if isinstance(size, list) else size for size in (kernel, stride, padding, dilation))
+    exact = nn.Conv2d(dim, out_dim, *sizes, groups, bias=False).double()
+    convs = {}
+    for dtype in BOUNDS:
+        convs[dtype] = nn.Sequential(nn.Conv2d(dim, out_dim, kernel, stride, padding, dilation, groups, bias=False))
+        convs[dtype][0].load_state_dict(exact.state_dict())
+        take_strided_pixels(convs[dtype])
+        convs[dtype].to(getattr(torch, dtype))
     wrong = []
-    for size in maps(shape):
+    for size in tried_maps(shape):
         for batch in (1, 2, 3):
             x = torch.randn(batch, dim, *size, dtype=torch.float64)
             right = results(exact, x.requires_grad_())
             for dtype, bound in BOUNDS.items():
-                conv = nn.Sequential(nn.Conv2d(*given, bias=False))
-                conv[0].load_state_dict(exact.state_dict())
-                take_strided_pixels(conv)
-                conv.to(getattr(torch, dtype))
                 for layout in (torch.channels_last, torch.contiguous_format):
                     laid = x.detach().to(getattr(torch, dtype)).contiguous(memory_format=layout).requires_grad_()
-                    for what, one, other in zip(
-                        ("y", "x", "weight"), results(conv.to(memory_format=layout), laid), right, strict=True
-                    ):
-                        error = float((one.double() - other).norm() / (other.norm() + 1e-30))
+                    values = results(convs[dtype].to(memory_format=layout), laid)
+                    for what, value, exact_value in zip(("y", "x", "weight"), values, right, strict=True):
+                        error = float((value.double() - exact_value).norm() / (exact_value.norm() + 1e-30))
                         if not error <= bound:
                             wrong.append(f"{what} {size} batch {batch} {dtype} {layout}: {error:.2g}")
     return wrong
@@ -141,19 +161,20 @@ def main() -> int:
     parser.add_argument("--part", default="0/1", help="K/N: the K-th of N parts of the shapes")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
-    shapes = collected()[part::parts]
-    print(f"{len(shapes)} shapes", flush=True)
+    shapes = list(collected()[part::parts])
+    print(f"{len(shapes)} convolutions, {sum(len(shape[-1]) for shape in shapes)} with their maps", flush=True)
     if options.list:
         print("\n".join(map(json.dumps, shapes)))
         return 0
-    wrong = {"crashes": 0, "wrong gradients": 0}
+    crashes = wrong = 0
     for begin in range(0, len(shapes), PER_PROCESS):
-        for shape, found in tried(shapes[begin : begin + PER_PROCESS]):
-            if found:
-                wrong["crashes" if found[0].startswith("the process") else "wrong gradients"] += 1
-                print(json.dumps(shape), *found, sep="\n    ", flush=True)
-    print(f"{len(shapes)} shapes: " + ", ".join(f"{count} {name}" for name, count in wrong.items()))
-    return int(any(wrong.values()))
+        for shape, faults in tried(shapes[begin : begin + PER_PROCESS]):
+            if faults:
+                crashes, wrong = (crashes + 1, wrong) if faults[0].startswith("the process") else (crashes, wrong + 1)
+                print(json.dumps(shape), *faults, sep="\n    ", flush=True)
+        print(f"{min(begin + PER_PROCESS, len(shapes))} of {len(shapes)} tried", file=sys.stderr, flush=True)
+    print(f"{len(shapes)} convolutions: {crashes} crashes, {wrong} wrong results or gradients")
+    return int(crashes + wrong > 0)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from tests.convolutions import PER_PROCESS, collected, maps, tried
+from tests.convolutions import PER_PROCESS, collected, shapes_of, tried, tried_maps
+
+POINTWISE = [3, 8, [1, 1], [2, 2], [0, 0], [1, 1], 1]
 
 
-def test_maps_fit_their_kernels():
-    assert list(maps([3, 8, [1, 1], [2, 2], [0, 0], [1, 1], 1, [224, 224]])) == [(1, 1), (2, 2), (3, 3), (112, 112)]
-    assert list(maps([8, 8, [7, 7], [1, 1], [3, 3], [1, 1], 8, [2, 2]])) == [(1, 1), (2, 2), (3, 3)]
-    assert list(maps([8, 8, [5, 5], [1, 1], [0, 0], [1, 1], 8, [9, 9]])) == [(9, 9)]
+@pytest.mark.parametrize(
+    "shape, maps",
+    [
+        ([*POINTWISE, [[224, 224]]], [(1, 1), (2, 2), (3, 3), (112, 112)]),
+        ([*POINTWISE, [[64, 48], [3, 3]]], [(1, 1), (2, 2), (3, 3), (64, 48)]),
+        ([8, 8, [7, 7], [1, 1], [3, 3], [1, 1], 8, [[2, 2]]], [(1, 1), (2, 2), (3, 3)]),
+        ([8, 8, [5, 5], [1, 1], [0, 0], [1, 1], 8, [[9, 9]]], [(9, 9)]),
+        ([8, 8, [2, 2], [1, 1], "same", [1, 1], 8, [[9, 9]]], [(1, 1), (2, 2), (3, 3), (9, 9)]),
+        ([4096, 4096, [3, 3], [1, 1], [1, 1], [1, 1], 1, [[14, 14]]], [(1, 1), (2, 2), (3, 3)]),
+    ],
+)
+def test_maps_fit_their_kernels_and_the_bounds_of_work(shape, maps):
+    assert tried_maps(shape) == maps
+
+
+def test_each_convolution_of_a_model_is_noted_with_its_map():
+    assert shapes_of("starnet_nano")[0] == [1, 16, [3, 3], [1, 1], [1, 1], [1, 1], 1, [[32, 32]]]
 
 
 @pytest.mark.slow
 def test_the_shape_that_killed_the_process_is_right():
-    shape = [3, 48, [1, 1], [2, 2], [0, 0], [1, 1], 1, [64, 64]]
+    shape = [3, 48, [1, 1], [2, 2], [0, 0], [1, 1], 1, [[64, 64]]]
     assert list(tried([shape])) == [(shape, [])]
 
 
 @pytest.mark.slow
 def test_gradients_of_all_convolutions_equal_those_of_float64():
-    shapes = collected()
+    shapes = list(collected())
     batches = [shapes[begin : begin + PER_PROCESS] for begin in range(0, len(shapes), PER_PROCESS)]
-    wrong = [(shape, found) for batch in batches for shape, found in tried(batch) if found]
+    wrong = [(shape, faults) for batch in batches for shape, faults in tried(batch) if faults]
     assert shapes and not wrong

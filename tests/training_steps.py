@@ -1,4 +1,5 @@
-"""`python -m tests.training_steps [--most PARAMS] [NAME …]`: three steps of training of every model of images, and one of each language family.
+"""`python -m tests.training_steps [--least PARAMS] [--most PARAMS] [NAME …]`: three steps of training of every model of images, and of one
+of each language family.
 
 Each model is made by `zoo.create` and trained as it comes, layout included, in a process of its own with bounds of memory and time: with a
 batch of 2, of 3, and of 3 images of odd sides where the model takes them. Images are as small as the model takes; prompts have 17 tokens.
@@ -16,7 +17,7 @@ SIDES = (32, 64, 96, 128, 160, 192, 224, 256, 384)
 
 
 def steps(name: str) -> str:
-    """Trains one model; returns what was trained. Raises what the model raises."""
+    """Trains one model; returns the sizes of its inputs. Raises what the model raises."""
     import torch
 
     import zoo
@@ -28,45 +29,45 @@ def steps(name: str) -> str:
         optimizer = torch.optim.SGD(model.parameters(), 1e-3)
         for batch in (2, 3, 3):
             ids = torch.randint(0, model.spec.input.vocab_size, (batch, 17))
-            _step(
-                optimizer,
-                torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten()),
-            )
+            logits = model(ids[:, :-1]).logits
+            _step(optimizer, torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
         return "17 tokens"
-    model, side = smallest(name)
+    side, model = smallest_side(name), zoo.create(name, num_classes=4).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    channels, told = model.spec.input.channels, f"{side} x {side}"
+    channels, images = model.spec.input.channels, f"{side} x {side}"
     for batch in (2, 3, 3):
         _step(optimizer, model(torch.randn(batch, channels, side, side)).square().mean())
     try:
         model.eval()(torch.randn(1, channels, side + 1, side + 3))
     except ValueError:
-        return told
+        return images
     _step(optimizer, model.train()(torch.randn(3, channels, side + 1, side + 3)).square().mean())
-    return f"{told}, {side + 1} x {side + 3}"
+    return f"{images}, {side + 1} x {side + 3}"
 
 
-def smallest(name: str):  # type: ignore[no-untyped-def]
-    """(the model with 4 classes, in training mode, the side of the smallest square images of SIDES that it takes)."""
+def smallest_side(name: str) -> int:
+    """The side of the smallest square images of SIDES that a model takes in training, else that of its own images."""
     import torch
 
     import zoo
+    from zoo.build.inputs import input_size
 
-    given = zoo.create(name, device="meta").spec.input
-    own = max(given.size) if isinstance(given.size, (tuple, list)) else given.size
+    model = zoo.create(name, device="meta").train()
+    own = max(input_size(model.spec.input))
     for side in [side for side in SIDES if side < own]:
         try:
-            model = zoo.create(name, num_classes=4).train()
             with torch.no_grad():
-                model(torch.zeros(2, given.channels, side, side))
+                model(torch.empty(2, model.spec.input.channels, side, side, device="meta"))
         except ValueError:
             continue
-        return model, side
-    return zoo.create(name, num_classes=4).train(), own
+        return side
+    return own
 
 
 def _step(optimizer, loss) -> None:  # type: ignore[no-untyped-def]
     """One step of an optimizer. Raises ArithmeticError for a loss or a gradient that is not finite."""
+    if not loss.isfinite():
+        raise ArithmeticError("the loss is not finite")
     optimizer.zero_grad()
     loss.backward()
     for group in optimizer.param_groups:
@@ -83,27 +84,27 @@ def child(name: str) -> None:
 
 
 def outcome(name: str) -> tuple[bool, str]:
-    """(whether training works, what was trained or the reason)."""
+    """(whether training works, the sizes of the inputs or the reason)."""
     command = [sys.executable, "-c", "import sys; from tests.training_steps import child; child(sys.argv[1])", name]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return False, f"it ran past {SECONDS} s"
     if run.returncode:
-        said = run.stderr.strip().splitlines()
-        return False, f"ended with {run.returncode}: {said[-1][:200] if said else ''}"
+        lines = run.stderr.strip().splitlines()
+        return False, f"ended with {run.returncode}: {lines[-1][:200] if lines else ''}"
     return True, run.stdout.strip().splitlines()[-1]
 
 
-def subjects(most: float) -> list[str]:
-    """Models of images of at most so many parameters, the smallest first, and the smallest of each language family."""
+def subjects(most: float, least: float = 0) -> list[str]:
+    """Models of images of so many parameters, the smallest first, and the smallest of each language family."""
     from zoo import catalog
 
     entries = sorted(catalog.entries().items(), key=lambda pair: pair[1].params)
     names, families = [], set()
     for name, entry in entries:
         language = entry.task == "language-modeling"
-        if entry.params <= most and not (language and entry.family in families):
+        if least < entry.params <= most and not (language and entry.family in families):
             names.append(name)
         if language:
             families.add(entry.family)
@@ -112,17 +113,18 @@ def subjects(most: float) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.training_steps", description=__doc__)
+    parser.add_argument("--least", type=float, default=0, help="only models of more parameters than these")
     parser.add_argument("--most", type=float, default=1e8, help="parameters of the largest model that is trained")
     parser.add_argument("names", nargs="*", help="models; all unless some are named")
     options = parser.parse_args()
-    names = options.names or subjects(options.most)
-    failed = 0
+    names = options.names or subjects(options.most, options.least)
+    failures = 0
     for name in names:
-        works, told = outcome(name)
-        failed += not works
-        print(f"{name:32} {'trains' if works else 'FAILS'}  {told}", flush=True)
-    print(f"{len(names)} models, {len(names) - failed} train, {failed} fail")
-    return int(failed > 0)
+        works, detail = outcome(name)
+        failures += not works
+        print(f"{name:32} {'trains' if works else 'FAILS'}  {detail}", flush=True)
+    print(f"{len(names)} models, {len(names) - failures} train, {failures} fail")
+    return int(failures > 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
@@ -44,6 +44,13 @@ def take_strided_pixels(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Conv2d and is_strided_pointwise(module):
             module.__class__ = StridedPointwise
+
+
+def conv2d(dim: int, out_dim: int, kernel_size: int | tuple[int, int], **arguments: Any) -> nn.Conv2d:
+    """A convolution inside a block: torch's own, with its arguments, in the form whose gradients are right on a CPU."""
+    conv = nn.Conv2d(dim, out_dim, kernel_size, **arguments)
+    take_strided_pixels(conv)
+    return conv
 
 
 @block("conv", kind="token_mixer", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))

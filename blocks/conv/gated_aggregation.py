@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from blocks.chain import per_channel, run
 from blocks.context import Context
+from blocks.conv.conv import conv2d
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.registry.slots import Act, slot
@@ -59,9 +60,9 @@ class MultiOrderConv(nn.Module):
         super().__init__()
         middle, high = int(dim * 3 / 8), int(dim / 2)
         self.widths = dim - middle - high, middle, high
-        self.low = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
-        self.middle = nn.Conv2d(middle, middle, 5, padding=4, dilation=2, groups=middle)
-        self.high = nn.Conv2d(high, high, 7, padding=9, dilation=3, groups=high)
+        self.low = conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.middle = conv2d(middle, middle, 5, padding=4, dilation=2, groups=middle)
+        self.high = conv2d(high, high, 7, padding=9, dilation=3, groups=high)
         self.mix = Dense(dim)
 
     def forward(self, x: Tensor) -> Tensor:

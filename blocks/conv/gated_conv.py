@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from blocks.chain import may_overwrite, run
 from blocks.context import Context
+from blocks.conv.conv import conv2d
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.registry.slots import Act, slot
@@ -51,7 +52,7 @@ class GatedConv(nn.Module):
             raise ValueError(f"a kernel of {kernel_size} has no centre; the nearest that has is {kernel_size + 1}")
         self.widths = hidden_dim, hidden_dim - conv_dim, conv_dim
         self.fc1 = Dense(dim, 2 * hidden_dim)
-        self.conv = nn.Conv2d(conv_dim, conv_dim, kernel_size, padding=kernel_size // 2, groups=conv_dim)
+        self.conv = conv2d(conv_dim, conv_dim, kernel_size, padding=kernel_size // 2, groups=conv_dim)
         self.act = act(hidden_dim) if act else None
         self.fc2 = Dense(hidden_dim, dim)
 

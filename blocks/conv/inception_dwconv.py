@@ -11,6 +11,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from blocks.conv.conv import conv2d
 from blocks.registry import block
 
 Odd = Annotated[int, Meta(ge=1, le=63)]
@@ -62,4 +63,4 @@ class InceptionDwconv(nn.Module):
 
 def _depthwise(dim: int, kernel: tuple[int, int], dilation: int, bias: bool) -> nn.Conv2d:
     padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
-    return nn.Conv2d(dim, dim, kernel, padding=padding, dilation=dilation, groups=dim, bias=bias)
+    return conv2d(dim, dim, kernel, padding=padding, dilation=dilation, groups=dim, bias=bias)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from blocks.chain import Chain, run
 from blocks.context import Context
+from blocks.conv.conv import conv2d
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.registry.slots import Act, Linear, Norm, Slot, slot
@@ -144,7 +145,7 @@ class ConvGlu(nn.Module):
         super().__init__()
         hidden_dim = int(2 * int(dim * ratio) / 3)
         self.fc1 = Dense(dim, 2 * hidden_dim)
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.dwconv = conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.act = act(hidden_dim) if act else None
         self.fc2 = Dense(hidden_dim, dim)
 
