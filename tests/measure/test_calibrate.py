@@ -43,7 +43,7 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tupl
         for job in jobs:
             found.append((job.model, job.form))
             row = measured(job.model, form=job.form, processes=1, runtime=job.runtime)
-            store.add([row])
+            store.add_glances([row])
             yield job, row
 
     def pieces(wanted: Spec, form: str, runtime: Runtime) -> list[float]:
@@ -242,6 +242,7 @@ def test_a_glance_is_one_sample_in_one_fresh_process_and_its_row_says_so(tmp_pat
     with Store(tmp_path / "own.sqlite") as store:
         jobs = jobs_for(["linear_vit_nano"], ["deploy"], [1])
         ((job, row),) = glance(jobs, 0.01, store)
-        assert job == jobs[0] and row is not None and store.rows(shipped=False) == [row]
+        assert job == jobs[0] and row is not None and store.rows(shipped=False) == []
+        assert store.rows(shipped=False, glances=True) == [row]
     assert (row.processes, row.verdict) == (1, "unstable") and "1 processes, where 5 are the least" in row.reason
     assert msgspec.json.decode(msgspec.json.encode(row), type=Latency) == row

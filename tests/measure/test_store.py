@@ -132,7 +132,7 @@ def test_a_file_of_a_newer_zoo_is_refused_and_stays(path: Path) -> None:
         store.add([row()])
     change(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"found one of version 3, which a newer zoo wrote; next: `pip install -U"):
+    with pytest.raises(InputError, match=r"found one of version 4, which a newer zoo wrote; next: `pip install -U"):
         Store(path)
     assert path.read_bytes() == before and not list(path.parent.glob("m.sqlite.set-aside-*"))
 
@@ -408,3 +408,15 @@ def test_a_good_file_that_another_locks_is_not_set_aside(path: Path, monkeypatch
             Store(path)
     with Store(path) as store:
         assert store.rows() == [row()]
+
+
+def test_rows_of_one_process_of_an_older_file_are_kept_apart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, glance = row(), compose(FACTS, quiet()[:1])
+    with monkeypatch.context() as older:
+        older.setattr(module, "MIGRATIONS", MIGRATIONS[:2])
+        with Store(path) as store:
+            store.add([measured, glance])
+    with Store(path) as store:
+        assert store.rows(shipped=False) == [measured]
+        assert sorted(one.processes for one in store.rows(shipped=False, glances=True)) == [1, 5]
+        assert store.add_glances([glance]) == 0

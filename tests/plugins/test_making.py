@@ -19,7 +19,9 @@ from zoo.errors import InputError
 from zoo.specs.read import read_file
 from zoo.specs.resolve import resolve
 from zoo.testing.isolation import own_registrations
+from zoo.weights.load import read_tensors
 from zoo.weights.manifest import read_manifest
+from zoo.weights.operations import bit_equal
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +140,28 @@ def test_a_folder_without_the_block_says_so(tmp_path: pathlib.Path) -> None:
 def test_registrations_of_making_a_plugin_do_not_stay() -> None:
     new_plugin("beta")
     assert not [identity for identity in registry._loaded if identity.startswith(("beta/", "acme/"))]
+
+
+def saved_with_shift(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder that `zoo.save` wrote of a model with `acme/shift_mixer`."""
+    models = renamed_template(tmp_path)
+    spec = resolve(read_file(models / "shiftnet.toml"), "shiftnet_nano")
+    torch.manual_seed(0)
+    zoo.save(zoo.create(spec), tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def test_a_saved_folder_is_renamed_inside_its_weights_too(tmp_path: pathlib.Path) -> None:
+    folder = saved_with_shift(tmp_path)
+    weights = folder / "model.safetensors"
+    before, x = read_tensors(weights), torch.zeros(1, 1, 32, 32)
+    expected = zoo.create(folder)(x)
+    (done,) = rename("acme/shift_mixer", "beta/shift_mixer", folder)
+    assert {name: bit_equal(tensor, before[name]) for name, tensor in read_tensors(weights).items()} == dict.fromkeys(
+        before, True
+    )
+    for path in (folder, weights, shutil.copy(weights, tmp_path / "alone.safetensors")):
+        model = zoo.create(path)
+        assert model.digest == done.after and "acme/shift_mixer@1" not in model.spec.blocks()
+        assert torch.equal(model(x), expected)
+    assert b"acme/shift_mixer" not in weights.read_bytes() + (folder / "zoo.json").read_bytes()

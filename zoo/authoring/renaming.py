@@ -1,7 +1,7 @@
 """A block under a new name: specs, weights and records go with it, once it is proved that old and new compute the same.
 
-State-dict names do not hold the names of blocks, so the bytes of weights stay as they are; digests do, so manifests and latency rows
-get the new one.
+State-dict names do not hold the names of blocks, so tensors stay as they are; digests do, so manifests, latency rows and the records
+inside files of weights get the new one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import msgspec
 import torch
 
 from blocks import registry
+from zoo.artifacts.lockfile import distributions
+from zoo.artifacts.record import RECORD
 from zoo.build.builder import build
 from zoo.build.init import materialise
 from zoo.build.inputs import meta_input
@@ -26,8 +28,11 @@ from zoo.specs.check import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes, read_file
 from zoo.specs.resolve import resolve
+from zoo.weights.header import read_header
 from zoo.weights.load import expected_header, load_state, read_tensors
-from zoo.weights.manifest import manifest_json, parse_manifest, read_manifest, write_manifest
+from zoo.weights.manifest import parse_manifest, read_manifest, write_manifest
+from zoo.weights.metadata import write_metadata
+from zoo.weights.verify import sha256_of
 
 
 class Renamed(NamedTuple):
@@ -133,7 +138,9 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
         path.write_text(text, encoding="utf-8")
     for name, (_, after) in pairs.items():
         for path in manifests[name]:
-            write_manifest(msgspec.structs.replace(read_manifest(path), digest=after.digest), path)
+            manifest = read_manifest(path)
+            facts = _rename_inside(names, home.weights / manifest.source.partition(":")[2])
+            write_manifest(msgspec.structs.replace(manifest, digest=after.digest, **facts), path)
     shipped = home.data / SHIPPED
     if shipped.is_file():
         devices, rows = read_rows(shipped)
@@ -147,19 +154,16 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
 
 def _repository(names: Names, folder: pathlib.Path) -> Renamed:
     """A folder with `zoo.json` and `model.safetensors`."""
-    path = folder / "zoo.json"
+    path = folder / RECORD
     record = json.loads(path.read_text(encoding="utf-8"))
-    manifest = parse_manifest(json.dumps(record["manifest"]), str(path))
-    before, after = (
-        resolve(read_bytes(json.dumps(tree).encode(), path.name), "")
-        for tree in (record["spec"], record["spec"] | {"spec": names.in_tree(record["spec"]["spec"])})
-    )
+    before, after = _specs(names, record, path.name)
     if names.old not in before.blocks():
         raise InputError("rename", Problem(str(path), f"a model with `{names.old}`", "none"))
     names.check(before, after)
-    prove(before, after, folder / manifest.source.partition(":")[2])
-    record["spec"] = after.plain()
-    record["manifest"] = json.loads(manifest_json(msgspec.structs.replace(manifest, digest=after.digest)))
+    manifest = parse_manifest(json.dumps(record["manifest"]), str(path))
+    weights = folder / manifest.source.partition(":")[2]
+    prove(before, after, weights)
+    record = _renamed(record, after, _rename_inside(names, weights))
     for row in record.get("latency", []):
         row["digest"] = after.digest if row.get("digest") == before.digest else row.get("digest")
     path.write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -167,13 +171,43 @@ def _repository(names: Names, folder: pathlib.Path) -> Renamed:
     return Renamed(manifest.model, before.digest, after.digest, 1, rows.get(before.digest, 0))
 
 
+def _specs(names: Names, record: dict[str, Any], subject: str) -> tuple[Spec, Spec]:
+    """The spec of a record, and the same under the new name."""
+    trees = record["spec"], record["spec"] | {"spec": names.in_tree(record["spec"]["spec"])}
+    before, after = (resolve(read_bytes(json.dumps(tree).encode(), subject), "") for tree in trees)
+    return before, after
+
+
+def _renamed(record: dict[str, Any], after: Spec, facts: dict[str, Any]) -> dict[str, Any]:
+    """A record of the renamed spec; `facts` are fields of its manifest that change beside the digest."""
+    manifest = record["manifest"] | {"digest": after.digest} | facts
+    needs = {"distributions": distributions(after.blocks())} if "distributions" in record else {}
+    return record | {"spec": after.plain(), "manifest": manifest} | needs
+
+
+def _rename_inside(names: Names, weights: pathlib.Path) -> dict[str, Any]:
+    """Renames the block in the record that a file of weights carries; returns the size and hash of the file, nothing where it has none."""
+    metadata = read_header(weights).metadata if weights.is_file() else {}
+    if RECORD not in metadata:
+        return {}
+    record = json.loads(metadata[RECORD])
+    before, after = _specs(names, record, weights.name)
+    if names.old in before.blocks():
+        text = json.dumps(_renamed(record, after, {}), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        write_metadata(weights, metadata | {RECORD: text})
+    return {"size_bytes": weights.stat().st_size, "sha256": sha256_of(weights, use_stamps=False)}
+
+
 def _carry_rows(digests: dict[str, Spec]) -> dict[str, int]:
     """Enters this machine's own rows under the new digests too; returns how many, by old digest."""
     counts: dict[str, int] = {}
     with Store() as store:
         for old in digests:
-            rows = [_carried(row, digests) for row in store.rows(shipped=False, digest=old)]
-            counts[old] = store.add(row for row in rows if row is not None)
+            measured = store.rows(shipped=False, digest=old)
+            everything = store.rows(shipped=False, glances=True, digest=old)
+            glances = [row for row in everything if row not in measured]
+            counts[old] = store.add(_carried(row, digests) for row in measured)
+            counts[old] += store.add_glances(_carried(row, digests) for row in glances)
     return counts
 
 

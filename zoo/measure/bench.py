@@ -158,12 +158,12 @@ def _measured(
 
 
 def glance(jobs: Sequence[Job], seconds: float, store: Store) -> Iterator[tuple[Job, Latency | None]]:
-    """One sample of each, all in one fresh process, as stored rows that say how few that is; None for a model that fails."""
+    """One sample of each, all in one fresh process, as rows that the store keeps apart from measurements; None for a model that fails."""
     by_key = {job.key: job for job in jobs}
     for answer in _answers(Plan(list(jobs), seconds)):
         job = by_key[answer.key]
         row = _row(job, [answer.sample], store) if answer.sample else None
-        store.add([row] if row else [])
+        store.add_glances([row] if row else [])
         yield job, row
 
 
@@ -213,7 +213,7 @@ def usual_anchor(store: Store, device: str, threads: int) -> float | None:
 
     Of all rows, good and bad: a machine that stays slower is measured by what it is, after a while.
     """
-    times = [row.anchor_ms for row in store.rows(device=device, threads=threads)[-RECENT:]]
+    times = [row.anchor_ms for row in store.rows(glances=True, device=device, threads=threads)[-RECENT:]]
     return statistics.median(times) if len(times) >= ENOUGH else None
 
 

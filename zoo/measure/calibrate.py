@@ -151,7 +151,7 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
     subjects = {(one.digest, one.form): one for name in list_models() for one in _subjects(name, runtime)}
     alike = [
         row
-        for row in store.rows()
+        for row in store.rows(glances=True)
         if (row.digest, row.form) in subjects and _but_for_threads(row.runtime) == _but_for_threads(runtime)
     ]
     elsewhere = [row for row in newest(alike) if row.device != device and row.verdict == "clean"]

@@ -51,6 +51,11 @@ MIGRATIONS = (
     INSERT INTO looks SELECT device, runtime, piece, ms FROM pieces;
     DROP TABLE pieces;
     """,
+    """
+    CREATE TABLE glances (id TEXT PRIMARY KEY, device TEXT NOT NULL, digest TEXT NOT NULL, date TEXT NOT NULL, row BLOB NOT NULL);
+    INSERT INTO glances SELECT * FROM rows WHERE CAST(row AS TEXT) LIKE '%"processes":1,%';
+    DELETE FROM rows WHERE id IN (SELECT id FROM glances);
+    """,
 )
 """Step i brings a file of version i to version i + 1. A published step is never changed."""
 
@@ -105,20 +110,33 @@ class Store:
 
     def add(self, rows: Iterable[Latency]) -> int:
         """Enters the rows that are not there yet; returns how many those were."""
+        return self._add("rows", rows)
+
+    def add_glances(self, rows: Iterable[Latency]) -> int:
+        """Enters rows of one process, which are no measurements but tell `zoo calibrate` something; returns how many were new."""
+        return self._add("glances", rows)
+
+    def _add(self, place: str, rows: Iterable[Latency]) -> int:
         before = self._db.total_changes
         data = [(row.id, row.device, row.digest, row.date, msgspec.json.encode(row)) for row in rows]
-        self._write("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", data)
+        self._write(f"INSERT OR IGNORE INTO {place} VALUES (?, ?, ?, ?, ?)", data)
         return self._db.total_changes - before
 
-    def rows(self, shipped: bool = True, **wanted: Any) -> list[Latency]:
-        """Rows, the oldest first; `wanted` are values of a row's or its runtime's fields: `device=`, `threads=`, `verdict=`."""
+    def rows(self, shipped: bool = True, glances: bool = False, **wanted: Any) -> list[Latency]:
+        """Rows, the oldest first; `wanted` are values of a row's or its runtime's fields: `device=`, `threads=`, `verdict=`.
+
+        `shipped` adds those that came with the package, `glances` those that `zoo calibrate` took of one process.
+        """
         found = {row.id: row for row in shipped_rows()} if shipped else {}
-        query = "SELECT row FROM rows" + (" WHERE device = ?" if "device" in wanted else "")
-        given = (wanted["device"],) if "device" in wanted else ()
-        for row in _decoded(self.path, Latency, (data for (data,) in self._read(query, *given))):
-            found[row.id] = row
+        for place in ("rows", "glances") if glances else ("rows",):
+            found |= {row.id: row for row in self._own(place, wanted.get("device"))}
         kept = [row for row in found.values() if all(_value(row, name) == value for name, value in wanted.items())]
         return sorted(kept, key=lambda row: (row.date, row.id))
+
+    def _own(self, place: str, device: str | None) -> Iterator[Latency]:
+        query = f"SELECT row FROM {place}" + (" WHERE device = ?" if device is not None else "")
+        values = () if device is None else (device,)
+        return _decoded(self.path, Latency, (data for (data,) in self._read(query, *values)))
 
     # samples of a run that is under way
 
