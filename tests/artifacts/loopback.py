@@ -27,7 +27,7 @@ class Hub:
 
     Misbehaviour: `fault` sends other bytes; `busy` answers 503 so many times; `stale` refuses commits; `gated` repositories want a yes of
     their owner; `etag` is told for every file; files are fetched from the host `elsewhere`; `drops` so many bodies end halfway; each
-    quarter of a body waits `pause_s`."""
+    quarter of a body waits `pause_s`, and the first of weights until `hold` is set."""
 
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, Files]]] = {}
@@ -42,6 +42,7 @@ class Hub:
         self.elsewhere = ""
         self.drops = 0
         self.pause_s = 0.0
+        self.hold: threading.Event | None = None
         self.lock = threading.Lock()
         self.url = ""
 
@@ -116,10 +117,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return
-        step = len(data) if not self.hub.pause_s else len(data) // 4 + 1
+        hold = self.hub.hold if self.path.endswith(".safetensors") else None
+        step = len(data) // 4 + 1 if hold or self.hub.pause_s else len(data)
         for start in range(0, len(data), step or 1):
             self.wfile.write(data[start : start + step])
             self.wfile.flush()
+            if hold is not None:
+                hold.wait(120)
             time.sleep(self.hub.pause_s)
 
     def _json(self, value: Any, code: int = 200) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -321,18 +322,17 @@ def test_eight_processes_make_one_download(hub: Hub, environment: dict[str, str]
 def test_after_a_kill_in_a_download_the_next_call_is_right(
     hub: Hub, environment: dict[str, str], right: str, tmp_path: Path, blow: signal.Signals
 ) -> None:
-    hub.pause_s = 0.5
+    hub.hold = threading.Event()
     process = fetching(environment)
-    deadline = time.monotonic() + 60
-    while not fetched(hub):
+    deadline = time.monotonic() + 120
+    while not (fetched(hub) and list((tmp_path / "shared").rglob("*.incomplete"))):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.3)
-    assert list((tmp_path / "shared").rglob("*.incomplete"))
     process.send_signal(blow)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
+    hub.hold.set()  # no sooner, so that the download cannot end before the process does
     assert not list((tmp_path / "shared").rglob("snapshots/*/model.safetensors"))
-    hub.pause_s = 0.0
+    hub.hold = None
     assert said(fetching(environment)) == right
 
 

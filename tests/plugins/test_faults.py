@@ -77,9 +77,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def reports(site: pathlib.Path, run_in: Run) -> dict[str, dict]:
-    done = run_in(site, "-m", "zoo", "plugins", "--json", "--timeout", "12")
-    assert done.returncode == 1, done.stderr
-    return {report["name"]: report for report in json.loads(done.stdout)}
+    """By name. Only the plugin that never answers is asked with a short limit: how long the others take is the matter of this machine."""
+    others = [package.name for package in FAULTS + WELL if package.name != "hangs"]
+    reports = {}
+    for names, limit in ((others, "200"), (["hangs"], "12")):
+        done = run_in(site, "-m", "zoo", "plugins", "--json", "--timeout", limit, ZOO_PLUGINS=",".join(names))
+        assert done.returncode == 1, done.stderr
+        reports |= {report["name"]: report for report in json.loads(done.stdout) if report["name"] in names}
+    return reports
 
 
 @pytest.mark.parametrize("name", [package.name for package in FAULTS])
