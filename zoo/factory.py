@@ -59,7 +59,8 @@ def create(
     (FSDP2 shards contiguous parameters only: call `.to(memory_format=torch.contiguous_format)` before `fully_shard`.)
 
     model: a name (`unireplknet_a`, with a weight tag `unireplknet_nano.digits`), a repository (`hub:org/repo@revision`), a file or folder
-        that `zoo.save` wrote (its weights come with it), a spec file, a Spec, or a spec as a table.
+        that `zoo.save` wrote (its weights come with it), a folder that transformers wrote
+        (`transformers:FOLDER`, with its weights), a spec file, a Spec, or a spec as a table.
     overrides: {path: value}: literal paths (`depths`, `define.large.kernel_size`) or selectors (`**.<mlp>.ratio`).
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the

@@ -18,6 +18,7 @@ from zoo.catalog.manifests import manifests
 from zoo.catalog.names import Model, is_file, split_variant
 from zoo.catalog.published import family_of, source_of
 from zoo.catalog.saved import described
+from zoo.catalog.transformers_folders import KEYS, folder_of, is_transformers, registered
 from zoo.errors import InputError, Problem, SpecError, listed
 from zoo.specs.arguments import Settings, with_arguments, with_drop_rates
 from zoo.specs.model import Spec
@@ -52,6 +53,13 @@ class Request(NamedTuple):
     output_stride: int | None = None
 
 
+class Foreign(NamedTuple):
+    """A checkpoint, and what the family calls its rules for the names in it."""
+
+    path: pathlib.Path
+    keys: str
+
+
 class Source(Protocol):
     """What is known of a model before it is built."""
 
@@ -80,6 +88,11 @@ class Source(Protocol):
         """Whether weights come with it without being asked for."""
         ...
 
+    @property
+    def checkpoint(self) -> Foreign | None:
+        """The weights of others that come with it."""
+        ...
+
     def changed(self, overrides: Mapping[str, Any] | None) -> Spec:
         """The spec with {path or selector: value}. Raises SpecError."""
         ...
@@ -93,6 +106,7 @@ class _WithSpec:
     """What all sources share whose models a spec describes."""
 
     made, tag, carries_weights = Made(), "", False
+    checkpoint: Foreign | None = None
     spec: Spec
     manifests: list[Manifest] = []
 
@@ -175,10 +189,18 @@ class Named(Variant):
         return spec
 
 
+class SavedByTransformers(Named):
+    """A model of the catalogue whose weights lie in a folder of `save_pretrained`: `transformers:FOLDER`."""
+
+    def __init__(self, model: str):
+        super().__init__(registered(model))
+        self.checkpoint = Foreign(folder_of(model), KEYS)
+
+
 class Factory:
     """A model that the code of a plugin builds: it takes options, and no edits of a spec."""
 
-    made, carries_weights = Made(), False
+    made, carries_weights, checkpoint = Made(), False, None
 
     def __init__(self, name: str):
         self.name, self.tag = catalog.split_tag(name)
@@ -203,7 +225,8 @@ class Factory:
 
 
 def find_source(model: Model) -> Source:
-    """`model`: a name, a spec file (`net.toml`, `net.toml:variant`), what `zoo.save` wrote, a repository, a spec as a table, or a Spec.
+    """`model`: a name, a spec file (`net.toml`, `net.toml:variant`), what `zoo.save` wrote, a repository, a folder of transformers
+    (`transformers:FOLDER`), a spec as a table, or a Spec.
 
     Raises UnknownModelError, SpecError, and WeightsError for what is wrong with a saved model.
     """
@@ -211,6 +234,8 @@ def find_source(model: Model) -> Source:
         return Given(model)
     if isinstance(model, Mapping):
         return Variant(family_in(model, "spec"), "")
+    if is_transformers(model):
+        return SavedByTransformers(model)
     if (found := described(model)) is not None:
         return Saved(found.spec, found.manifest, found.made)
     text = os.fspath(model)

@@ -92,6 +92,8 @@ def plan(source: Source, weights: Weights | None, keys: str, pretrained: bool | 
     external = isinstance(source, Factory)
     if weights is not None:
         return ExternalCheckpoint(weights) if external else Checkpoint(weights, keys, source.spec)
+    if source.checkpoint is not None:
+        return Checkpoint(source.checkpoint.path, source.checkpoint.keys, source.spec)
     if source.carries_weights:
         return Published(source.manifests[0], source.spec, beside=True)
     if tag := pretrained if isinstance(pretrained, str) else source.tag:
