@@ -18,7 +18,7 @@ from zoo.catalog.names import Model
 from zoo.catalog.sources import Request, Source, find_source
 from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
-from zoo.pretrained.external import ExternalInitial
+from zoo.pretrained.external import ExternalInitial, ExternalPublished
 from zoo.pretrained.fill import Plan, fill, plan
 from zoo.specs.model import Spec
 from zoo.specs.scalars import plain
@@ -87,13 +87,13 @@ def create(
         features_only, out_indices, dynamic_size, output_stride,
     )  # fmt: skip
     origin = find_source(model)
-    wanted = origin.wanted(request)
+    spec = origin.wanted(request)
     filling = plan(origin, weights if weights is not None else checkpoint_path, source, pretrained)
-    net = _built(origin, wanted, request, filling, device)
+    net = _built(origin, spec, request, filling, device)
     if str(device) != "meta":  # where nothing takes memory
         _guard(net, max_params)
-    fill(net, wanted, filling, dtype, device)
-    _settle(net, wanted, device)
+    fill(net, spec, filling, dtype, device)
+    _settle(net, spec, device)
     if origin.made.form == "deploy":
         return packed(net)  # type: ignore[no-any-return]
     return deploy(net) if form == "deploy" else net  # type: ignore[no-any-return]
@@ -102,9 +102,8 @@ def create(
 def _built(origin: Source, wanted: Spec, request: Request, filling: Plan, device: Any) -> Any:
     """The net on meta, without what is not asked for; one of a plugin's code with its first values, where no others follow."""
     if isinstance(wanted, External):
-        wanted.tag = getattr(
-            getattr(filling, "manifest", None), "tag", wanted.tag
-        )  # which may have other classes than usual
+        if isinstance(filling, ExternalPublished):
+            wanted.tag = filling.manifest.tag  # which may have other classes than usual
         return wanted.build(device or "cpu" if isinstance(filling, ExternalInitial) else "meta")
     net, made = build(wanted), origin.made
     if request.global_pool == "" or (made.headless and request.num_classes is None and request.global_pool is None):

@@ -12,10 +12,11 @@ NARROWED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def device_type(*arguments: Any) -> str:
-    """Of the first tensor among them; "meta" where there is none."""
+    """Of the first tensor among them, or in a tuple among them; "meta" where there is none."""
     for argument in arguments:
-        if isinstance(argument, Tensor):
-            return argument.device.type
+        for value in argument if isinstance(argument, tuple) else (argument,):
+            if isinstance(value, Tensor):
+                return value.device.type
     return "meta"
 
 

@@ -27,11 +27,11 @@ class Finding(NamedTuple):
 def audit() -> list[Finding]:
     """Hashes every file of the package's weights, the zoo's store and the repositories in the Hub's cache, and asks who vouches for it: a
     manifest of the package, a pin, a lock. A pin that cannot be read is a finding, too."""
-    found = [Finding(item, item.fault()) for item in inventory() if item.kind != "leftover"]
+    findings = [Finding(item, item.fault()) for item in inventory() if item.kind != "leftover"]
     for path in sorted(locks.pins_folder().glob("*.json")):
         if locks.read_pin(path) is None:
-            found.append(Finding(Item("pinned", path.stem, path), "a pin that cannot be read"))
-    return found
+            findings.append(Finding(Item("pinned", path.stem, path), "a pin that cannot be read"))
+    return findings
 
 
 def bill_of_materials(findings: list[Finding], form: str = "cyclonedx") -> dict[str, Any]:
@@ -62,14 +62,14 @@ def _library(name: str) -> dict[str, Any]:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = locks.distributions([])["blockzoo"] if name == "blockzoo" else ""
-    found = {"type": "library", "bom-ref": f"pkg:pypi/{name.lower()}@{version}", "name": name, "version": version}
-    return {**found, "purl": found["bom-ref"]} if version else found
+    component = {"type": "library", "bom-ref": f"pkg:pypi/{name.lower()}@{version}", "name": name, "version": version}
+    return {**component, "purl": component["bom-ref"]} if version else component
 
 
 def _weights(finding: Finding, licences: dict[str, locks.Locked]) -> dict[str, Any]:
     item = finding.item
     entry = licences.get(item.name.partition("@")[0])
-    found: dict[str, Any] = {
+    component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"{item.kind}:{item.name or item.path.name}:{item.path.name}",
         "name": item.name or item.path.name,
@@ -82,6 +82,6 @@ def _weights(finding: Finding, licences: dict[str, locks.Locked]) -> dict[str, A
         ],
     }
     if entry:
-        found["licenses"] = [{"license": {"name": entry.licence}}]
-        found["externalReferences"] = [{"type": "distribution", "url": entry.source}]
-    return found
+        component["licenses"] = [{"license": {"name": entry.licence}}]
+        component["externalReferences"] = [{"type": "distribution", "url": entry.source}]
+    return component

@@ -47,10 +47,10 @@ def is_hub(model: Any) -> TypeGuard[str]:
 
 def parse(text: str) -> Reference:
     """Raises InputError for what is no reference."""
-    found = REFERENCE.fullmatch(text)
-    if found is None:
+    match = REFERENCE.fullmatch(text)
+    if match is None:
         raise InputError("create", Problem("", "hub:org/repo or hub:org/repo@revision", f"`{text}`"))
-    return Reference(found["repo"], found["revision"] or "main")
+    return Reference(match["repo"], match["revision"] or "main")
 
 
 def fetch(reference: Reference, name: str, anew: bool = False, max_bytes: int = MOST_BYTES) -> Path:

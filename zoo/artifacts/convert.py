@@ -43,13 +43,13 @@ def confine(model: str, checkpoint: Path) -> None:
         return
     parts = checkpoint.parent.iterdir() if is_index(checkpoint.name) else [checkpoint]
     read = sum(part.stat().st_size for part in parts if part.is_file())
-    made = 8 * catalog.entry(model).params
-    _bound(resource.RLIMIT_CPU, int(time.process_time() + CPU_S + CPU_S_PER_BYTE * (read + made)))
-    _bound(resource.RLIMIT_FSIZE, 2 * made + ROOM_BYTES // 16)
+    parameter_bytes = 8 * catalog.entry(model).params
+    _bound(resource.RLIMIT_CPU, int(time.process_time() + CPU_S + CPU_S_PER_BYTE * (read + parameter_bytes)))
+    _bound(resource.RLIMIT_FSIZE, 2 * parameter_bytes + ROOM_BYTES // 16)
     _bound(resource.RLIMIT_CORE, 0)
     if (now := Path("/proc/self/statm")).is_file():
         pages = int(now.read_text().split()[0])
-        _bound(resource.RLIMIT_AS, pages * resource.getpagesize() + ROOM_BYTES + 4 * (read + made))
+        _bound(resource.RLIMIT_AS, pages * resource.getpagesize() + ROOM_BYTES + 4 * (read + parameter_bytes))
 
 
 def _bound(kind: int, most: int) -> None:

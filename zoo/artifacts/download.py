@@ -68,9 +68,9 @@ class _Lines:
 
 def _opener(lines: _Lines) -> urllib.request.OpenerDirector:
     def connection(kind: type[http.client.HTTPConnection], *values: Any, **named: Any) -> http.client.HTTPConnection:
-        made = kind(*values, **named)
-        made._create_connection = lines.connect  # type: ignore[attr-defined]
-        return made
+        link = kind(*values, **named)
+        link._create_connection = lines.connect  # type: ignore[attr-defined]
+        return link
 
     class Http(urllib.request.HTTPHandler):
         def http_open(self, req: Any) -> Any:
@@ -115,8 +115,8 @@ def _netloc(url: str) -> str:
 
 
 def _copy(answer: HTTPResponse, file: IO[bytes], max_bytes: int) -> None:
-    told = answer.headers.get("Content-Length")
-    promised = None if told is None else int(told)
+    length = answer.headers.get("Content-Length")
+    promised = None if length is None else int(length)
     if promised is not None and promised > max_bytes:
         raise HTTPException(f"{promised:,} bytes, more than {max_bytes:,} bytes")
     while piece := answer.read1(PIECE):

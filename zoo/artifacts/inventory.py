@@ -42,12 +42,12 @@ class Item(NamedTuple):
     def fault(self) -> str:
         """Why these bytes must not be loaded, hashed anew, or ""."""
         try:
-            found = sha256_of(self.path, use_stamps=False)
+            digest = sha256_of(self.path, use_stamps=False)
         except OSError as error:
             return error.strerror or str(error)
         if not self.sha256:
             return "nobody vouches for it"
-        return "" if found == self.sha256 else f"sha256 {found} instead of {self.sha256}"
+        return "" if digest == self.sha256 else f"sha256 {digest} instead of {self.sha256}"
 
 
 def inventory() -> list[Item]:
@@ -68,9 +68,9 @@ def _shipped() -> Iterator[Item]:
 
 def _stored() -> Iterator[Item]:
     entries = [*locks.pins().values(), *locks.entries().values()]
-    known = {file.sha256: entry.name for entry in entries for file in entry.files}
+    names = {file.sha256: entry.name for entry in entries for file in entry.files}
     for path in sorted(store.folder().glob("*")):
-        name = known.get(path.stem, "")
+        name = names.get(path.stem, "")
         yield Item("pinned", name, path, path.stem) if name else Item("leftover", "", path)
 
 
@@ -105,12 +105,12 @@ def _own_promise(record: Path) -> dict[str, str]:
 
 def prune(dry: bool = False) -> list[Item]:
     """Deletes what is left over, but no draft so young that a process may still be writing it. Returns what went, or would go."""
-    gone = []
+    leftovers = []
     for item in inventory():
         drafted = item.path.name.startswith(".")
         if item.kind != "leftover" or (drafted and time.time() - item.path.stat().st_mtime < 60 * MINUTES):
             continue
-        gone.append(item)
+        leftovers.append(item)
         if not dry:
             shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
-    return gone
+    return leftovers

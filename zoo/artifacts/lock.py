@@ -21,9 +21,9 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
     Raises UnknownModelError, WeightsError for weights that are not at hand, and what `zoo.create` raises for a repository.
     """
-    wanted = [names] if isinstance(names, str) else list(names)
+    requested_names = [names] if isinstance(names, str) else list(names)
     locked: list[Locked] = []
-    for name in wanted or at_hand():
+    for name in requested_names or at_hand():
         locked += [_of_repository(name)] if name.startswith("hub:") else _of_model(name)
     if path is not None:
         write_lock(locked, Path(path))
@@ -31,13 +31,13 @@ def lock(names: str | Sequence[str] = (), path: str | os.PathLike[str] | None = 
 
 
 def _of_model(name: str) -> list[Locked]:
-    found = at_hand(name)
-    if not found:
+    names = at_hand(name)
+    if not names:
         model, tag = catalog.split_tag(name)
-        others = [f"{model}.{one}" for one in catalog.entry(name).listed if tag in ("", one)]
-        how = f"`zoo pin {others[0]}`" if others else ""
+        listed_names = [f"{model}.{each}" for each in catalog.entry(name).listed if tag in ("", each)]
+        how = f"`zoo pin {listed_names[0]}`" if listed_names else ""
         raise WeightsError(name, Problem("", "weights at hand", "none to lock", next=how))
-    return [_shipped(one) or entries()[one] for one in found]
+    return [_shipped(each) or entries()[each] for each in names]
 
 
 def _shipped(weights: str) -> Locked | None:
@@ -53,10 +53,10 @@ def _shipped(weights: str) -> Locked | None:
 
 
 def _of_repository(text: str) -> Locked:
-    found = repository(text)
-    manifest = found.manifest
+    source = repository(text)
+    manifest = source.manifest
     return Locked(
         name=f"hub:{parse(text).repo}", digest=manifest.digest, source=f"hub:{parse(text).repo}", revision=manifest.revision,
-        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(found.spec.blocks()),
-        files=tuple(File.of(path, name) for name, path in found.files.items()),
+        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(source.spec.blocks()),
+        files=tuple(File.of(path, name) for name, path in source.files.items()),
     )  # fmt: skip

@@ -80,8 +80,8 @@ def pins_folder() -> Path:
 
 def pins() -> dict[str, Locked]:
     """The user's pins, by name. A file that is none of ours is passed over: `zoo audit` names it."""
-    found = (read_pin(path) for path in sorted(pins_folder().glob("*.json")))
-    return {entry.name: entry for entry in found if entry is not None}
+    rows = (read_pin(path) for path in sorted(pins_folder().glob("*.json")))
+    return {entry.name: entry for entry in rows if entry is not None}
 
 
 def read_pin(path: Path) -> Locked | None:

@@ -68,7 +68,7 @@ def _folder_of(entry: Locked) -> str:
 
 
 def _licences(entries: Iterable[Locked]) -> str:
-    rows = [f"| {one.name} | {one.licence} | {one.licence_class} | {one.source} |" for one in entries]
+    rows = [f"| {entry.name} | {entry.licence} | {entry.licence_class} | {entry.source} |" for entry in entries]
     return "\n".join(["# Licences", "", "| weights | licence | class | source |", "|---|---|---|---|", *rows, ""])
 
 

@@ -66,10 +66,10 @@ def pin(name: str, revision: str = "") -> Locked:
     bytes or does not fit the spec.
     """
     manifest = _one(name)
-    known = locks.entries().get(manifest.name)
-    if known and revision in ("", known.revision) and store.has(known.files[0]):
-        return known
-    revision = revision or (known.revision if known else "") or manifest.revision or "main"
+    pinned = locks.entries().get(manifest.name)
+    if pinned and revision in ("", pinned.revision) and store.has(pinned.files[0]):
+        return pinned
+    revision = revision or (pinned.revision if pinned else "") or manifest.revision or "main"
     _warn(manifest)
     with tempfile.TemporaryDirectory(prefix=".pin-", dir=store.made_folder()) as work:
         try:
@@ -77,8 +77,8 @@ def pin(name: str, revision: str = "") -> Locked:
         except OSError as error:
             problem = Problem(manifest.source, "room for the weights", error.strerror or str(error))
             raise InputError(manifest.name, problem) from None
-    if known and revision == known.revision and entry.files != known.files:
-        problem = Problem("", f"the locked bytes, sha256 {known.files[0].sha256}", entry.files[0].sha256)
+    if pinned and revision == pinned.revision and entry.files != pinned.files:
+        problem = Problem("", f"the locked bytes, sha256 {pinned.files[0].sha256}", entry.files[0].sha256)
         raise WeightsError(manifest.name, problem)
     locks.save_pin(entry)
     return entry
@@ -119,9 +119,9 @@ def brought(manifest: Manifest) -> Manifest:
 def _one(name: str) -> Manifest:
     """The published manifest that a name means, whether or not it is pinned."""
     model, tag = catalog.split_tag(name)
-    tags = [one for one in catalog.entry(name).listed if tag in ("", one)]
+    tags = [each_tag for each_tag in catalog.entry(name).listed if tag in ("", each_tag)]
     if len(tags) != 1:
-        names = [f"{model}.{one}" for one in tags]
+        names = [f"{model}.{each_tag}" for each_tag in tags]
         expected = f"one of {listed(names)}" if names else "weights that are listed, not shipped"
         raise InputError("pin", Problem(name, expected, "no choice" if names else "none of this name"))
     return published(f"{model}.{tags[0]}")
@@ -159,7 +159,7 @@ def _downloaded(manifest: Manifest, revision: str, work: Path) -> tuple[Path, st
         msgspec.structs.replace(manifest, source=f"{folder}/{name}", sha256="", sha256_prefix="", size_bytes=None)
         for name in (files_of(path, manifest.name) if is_index(path.name) else [])
     ]
-    return path, commit, tuple(File.of(one, one.name, anew=True) for one in [path, *map(get, parts)])
+    return path, commit, tuple(File.of(file, file.name, anew=True) for file in [path, *map(get, parts)])
 
 
 def most_bytes(manifest: Manifest) -> int:

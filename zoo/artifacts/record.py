@@ -102,9 +102,13 @@ def _made(values: Any, subject: str) -> Made:
 def _missing(claimed: Any) -> list[Problem]:
     """Packages that the record says its blocks are from, and that are not installed: its claim, which nobody has checked."""
     names = claimed if isinstance(claimed, dict) else {}
-    known = {"blockzoo", *plugins.plugins()}
-    lost = [f"{name} {version}" for name, version in names.items() if PACKAGE.fullmatch(name) and name not in known]
-    if not lost:
+    packages = {"blockzoo", *plugins.plugins()}
+    absent = [
+        f"{name} {version}" for name, version in names.items() if PACKAGE.fullmatch(name) and name not in packages
+    ]
+    if not absent:
         return []
-    hint = f"pip install --no-deps {lost[0].partition(' ')[0]}, if you trust it"
-    return [Problem("", "the packages that the repository claims to need", f"{listed(lost)} not installed", next=hint)]
+    hint = f"pip install --no-deps {absent[0].partition(' ')[0]}, if you trust it"
+    return [
+        Problem("", "the packages that the repository claims to need", f"{listed(absent)} not installed", next=hint)
+    ]

@@ -60,7 +60,7 @@ def repository(text: str) -> Repository:
 
 def _file(reference: Reference, name: str, locked: locks.Locked | None, max_bytes: int, anew: bool = False) -> Path:
     """From the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
-    file = next((one for one in locked.files if one.name == name), None) if locked else None
+    file = next((entry for entry in locked.files if entry.name == name), None) if locked else None
     if file is None:
         return fetch(reference, name, anew, max_bytes)
     if store.has(file):
@@ -79,9 +79,9 @@ def pull(text: str, folder: str | os.PathLike[str]) -> list[Path]:
     Raises as `repository` does, and InputError for a folder that holds such files already.
     """
     target = Path(folder)
-    there = [name for name in (RECORD, WEIGHTS) if (target / name).exists()]
-    if there:
-        raise InputError("pull", Problem(str(target), "a folder without these files", ", ".join(there)))
-    found = repository(text)
+    present = [name for name in (RECORD, WEIGHTS) if (target / name).exists()]
+    if present:
+        raise InputError("pull", Problem(str(target), "a folder without these files", ", ".join(present)))
+    source = repository(text)
     target.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(path, target / name)) for name, path in found.files.items()]
+    return [Path(shutil.copyfile(path, target / name)) for name, path in source.files.items()]

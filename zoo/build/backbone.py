@@ -146,16 +146,16 @@ class Backbone(nn.Module):
 
         Raises InputError for pictures of a size that the model cannot take.
         """
-        own = Context() if ctx is None and self.reads_slots else None
+        context = Context() if ctx is None and self.reads_slots else None
         y = x
         try:
-            y = self._enter(y, ctx or own)
+            y = self._enter(y, ctx or context)
             for stage in self.stages:
-                y = stage(y, ctx or own)
+                y = stage(y, ctx or context)
         except SizeError as refusal:
             raise self._of_another_size(x, refusal) from None
-        if own is not None:
-            y.ctx = own  # type: ignore[attr-defined]
+        if context is not None:
+            y.ctx = context  # type: ignore[attr-defined]
         return y
 
     def _of_another_size(self, x: Tensor, refusal: SizeError) -> Exception:
@@ -198,8 +198,10 @@ class Backbone(nn.Module):
         features, levels = self._levels(x, chosen, ctx, stop_early)
         if ctx is not None:
             features.ctx = ctx  # type: ignore[attr-defined]
-        own = getattr(self.head, "norm", None) if norm and self._norms_features else None
-        levels = [run(own, y) if own is not None and channels(y) == self.num_features else y for y in levels]
+        last_norm = getattr(self.head, "norm", None) if norm and self._norms_features else None
+        levels = [
+            run(last_norm, y) if last_norm is not None and channels(y) == self.num_features else y for y in levels
+        ]
         levels = [as_format(y, output_fmt) for y in levels]
         return levels if intermediates_only else (features, levels)
 
@@ -228,13 +230,13 @@ class Backbone(nn.Module):
             return x, [shown_layers[i] for i in wanted]
         names = self.level_names()
         last = names[max(wanted)]
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         x = in_memory_order(x)
         for name, part in self.parts():
-            found[name] = x = run(part, x, ctx)
+            features[name] = x = run(part, x, ctx)
             if stop_early and name == last:
                 break
-        return x, [found[names[i]] for i in wanted]
+        return x, [features[names[i]] for i in wanted]
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """Everything before the head in its order: the stem, or each part of it, and the stages."""
@@ -253,9 +255,9 @@ class Backbone(nn.Module):
         """The modules behind which a feature level stands: those that the family names, else each stage, or each layer of the only one."""
         if self.levels_are_layers:
             return [f"stages.0.layers.{i}" for i in range(len(self.stages[0].layers))]  # type: ignore[arg-type]
-        own = [name for name, _ in self.parts()]
-        named = [name for name in self.spec.family.levels if name in own]
-        return named or [name for name in own if name.startswith("stages")]
+        parts = [name for name, _ in self.parts()]
+        named = [name for name in self.spec.family.levels if name in parts]
+        return named or [name for name in parts if name.startswith("stages")]
 
     @property
     def num_levels(self) -> int:

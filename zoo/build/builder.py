@@ -180,8 +180,8 @@ class Stream:
 
         def exit(_: Tensor) -> Tensor:
             inner.sizes()
-            left: Tensor = inner.view.exit(inner.x, inner.memo)
-            return left
+            y: Tensor = inner.view.exit(inner.x, inner.memo)
+            return y
 
         self.pending.append(exit)
 

@@ -50,16 +50,16 @@ def _copied(ctx: Context | None) -> Context | None:
 @contextmanager
 def _on_copies(layer: nn.Module) -> Iterator[None]:
     """Meanwhile the modules of a layer hold copies of their buffers, since autograd may look at the real ones."""
-    own = [
+    originals = [
         (module, name, buffer)
         for module in layer.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    for module, name, buffer in own:
+    for module, name, buffer in originals:
         module._buffers[name] = buffer.clone()
     try:
         yield
     finally:
-        for module, name, buffer in own:
+        for module, name, buffer in originals:
             module._buffers[name] = buffer

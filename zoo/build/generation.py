@@ -92,9 +92,9 @@ def _request(
         problems.append(Problem("temperature", "a number >= 0", repr(temperature)))
     if top_k is not None and not is_count(top_k, 1):
         problems.append(Problem("top_k", "a number >= 1", repr(top_k)))
-    for one in stops:
-        if not is_count(one) or one >= vocabulary:
-            problems.append(Problem("stop", f"tokens in [0, {vocabulary})", repr(one)))
+    for token in stops:
+        if not is_count(token) or token >= vocabulary:
+            problems.append(Problem("stop", f"tokens in [0, {vocabulary})", repr(token)))
     if problems:
         raise InputError("generate", problems)
     assert tokens is not None  # or there would be a problem
@@ -127,13 +127,13 @@ def _tokens(ids: Any, vocabulary: int, problems: list[Problem]) -> Tensor | None
 def _real(mask: Any, tokens: Tensor, problems: list[Problem]) -> Tensor | None:
     """A mask of truths, or of ones and zeros, as truths."""
     try:
-        given = torch.as_tensor(mask, device=tokens.device)
+        values = torch.as_tensor(mask, device=tokens.device)
     except (TypeError, ValueError, RuntimeError):
-        given = torch.empty(0)
-    real = given if given.dtype == torch.bool else given == 1
-    sound = given.dtype == torch.bool or (not given.is_floating_point() and bool((real | (given == 0)).all()))
+        values = torch.empty(0)
+    real = values if values.dtype == torch.bool else values == 1
+    sound = values.dtype == torch.bool or (not values.is_floating_point() and bool((real | (values == 0)).all()))
     if not sound or real.shape != tokens.shape or not bool(real.any(1).all()):
-        found = f"{given.dtype} {tuple(given.shape)}"
+        found = f"{values.dtype} {tuple(values.shape)}"
         expected = "booleans of the shape of ids, True at one token of each sample at least"
         problems.append(Problem("mask", expected, found))
     return real

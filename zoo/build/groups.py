@@ -51,7 +51,7 @@ def param_groups(
     layers above it layer_decay^d of that. Where `lr` is given, each group's own stands in `lr`. Parameters that are not
     trained are left out.
     """
-    never, own = no_weight_decay(model), lr_scales(model)
+    never, scales = no_weight_decay(model), lr_scales(model)
     depths = _depths(name for name, _ in model.named_parameters())
     top = max(depths.values(), default=0)
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
@@ -59,7 +59,7 @@ def param_groups(
         if not parameter.requires_grad:
             continue
         decays = parameter.ndim > 1 and name not in never
-        scale = own.get(name, 1.0) * (1.0 if layer_decay is None else layer_decay ** (top - depths[name]))
+        scale = scales.get(name, 1.0) * (1.0 if layer_decay is None else layer_decay ** (top - depths[name]))
         if (decays, scale) not in groups:
             group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
             groups[decays, scale] = group | ({"lr": lr * scale} if lr is not None else {})
@@ -78,8 +78,8 @@ def _place(name: str) -> tuple[int, int]:
     """(stage, layer); what leads into a stage counts to its first layer, what closes it to the head of the next."""
     if re.match(STEM, name):
         return (-1, 0)
-    if found := re.match(LAYER, name):
-        return (int(found[1]), int(found[2]))
-    if found := re.match(DOWNSAMPLE, name):
-        return (int(found[1]), 0)
+    if match := re.match(LAYER, name):
+        return (int(match[1]), int(match[2]))
+    if match := re.match(DOWNSAMPLE, name):
+        return (int(match[1]), 0)
     return (1_000_000, 0)

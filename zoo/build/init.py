@@ -60,9 +60,9 @@ def _begin_anew(block: nn.Module) -> None:
         )  # fmt: skip
         raise BlockError(f"block `{block.block_id}`", problem)
     for path, part in parts.items():
-        made = twin.get_submodule(path)
+        source = twin.get_submodule(path)
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
-            tensor.copy_(getattr(made, name))
+            tensor.copy_(getattr(source, name))
 
 
 def _has_law(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> bool:

@@ -65,16 +65,16 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
 
 def _fit(twin: nn.Module, model: Any) -> None:
     """Gives the twin the model's tensors: the same objects where the shape is the same, resampled ones elsewhere."""
-    own, like = model.state_dict(keep_vars=True), _like(model)
-    tensors = {name: tensor.detach() for name, tensor in own.items()}
+    current, like = model.state_dict(keep_vars=True), _like(model)
+    tensors = {name: tensor.detach() for name, tensor in current.items()}
     fitted, report = adapt(tensors, expected_header(twin), subject=model.spec.name, model=twin, before=model)
     if like.is_meta:
         twin.to(like.dtype)
     else:
         load_state(twin, fitted, model.spec.name, like.dtype, like.device)
     for name, tensor in twin.state_dict(keep_vars=True).items():
-        tensor.requires_grad_(own[name].requires_grad)
-    put_tensors(twin, {name: own[name] for name in report.names("kept")})
+        tensor.requires_grad_(current[name].requires_grad)
+    put_tensors(twin, {name: current[name] for name in report.names("kept")})
 
 
 def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
@@ -84,9 +84,9 @@ def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> l
         model.stages[0].layers = model.stages[0].layers[: max(levels) + 1]
     else:
         last, names = model.level_names()[max(levels)], [name for name, _ in model.parts()]
-        kept = names[: names.index(last) + 1]
-        model.stages = model.stages[: sum(name.startswith("stages.") for name in kept)]
-        for name in names[len(kept) :]:
+        remaining = names[: names.index(last) + 1]
+        model.stages = model.stages[: sum(name.startswith("stages.") for name in remaining)]
+        for name in names[len(remaining) :]:
             if name.startswith("stem."):
                 delattr(model.stem, name.removeprefix("stem."))
     if prune_head:
@@ -121,6 +121,6 @@ def _take_over(head: nn.Module, old: nn.Module | None, like: Tensor, init: Any) 
     if not like.is_meta:
         initialise(head, init)
     head.to(like.dtype)
-    own = old.state_dict(keep_vars=True) if old is not None else {}
-    fits = {name for name, tensor in head.state_dict().items() if name in own and own[name].shape == tensor.shape}
-    put_tensors(head, {name: own[name] for name in fits if not name.startswith("classifier")})
+    before = old.state_dict(keep_vars=True) if old is not None else {}
+    fits = {name for name, tensor in head.state_dict().items() if name in before and before[name].shape == tensor.shape}
+    put_tensors(head, {name: before[name] for name in fits if not name.startswith("classifier")})

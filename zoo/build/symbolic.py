@@ -64,7 +64,9 @@ class _Leaves:
     def _is_followed(self, module: nn.Module) -> bool:
         """Whether a trace of the module alone comes to its end."""
         parameters = list(inspect.signature(module.forward).parameters.values())
-        fixed = {one.name: one.default for one in parameters if one.default is not one.empty}
+        fixed = {
+            parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
+        }
         try:
             _Trial(self).trace(module, fixed)
         except Exception:  # whatever a forward pass says of values that are not there

@@ -72,7 +72,7 @@ CORE = Collection("", pathlib.Path(__file__).parents[1] / "models", "blockzoo")
 @functools.cache
 def collections() -> dict[str, Collection]:
     """By namespace, the core's first. A plugin whose folder is not there is marked as broken, and left out."""
-    found = {"": CORE}
+    homes = {"": CORE}
     for plugin in plugins.plugins().values():
         if not plugin.usable:
             continue
@@ -80,12 +80,12 @@ def collections() -> dict[str, Collection]:
             package = plugins.folder_of(point)
             folder = package / "models" if package is not None else None
             if folder is not None and folder.is_dir():
-                found[namespace] = Collection(namespace, folder, plugin.owner)
+                homes[namespace] = Collection(namespace, folder, plugin.owner)
                 continue
             where = folder if folder is not None else f"a package `{point.value}` with a folder `models`"
-            told = f"its models are not there: {where}"
-            plugin.fails("broken", f"{told}; next: pip install --force-reinstall {plugin.name}, or uninstall it")
-    return found
+            missing = f"its models are not there: {where}"
+            plugin.fails("broken", f"{missing}; next: pip install --force-reinstall {plugin.name}, or uninstall it")
+    return homes
 
 
 def namespace_of(name: str) -> str:

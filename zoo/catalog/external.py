@@ -75,8 +75,8 @@ class External(Spec):
             with torch.device(device):
                 model: Any = factory.create(self._short, self.tag, **self.options)
         except Exception as refusal:  # the code of a plugin
-            told = f"{type(refusal).__name__}: {refusal}"
-            raise InputError(self.name, Problem("", "a request that its builder takes", told)) from refusal
+            message = f"{type(refusal).__name__}: {refusal}"
+            raise InputError(self.name, Problem("", "a request that its builder takes", message)) from refusal
         classes = getattr(model, "num_classes", None) or self.num_classes
         if classes != self.num_classes and "num_classes" not in self.options:  # the weights have others
             self.options["num_classes"] = self.tree["num_classes"] = classes
@@ -99,8 +99,8 @@ def is_external(model: Any) -> bool:
     """Whether a name is that of a model which a factory builds."""
     if not isinstance(model, str) or "/" not in model:
         return False
-    found = catalog.entries().get(catalog.split_tag(model)[0])
-    return found is not None and not found.file
+    entry = catalog.entries().get(catalog.split_tag(model)[0])
+    return entry is not None and not entry.file
 
 
 def factory_of(name: str) -> Any:
@@ -116,23 +116,23 @@ def factory_of(name: str) -> Any:
 
 def refuse_edits(name: str, given: Mapping[str, Any]) -> None:
     """Raises InputError for what can only be asked of a spec."""
-    asked = [word for word, value in given.items() if value]
-    if asked:
+    edits = [word for word, value in given.items() if value]
+    if edits:
         found = f"a model that {namespace_of(name)}'s code builds"
         raise InputError(
-            name, Problem(listed(asked), "a model with a spec", found, next=f"it takes {listed(OPTIONS, 20)}")
+            name, Problem(listed(edits), "a model with a spec", found, next=f"it takes {listed(OPTIONS, 20)}")
         )
 
 
 def manifest(name: str) -> Manifest:
     """What the factory knows of the weights `model.tag`. Raises InputError when it knows none."""
     model, tag = catalog.split_tag(name)
-    made: Manifest | None = factory_of(model).manifest(model.partition("/")[2], tag)
-    if made is None:
+    answer: Manifest | None = factory_of(model).manifest(model.partition("/")[2], tag)
+    if answer is None:
         raise InputError(
             name, Problem("", f"weights that {namespace_of(model)}'s code knows", f"none of the tag `{tag}`")
         )
-    return made
+    return answer
 
 
 def deploy(model: nn.Module) -> nn.Module:
@@ -140,9 +140,9 @@ def deploy(model: nn.Module) -> nn.Module:
     import copy
 
     make = getattr(factory_of(model.spec.name), "deploy", None)  # type: ignore[arg-type]
-    made: Any = make(model) if make is not None else copy.deepcopy(model).eval()
-    made.spec, made.digest, made.pretrained = model.spec, model.digest, model.pretrained
-    return made  # type: ignore[no-any-return]
+    fused: Any = make(model) if make is not None else copy.deepcopy(model).eval()
+    fused.spec, fused.digest, fused.pretrained = model.spec, model.digest, model.pretrained
+    return fused  # type: ignore[no-any-return]
 
 
 Opaque, is_opaque = External, is_external

@@ -46,10 +46,10 @@ class Entry(Row, frozen=True, omit_defaults=True):
 @functools.cache
 def entries() -> dict[str, Entry]:
     """Every model by name: those of the core, then those of plugins. A plugin whose index cannot be read is marked as broken."""
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for collection in collections().values():
-        found |= _indexed(collection)
-    return found
+        by_name |= _indexed(collection)
+    return by_name
 
 
 def _indexed(collection: Collection) -> dict[str, Entry]:
@@ -65,16 +65,16 @@ def _indexed(collection: Collection) -> dict[str, Entry]:
     rows: list[msgspec.Raw] = read_data(
         collection, collection.index_file, lambda data: msgspec.json.decode(data, type=list[msgspec.Raw]), []
     )
-    full, found = collection.full, {}
+    full, by_name = collection.full, {}
     for raw in rows:
         try:
             entry = _sound(msgspec.json.decode(raw, type=Entry))
-            found[full(entry.name)] = msgspec.structs.replace(entry, name=full(entry.name), family=full(entry.family))
+            by_name[full(entry.name)] = msgspec.structs.replace(entry, name=full(entry.name), family=full(entry.family))
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             if plugin is not None:
                 cure = f"zoo index {collection.namespace}, or {plugin.reinstall}"
                 plugin.fails("broken", f"{collection.index_file} lists what cannot be ({error}); next: {cure}")
-    return found
+    return by_name
 
 
 def _sound(entry: Entry) -> Entry:
@@ -122,21 +122,21 @@ def entry(name: str) -> Entry:
         step = "zoo.create, `zoo info` and `zoo predict` take what `zoo.save` wrote, and zoo.create(NAME, weights=PATH) other weights"
         raise UnknownModelError("", Problem(f"no model `{name}`", "a name of the catalogue here", "a file", next=step))
     if model not in entries():
-        near, lost = nearest(model, entries()), _missing_plugin(model)
+        near, plugin = nearest(model, entries()), _missing_plugin(model)
         raise UnknownModelError(
             "",
             Problem(
-                f"no model `{name}`", f"one of {len(entries())} models", "", near, lost or "`zoo list` shows them all"
+                f"no model `{name}`", f"one of {len(entries())} models", "", near, plugin or "`zoo list` shows them all"
             ),
         )
-    found = entries()[model]
-    tags = [*found.tags, *found.listed]
+    match = entries()[model]
+    tags = [*match.tags, *match.listed]
     if tag and tag not in tags:
-        known = ", ".join(f"`{model}.{one}`" for one in tags) or "no weights yet"
+        spellings = ", ".join(f"`{model}.{each_tag}`" for each_tag in tags) or "no weights yet"
         raise UnknownModelError(
-            "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {known}", f"`{tag}`", nearest(tag, tags))
+            "", Problem(f"no weights `{name}`", f"a tag of `{model}`: {spellings}", f"`{tag}`", nearest(tag, tags))
         )
-    return found
+    return match
 
 
 def _missing_plugin(model: str) -> str:

@@ -21,10 +21,10 @@ def labels(model: Backbone | str | os.PathLike[str]) -> list[str]:
     """
     if isinstance(model, (str, os.PathLike)):
         source = find_source(model)
-        known, spec = source.manifests, source.spec
+        manifests, spec = source.manifests, source.spec
     else:
-        known, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
-    named = next((manifest.labels for manifest in known if len(manifest.labels) == spec.num_classes), ())
+        manifests, spec = [model.pretrained] if model.pretrained is not None else [], model.spec
+    named = next((manifest.labels for manifest in manifests if len(manifest.labels) == spec.num_classes), ())
     if named:
         return list(named)
     if spec.num_classes == 1000:

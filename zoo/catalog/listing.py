@@ -35,18 +35,18 @@ def list_models(
         from zoo.catalog.manifests import at_hand  # listing names alone reads no locks
 
         loadable = set(at_hand())
-    for name, found in entries().items():
-        if (family and found.family != family) or (task and found.task != task):
+    for name, entry in entries().items():
+        if (family and entry.family != family) or (task and entry.task != task):
             continue
         tagged = [
-            f"{name}.{tag}" for tag in [*found.tags, *found.listed] if not pretrained or f"{name}.{tag}" in loadable
+            f"{name}.{tag}" for tag in [*entry.tags, *entry.listed] if not pretrained or f"{name}.{tag}" in loadable
         ]
         if pretrained and not tagged:
             continue
-        if block and not any(block in (used, short_name(used)) for used in found.blocks):
+        if block and not any(block in (used, short_name(used)) for used in entry.blocks):
             continue
         if include_tags and tagged:
-            names += [one for one in tagged if _wanted([name, one], filter, exclude_filters)]
+            names += [spelling for spelling in tagged if _wanted([name, spelling], filter, exclude_filters)]
         elif _wanted([name, *tagged], filter, exclude_filters):
             names.append(name)
     return names
@@ -54,7 +54,9 @@ def list_models(
 
 def _wanted(spellings: list[str], filters: Patterns, exclude_filters: Patterns) -> bool:
     """Whether some pattern, or none was given, fits one of the spellings, and no unwanted one does."""
-    keep, drop = ([one] if isinstance(one, str) else list(one) for one in (filters, exclude_filters))
+    keep, drop = (
+        [patterns] if isinstance(patterns, str) else list(patterns) for patterns in (filters, exclude_filters)
+    )
     return (not any(keep) or _fits(spellings, keep)) and not _fits(spellings, drop)
 
 
@@ -69,4 +71,4 @@ def list_pretrained(filter: Patterns = "", exclude_filters: Patterns = "") -> li
 
 def list_modules() -> list[str]:
     """The families."""
-    return sorted({found.family for found in entries().values()})
+    return sorted({entry.family for entry in entries().values()})

@@ -44,7 +44,7 @@ def block_of(block: str, kinds: Sequence[str]) -> str:
     """The name of a registered block, or of the first of these kinds that a Python file defines. Raises InputError."""
     if not block.endswith(".py"):
         return registry.describe(block).name
-    names = [one for one in load_file(block) if registry.describe(one).kind in kinds]
+    names = [name for name in load_file(block) if registry.describe(name).kind in kinds]
     if not names:
         raise InputError(block, Problem("", f"a block of kind {listed(kinds)}", "none"))
     return names[0]

@@ -32,21 +32,23 @@ def manifests(name: str) -> list[Manifest]:
     """The manifests of a model's weights, best first: embedded before pinned before listed. Raises as `catalog.entry` does."""
     model, tag = catalog.split_tag(name)
     entry = catalog.entry(name)
-    found = [read_manifest(catalog.weights_manifest(model, one)) for one in entry.tags if tag in ("", one)]
-    found += [_pinned(published(f"{model}.{one}")) for one in entry.listed if tag in ("", one)]
-    return sorted(found, key=lambda manifest: ORDER.index(manifest.state))
+    rows = [
+        read_manifest(catalog.weights_manifest(model, each_tag)) for each_tag in entry.tags if tag in ("", each_tag)
+    ]
+    rows += [_pinned(published(f"{model}.{each_tag}")) for each_tag in entry.listed if tag in ("", each_tag)]
+    return sorted(rows, key=lambda manifest: ORDER.index(manifest.state))
 
 
 def at_hand(name: str = "") -> list[str]:
     """The weights that can be loaded here and now, `model.tag`: those of a model or of a tag, or all."""
     tag = catalog.split_tag(name)[1]
     pinned = locks.entries()
-    found = [catalog.entry(name)] if name else catalog.entries().values()
-    tags = ((entry.name, one) for entry in found for one in [*entry.tags, *entry.listed])
-    shipped = {(entry.name, one) for entry in found for one in entry.tags}
+    models = [catalog.entry(name)] if name else catalog.entries().values()
+    tags = ((entry.name, each_tag) for entry in models for each_tag in [*entry.tags, *entry.listed])
+    shipped = {(entry.name, each_tag) for entry in models for each_tag in entry.tags}
     return [
-        f"{model}.{one}" for model, one in tags
-        if tag in ("", one) and ((model, one) in shipped or f"{model}.{one}" in pinned)
+        f"{model}.{each_tag}" for model, each_tag in tags
+        if tag in ("", each_tag) and ((model, each_tag) in shipped or f"{model}.{each_tag}" in pinned)
     ]  # fmt: skip
 
 
@@ -67,26 +69,26 @@ def published(name: str) -> Manifest:
     if is_external(name):
         return external_manifest(name)
     home, file = catalog.home_of(name), catalog.entry(name).file
-    found = _published(home, file).get(name)
-    if found is None:
+    manifest = _published(home, file).get(name)
+    if manifest is None:
         raise WeightsError(
             name, Problem(str(home.weights / file), "a line for these weights, which the index lists", "none")
         )
-    return found
+    return manifest
 
 
 @functools.cache
 def _published(home: Collection, file: str) -> dict[str, Manifest]:
     path = home.weights / file
     try:
-        found = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
+        rows = [_manifest(home.full(model), tag, values, path) for (model, tag), values in tables(path).items()]
     except ProblemsError:
         raise
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:  # a plugin's file may be anything
         raise WeightsError(
             str(path), Problem("", "weights that others published, by tag and model", str(error))
         ) from None
-    return {manifest.name: manifest for manifest in found}
+    return {manifest.name: manifest for manifest in rows}
 
 
 def tables(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -96,11 +98,11 @@ def tables(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     tags = {key: table for key, table in content.items() if isinstance(table, dict) and "models" in table}
     everywhere = {key: value for key, value in content.items() if key not in tags}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    fields: dict[tuple[str, str], dict[str, Any]] = {}
     for tag, table in tags.items():
         shared = everywhere | {key: value for key, value in table.items() if key != "models"}
-        found |= {(model, tag): shared | own for model, own in table["models"].items()}
-    return found
+        fields |= {(model, tag): shared | differences for model, differences in table["models"].items()}
+    return fields
 
 
 def _manifest(model: str, tag: str, values: dict[str, Any], path: Path) -> Manifest:
@@ -111,5 +113,5 @@ def _manifest(model: str, tag: str, values: dict[str, Any], path: Path) -> Manif
         size = size or values.get("preprocess", {}).get("size") or entry.input_size[-1]
         values["metrics"] = {f"imagenet-1k/top1@{size}": {"value": round(top1 / 100, 6), "source": printed}}
     digest = entry.digest
-    own = {"model": model, "tag": tag, "digest": digest, "state": "pinned" if "sha256" in values else "listed"}
-    return parse_manifest(json.dumps(own | values), f"{path.name}: {tag}.models.{model}")
+    identity = {"model": model, "tag": tag, "digest": digest, "state": "pinned" if "sha256" in values else "listed"}
+    return parse_manifest(json.dumps(identity | values), f"{path.name}: {tag}.models.{model}")

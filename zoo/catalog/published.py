@@ -23,10 +23,10 @@ def family_of(path: pathlib.Path) -> Family:
 
 def source_of(name: str) -> pathlib.Path:
     """The file with the spec of a model. Raises InputError for one that no spec describes."""
-    found, home = entry(name), home_of(name)
-    if not found.file:
-        raise InputError(found.name, Problem("", "a model with a spec", f"one that the code of {home.owner} builds"))
-    return home.folder / found.file
+    match, home = entry(name), home_of(name)
+    if not match.file:
+        raise InputError(match.name, Problem("", "a model with a spec", f"one that the code of {home.owner} builds"))
+    return home.folder / match.file
 
 
 def published_spec(

@@ -43,13 +43,13 @@ def saved_path(model: Any) -> Path | None:
 
 def open_saved(path: Path) -> Repository:
     """Raises SpecError for weights without a record, WeightsError and SpecError for what is wrong with one."""
-    found = record_of(path)
-    if found is None:
+    record = record_of(path)
+    if record is None:
         with opened(path, path.name):  # says what is wrong with a file that is none
             expected = "a spec in its metadata, as `zoo.save` writes it"
             step = f'zoo.create(NAME, weights="{path}") with the name of its model, then `zoo.save` writes all of it'
             raise SpecError(path.name, Problem("", expected, "tensors alone", next=step))
-    return found
+    return record
 
 
 def record_of(weights: str | os.PathLike[str]) -> Repository | None:

@@ -218,10 +218,10 @@ class Factory:
         return self.spec
 
     def wanted(self, request: Request) -> Spec:
-        asked = request._asdict()
-        edits = {name: asked.pop(name) for name in ("overrides", "swap", "at", "dynamic_size", "output_stride")}
+        options = request._asdict()
+        edits = {name: options.pop(name) for name in ("overrides", "swap", "at", "dynamic_size", "output_stride")}
         refuse_edits(self.name, edits)
-        return External(self.name, plain(asked | {"features_only": request.features_only or None}), self.tag)
+        return External(self.name, plain(options | {"features_only": request.features_only or None}), self.tag)
 
 
 def find_source(model: Model) -> Source:
@@ -236,8 +236,8 @@ def find_source(model: Model) -> Source:
         return Variant(family_in(model, "spec"), "")
     if is_transformers(model):
         return SavedByTransformers(model)
-    if (found := described(model)) is not None:
-        return Saved(found.spec, found.manifest, found.made)
+    if (saved := described(model)) is not None:
+        return Saved(saved.spec, saved.manifest, saved.made)
     text = os.fspath(model)
     if is_file(text):
         return _of_file(text)

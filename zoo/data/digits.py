@@ -34,8 +34,8 @@ def held_out() -> Digits:
 def training_set() -> Digits:
     """The other four fifths, from scikit-learn. Raises InputError when that is not installed."""
     images, labels = _all()
-    kept = ~_split(labels)
-    return images[kept], labels[kept]
+    rows = ~_split(labels)
+    return images[rows], labels[rows]
 
 
 def _all() -> Digits:

@@ -53,12 +53,12 @@ def _joined(held_out: bool) -> bytes:
 def _documented() -> list[tuple[str, str]]:
     """(path of the module, its docstrings) for every documented module, in the order of their names."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
-    found = []
+    texts = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
         if not any(part in LEFT_OUT for part in name.split("/")[:-1]) and (text := _docstrings(path)):
-            found.append((name, text))
-    return found
+            texts.append((name, text))
+    return texts
 
 
 def _docstrings(path: pathlib.Path) -> str:

@@ -39,10 +39,10 @@ def recall(
     """
     key = torch.rand(count, keys, generator=generator).argsort(1)[:, :pairs]
     value = keys + torch.randint(values, (count, pairs), generator=generator)
-    asked = torch.randint(pairs, (count, length - 2 * pairs), generator=generator)
-    known = torch.stack([key, value], 2).flatten(1)
-    ids = torch.cat([known, key.gather(1, asked)], 1)
-    targets = torch.cat([torch.full_like(known, UNASKED), value.gather(1, asked)], 1)
+    queries = torch.randint(pairs, (count, length - 2 * pairs), generator=generator)
+    pairs_in_order = torch.stack([key, value], 2).flatten(1)
+    ids = torch.cat([pairs_in_order, key.gather(1, queries)], 1)
+    targets = torch.cat([torch.full_like(pairs_in_order, UNASKED), value.gather(1, queries)], 1)
     return ids, targets
 
 
@@ -98,12 +98,12 @@ def listops(count: int, generator: Generator, length: int = 48, depth: int = 2, 
     targets = torch.full_like(ids, UNASKED)
     for row in range(count):
         tokens: list[int] = []
-        told: list[int] = []
+        answers: list[int] = []
         while length - len(tokens) >= SHORTEST:
             more, values = _expression(generator, depth, most, length - len(tokens))
-            tokens, told = tokens + more, told + values
+            tokens, answers = tokens + more, answers + values
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        targets[row, : len(told)] = torch.tensor(told)
+        targets[row, : len(answers)] = torch.tensor(answers)
     return ids, targets
 
 
@@ -116,16 +116,16 @@ def _expression(generator: Generator, depth: int, most: int, room: int) -> tuple
     operator = draw(len(OPERATORS))
     tokens, targets, values = [OPEN + operator], [UNASKED], []
     for _ in range(2 + draw(most - 1)):
-        left = room - len(tokens) - 1
-        if left < 1:
+        space = room - len(tokens) - 1
+        if space < 1:
             break
-        if depth > 1 and left >= SHORTEST and draw(3) == 0:
-            inner, told = _expression(generator, depth - 1, most, left)
-            values.append(told[-1])
+        if depth > 1 and space >= SHORTEST and draw(3) == 0:
+            inner, answers = _expression(generator, depth - 1, most, space)
+            values.append(answers[-1])
         else:
             values.append(draw(10))
-            inner, told = [values[-1]], [UNASKED]
-        tokens, targets = tokens + inner, targets + told
+            inner, answers = [values[-1]], [UNASKED]
+        tokens, targets = tokens + inner, targets + answers
     value = int(OPERATORS[operator](values))  # type: ignore[no-untyped-call]
     return [*tokens, CLOSE], [*targets, value]
 
@@ -145,6 +145,6 @@ TASKS = {
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:
     """The share of targets that the largest logit (B, L, V) tells; NaN where none is asked for."""
-    asked = targets != UNASKED
-    right = (logits.argmax(-1) == targets) & asked
-    return float(right.sum() / asked.sum()) if bool(asked.any()) else math.nan
+    questions = targets != UNASKED
+    right = (logits.argmax(-1) == targets) & questions
+    return float(right.sum() / questions.sum()) if bool(questions.any()) else math.nan

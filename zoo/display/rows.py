@@ -78,18 +78,18 @@ def tabled(answer: Callable[P, list[R]]) -> Callable[P, Table[R]]:
 
 def flat(names: Iterable[str | Iterable[str]]) -> tuple[str, ...]:
     """Names that were given one by one, in lists, or both."""
-    return tuple(name for given in names for name in ([given] if isinstance(given, str) else given))
+    return tuple(name for item in names for name in ([item] if isinstance(item, str) else item))
 
 
 def html_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Records under their names; columns in which nothing stands are left out, and every text is escaped."""
-    told = [
+    columns = [
         name
         for name in (records[0] if records else ())
         if any(record[name] not in (None, "", [], {}) for record in records)
     ]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in told)
-    body = "".join("<tr>" + "".join(_cell(record[name]) for name in told) + "</tr>" for record in records)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(_cell(record[name]) for name in columns) + "</tr>" for record in records)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

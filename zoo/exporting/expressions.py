@@ -78,16 +78,16 @@ def expression(module: nn.Module, sources: Sources) -> Call:
     for key, parameter in module._parameters.items():
         arguments.append((key, _shape("Shape", parameter)))
     for key, buffer in module._buffers.items():
-        kept = key not in module._non_persistent_buffers_set
-        arguments.append((key, _shape("Kept" if kept else "Made", buffer)))
+        persistent = key not in module._non_persistent_buffers_set
+        arguments.append((key, _shape("Kept" if persistent else "Made", buffer)))
     for key, value in module.__dict__.items():
         if key in used and isinstance(value, Table):
             make = sources.refer(value.make, value.make.__name__)
             arguments.append((key, f"{sources.refer(Table, 'Table')}({make}, {literal(value.arguments)})"))
         elif key in used and not key.startswith("_") and key != "training" and _is_simple(value):
             arguments.append((key, literal(value)))
-    given = {argument[0] for argument in arguments if _is_keyword(argument)}
-    for key in sorted(used - given):
+    keywords = {argument[0] for argument in arguments if _is_keyword(argument)}
+    for key in sorted(used - keywords):
         if key in module._modules and module._modules[key] is None:
             arguments.append((key, "None"))
     return Call(name, arguments)
@@ -166,37 +166,37 @@ def _one(sides: tuple[int, ...]) -> str:
 
 def constants(calls: list[Call], layers: set[str]) -> dict[str, dict[str, str]]:
     """Class -> plain values that every call of it is given alike: they can stand in the class, unless torch's constructor takes them."""
-    found: dict[str, list[dict[str, str]]] = {}
+    by_class: dict[str, list[dict[str, str]]] = {}
     for call in walk(calls):
         values = {key: value for key, value in filter(_is_keyword, call.arguments) if _is_literal(value)}
-        found.setdefault(call.name, []).append(values)
+        by_class.setdefault(call.name, []).append(values)
     return {
         name: {key: text for key, text in rows[0].items() if all(row.get(key) == text for row in rows)}
-        for name, rows in found.items()
+        for name, rows in by_class.items()
         if not name.startswith("nn.") and name not in layers
     }
 
 
 def without(call: Call, known: dict[str, dict[str, str]]) -> Call:
     """The expression with the values left out that stand in the classes."""
-    kept = []
+    arguments = []
     for argument in call.arguments:
         key, value = argument if _is_keyword(argument) else ("", argument)
         if key and known.get(call.name, {}).get(key) == value:
             continue
         value = without(value, known) if isinstance(value, Call) else value
-        kept.append((key, value) if key else value)
-    return Call(call.name, kept)
+        arguments.append((key, value) if key else value)
+    return Call(call.name, arguments)
 
 
 def walk(calls: list[Call]) -> list[Call]:
     """All calls in some expressions, outermost first."""
-    found = []
+    nested = []
     for call in calls:
-        found.append(call)
+        nested.append(call)
         values = [argument[1] if _is_keyword(argument) else argument for argument in call.arguments]
-        found += walk([value for value in values if isinstance(value, Call)])
-    return found
+        nested += walk([value for value in values if isinstance(value, Call)])
+    return nested
 
 
 def replaced(call: Call, by: dict[str, str]) -> Any:
@@ -245,11 +245,11 @@ class Functions:
             forms.setdefault(NUMBER.sub("#", call.flat()), {})[call.flat()] = call
         self.calls: dict[str, str] = {}
         self.definitions: list[str] = []
-        taken: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for members in forms.values():
             name = stem or _snake(next(iter(members.values())).name)
-            taken[name] = taken.get(name, 0) + 1
-            self._define(name if taken[name] == 1 else f"{name}_{taken[name]}", list(members.values()))
+            counts[name] = counts.get(name, 0) + 1
+            self._define(name if counts[name] == 1 else f"{name}_{counts[name]}", list(members.values()))
 
     def _define(self, name: str, members: list[Call]) -> None:
         rows = [[int(number) for number in NUMBER.findall(member.flat())] for member in members]
@@ -266,8 +266,8 @@ class Functions:
 def _roles(text: str) -> list[str]:
     """What each number of an expression is: the keyword before it, or its place among a convolution's arguments."""
     roles = []
-    for found in NUMBER.finditer(text):
-        before = text[: found.start()]
+    for match in NUMBER.finditer(text):
+        before = text[: match.start()]
         keyword = re.search(r"(\w+)=$", before)
         place = re.search(r"nn\.Conv[12]d\(([^()]*)$", before)
         roles.append(

@@ -48,10 +48,10 @@ def _without_layouts(text: str) -> str:
 def _settled(text: str) -> str:
     """Without `if self.x is not None:` where x is None in the class and never given, and without drops at a rate of zero."""
     tree = ast.parse(text)
-    given = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
+    keywords = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
     doomed: set[int] = set()
     for cls in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
-        values = {name: item for item in cls.body for name in _assigned(item) if name not in given}
+        values = {name: item for item in cls.body for name in _assigned(item) if name not in keywords}
         for node in ast.walk(cls):
             if isinstance(node, ast.If) and not node.orelse and _asks_for(node.test, values):
                 doomed |= _lines(node)
@@ -86,7 +86,7 @@ def _constant(name: str, values: dict[str, ast.stmt]) -> object:
 def _asks_for(test: ast.expr, values: dict[str, ast.stmt]) -> bool:
     """`self.x is not None`, of an x that is None; `self.x`, of one that is False; or these and more."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return any(_asks_for(one, values) for one in test.values)
+        return any(_asks_for(part, values) for part in test.values)
     if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
         return _constant(test.attr, values) is False
     return (
@@ -116,14 +116,14 @@ def _unreferenced(text: str) -> str:
     tree = ast.parse(text)
     for node in tree.body[:-1]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            own = "\n".join(text.split("\n")[node.lineno - 1 : node.end_lineno])
-            rest = text.replace(own, "")
+            source = "\n".join(text.split("\n")[node.lineno - 1 : node.end_lineno])
+            rest = text.replace(source, "")
             called = re.search(rf"\b{node.name}\(", rest) or re.search(rf"[(\[ ,=]{node.name}\b[^(=:]", rest)
-            made = node.name == "Made" and not re.search(r"\bMade\(", rest)
+            is_unused_made = node.name == "Made" and not re.search(r"\bMade\(", rest)
             named = node.name == "part" and 'part("' not in rest
-            if made or named or not called:
+            if is_unused_made or named or not called:
                 text = _cut(text, _lines(node))
-                return _unreferenced(_without_made(text) if made else text)
+                return _unreferenced(_without_made(text) if is_unused_made else text)
     return text
 
 
@@ -132,8 +132,8 @@ def _unused_methods(text: str) -> str:
     for cls in [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]:
         for method in [item for item in cls.body if isinstance(item, ast.FunctionDef)]:
             rest = _cut(text, _lines(method))
-            asked = method.name.startswith("__") or method.name in SPOKEN_METHODS
-            if not asked and not re.search(rf"\.{method.name}\b", rest):
+            is_called = method.name.startswith("__") or method.name in SPOKEN_METHODS
+            if not is_called and not re.search(rf"\.{method.name}\b", rest):
                 return _unused_methods(rest)
     return text
 

@@ -130,8 +130,8 @@ def python_text(model: Any) -> str:
     if model.reads_slots:
         sources.refer(Context, "Context")
     trees = _trees(model, sources)
-    known = constants(list(trees.values()), sources.layers)
-    trees = {name: without(tree, known) for name, tree in trees.items()}
+    fixed = constants(list(trees.values()), sources.layers)
+    trees = {name: without(tree, fixed) for name, tree in trees.items()}
     small = Functions(leaves(list(trees.values())))
     trees = {name: replaced(tree, small.calls) for name, tree in trees.items()}
     middle = Functions(repeated([tree for tree in trees.values() if isinstance(tree, Call)]))
@@ -139,14 +139,14 @@ def python_text(model: Any) -> str:
     functions = Functions(
         [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer"
     )
-    classes = [_with_values(text, known.get(name, {})) for name, text in sources.finished().items()]
+    classes = [_with_values(text, fixed.get(name, {})) for name, text in sources.finished().items()]
     parts = ["from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
-    stage = PLAIN_STAGE if all(one.view is None and one.post is None for one in model.stages) else STAGE
+    stage = PLAIN_STAGE if all(part.view is None and part.post is None for part in model.stages) else STAGE
     parts += [*classes, stage, *small.definitions, *middle.definitions, *functions.definitions]
     try:
         name = python_name(model.spec.name, _defined("\n\n\n".join(parts)))
         whole = [f"{_header(model, name)}\n\n{parts[0]}", *parts[1:], _net(model, name, trees, functions)]
-        text = pruned("\n\n\n".join(whole) + "\n", has_views=any(one.view is not None for one in model.stages))
+        text = pruned("\n\n\n".join(whole) + "\n", has_views=any(part.view is not None for part in model.stages))
         ast.parse(text)
     except SyntaxError as error:  # the code of a block that we cannot cut out
         problem = Problem(f"line {error.lineno}", "Python", error.msg, next="please report which model this is")
@@ -158,7 +158,7 @@ def python_name(name: str, taken: Collection[str]) -> str:
     """What a model is called in its file: its name, as far as it can be that of a function, and of a class, that nothing there has."""
     word = re.sub(r"[^a-z0-9_]+", "_", name.rpartition("/")[2].lower()).strip("_")[:LONGEST_NAME] or "net"
     word = word if word[0].isalpha() else f"net_{word}"
-    while any(keyword.iskeyword(one) or one in taken for one in (word, _camel(word))):
+    while any(keyword.iskeyword(spelling) or spelling in taken for spelling in (word, _camel(word))):
         word += "_net"
     return word
 
@@ -166,8 +166,8 @@ def python_name(name: str, taken: Collection[str]) -> str:
 def _defined(text: str) -> set[str]:
     """The names that mean something at the top of a file: Python's own, and those that it defines or imports."""
     nodes = ast.walk(ast.parse(text))
-    own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    return own | {*dir(builtins), "torch", "nn", "Tensor", "F", "math", "OPS"}
+    definitions = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return definitions | {*dir(builtins), "torch", "nn", "Tensor", "F", "math", "OPS"}
 
 
 def _imports(lines: set[str]) -> str:
@@ -181,8 +181,8 @@ def _imports(lines: set[str]) -> str:
             module, name = line.removeprefix("from ").split(" import ", 1)
             names.setdefault(module, set()).update(name.split(", "))
     froms = {
-        f"from {module} import {', '.join(sorted(own, key=lambda name: (name[0].islower(), name)))}"
-        for module, own in names.items()
+        f"from {module} import {', '.join(sorted(members, key=lambda name: (name[0].islower(), name)))}"
+        for module, members in names.items()
     }
     groups = [
         sorted(line for line in source if ("torch" in line.split()[1]) == ours)
@@ -233,8 +233,8 @@ def _stage(model: Any, index: int, trees: dict[str, Any], functions: Functions) 
         texts.append(functions.calls[tree.flat()] if isinstance(tree, Call) else tree)
     runs = [(text, len(list(group))) for text, group in groupby(texts)]
     layers = [text if count == 1 else f"*({text} for _ in range({count}))" for text, count in runs]
-    given = [(key, trees[path]) for key in ("downsample", "view", "post") if (path := f"stages.{index}.{key}") in trees]
-    return Call("Stage", [Call("modules", layers), *given])
+    parts = [(key, trees[path]) for key in ("downsample", "view", "post") if (path := f"stages.{index}.{key}") in trees]
+    return Call("Stage", [Call("modules", layers), *parts])
 
 
 def _net(model: Any, name: str, trees: dict[str, Any], functions: Functions) -> str:

@@ -58,14 +58,14 @@ class Sources:
         if attributes:
             head += ["", *(f"    {line}" for line in attributes)]
         parent = next((other for other in cls.__mro__[1:] if other.__module__.startswith("blocks.")), None)
-        given = set(self.reached(parent)) if parent else set()
+        inherited = set(self.reached(parent)) if parent else set()
         for method in self.reached(cls):
-            if method in methods or method not in given:
+            if method in methods or method not in inherited:
                 owner = next(base for base in cls.__mro__ if method in base.__dict__)
                 source, module = _parsed(owner)
-                own: Any = module.body[0]
-                found = next(item for item in own.body if getattr(item, "name", "") == method)
-                bodies.append(textwrap.indent(self._text(found, source, owner), "    "))
+                definition: Any = module.body[0]
+                function = next(item for item in definition.body if getattr(item, "name", "") == method)
+                bodies.append(textwrap.indent(self._text(function, source, owner), "    "))
         if len(head) == 1 and not bodies:
             head.append("    pass")
         lines = ["\n".join(head), *bodies]
@@ -74,20 +74,22 @@ class Sources:
 
     def reached(self, cls: type) -> list[str]:
         """Methods of `cls` and its bases that a forward pass gets to, in the order of the source."""
-        own = _methods(cls)
-        todo = [name for name in (*ENTRIES, *(["reset_buffers"] if "reset_buffers" in own else [])) if name in own]
-        found: set[str] = set()
+        methods = _methods(cls)
+        todo = [
+            name for name in (*ENTRIES, *(["reset_buffers"] if "reset_buffers" in methods else [])) if name in methods
+        ]
+        names: set[str] = set()
         while todo:
             name = todo.pop()
-            if name not in found:
-                found.add(name)
-                todo += [other for other in _self_names(own[name]) if other in own]
-        return [name for name in own if name in found]
+            if name not in names:
+                names.add(name)
+                todo += [other for other in _self_names(methods[name]) if other in methods]
+        return [name for name in methods if name in names]
 
     def attributes_used(self, cls: type) -> set[str]:
         """What the emitted methods read from `self`."""
-        own = _methods(cls)
-        return {name for method in self.reached(cls) for name in _self_names(own[method])}
+        methods = _methods(cls)
+        return {name for method in self.reached(cls) for name in _self_names(methods[method])}
 
     def _base(self, cls: type) -> str:
         for base in cls.__mro__[1:]:
@@ -108,9 +110,9 @@ class Sources:
         self.definitions[name] = re.sub(r"^def \w+", f"def {name}", body, count=1)
 
     def _claim(self, thing: Any, wanted: str) -> str:
-        taken = set(self.names.values())
+        names = set(self.names.values())
         name = wanted
-        if name in taken:
+        if name in names:
             name = f"{wanted}_{thing.__module__.rpartition('.')[2]}"
         self.names[id(thing)] = name
         self.kept.append(thing)
@@ -123,8 +125,10 @@ class Sources:
         for name in sorted(_global_names(node)):
             if hasattr(module, name) and (name != "Context" or self.with_context):
                 renamed[name] = self.refer(getattr(module, name), name, owner.__module__)
-        kept = [line.lineno for line in node.decorator_list if isinstance(line, ast.Name)]  # staticmethod, property
-        start = min([node.lineno, *kept])
+        decorators = [
+            line.lineno for line in node.decorator_list if isinstance(line, ast.Name)
+        ]  # staticmethod, property
+        start = min([node.lineno, *decorators])
         body = textwrap.dedent("\n".join(text.split("\n")[start - 1 : node.end_lineno]))
         for name, new in renamed.items():
             if new != name:
@@ -231,12 +235,12 @@ def _parsed(thing: Any) -> tuple[str, ast.Module]:
 
 def _methods(cls: type) -> dict[str, ast.FunctionDef]:
     """Functions of a class and of those of its bases that are ours; its own go before."""
-    found: dict[str, ast.FunctionDef] = {}
+    methods: dict[str, ast.FunctionDef] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith("blocks."):
             node: Any = _parsed(base)[1].body[0]
-            found |= {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
-    return found
+            methods |= {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+    return methods
 
 
 def _self_names(node: ast.AST) -> set[str]:

@@ -57,15 +57,15 @@ def jobs_for(
     dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Job]:  # fmt: skip
     """Every combination, those of one model and form in a row."""
-    found = []
+    jobs = []
     for model in models:
         for form in forms:
             for dtype in dtypes:
                 for batch in batches:
                     for count in threads:
                         runtime = Runtime(count, dtype, batch, engine)
-                        found.append(_job(model, form, runtime, device))
-    return found
+                        jobs.append(_job(model, form, runtime, device))
+    return jobs
 
 
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
@@ -94,9 +94,9 @@ def run(
     run that was broken off, and clean rows of today's code and torch, which come first."""
     with nullcontext(store) if store else Store() as held:
         if resume:
-            known = _known(jobs, held)
-            yield from known.values()
-            jobs = [job for job in jobs if job.key not in known]
+            resumed = _known(jobs, held)
+            yield from resumed.values()
+            jobs = [job for job in jobs if job.key not in resumed]
         else:
             for job in jobs:
                 held.forget_samples(job.key)
@@ -126,16 +126,16 @@ def run(
 def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
     """Clean rows of this store, of today's code and torch, by the key of the job that would measure them again."""
     today = importlib.metadata.version("torch").partition("+")[0]
-    rows = {
+    newest_rows = {
         (row.digest, row.form, row.device, row.runtime.key): row
         for row in newest(store.rows(shipped=False, verdict="clean"))
     }
-    found = {}
+    rows = {}
     for job in jobs:
-        row = rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
+        row = newest_rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
         if row and row.source == source_of(job.model) and row.runtime.torch.partition("+")[0] == today:
-            found[job.key] = row
-    return found
+            rows[job.key] = row
+    return rows
 
 
 def _measured(
@@ -173,9 +173,9 @@ def _answers(plan: Plan) -> Iterator[Answer]:
     environment = os.environ | KEPT_MEMORY | {"PYTHONPATH": children.search_path()}
     open_jobs = [job.key for job in plan.jobs]
     with (
-        tempfile.TemporaryFile() as said,  # a pipe that nobody reads would fill up, and stop it
+        tempfile.TemporaryFile() as output,  # a pipe that nobody reads would fill up, and stop it
         subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output
         ) as worker,
     ):
         assert worker.stdin and worker.stdout
@@ -187,8 +187,8 @@ def _answers(plan: Plan) -> Iterator[Answer]:
                 answer = msgspec.json.decode(line, type=Answer)
                 open_jobs.remove(answer.key)
                 yield answer
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+            output.seek(0)
+            last = (output.read().decode(errors="replace").strip().splitlines() or ["no word"])[-1]
         finally:
             worker.kill()
     if open_jobs:

@@ -39,7 +39,7 @@ def checked(law: Law) -> Errors | None:
     """
     import numpy as np
 
-    here = [i for i, one in enumerate(law.seen) if one.device == law.device]
+    here = [i for i, sample in enumerate(law.seen) if sample.device == law.device]
     families, names = _groups(law, here, "family"), _groups(law, here, "name")
     if len(families) < LEAST:
         return None
@@ -55,10 +55,10 @@ def checked(law: Law) -> Errors | None:
 
 
 def _groups(law: Law, here: Sequence[int], what: str) -> list[list[int]]:
-    found: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for i in here:
-        found.setdefault(getattr(law.seen[i].subject, what), []).append(i)
-    return list(found.values())
+        members.setdefault(getattr(law.seen[i].subject, what), []).append(i)
+    return list(members.values())
 
 
 def _level(deviations: np.ndarray) -> float:

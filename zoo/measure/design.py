@@ -69,17 +69,17 @@ def chosen(covariance: np.ndarray, seconds: Sequence[float], noise: float, left:
     import numpy as np
 
     covariance, costs = covariance.copy(), np.asarray(seconds, dtype=float)
-    found: list[int] = []
-    while len(found) < most:
+    indices: list[int] = []
+    while len(indices) < most:
         variances = np.diag(covariance) + noise**2
         worth = (covariance**2).sum(0) / variances / costs
-        worth[found] = 0.0
+        worth[indices] = 0.0
         worth[costs > left] = 0.0
         best = int(np.argmax(worth))
         if worth[best] <= 0.0:
             break
-        found.append(best)
+        indices.append(best)
         left -= costs[best]
         column = covariance[:, best].copy()
         covariance -= np.outer(column, column) / variances[best]
-    return found
+    return indices

@@ -66,14 +66,16 @@ class Law:
         import numpy as np
 
         self.device, self.seen = device, list(seen)
-        self.subjects = [one.subject for one in seen]
-        self.devices = [one.device for one in seen]
-        rest = np.log([one.ms for one in seen]) - np.log([sum(nominal_ms(one.load)) for one in self.subjects])
+        self.subjects = [sample.subject for sample in seen]
+        self.devices = [sample.device for sample in seen]
+        rest = np.log([sample.ms for sample in seen]) - np.log(
+            [sum(nominal_ms(sample.load)) for sample in self.subjects]
+        )
         shared = _covariance(self.subjects, self.subjects, SHARED) + _covariance(
             self.subjects, self.subjects, OWN
         ) * _same(self.devices, self.devices)
-        here = np.array([one.device == device for one in seen], dtype=bool)
-        noise = np.array([one.noise for one in seen])
+        here = np.array([sample.device == device for sample in seen], dtype=bool)
+        noise = np.array([sample.noise for sample in seen])
         fits = [_Fit.of(shared, rest, noise * np.where(here, doubt, 1.0)) for doubt in DOUBTS]
         self.doubt, self._fit = max(zip(DOUBTS, fits, strict=True), key=lambda pair: pair[1].likelihood)
 
@@ -102,7 +104,7 @@ class Law:
         cross = _covariance(subjects, self.subjects, SHARED) + _covariance(subjects, self.subjects, OWN) * _same(
             [self.device], self.devices
         )
-        nominal = np.log([sum(nominal_ms(one.load)) for one in subjects])
+        nominal = np.log([sum(nominal_ms(subject.load)) for subject in subjects])
         halves = np.linalg.solve(self._fit.root, cross.T)
         prior = _covariance(subjects, subjects, SHARED) + _covariance(subjects, subjects, OWN)
         return nominal + cross @ self._fit.weights, prior - halves.T @ halves
@@ -140,13 +142,13 @@ def _covariance(some: Sequence[Subject], others: Sequence[Subject], spread: Spre
         spread.smooth**2 * np.exp(-np.maximum(apart, 0) / (2 * REACH**2)),
     ]
     places = (
-        (spread.family, lambda one: one.family),
-        (spread.family_form, lambda one: (one.family, one.form)),
-        (spread.name, lambda one: one.name),
-        (spread.subject, lambda one: (one.digest, one.form)),
+        (spread.family, lambda subject: subject.family),
+        (spread.family_form, lambda subject: (subject.family, subject.form)),
+        (spread.name, lambda subject: subject.name),
+        (spread.subject, lambda subject: (subject.digest, subject.form)),
     )
     for size, place in places:
-        terms.append(size**2 * _same([place(one) for one in some], [place(one) for one in others]))
+        terms.append(size**2 * _same([place(subject) for subject in some], [place(subject) for subject in others]))
     return sum(terms)  # type: ignore[return-value]
 
 
@@ -154,7 +156,7 @@ def _features(subjects: Sequence[Subject]) -> np.ndarray:
     """Of each subject the shares of its kinds of work, and how much work it is, around the middle of the catalogue."""
     import numpy as np
 
-    times = np.array([nominal_ms(one.load) for one in subjects]).reshape(len(subjects), KINDS)
+    times = np.array([nominal_ms(subject.load) for subject in subjects]).reshape(len(subjects), KINDS)
     total = times.sum(1, keepdims=True)
     return np.hstack([times / total, (np.log(total) - 3) / 3])
 

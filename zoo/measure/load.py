@@ -152,13 +152,13 @@ def write(collection: Collection) -> int:
     from zoo.build.builder import build
     from zoo.build.deploy import deploy
 
-    found = {
+    by_name = {
         spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}
         for _, spec in sorted(specs_in(collection), key=lambda pair: pair[1].name)
     }
     collection.data.mkdir(exist_ok=True)
-    (collection.data / LOADS).write_bytes(render(found))
-    return len(found)
+    (collection.data / LOADS).write_bytes(render(by_name))
+    return len(by_name)
 
 
 def main() -> int:

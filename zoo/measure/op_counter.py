@@ -182,14 +182,14 @@ class Composites(TorchFunctionMode):
 @contextmanager
 def modules_open(work: Work, names: dict[nn.Module, str]) -> Iterator[dict[str, dict[str, int]]]:
     """Tells `work` which modules are running, and gives the analytic counts: {path: {class: MACs, or FLOPs of scans}}."""
-    own: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    work_by_path: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def enter(module: nn.Module, inputs: Any) -> None:
         if module in names:
             work.open.append(names[module])
             for kind, count in said(module, inputs).items():
                 for path in dict.fromkeys(work.open):
-                    own[path][kind] += count
+                    work_by_path[path][kind] += count
 
     def leave(module: nn.Module, *_: Any) -> None:
         if module in names:
@@ -201,7 +201,7 @@ def modules_open(work: Work, names: dict[nn.Module, str]) -> Iterator[dict[str, 
     ]
     try:
         with Composites(work):
-            yield own
+            yield work_by_path
     finally:
         for hook in hooks:
             hook.remove()
@@ -213,8 +213,10 @@ def said(module: Any, inputs: Any) -> dict[str, int]:
         return {}
     if hasattr(module, "macs"):
         shape = tuple(inputs[0].shape)
-        own: dict[str, int] = module.macs(shape, inputs[1]) if getattr(module, "cross", False) else module.macs(shape)
-        return own
+        counts: dict[str, int] = (
+            module.macs(shape, inputs[1]) if getattr(module, "cross", False) else module.macs(shape)
+        )
+        return counts
     count = next((COUNT[base] for base in type(module).__mro__ if base in COUNT), None)
     return count(module, inputs[0]) if count else {}
 

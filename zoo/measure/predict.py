@@ -38,10 +38,10 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 def predictions(store: Store, device: str, runtime: Runtime) -> dict[tuple[str, str], Prediction]:
     """Of all models of the catalogue that a calibration of the device knows, by digest and form. Times nothing."""
-    made = read(store, device, runtime)
-    if made is None:
+    calibration = read(store, device, runtime)
+    if calibration is None:
         return {}
-    return {(digest, form): guess for digest, forms in made.models.items() for form, guess in forms.items()}
+    return {(digest, form): guess for digest, forms in calibration.models.items() for form, guess in forms.items()}
 
 
 def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
@@ -61,11 +61,11 @@ def runtime_key(runtime: Runtime) -> str:
 
 def known_threads(store: Store, device: str, runtime: Runtime) -> list[int]:
     """With how many threads latencies of a device are known, measured or predicted, all else being as in a runtime."""
-    found = {row.runtime.key for row in store.rows(device=device, verdict="clean")}
+    keys = {row.runtime.key for row in store.rows(device=device, verdict="clean")}
     torch = runtime_key(runtime).removeprefix(runtime.key)
-    found |= {key.removesuffix(torch) for key in store.calibrated(device) if key.endswith(torch)}
+    keys |= {key.removesuffix(torch) for key in store.calibrated(device) if key.endswith(torch)}
     rest, _ = runtime.key.rsplit(" t", 1)
-    return sorted(int(match[1]) for key in found if (match := re.fullmatch(rf"{re.escape(rest)} t(\d+)", key)))
+    return sorted(int(match[1]) for key in keys if (match := re.fullmatch(rf"{re.escape(rest)} t(\d+)", key)))
 
 
 def calibrate_command(runtime: Runtime) -> str:

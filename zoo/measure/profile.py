@@ -131,7 +131,7 @@ def profile(
     ]
     work = Work(watch_memory=True)
     try:
-        with torch.no_grad(), work, modules_open(work, names) as own:
+        with torch.no_grad(), work, modules_open(work, names) as stated:
             net(x)
     finally:
         for hook in hooks:
@@ -163,7 +163,7 @@ def profile(
         intensity=round((flops + scan + fft) / max(1, weight_bytes + 2 * work.written_bytes), 2),
         complete=not work.uncounted,
         uncounted=dict(work.uncounted),
-        analytic={kind: own[""][kind] for kind in (*EXACT, *FLOP_CLASSES)},
+        analytic={kind: stated[""][kind] for kind in (*EXACT, *FLOP_CLASSES)},
         per_token=_per_token(net, x, names) if isinstance(net, LanguageModel) and details else None,
         blocks=_blocks(names, shapes, work) if details else [],
         ops=[OpCost(op, work.kinds[op], *row) for op, row in sorted(work.ops.items())] if details else [],
@@ -177,9 +177,9 @@ def _per_token(net: LanguageModel, x: Tensor, names: dict[nn.Module, str]) -> To
     work = Work()
     with work, modules_open(work, names):
         state = net(x[:1, :1], state=state).state
-    kept = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+    state_bytes = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
     macs = sum(work.paths[""][kind] for kind in EXACT) // 2
-    return TokenCost(x.shape[1], macs, work.paths[""]["scan"], kept)
+    return TokenCost(x.shape[1], macs, work.paths[""]["scan"], state_bytes)
 
 
 def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:

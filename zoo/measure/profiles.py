@@ -44,15 +44,15 @@ Costs = dict[str, dict[str, Cost]]
 @functools.cache
 def costs() -> Costs:
     """Those of all collections. Where a model ships none, its entry in the catalogue says what it knows, and no more."""
-    found: Costs = {}
+    by_name: Costs = {}
     for collection in collections().values():
         shipped: Costs = read_data(collection, collection.data / PROFILES, _decoded, {})
-        found |= {collection.full(name): forms for name, forms in shipped.items()}
+        by_name |= {collection.full(name): forms for name, forms in shipped.items()}
     for name, entry in catalog.entries().items():
-        if not {"train", "deploy"} <= found.get(name, {}).keys():
-            known = Cost(entry.macs, entry.params, entry.params, 4 * entry.params, 0, 0, 0, 0.0, complete=False)
-            found[name] = {"train": known, "deploy": known}
-    return found
+        if not {"train", "deploy"} <= by_name.get(name, {}).keys():
+            cost = Cost(entry.macs, entry.params, entry.params, 4 * entry.params, 0, 0, 0, 0.0, complete=False)
+            by_name[name] = {"train": cost, "deploy": cost}
+    return by_name
 
 
 def _decoded(data: bytes) -> Costs:
@@ -78,10 +78,10 @@ def write(collection: Collection) -> int:
     order = [collection.short(name) for name in catalog.entries()]
     specs = {spec.name: spec for _, spec in specs_in(collection)}
     names = sorted(specs, key=lambda name: order.index(name) if name in order else len(order))
-    found = {name: {form: cost_of(specs[name], form) for form in ("train", "deploy")} for name in names}
+    by_name = {name: {form: cost_of(specs[name], form) for form in ("train", "deploy")} for name in names}
     collection.data.mkdir(exist_ok=True)
-    (collection.data / PROFILES).write_bytes(render(found))
-    return len(found)
+    (collection.data / PROFILES).write_bytes(render(by_name))
+    return len(by_name)
 
 
 def main() -> int:

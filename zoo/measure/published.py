@@ -35,26 +35,26 @@ class Published(NamedTuple):
 @functools.cache
 def published() -> dict[str, Published]:
     """By model."""
-    found: dict[str, Published] = {}
+    figures: dict[str, Published] = {}
     for collection in collections().values():
-        found |= read_data(
+        figures |= read_data(
             collection, collection.data / PUBLISHED, functools.partial(_printed, collection), dict[str, Published]()
         )
-    return found
+    return figures
 
 
 def _printed(collection: Collection, data: bytes) -> dict[str, Published]:
-    found = {}
+    by_name = {}
     for table in tomllib.loads(data.decode("utf-8")).values():
         form, differs = table.get("form", "train"), table.get("differs", "")
         for short, figures in table.items():
             if isinstance(figures, list):
                 name, (params, macs, *top1) = collection.full(short), figures
                 size = table.get("size") or catalog.entries()[name].input_size[-1]
-                found[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
-                if fault := _fault(found[name]):
+                by_name[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
+                if fault := _fault(by_name[name]):
                     raise ValueError(f"`{short}`: {fault}")
-    return found
+    return by_name
 
 
 def _fault(one: Published) -> str:

@@ -34,17 +34,17 @@ def device_problems(device: Device) -> list[Problem]:
     words = {"name": device.name, "vendor": device.vendor, "isa": device.isa, "driver": device.driver}
     print_ = device.fingerprint
     speeds = {"gemm_gflops": print_.gemm_gflops, "copy_gb_s": print_.copy_gb_s, "dispatch_us": print_.dispatch_us}
-    found = [*_texts(words)]
-    found += [
+    problems = [*_texts(words)]
+    problems += [
         Problem(f"fingerprint.{name}", "a finite number > 0", f"{value}")
         for name, value in speeds.items()
         if not (0 < value < math.inf)
     ]
     if not 1 <= device.cores <= 10**6:
-        found.append(Problem("cores", "a number from 1 to 1,000,000", f"{device.cores}"))
+        problems.append(Problem("cores", "a number from 1 to 1,000,000", f"{device.cores}"))
     if not 0 <= device.memory_gb < math.inf:
-        found.append(Problem("memory_gb", "a finite number >= 0", f"{device.memory_gb}"))
-    return found
+        problems.append(Problem("memory_gb", "a finite number >= 0", f"{device.memory_gb}"))
+    return problems
 
 
 def is_past(date: str) -> bool:

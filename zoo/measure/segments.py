@@ -51,10 +51,10 @@ def pieces(model: Backbone, batch: int = 1) -> Iterator[Piece]:
     for path, module, call in _calls(model):
         if x.ndim == 4:  # as the stream is in memory; on meta strides go their own ways
             x = x.contiguous(memory_format=torch.channels_last)
-        seen = copy.copy(ctx) if ctx is not None else None
-        if seen is not None:
-            seen.slots = {slot: dict(values) for slot, values in seen.slots.items()}
-        yield Piece(path, _key(module, call, x, seen, memo), module, call, x, _bytes(module))
+        context = copy.copy(ctx) if ctx is not None else None
+        if context is not None:
+            context.slots = {slot: dict(values) for slot, values in context.slots.items()}
+        yield Piece(path, _key(module, call, x, context, memo), module, call, x, _bytes(module))
         result = call(module, x, ctx, memo)
         x, memo = result if call is _enter else (result, memo)
 
@@ -165,7 +165,7 @@ def _form(value: Any) -> str:
     if isinstance(value, dict):
         return _form(list(value.values()))
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_form(one) for one in value)}]"
+        return f"[{', '.join(_form(part) for part in value)}]"
     return repr(value) if _is_plain(value) else type(value).__name__
 
 

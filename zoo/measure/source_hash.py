@@ -39,8 +39,8 @@ def code_of(text: str) -> str:
         if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_docstring(node):
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):  # type: ignore[attr-defined]
                 lines[number] = ""
-    kept = (line.strip() for line in lines)
-    return "\n".join(line for line in kept if line and not line.startswith("#"))
+    stripped = (line.strip() for line in lines)
+    return "\n".join(line for line in stripped if line and not line.startswith("#"))
 
 
 def _is_docstring(node: ast.AST) -> bool:

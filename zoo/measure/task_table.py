@@ -50,8 +50,8 @@ class TaskTable(msgspec.Struct, frozen=True):
 
     def names(self) -> list[str]:
         """The mixers; what recalls best comes first."""
-        found = {row.mixer for row in self.rows}
-        return sorted(found, key=lambda name: (-self.scores(name).get("recall", 0), name))
+        mixers = {row.mixer for row in self.rows}
+        return sorted(mixers, key=lambda name: (-self.scores(name).get("recall", 0), name))
 
     def scores(self, mixer: str) -> dict[str, float]:
         """Task -> mean accuracy of a mixer, in the order of `chance`; empty for one that it does not hold."""

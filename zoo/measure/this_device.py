@@ -20,11 +20,11 @@ def this_device(kind: Literal["cpu", "cuda"] = "cpu") -> Device:
     """
     start = _start_of_system() if kind == "cpu" else ""
     with Store() as store:
-        known = {device.id: device for device in store.devices()}
-        device = known.get(store.recall(start)) or recognise(identify(kind), known.values())
-        if faster := [other for other in known.values() if _is_faster(other, device)]:
-            found = recognise(identify(kind), faster)
-            device = found if found in faster else device
+        devices = {device.id: device for device in store.devices()}
+        device = devices.get(store.recall(start)) or recognise(identify(kind), devices.values())
+        if faster := [other for other in devices.values() if _is_faster(other, device)]:
+            match = recognise(identify(kind), faster)
+            device = match if match in faster else device
         store.add_device(device)
         store.remember(start, device.id)
     return device

@@ -61,22 +61,22 @@ def work(plan: Plan) -> Iterator[Answer]:
     for file in plan.files:
         load_file(file)
     anchors: dict[str, nn.Module] = {}
-    held: tuple[Any, ...] = ()
+    current: tuple[Any, ...] = ()
     model: nn.Module | None = None
     for job in plan.jobs:
         try:
-            wanted = job.model, job.form, job.runtime.dtype, job.device, job.runtime.engine
-            if wanted != held:
+            settings = job.model, job.form, job.runtime.dtype, job.device, job.runtime.engine
+            if settings != current:
                 model = None
                 _give_back_memory()
-                held, before = wanted, _memory()
+                current, before = settings, _memory()
                 model = prepared(job)
             if job.device not in anchors:
                 anchors[job.device] = prepared(Job("", ANCHOR, "train", Runtime(), job.device))
             assert model is not None
             yield Answer(job.key, _sample(job, model, anchors[job.device], plan.seconds, before))
         except Exception as error:  # whatever a model raises is its own; the others go on
-            held = ()
+            current = ()
             yield Answer(job.key, None, f"{type(error).__name__}: {error}".splitlines()[0])
 
 

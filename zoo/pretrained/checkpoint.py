@@ -117,8 +117,10 @@ def _key_rules(spec: Spec, keys: str) -> KeyRules | None:
     if keys == "zoo":
         return None
     if keys not in spec.keys:
-        known = ["zoo", *spec.keys]
-        raise WeightsError(spec.name, Problem("source", f"one of {listed(known)}", f"`{keys}`", nearest(keys, known)))
+        libraries = ["zoo", *spec.keys]
+        raise WeightsError(
+            spec.name, Problem("source", f"one of {listed(libraries)}", f"`{keys}`", nearest(keys, libraries))
+        )
     return KeyRules.from_data(spec.keys[keys], f"{spec.source}: keys.{keys}")
 
 
@@ -139,9 +141,14 @@ def _differences(saved: Spec, wanted: Spec, file: str) -> list[Problem]:
         "img_size": tuple(getattr(spec.input, "size", None) for spec in (wanted, saved)),
     }
     problems = [
-        Problem(name, f"{own}, as asked", f"{other} in {file}", next=f"pass {name}={other}, or zoo.create({file!r})")
-        for name, (own, other) in pairs.items()
-        if own != other
+        Problem(
+            name,
+            f"{asked_value}, as asked",
+            f"{saved_value} in {file}",
+            next=f"pass {name}={saved_value}, or zoo.create({file!r})",
+        )
+        for name, (asked_value, saved_value) in pairs.items()
+        if asked_value != saved_value
     ]
     if not problems and saved.digest != wanted.digest:
         found = f"`{saved.name}`, digest {saved.digest[:12]}, in {file}"

@@ -39,21 +39,21 @@ class ExternalPublished(NamedTuple):
 
     def fill(self, target: Target) -> None:
         """Adapts what the request changes, with a report in `.adapt_report`. Raises WeightsError."""
-        net, wanted, name = target.net, target.spec, self.manifest.name
-        assert isinstance(wanted, External)
+        net, spec, name = target.net, target.spec, self.manifest.name
+        assert isinstance(spec, External)
         expected = expected_header(net)
-        tensors = read_published(brought(self.manifest), catalog.home_of(wanted.name).weights)
-        if wanted.options.get("features_only"):
+        tensors = read_published(brought(self.manifest), catalog.home_of(spec.name).weights)
+        if spec.options.get("features_only"):
             tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
-        net.pretrained = self.manifest.for_input(wanted.input.channels, wanted.input.size)
+        net.pretrained = self.manifest.for_input(spec.input.channels, spec.input.size)
         same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected
-        if same and "img_size" not in wanted.options:
+        if same and "img_size" not in spec.options:
             target.load(tensors, name)
             return
         first, last = (_prefixes(net, word) for word in ("first_conv", "classifier"))
-        before = External(wanted.name, {}, wanted.tag).build("meta") if "img_size" in wanted.options else None
+        before = External(spec.name, {}, spec.tag).build("meta") if "img_size" in spec.options else None
         fitted, report = adapt(tensors, expected, subject=name, stem=first, head=last, model=net, before=before)
-        values = wanted.build("cpu").state_dict(keep_vars=True)
+        values = spec.build("cpu").state_dict(keep_vars=True)
         put_tensors(net, {key: values[key] for key in report.names("new")})
         target.load(fitted, name, keep=report.names("new"))
         net.adapt_report = report

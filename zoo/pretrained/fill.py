@@ -59,7 +59,7 @@ class Published(NamedTuple):
         if self.beside and target.on_meta:
             target.net.pretrained = self.manifest
             return
-        net, wanted, name = target.net, target.spec, self.manifest.name
+        net, spec, name = target.net, target.spec, self.manifest.name
         if self.manifest.digest != self.made_for.digest:
             expected = f"the spec that was trained, {self.manifest.digest[:12]}"
             raise WeightsError(name, Problem("digest", expected, f"{self.made_for.digest[:12]}"))
@@ -70,13 +70,13 @@ class Published(NamedTuple):
             _take_dtypes(net, tensors)
         expected_tensors = expected_header(net)
         same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected_tensors
-        if same and wanted.input == self.made_for.input:  # of 28 x 7 positions the table has the shape of 14 x 14
+        if same and spec.input == self.made_for.input:  # of 28 x 7 positions the table has the shape of 14 x 14
             target.load(tensors, name)
             return
         before = target.twin(self.made_for)
         swapped = _swapped_paths(net, before)
         fitted, report = adapt(tensors, expected_tensors, subject=name, swapped=swapped, model=net, before=before)
-        _fill_new(net, wanted, report)
+        _fill_new(net, spec, report)
         target.load(fitted, name, keep=report.names("new"))
         net.adapt_report = report
 
@@ -118,24 +118,24 @@ def load(model: Any, weights: Weights, source: str = "zoo") -> Any:
     stays there.
     """
     net: Any = unwrapped(model)
-    like, own = next(net.parameters()), net.state_dict(keep_vars=True)
+    like, parameters = next(net.parameters()), net.state_dict(keep_vars=True)
     to = (None, None) if like.is_meta else (like.dtype, like.device)
     fill(net, net.spec, Checkpoint(weights, source), *to)
     if not like.is_meta:
         with torch.no_grad():
             for name, tensor in net.state_dict().items():
-                own[name].copy_(tensor)
-        put_tensors(net, own)
+                parameters[name].copy_(tensor)
+        put_tensors(net, parameters)
     return model
 
 
 def _usable(name: str) -> Manifest:
     """The best manifest of a name whose bytes can be had. Raises WeightsError."""
-    known = manifests(name)
-    usable = [manifest for manifest in known if manifest.state != "listed"]
+    rows = manifests(name)
+    usable = [manifest for manifest in rows if manifest.state != "listed"]
     if usable:
         return usable[0]
-    names = [manifest.name for manifest in known]
+    names = [manifest.name for manifest in rows]
     found = f"none; {listed(names)}, which nobody here has fetched yet" if names else "none"
     call = f'zoo.create("{catalog.split_tag(name)[0]}", weights=PATH, source=...)'
     how = f"`zoo pin {names[0]}` fetches and proves it" if names else f"pass a checkpoint: {call}"
@@ -149,9 +149,9 @@ def _take_dtypes(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) == 1:
         net.to(kinds.pop())  # what no state dict holds, too
-    for name, own in net.state_dict(keep_vars=True).items():
-        if name in tensors and own.is_floating_point():
-            own.data = own.data.to(tensors[name].dtype)
+    for name, parameter in net.state_dict(keep_vars=True).items():
+        if name in tensors and parameter.is_floating_point():
+            parameter.data = parameter.data.to(tensors[name].dtype)
 
 
 def _swapped_paths(net: nn.Module, published: nn.Module) -> tuple[str, ...]:

@@ -44,6 +44,6 @@ class Target:
 
     def know(self, manifest: Manifest, made_for: Spec) -> None:
         """What is known of the tensors, for the size of images that was asked for."""
-        given, form = made_for.input, self.spec.input
+        published, form = made_for.input, self.spec.input
         image = hasattr(form, "channels")
-        self.net.pretrained = manifest.for_input(form.channels, form.size) if image and form != given else manifest
+        self.net.pretrained = manifest.for_input(form.channels, form.size) if image and form != published else manifest

@@ -167,16 +167,18 @@ def _top1(name: str) -> str:
 
 
 def _published_note(names: list[str]) -> str:
-    known = [published()[name] for name in names if name in published()]
-    if not known:
+    figures = [published()[name] for name in names if name in published()]
+    if not figures:
         return ""
     what = (
         "Accuracies are published figures of the authors' weights, not ours"
-        if any(one.top1 for one in known)
+        if any(figure.top1 for figure in figures)
         else "Parameters are held against what is printed elsewhere"
     )
-    sources = ", ".join(dict.fromkeys(markdown(one.source) for one in known))
-    return " ".join([f"{what}: {sources}.", *dict.fromkeys(markdown(one.differs) for one in known if one.differs)])
+    sources = ", ".join(dict.fromkeys(markdown(figure.source) for figure in figures))
+    return " ".join(
+        [f"{what}: {sources}.", *dict.fromkeys(markdown(figure.differs) for figure in figures if figure.differs)]
+    )
 
 
 @functools.cache
@@ -201,17 +203,17 @@ def _latency(names: list[str]) -> str:
 
 def _weights(names: list[str]) -> str:
     entries = [catalog.entry(name) for name in names]
-    found = [read_manifest(catalog.weights_manifest(entry.name, tag)) for entry in entries for tag in entry.tags]
-    found += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
-    if not found:
+    manifests = [read_manifest(catalog.weights_manifest(entry.name, tag)) for entry in entries for tag in entry.tags]
+    manifests += [published_weights(f"{entry.name}.{tag}") for entry in entries for tag in entry.listed]
+    if not manifests:
         return "None ship with the package; a checkpoint of the original code loads through the family's key rules."
     table = markdown_table(
-        ["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(one) for one in found]
+        ["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(manifest) for manifest in manifests]
     )
-    smoke = any("digits" in one.tag for one in found)
-    if any("pydoc" in one.tag for one in found):
+    smoke = any("digits" in manifest.tag for manifest in manifests)
+    if any("pydoc" in manifest.tag for manifest in manifests):
         table += "\n\n*pydoc* weights are smoke weights: they prove that the block learns text, byte by byte, and rank nothing."
-    if any(one.state == "listed" for one in found):
+    if any(manifest.state == "listed" for manifest in manifests):
         table += "\n\n`zoo pin NAME` fetches *listed* weights, proves them against the spec and keeps them; nobody of us has seen their bytes."
     return table + (
         "\n\n*digits* weights are smoke weights: they prove the path on 32 x 32 scans, and rank nothing."
@@ -223,8 +225,8 @@ def _weights(names: list[str]) -> str:
 def _weights_row(manifest: Manifest) -> list[str]:
     prepared = manifest.preprocess
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
-    said = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
-    return [f"`{manifest.name}`", manifest.state, markdown(manifest.licence), figures, said]
+    preparation = f"{prepared.size} px, {prepared.interpolation}, crop {prepared.crop:g}" if prepared else ""
+    return [f"`{manifest.name}`", manifest.state, markdown(manifest.licence), figures, preparation]
 
 
 def _figure(metric: Metric) -> str:
@@ -299,8 +301,8 @@ def index() -> str:
             ]
         )
     table = markdown_table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
-    said = "[overview.html](overview.html) sorts them and draws accuracy against work; [mixers.md](mixers.md) tells what sequence mixers learn."
-    return f"# Model cards\n\n{len(catalog.entries())} models. {said}\n\n{table}\n"
+    pointers = "[overview.html](overview.html) sorts them and draws accuracy against work; [mixers.md](mixers.md) tells what sequence mixers learn."
+    return f"# Model cards\n\n{len(catalog.entries())} models. {pointers}\n\n{table}\n"
 
 
 def overview() -> str:
@@ -312,8 +314,8 @@ def overview() -> str:
         Counter(row.device for row in rows).most_common(1)[0][0] if rows else ""
     )  # milliseconds of two do not compare
     timed = {row.digest: row for row in rows if row.device == device}
-    found = [_candidate(name, timed.get(entry.digest)) for name, entry in catalog.entries().items()]
-    return page(found, METRIC)
+    candidates = [_candidate(name, timed.get(entry.digest)) for name, entry in catalog.entries().items()]
+    return page(candidates, METRIC)
 
 
 def _candidate(name: str, row: Latency | None) -> Candidate:
@@ -327,8 +329,8 @@ def _candidate(name: str, row: Latency | None) -> Candidate:
 def pages() -> dict[str, Callable[[], str]]:
     """File name -> what makes it."""
     families = sorted({entry.family for entry in catalog.entries().values()})
-    made: dict[str, Callable[[], str]] = {_page(family): functools.partial(card, family) for family in families}
-    return made | {"README.md": index, "mixers.md": mixer_card, "overview.html": overview}
+    writers: dict[str, Callable[[], str]] = {_page(family): functools.partial(card, family) for family in families}
+    return writers | {"README.md": index, "mixers.md": mixer_card, "overview.html": overview}
 
 
 def _page(family: str) -> str:
@@ -338,13 +340,13 @@ def _page(family: str) -> str:
 
 def stale(folder: Path) -> list[str]:
     """Pages that are missing, or not what they would be today; and files that no page has."""
-    made = pages()
+    writers = pages()
     wrong = [
         name
-        for name, make in made.items()
+        for name, make in writers.items()
         if not (folder / name).is_file() or (folder / name).read_text(encoding="utf-8") != make()
     ]
-    return wrong + sorted(path.name for path in folder.iterdir() if path.name not in made)
+    return wrong + sorted(path.name for path in folder.iterdir() if path.name not in writers)
 
 
 def write(folder: Path) -> list[str]:
@@ -353,7 +355,7 @@ def write(folder: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(str(folder), Problem("", "a place for a folder", error.strerror or str(error))) from None
-    made = pages()
-    for name, make in made.items():
+    writers = pages()
+    for name, make in writers.items():
         (folder / name).write_text(make(), encoding="utf-8")
-    return list(made)
+    return list(writers)

@@ -65,8 +65,8 @@ def _recipe(table: TaskTable) -> str:
 
 
 def _row(table: TaskTable, name: str) -> list[str]:
-    found = table.scores(name)
-    shares = [f"{100 * found[task]:.1f}" if task in found else "-" for task in table.chance]
+    scores = table.scores(name)
+    shares = [f"{100 * scores[task]:.1f}" if task in scores else "-" for task in table.chance]
     params = next(row.params for row in table.rows if row.mixer == name)
     return [f"`{name}`", *shares, f"{params:,}"]
 

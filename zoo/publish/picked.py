@@ -55,7 +55,7 @@ def write(picked: Picked, folder: Path) -> list[Path]:
         raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
     folder.mkdir(parents=True, exist_ok=True)
     name = picked.choice.name
-    usable = [one for one in manifests(name) if one.state != "listed"]
+    usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
     model = factory.create(name, pretrained=bool(usable))
     export_python(model, folder / "net.py")
     (folder / "spec.json").write_text(json.dumps(model.spec.tree, indent=1))
@@ -80,7 +80,9 @@ def write(picked: Picked, folder: Path) -> list[Path]:
 
 def report(picked: Picked) -> dict[str, Any]:
     """What was chosen, and against what, in plain values."""
-    rows = [msgspec.to_builtins(one) | {"measured": msgspec.to_builtins(row)} for one, row in picked.finalists]
+    rows = [
+        msgspec.to_builtins(candidate) | {"measured": msgspec.to_builtins(row)} for candidate, row in picked.finalists
+    ]
     return {
         "choice": picked.choice.name,
         "p50_ms": picked.row.p50_ms,

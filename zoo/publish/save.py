@@ -119,15 +119,15 @@ def write_folder(
 
 def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
-    known: Any = model
-    spec = getattr(known, "spec", None)
+    net: Any = model
+    spec = getattr(net, "spec", None)
     if not isinstance(spec, Spec) or isinstance(spec, External):
         return None
     twin, made = build(spec), Made()
-    if getattr(known, "out_indices", None) is not None:
-        made = Made(out_indices=tuple(known.out_indices))
-        twin.prune_intermediate_layers(list(known.out_indices))
-    elif known.head is None:
+    if getattr(net, "out_indices", None) is not None:
+        made = Made(out_indices=tuple(net.out_indices))
+        twin.prune_intermediate_layers(list(net.out_indices))
+    elif net.head is None:
         made, twin.head = Made(headless=True), None
     if _shapes(twin) == _shapes(model):
         return made
@@ -162,18 +162,18 @@ def manifest_of(
 
     made_from: Any = model
     spec: Spec = made_from.spec
-    known: Manifest | None = made_from.pretrained
-    same = known is not None and _still_published(model, known)
+    pretrained: Manifest | None = made_from.pretrained
+    same = pretrained is not None and _still_published(model, pretrained)
     state, grown = model.state_dict(), accumulators_of(model)
     floats = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and name not in grown}
     dtype = str(next(iter(floats))).removeprefix("torch.") if len(floats) == 1 else "float32"
     return Manifest(
         model=_name(spec.name), tag="saved", state="saved", digest=spec.digest, source=f"file:{WEIGHTS}", dtype=dtype,
-        licence=licence or (known.licence if known else spec.family.licence or "unknown"),
-        licence_class=licence_class if licence or known is None else known.licence_class,
-        origin=known.origin if known and same else f"saved by its owner, from {known.name}" if known else "saved by its owner",
+        licence=licence or (pretrained.licence if pretrained else spec.family.licence or "unknown"),
+        licence_class=licence_class if licence or pretrained is None else pretrained.licence_class,
+        origin=pretrained.origin if pretrained and same else f"saved by its owner, from {pretrained.name}" if pretrained else "saved by its owner",
         preprocess=preprocess_of(model) if hasattr(spec.input, "channels") else None,
-        labels=_labels(model, known, labels), metrics=known.metrics if known and same else {},
+        labels=_labels(model, pretrained, labels), metrics=pretrained.metrics if pretrained and same else {},
     )  # fmt: skip
 
 
@@ -227,8 +227,12 @@ def _still_published(model: nn.Module, manifest: Manifest) -> bool:
         published = read_published(manifest, home)
     except (ProblemsError, OSError, KeyError):
         return False  # the bytes are no longer here
-    own: dict[str, Tensor] = {plain_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return own.keys() >= published.keys() and all(bit_equal(tensor, own[name]) for name, tensor in published.items())
+    tensors: dict[str, Tensor] = {
+        plain_name(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()
+    }
+    return tensors.keys() >= published.keys() and all(
+        bit_equal(tensor, tensors[name]) for name, tensor in published.items()
+    )
 
 
 def _record(model: nn.Module, manifest: Manifest, made: Made) -> dict[str, Any]:
@@ -245,15 +249,17 @@ def card(spec: Spec, manifest: Manifest, where: str) -> str:
 
     task = spec.family.task
     figures = [
-        Figure(name, round(100 * one.value, 2), one.source) for name, one in manifest.metrics.items() if one.value <= 1
+        Figure(name, round(100 * metric.value, 2), metric.source)
+        for name, metric in manifest.metrics.items()
+        if metric.value <= 1
     ]
     index = [line for figure in figures for line in model_index(spec.name, task, figure)]
     front = ["---", f"license: {HUB_LICENCES.get(manifest.licence, 'other')}", "library_name: blockzoo"]
     front += [f"pipeline_tag: {yaml(HUB_TASKS.get(task, task))}", *(["model-index:", *index] if index else []), "---"]
-    said = [
+    paragraphs = [
         f"# {markdown(spec.name)}",
         "",
         f"Digest of the spec: `{spec.digest}`. Licence: {markdown(manifest.licence)}.",
     ]
     code = fenced(f"import zoo\n\nmodel = zoo.create({json.dumps(where, ensure_ascii=False)})", "python")
-    return "\n".join([*front, "", *said, "", code, ""])
+    return "\n".join([*front, "", *paragraphs, "", code, ""])

@@ -17,6 +17,6 @@ def command(module: str, *arguments: str) -> list[str]:
 
 def search_path() -> str:
     """PYTHONPATH for such a process: where this one finds modules, but for the working folder, unless the zoo itself lies there."""
-    here = os.path.realpath(os.getcwd())
-    places = [place for place in sys.path if place and (os.path.realpath(place) != here or here == str(HOME))]
+    folder = os.path.realpath(os.getcwd())
+    places = [place for place in sys.path if place and (os.path.realpath(place) != folder or folder == str(HOME))]
     return os.pathsep.join(dict.fromkeys([str(HOME), *places] if str(HOME) not in places else places))

@@ -244,11 +244,11 @@ def _gather(
     groups: dict[tuple[int, Group], dict[int, str]] = {}
     unclaimed = []
     for name in names:
-        found = claim(name)
-        if found is None:
+        place = claim(name)
+        if place is None:
             unclaimed.append(name)
         else:
-            number, group, slot = found
+            number, group, slot = place
             groups.setdefault((number, group), {})[slot] = name
     return groups, unclaimed
 

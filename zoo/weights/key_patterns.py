@@ -76,8 +76,8 @@ class Pattern:
                 if len(name) > LONGEST_SPLIT
                 else _read(name, [part if isinstance(part, str) else self._reach(part) for part in self._parts])
             )
-        found = self._regex.fullmatch(name)
-        return found.groups() if found else None
+        match = self._regex.fullmatch(name)
+        return match.groups() if match else None
 
     def _has_many_splits(self) -> bool:
         """Whether a segment may be shared out between placeholders in many ways, all of which a regular expression would try in turn."""
@@ -90,16 +90,16 @@ class Pattern:
         """Where the text of a placeholder may end that begins at a place: the farthest first."""
         kind = self._kinds[hole.name]
         if kind.words or kind.number:
-            one = re.compile(self._expression(hole))
+            expression = re.compile(self._expression(hole))
             words = sorted(self._read[hole.name], key=len, reverse=True)
             if kind.words:
                 return lambda name, at: [at + len(word) for word in words if name.startswith(word, at)]
-            return lambda name, at: range(found.end(), at, -1) if (found := one.match(name, at)) else ()
+            return lambda name, at: range(match.end(), at, -1) if (match := expression.match(name, at)) else ()
         free = re.compile(self._expression(hole))
 
         def ends(name: str, at: int) -> Iterable[int]:
-            found = free.match(name, at)
-            return [end for end in range(found.end(), at, -1) if name[end - 1] != "."] if found else ()
+            match = free.match(name, at)
+            return [end for end in range(match.end(), at, -1) if name[end - 1] != "."] if match else ()
 
         return ends
 
@@ -151,8 +151,8 @@ def _read(name: str, parts: Sequence[str | Reach]) -> list[str] | None:
 
     trail = [(0, ends(0, 0))]  # (where a part begins, its ends that were not tried yet)
     while trail:
-        at, left = trail[-1]
-        end = next((end for end in left if (len(trail), end) not in dead), None)
+        at, pending = trail[-1]
+        end = next((end for end in pending if (len(trail), end) not in dead), None)
         if end is None:
             dead.add((len(trail) - 1, at))
             trail.pop()

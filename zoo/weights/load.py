@@ -188,7 +188,7 @@ def _other_values(tensors: Mapping[str, Tensor], ties: list[list[str]]) -> list[
 
 def _spread(tensors: dict[str, Tensor], ties: list[list[str]]) -> dict[str, Tensor]:
     """Every name of a tie gets its one tensor."""
-    owners = {name: next(one for one in group if one in tensors) for group in ties for name in group}
+    owners = {name: next(member for member in group if member in tensors) for group in ties for name in group}
     return tensors | {name: tensors[owner] for name, owner in owners.items()}
 
 
@@ -217,13 +217,15 @@ def _moved(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str
 
 def _as_parameters(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters where the model has parameters, one object per tie, so that assigning does not break the tie."""
-    made: dict[int, Tensor] = {}
+    by_id: dict[int, Tensor] = {}
     state = {}
     for name, old in before.items():
-        if id(old) not in made:
+        if id(old) not in by_id:
             new = tensors[name]
-            made[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-        state[name] = made[id(old)]
+            by_id[id(old)] = (
+                nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            )
+        state[name] = by_id[id(old)]
     return state
 
 
@@ -253,9 +255,9 @@ def _given_memory(module: nn.Module, device: torch.device | str | None) -> dict[
     names = [
         name for name in module._non_persistent_buffers_set if getattr(module._buffers.get(name), "is_meta", False)
     ]
-    made = {name: torch.empty_like(module._buffers[name], device=device or "cpu") for name in names}  # type: ignore[arg-type]
-    module._buffers.update(made)
-    return made
+    buffers = {name: torch.empty_like(module._buffers[name], device=device or "cpu") for name in names}  # type: ignore[arg-type]
+    module._buffers.update(buffers)
+    return buffers
 
 
 def _left_on_meta(model: nn.Module) -> list[Problem]:

@@ -60,10 +60,10 @@ class Cat:
 
     def to_zoo(self, tensors: list[Tensor], shapes: Shapes) -> list[Tensor]:
         whole = _joined(tensors, self.dim)
-        found = [tensor.shape[self.dim] for tensor in tensors]
-        if found != self._parts(whole):
+        sizes = [tensor.shape[self.dim] for tensor in tensors]
+        if sizes != self._parts(whole):
             expected = list(self.sizes) if self.sizes else "equal sizes"
-            raise PatternError(f"axis {self.dim} has sizes {found}, expected {expected}; state them as `sizes`")
+            raise PatternError(f"axis {self.dim} has sizes {sizes}, expected {expected}; state them as `sizes`")
         return [whole]
 
     def to_source(self, tensors: list[Tensor]) -> list[Tensor]:

@@ -86,9 +86,9 @@ def check_pickle(file: IO[bytes], subject: str, where: str) -> None:
         raise refuse_pickle(subject, where, str(refused)) from None
     except Exception:  # the bytes decide what goes wrong: IndexError, TypeError, UnicodeDecodeError, ...
         raise refuse_pickle(subject, where) from None
-    found = list(_claims(content))
-    problems = [Problem(name, "a plain dense tensor", claim.fault) for name, claim in found if claim.fault]
-    claimed = sum(claim.size_bytes for _, claim in found)
+    claims = list(_claims(content))
+    problems = [Problem(name, "a plain dense tensor", claim.fault) for name, claim in claims if claim.fault]
+    claimed = sum(claim.size_bytes for _, claim in claims)
     if claimed > MOST_SHARING * size_bytes:
         expected = f"tensors of at most {MOST_SHARING} times the bytes of their file"
         problems.append(Problem(where, expected, f"{claimed:,} bytes in a file of {size_bytes:,}"))
@@ -128,10 +128,10 @@ def _of_archive(file: IO[bytes], size_bytes: int) -> Any:
         reader = _Reader(io.BytesIO(archive.read(name)))
         content = reader.load()
     folder = name.removesuffix("data.pkl") + "data/"
-    for key, told in reader.storages.items():
+    for key, size in reader.storages.items():
         record = records.get(f"{folder}{key}")
-        if record is None or record.file_size != told:
-            raise _Refused(f"{told:,} bytes of values in a record of {record.file_size if record else 0:,}")
+        if record is None or record.file_size != size:
+            raise _Refused(f"{size:,} bytes of values in a record of {record.file_size if record else 0:,}")
     return content
 
 
@@ -143,25 +143,25 @@ def _of_stream(file: IO[bytes], size_bytes: int) -> Any:
     _Reader(start).load(), _Reader(start).load()
     reader = _Reader(start)
     content = reader.load()
-    if (told := sum(reader.storages.values())) > size_bytes - start.tell():
-        raise _Refused(f"{told:,} bytes of values in a file of {size_bytes:,}")
+    if (size := sum(reader.storages.values())) > size_bytes - start.tell():
+        raise _Refused(f"{size:,} bytes of values in a file of {size_bytes:,}")
     return content
 
 
 def _claims(content: Any) -> Iterator[tuple[str, Claim]]:
     """Every tensor that is stated, with its path of keys, once. What contains itself is walked once, too."""
-    seen, pending = set[int](), [("", content)]
+    visited, pending = set[int](), [("", content)]
     while pending:
         path, value = pending.pop()
-        if id(value) in seen:
+        if id(value) in visited:
             continue
-        seen.add(id(value))
+        visited.add(id(value))
         if isinstance(value, Claim):
             yield path or "the content", value
         elif isinstance(value, Mapping):
-            pending += [(f"{path}.{key}" if path else str(key), one) for key, one in value.items()]
+            pending += [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
         elif isinstance(value, list | tuple | set):
-            pending += [(f"{path}.{place}", one) for place, one in enumerate(value)]
+            pending += [(f"{path}.{place}", item) for place, item in enumerate(value)]
 
 
 class _Reader(pickle._Unpickler):
@@ -184,7 +184,7 @@ class _Reader(pickle._Unpickler):
             return _Token(full, WIDTHS[name])
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return _Token(full, dtype.itemsize)
-        if full in {f"{one.__module__}.{one.__qualname__}" for one in _allowed()}:
+        if full in {f"{cls.__module__}.{cls.__qualname__}" for cls in _allowed()}:
             return _Inert
         raise _Refused(f"`{full}`")
 
@@ -232,7 +232,7 @@ class _Reader(pickle._Unpickler):
 
 def _allowed() -> list[Any]:
     """What the user has told torch to build, too."""
-    return [one for one in torch.serialization.get_safe_globals() if hasattr(one, "__qualname__")]
+    return [cls for cls in torch.serialization.get_safe_globals() if hasattr(cls, "__qualname__")]
 
 
 def _keys(values: Any) -> list[Any]:
@@ -255,12 +255,12 @@ def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any, widt
     numbers = [offset, *size, *stride]
     if not all(type(number) is int and number >= 0 for number in numbers) or not len(size) == len(stride) <= MAX_RANK:
         raise _Refused("a tensor of no shape")
-    values, there = math.prod(size), storage.values * storage.width
-    if values * width > there:
-        return Claim(0, f"{values:,} values in {there:,} bytes, as `expand` makes them: save it `.contiguous()`")
+    values, room = math.prod(size), storage.values * storage.width
+    if values * width > room:
+        return Claim(0, f"{values:,} values in {room:,} bytes, as `expand` makes them: save it `.contiguous()`")
     end = offset + 1 + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if values and end * width > there:
-        return Claim(0, f"values up to byte {end * width:,} of {there:,}")
+    if values and end * width > room:
+        return Claim(0, f"values up to byte {end * width:,} of {room:,}")
     return Claim(values * width)
 
 
@@ -284,10 +284,10 @@ def _strange(what: str) -> Callable[..., Claim]:
 
 
 def _mapping(*pairs: Any) -> dict[Any, Any]:
-    made: dict[Any, Any] = collections.OrderedDict()
+    mapping: dict[Any, Any] = collections.OrderedDict()
     for pair in pairs[0] if pairs and isinstance(pairs[0], list) else ():
-        _fill(made, list(pair))
-    return made
+        _fill(mapping, list(pair))
+    return mapping
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:

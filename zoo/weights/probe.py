@@ -57,13 +57,15 @@ def vocabulary_of(model: nn.Module) -> int | None:
 
 def _answer(model: nn.Module, seed: int, shape: Sequence[int]) -> tuple[list[float], float]:
     """The first logits and the norm of the output, in float32 and float64."""
-    own = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             answer = model(
-                _input(model, seed, shape).to(own.device, own.dtype if vocabulary_of(model) is None else None)
+                _input(model, seed, shape).to(
+                    parameter.device, parameter.dtype if vocabulary_of(model) is None else None
+                )
             )
             output = getattr(answer, "logits", answer).float().cpu().flatten()
     finally:

@@ -146,13 +146,13 @@ def _move(source: list[str], zoo: list[str], operation: Operation, counted: str 
     """`counted` is `stack` (the index is in the source names), `unstack` (in the zoo's) or ""."""
     source_patterns, zoo_patterns = compile_patterns(source, zoo, [index] if index else [])
     source_index, zoo_index = (index if counted == way else "" for way in ("stack", "unstack"))
-    for word, pattern, own in (("from", source_patterns[0], source_index), ("to", zoo_patterns[0], zoo_index)):
-        if own and own not in pattern.names:
-            raise PatternError(f"`{word}` lacks the index `{{{own}}}`")
+    for word, pattern, marker in (("from", source_patterns[0], source_index), ("to", zoo_patterns[0], zoo_index)):
+        if marker and marker not in pattern.names:
+            raise PatternError(f"`{word}` lacks the index `{{{marker}}}`")
     first = source_patterns[0].names - {source_index}
     sides = [("from", p, source_index) for p in source_patterns] + [("to", p, zoo_index) for p in zoo_patterns]
-    for word, pattern, own in sides:
-        _check_same(source_patterns[0].text, first, f"`{word}` `{pattern.text}`", pattern.names - {own})
+    for word, pattern, marker in sides:
+        _check_same(source_patterns[0].text, first, f"`{word}` `{pattern.text}`", pattern.names - {marker})
     return Move(Side(source_patterns, source_index), Side(zoo_patterns, zoo_index), operation)
 
 
@@ -184,8 +184,8 @@ def _same_side(first: str, second: str) -> tuple[Pattern, Pattern]:
 
 
 def _check_same(text: str, names: set[str], other: str, other_names: set[str]) -> None:
-    if lost := sorted(names - other_names):
-        raise PatternError(f"{other} lacks the placeholder `{{{lost[0]}}}` of `{text}`")
+    if missing := sorted(names - other_names):
+        raise PatternError(f"{other} lacks the placeholder `{{{missing[0]}}}` of `{text}`")
     if new := sorted(other_names - names):
         raise PatternError(f"{other} has the placeholder `{{{new[0]}}}`, which `{text}` lacks")
 
@@ -197,8 +197,8 @@ def _claim_one(pattern: Pattern, name: str) -> tuple[Group, int] | None:
 
 def _check_members(data: Mapping[str, Any], kind: str) -> None:
     if not kind:
-        known = {name for required, optional in MEMBERS.values() for name in required | optional}
-        _check_keys(data, set(), known, "")
+        members = {name for required, optional in MEMBERS.values() for name in required | optional}
+        _check_keys(data, set(), members, "")
         found = listed(list(data)) or "an empty table"
         raise PatternError(f"expected a rule with {listed(list(MEMBERS))}; found {found}")
     required, optional = MEMBERS[kind]

@@ -38,14 +38,18 @@ def places(file: BufferedReader, subject: str, where: str) -> dict[str, str]:
         content = json.loads(data) if len(data) <= MAX_HEADER_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
         raise refuse_file(headline, where, expected, str(error)) from None
-    found = content.get("weight_map") if isinstance(content, Mapping) else None
-    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+    weight_map = content.get("weight_map") if isinstance(content, Mapping) else None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(name, str) for name in weight_map.values())
+    ):
         raise refuse_file(headline, where, expected, "another content")
-    if len(found) > MAX_TENSORS or len(set(found.values())) > MAX_FILES:
+    if len(weight_map) > MAX_TENSORS or len(set(weight_map.values())) > MAX_FILES:
         raise refuse_file(headline, where, f"at most {MAX_TENSORS:,} tensors in {MAX_FILES:,} files", "more")
-    for name in set(found.values()):
+    for name in set(weight_map.values()):
         fault = "a folder in it" if "/" in name else path_fault(name)
         if fault or not name.endswith(".safetensors"):
             text = f"`{ascii(name)[1:-1][:80]}`" + (f", with {fault}" if fault else "")
             raise refuse_file(headline, where, "names of .safetensors files beside the index", text)
-    return found
+    return weight_map

@@ -87,21 +87,21 @@ def open_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any], subject
 def _inside(folder: Path, subject: str) -> Path:
     """The one checkpoint of a folder. Raises WeightsError for none, and for more than one."""
     names = sorted(path.name for path in folder.iterdir())
-    found = [name for name in names if is_index(name)] or [name for name in names if name.endswith(".safetensors")]
-    if len(found) != 1:
+    candidates = [name for name in names if is_index(name)] or [name for name in names if name.endswith(".safetensors")]
+    if len(candidates) != 1:
         headline = (
-            f"{subject}: the folder holds {'no' if not found else 'more than one'} checkpoint; nothing was loaded"
+            f"{subject}: the folder holds {'no' if not candidates else 'more than one'} checkpoint; nothing was loaded"
         )
         expected = f"one .safetensors file, or one {INDEX}"
-        raise refuse_file(headline, str(folder), expected, listed(found) or "none", "name the file itself")
-    return folder / found[0]
+        raise refuse_file(headline, str(folder), expected, listed(candidates) or "none", "name the file itself")
+    return folder / candidates[0]
 
 
 def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
     """All tensors. Raises WeightsError for files that are missing or hold others than the index says."""
     with opened(path, subject) as file:
         where = places(file, subject, str(path))
-    found: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
     problems: list[Problem] = []
     for name in sorted(set(where.values())):
         if not path.with_name(name).is_file():
@@ -114,10 +114,10 @@ def _read_shards(path: Path, subject: str) -> dict[str, Tensor]:
             Problem(key, "a tensor that the index names", f"one more in {name}")
             for key in sorted(set(tensors) - promised)
         ]
-        found |= tensors
+        merged |= tensors
     if problems:
         raise TensorsError(subject, problems)
-    return found
+    return merged
 
 
 def _open_pickle(path: Path, subject: str) -> dict[str, Any]:

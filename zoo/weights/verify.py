@@ -46,7 +46,7 @@ def verify(path: str | Path, manifest: Manifest) -> None:
 
 def verify_open(file: BufferedReader, manifest: Manifest) -> None:
     """The same for a file that is open, from its beginning. Raises OSError, too."""
-    wanted = policy()
+    rule = policy()
     promised = manifest.sha256 or manifest.sha256_prefix
     if not promised:
         raise refuse_file(
@@ -58,7 +58,7 @@ def verify_open(file: BufferedReader, manifest: Manifest) -> None:
         )
     size_bytes = os.fstat(file.fileno()).st_size
     same = manifest.size_bytes in (None, size_bytes)
-    digest = "" if wanted == "never" and same else sha256_of_open(file, use_stamps=wanted == "once" and same)
+    digest = "" if rule == "never" and same else sha256_of_open(file, use_stamps=rule == "once" and same)
     if not same or (digest and not digest.startswith(promised)):
         raise _mismatch(manifest, digest, size_bytes)
 
@@ -72,8 +72,8 @@ def sha256_of(path: str | Path, use_stamps: bool = True) -> str:
 def sha256_of_open(file: BufferedReader, use_stamps: bool = True) -> str:
     """That of a file that is open; it is then at its beginning. Raises OSError."""
     before = _identity(os.fstat(file.fileno()))
-    if use_stamps and (known := _read_stamp(before)):
-        return known
+    if use_stamps and (stamped := _read_stamp(before)):
+        return stamped
     started_ns = time.time_ns()
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()

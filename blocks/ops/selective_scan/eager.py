@@ -18,6 +18,8 @@ from blocks.ops.selective_scan.steps import (
     BACKWARD,
     OP,
     STEPS,
+    Gradients,
+    Scan,
     fast_dtype,
     first_blocks,
     kept_blocks,
@@ -76,24 +78,9 @@ class Room(NamedTuple):
 
 
 @implements(OP, "eager")
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    state: Tensor | None,
-    borders: Tensor | None,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y (B, L, D), last state (S, D, N), with `keep` the states before each block (blocks, G, N, K)).
-
-    u, delta, z (B, L, D), A (D, N), B, C (B, L, G, N), D, bias (D,), state (S, D, N), borders (S+1,).
-    """
+def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """(y (B, L, D), last state (S, D, N), with `keep` the states before each block (blocks, G, N, K))."""
+    u, delta, A, B, C, D, z, bias, softplus, state, borders = scan
     groups, lengths = B.shape[2], lengths_of(u, borders)
     dtype = fast_dtype(u, delta, A, B, C, state)
     x, step = _by_group(u.to(dtype), groups), _by_group(_step_sizes(delta.to(dtype), bias, softplus), groups)
@@ -124,25 +111,9 @@ def forward(
 
 
 @implements(BACKWARD, "eager")
-def backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    borders: Tensor | None,
-    starts: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D, z, bias and the first state, None where there is none.
-
-    With g_t the gradient of h_t, g_t = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}, from the last block to the first.
-    """
+def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
+    """With g_t the gradient of h_t, g_t = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}, from the last block to the first."""
+    u, delta, A, B, C, D, z, bias, softplus, _, borders = scan
     groups, lengths, dtype = B.shape[2], lengths_of(u, borders), starts.dtype
     x, step = _by_group(u.to(dtype), groups), _by_group(_step_sizes(delta.to(dtype), bias, softplus), groups)
     A, B, C = _transposed(A.to(dtype), groups), B.to(dtype), C.to(dtype)
@@ -158,26 +129,26 @@ def backward(
         sum_A.zero_()
         x_p, step_p, B_p, C_p, grad_p = (piece.rows(tensor) for tensor in (x, step, B, C, grad_inner))
         outputs = [tensor for tensor in (grad_pulse, grad_step, grad_B, grad_C, inner) if tensor is not None]
-        found = [piece.rows(tensor) for tensor in outputs]
-        flat = [tensor.flatten(0, 1) for tensor in (B_p, C_p, grad_p, *found)]
+        results = [piece.rows(tensor) for tensor in outputs]
+        flat = [tensor.flatten(0, 1) for tensor in (B_p, C_p, grad_p, *results)]
         along = x_p.unsqueeze(2), step_p.unsqueeze(2), B_p.unsqueeze(3), C_p.unsqueeze(3), grad_p.unsqueeze(2)
         for index, block in reversed(list(enumerate(_blocks(STEPS, along, flat)))):
-            x_s, step_s, B_s, C_s, grad_s, B_r, C_r, grad_r, *found_r = block
+            x_s, step_s, B_s, C_s, grad_s, B_r, C_r, grad_r, pulse_out, step_out, B_out, C_out, *inner_out = block
             h, pulse = starts[piece.kept(index)].flatten(0, 1), x_s * step_s
             here = _run_block(pulse, step_s, rates, B_s, h, room)
             if inner is not None:
-                torch.bmm(C_r.unsqueeze(1), here.flat, out=found_r[4].unsqueeze(1))
-            torch.bmm(here.flat, grad_r.unsqueeze(2), out=found_r[3].unsqueeze(2))
+                torch.bmm(C_r.unsqueeze(1), here.flat, out=inner_out[0].unsqueeze(1))
+            torch.bmm(here.flat, grad_r.unsqueeze(2), out=C_out.unsqueeze(2))
             g = _run_back(C_s, grad_s, carry, room_back)
-            torch.bmm(g.flat, pulse.view(len(g.flat), -1, 1), out=found_r[2].unsqueeze(2))
-            torch.bmm(B_r.unsqueeze(1), g.flat, out=found_r[0].unsqueeze(1))
+            torch.bmm(g.flat, pulse.view(len(g.flat), -1, 1), out=B_out.unsqueeze(2))
+            torch.bmm(B_r.unsqueeze(1), g.flat, out=pulse_out.unsqueeze(1))
             grad_exponent = here.decay  # times g by now, and times h_{t-1} the gradient of delta_t A
             grad_exponent[0] *= h
             grad_exponent[1:] *= here.states[:-1]
             sum_A[: len(step_s)].addcmul_(grad_exponent, step_s)
             by_step = grad_exponent.mul_(rates).flatten(0, 1)
-            torch.bmm(ones.expand(len(by_step), -1, -1), by_step, out=found_r[1].unsqueeze(1))  # a fast sum
-        for rows, tensor in zip(found, outputs, strict=True):
+            torch.bmm(ones.expand(len(by_step), -1, -1), by_step, out=step_out.unsqueeze(1))  # a fast sum
+        for rows, tensor in zip(results, outputs, strict=True):
             piece.put(rows, tensor)
         grad_A += sum_A.unflatten(1, (-1, groups)).sum((0, 1))
     grad_u, grad_step = grad_pulse * step, grad_step.addcmul_(grad_pulse, x)
@@ -193,8 +164,8 @@ def backward(
     if softplus:
         grad_delta = grad_delta * torch.sigmoid(_biased(delta.to(dtype), bias))
     grad_bias = None if bias is None else grad_delta.sum((0, 1))
-    grads = grad_u, grad_delta, _transposed_back(grad_A[None])[0], grad_B, grad_C, grad_D, grad_z, grad_bias
-    return *grads, _transposed_back(grad_first)
+    of_A, of_state = _transposed_back(grad_A[None])[0], _transposed_back(grad_first)
+    return Gradients(grad_u, grad_delta, of_A, grad_B, grad_C, grad_D, grad_z, grad_bias, of_state)
 
 
 def _written_over(x: Tensor, A: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from blocks.ops import native
 from blocks.ops.dispatch import implements
 from blocks.ops.native.call import addresses, borders_at, row_stride, rows, unfit, whole_numbers
-from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, first_blocks, kept_blocks
+from blocks.ops.selective_scan.steps import BACKWARD, OP, Gradients, Scan, fast_dtype, first_blocks, kept_blocks
 from blocks.ops.sequences import lengths_of
 
 POINTERS = (
@@ -37,23 +37,11 @@ def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: 
 
 
 @implements(OP, "native", unless=refusal)
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    state: Tensor | None,
-    borders: Tensor | None,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """As `forward` of eager."""
+    u, A, B, state, borders = scan.u, scan.A, scan.B, scan.state, scan.borders
     groups, lengths = B.shape[2], lengths_of(u, borders)
-    inputs = _inputs(u, delta, A, B, C, D, z, bias)
+    inputs = _inputs(scan)
     given = u.new_zeros(len(lengths), *A.shape, dtype=torch.float32) if state is None else state.float()
     last = given.unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if state is not None and last.data_ptr() == state.data_ptr():
@@ -61,29 +49,16 @@ def forward(
     y = last.new_empty(u.shape)
     starts = last.new_empty(kept_blocks(u.shape[0], u.shape[1], borders) if keep else 0, *last.shape[1:])
     outputs = {"y": y, "state": last, "starts": starts if keep else None}
-    _run("selective_scan", inputs | outputs, lengths, borders is not None, softplus)
+    _run("selective_scan", inputs | outputs, lengths, borders is not None, scan.softplus)
     return y.to(u.dtype), last.transpose(-1, -2).reshape(len(lengths), *A.shape), starts
 
 
 @implements(BACKWARD, "native", unless=refusal)
-def backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    borders: Tensor | None,
-    starts: Tensor,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
     """As `backward` of eager."""
+    u, _, A, B, C, D, z, bias, softplus, _, borders = scan
     groups, lengths = B.shape[2], lengths_of(u, borders)
-    inputs = _inputs(u, delta, A, B, C, D, z, bias) | {"grad_y": rows(grad_y.float()), "starts": starts}
+    inputs = _inputs(scan) | {"grad_y": rows(grad_y.float()), "starts": starts}
     parts, sequences = _parts(len(lengths) * groups, u.shape[2] // groups), len(lengths)
     grad_state = grad_last.float().unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if grad_state.data_ptr() == grad_last.data_ptr():
@@ -105,19 +80,11 @@ def backward(
         grads[name] = None if (total := grads[name]) is None else total.sum(0)
     grads["grad_A"] = grad_A.sum(0).transpose(-1, -2).reshape(A.shape)
     grads["grad_state"] = grad_state.transpose(-1, -2).reshape(grad_last.shape)
-    return tuple(grads.values())
+    return Gradients(*grads.values())  # type: ignore[arg-type]
 
 
-def _inputs(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-) -> dict[str, Tensor | None]:
+def _inputs(scan: Scan) -> dict[str, Tensor | None]:
+    u, delta, A, B, C, D, z, bias, *_ = scan
     groups = B.shape[2]
     rates = A.float().unflatten(0, (groups, -1)).transpose(-1, -2) * (1 / math.log(2))
     return {

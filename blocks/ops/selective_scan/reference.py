@@ -7,25 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks.ops.dispatch import implements
-from blocks.ops.selective_scan.steps import OP, common_dtype
+from blocks.ops.selective_scan.steps import OP, Scan, common_dtype
 from blocks.ops.sequences import lengths_of
 
 
 @implements(OP, "reference")
-def reference(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    state: Tensor | None,
-    borders: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def reference(scan: Scan) -> tuple[Tensor, Tensor]:
     """As `forward` of eager. `unbind`, since the gradient of an index is a full-size tensor at every step."""
+    u, delta, A, B, C, D, z, bias, softplus, state, borders = scan
     dtype = common_dtype(u, delta, A, B, C, state)
     x, step = u.to(dtype), delta.to(dtype)
     if bias is not None:

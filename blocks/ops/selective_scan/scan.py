@@ -9,7 +9,7 @@ from blocks.ops.dispatch import implementation, implements, kernel, wants_gradie
 from blocks.ops.flops import flop_formula
 from blocks.ops.selective_scan.eager import backward, forward  # noqa: F401  (an op is known once it has an eager form)
 from blocks.ops.selective_scan.reference import reference  # noqa: F401
-from blocks.ops.selective_scan.steps import BACKWARD, OP, fast_dtype, kept_blocks
+from blocks.ops.selective_scan.steps import BACKWARD, OP, Scan, fast_dtype, kept_blocks
 from blocks.ops.sequences import checked_borders
 
 
@@ -38,36 +38,17 @@ def selective_scan(
     """
     B, C = (matrix.unsqueeze(1) if matrix.ndim == 3 else matrix for matrix in (B, C))
     borders = checked_borders(cu_seqlens, u, u.shape[0], u.shape[2], "u")
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias, initial_state, borders)
+    _check_shapes(Scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, borders))
     run = implementation(OP, u, delta, A, B, C, D, z, delta_bias, initial_state)
-    y, last = run(
-        u.transpose(1, 2),
-        delta.transpose(1, 2),
-        A,
-        B.permute(0, 3, 1, 2),
-        C.permute(0, 3, 1, 2),
-        D,
-        None if z is None else z.transpose(1, 2),
-        delta_bias,
-        delta_softplus,
-        initial_state,
-        borders,
-    )[:2]
+    along = u.transpose(1, 2), delta.transpose(1, 2), A, B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2)
+    gate = None if z is None else z.transpose(1, 2)
+    y, last = run(Scan(*along, D, gate, delta_bias, delta_softplus, initial_state, borders))[:2]
     return (y.transpose(1, 2), last) if return_final_state else y.transpose(1, 2)
 
 
-def _check_shapes(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    state: Tensor | None,
-    borders: Tensor | None,
-) -> None:
+def _check_shapes(scan: Scan) -> None:
+    """Of tensors as a caller gives them, with time last. Raises ValueError."""
+    u, delta, A, B, C, D, z, bias, _, state, borders = scan
     batch, channels, length = u.shape
     groups, size = B.shape[1], A.shape[-1]
     sequences = batch if borders is None else borders.shape[0] - 1
@@ -91,9 +72,9 @@ def _check_shapes(
 
 
 @implements(OP, "trace")
-def trace(*arguments, backend: str = ""):  # type: ignore[no-untyped-def]
+def trace(scan: Scan, backend: str = ""):  # type: ignore[no-untyped-def]
     """(y, last) of the op that torch sees; `backend` computes in it, "" the fastest that can."""
-    return scan_op(*arguments, wants_gradient(*(a for a in arguments if isinstance(a, Tensor))), backend)
+    return scan_op(*scan, wants_gradient(*(value for value in scan if isinstance(value, Tensor))), backend)
 
 
 @torch.library.custom_op("zoo::selective_scan", mutates_args=())
@@ -114,7 +95,7 @@ def scan_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y (B, L, D), last state (S, D, N), with `keep` the states before each block (blocks, G, N, K))."""
     run = kernel(OP, backend, u, delta, A, B, C, D, z, bias, state)
-    y, last, starts = run(u, delta, A, B, C, D, z, bias, softplus, state, borders, keep)
+    y, last, starts = run(Scan(u, delta, A, B, C, D, z, bias, softplus, state, borders), keep)
     return y, last, starts
 
 
@@ -149,7 +130,7 @@ def scan_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z, bias (empty where there is none) and the initial state."""
     run = kernel(BACKWARD, backend, u, delta, A, B, C, D, z, bias, starts)
-    grads = run(grad_y, grad_last, u, delta, A, B, C, D, z, bias, softplus, borders, starts)
+    grads = run(grad_y, grad_last, Scan(u, delta, A, B, C, D, z, bias, softplus, None, borders), starts)
     like = (u, delta, A, B, C, D, z, bias, starts)
     return tuple(
         u.new_empty(0) if grad is None else grad.to(tensor.dtype) for grad, tensor in zip(grads, like, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,36 @@ OP = "selective_scan"
 BACKWARD = "selective_scan_backward"
 STEPS = 16
 """Steps of a block: for a gradient the state before each block is kept, and the block run again."""
+
+
+class Scan(NamedTuple):
+    """The tensors of a scan: u, delta, z (B, L, D), A (D, N), B, C (B, L, G, N), D, bias (D,), state (S, D, N), borders (S+1,)."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None = None
+    z: Tensor | None = None
+    bias: Tensor | None = None
+    softplus: bool = False
+    state: Tensor | None = None
+    borders: Tensor | None = None
+
+
+class Gradients(NamedTuple):
+    """Of the inputs of a scan that have one, in the order in which the op gives them; None where there is no such input."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    bias: Tensor | None
+    state: Tensor
 
 
 def common_dtype(*tensors: Tensor | None) -> torch.dtype:

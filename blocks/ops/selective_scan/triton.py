@@ -13,7 +13,7 @@ from torch import Tensor
 from blocks.ops.dispatch import implements
 from blocks.ops.native.call import row_stride, rows
 from blocks.ops.selective_scan import eager
-from blocks.ops.selective_scan.steps import BACKWARD, OP, STEPS, fast_dtype, kept_blocks
+from blocks.ops.selective_scan.steps import BACKWARD, OP, STEPS, Gradients, Scan, fast_dtype, kept_blocks
 from blocks.ops.sequences import lengths_of
 
 TILE, TILE_BACK = 2048, 1024
@@ -36,26 +36,14 @@ def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: 
 
 
 @implements(OP, "triton", unless=refusal)
-def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    state: Tensor | None,
-    borders: Tensor | None,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """As `forward` of eager."""
+    u, A, B, state, borders = scan.u, scan.A, scan.B, scan.state, scan.borders
     if not (u.numel() and A.numel()):
-        return eager.forward(u, delta, A, B, C, D, z, bias, softplus, state, borders, keep)  # type: ignore[no-any-return]
+        return eager.forward(scan, keep)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import forward_kernel
 
-    given = _inputs(u, delta, A, B, C, D, z, bias)
+    given = _inputs(scan)
     at, blocks = _segments(u, borders)
     y, last = torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(len(blocks), *A.shape).float()
     groups, (channels, size) = B.shape[2], A.shape
@@ -63,32 +51,19 @@ def forward(
     starts = last.new_empty(count, groups, size, channels // groups)
     outputs = {"y": y, "last": last, "starts": starts if keep else None}
     states = {"state": None if state is None else state.contiguous(), "borders": at, "blocks": blocks}
-    _launch(forward_kernel, given | states | outputs, given, softplus, TILE)
+    _launch(forward_kernel, given | states | outputs, given, scan.softplus, TILE)
     return y, last, starts
 
 
 @implements(BACKWARD, "triton", unless=refusal)
-def backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-    softplus: bool,
-    borders: Tensor | None,
-    starts: Tensor,
-) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
     """As `backward` of eager; the gradients of B and C are added up in no fixed order."""
+    u, delta, A, B, C, D, z, bias, softplus, _, borders = scan
     if not (u.numel() and A.numel()):
-        return eager.backward(grad_y, grad_last, u, delta, A, B, C, D, z, bias, softplus, borders, starts)  # type: ignore[no-any-return]
+        return eager.backward(grad_y, grad_last, scan, starts)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import backward_kernel
 
-    given = _inputs(u, delta, A, B, C, D, z, bias)
+    given = _inputs(scan)
     at, blocks = _segments(u, borders)
     kept = starts.dtype
     grads: dict[str, Tensor | None] = {
@@ -107,19 +82,11 @@ def backward(
     _launch(backward_kernel, along | rest | grads, along, softplus, TILE_BACK)
     for name in ("grad_A", "grad_D", "grad_bias"):
         grads[name] = None if (total := grads[name]) is None else total.sum(0)
-    return tuple(grads.values())
+    return Gradients(*grads.values())  # type: ignore[arg-type]
 
 
-def _inputs(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    bias: Tensor | None,
-) -> dict[str, Tensor | None]:
+def _inputs(scan: Scan) -> dict[str, Tensor | None]:
+    u, delta, A, B, C, D, z, bias, *_ = scan
     along = {"u": u, "delta": delta, "B": B, "C": C, "z": z}
     vectors = {"A": A, "D": D, "bias": bias}
     return {name: None if x is None else rows(x) for name, x in along.items()} | {

@@ -34,7 +34,7 @@ class Growth(NamedTuple):
 
 def growth(calls: dict[str, Any], dim: int, tokens: bool) -> list[Growth]:
     """For each block by name; images are square."""
-    found: list[Growth] = []
+    rows: list[Growth] = []
     slow: set[str] = set()
     with on_threads(1):
         for length in LENGTHS:
@@ -49,9 +49,9 @@ def growth(calls: dict[str, Any], dim: int, tokens: bool) -> list[Growth]:
                     spent[name].append(time.perf_counter() - start)
             for name, seconds in spent.items():
                 ms = 1e3 * statistics.median(seconds[1:])
-                found.append(Growth(name, length, ms, _peak(calls[name], inputs, dim)))
+                rows.append(Growth(name, length, ms, _peak(calls[name], inputs, dim)))
                 slow |= {name} if ms > 1e3 * MOST_SECONDS else set()
-    return found
+    return rows
 
 
 def _input(length: int, dim: int, tokens: bool) -> Tensor:
@@ -63,8 +63,8 @@ def _input(length: int, dim: int, tokens: bool) -> Tensor:
 def _built(call: Any, x: Tensor, dim: int) -> nn.Module:
     size = tuple(x.shape[1:2]) if x.ndim == 3 else tuple(x.shape[2:])
     torch.manual_seed(0)
-    made = construct(call, Place(sizes=lambda: size), dim)
-    return (made if made is not None else nn.Identity()).eval()
+    module = construct(call, Place(sizes=lambda: size), dim)
+    return (module if module is not None else nn.Identity()).eval()
 
 
 def _peak(call: Any, x: Tensor, dim: int) -> int:
@@ -78,5 +78,5 @@ def _peak(call: Any, x: Tensor, dim: int) -> int:
 
 def ratio(rows: Sequence[Growth], block: str) -> float:
     """By how much the time grows from the shortest to the longest length that was tried, for each token."""
-    own = [row for row in rows if row.block == block]
-    return (own[-1].ms / own[0].ms) / (own[-1].length / own[0].length)
+    block_rows = [row for row in rows if row.block == block]
+    return (block_rows[-1].ms / block_rows[0].ms) / (block_rows[-1].length / block_rows[0].length)

@@ -87,9 +87,9 @@ def scaled(spec: Spec, scale: float) -> Spec:
     for call, key in list(_widths(tree)):
         value = call[key] * scale
         call[key] = max(1, round(value)) if key == "hidden_dim" else value
-    made = resolve(family_of({"schema": SCHEMA, "spec": tree}, spec.name), "")
-    made.name, made.family = spec.name, spec.family
-    return made
+    result = resolve(family_of({"schema": SCHEMA, "spec": tree}, spec.name), "")
+    result.name, result.family = spec.name, spec.family
+    return result
 
 
 def _widths(node: Any) -> Iterator[tuple[dict[str, Any], str]]:

@@ -29,8 +29,15 @@ def write(found: Study, folder: Path) -> list[Path]:
 def verdict_rows(found: Study) -> list[list[str]]:
     """Host, rival, measure, difference, interval, verdict."""
     return [
-        [one.host, one.other, one.measure, f"{one.mean:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}", one.verdict]
-        for one in found.comparisons
+        [
+            comparison.host,
+            comparison.other,
+            comparison.measure,
+            f"{comparison.mean:+.4f}",
+            f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+            comparison.verdict,
+        ]
+        for comparison in found.comparisons
     ]
 
 
@@ -45,10 +52,10 @@ def growth_rows(found: Study) -> list[list[str]]:
 def page(found: Study) -> str:
     """One HTML file without scripts."""
     runs = [
-        [one.host, one.block, f"{statistics.fmean(one.scores):.4f}", " ".join(f"{score:.4f}" for score in one.scores), f"{one.macs:,.0f}",
-         f"{one.params:,}", f"{one.scale:g}", f"{one.rate:g}", f"{one.seconds:.0f}"] for one in found.runs
+        [run.host, run.block, f"{statistics.fmean(run.scores):.4f}", " ".join(f"{score:.4f}" for score in run.scores), f"{run.macs:,.0f}",
+         f"{run.params:,}", f"{run.scale:g}", f"{run.rate:g}", f"{run.seconds:.0f}"] for run in found.runs
     ]  # fmt: skip
-    left = [[one.host, one.block, one.why] for one in found.refused]
+    refusals = [[run.host, run.block, run.why] for run in found.refused]
     parts = [
         f"<h1>{html.escape(found.block)}</h1>",
         f"<p>{found.seeds} seeds; {html.escape(found.match)} matched within 2 % by the width of channel mixers; the same recipe, and the same three "
@@ -61,8 +68,8 @@ def page(found: Study) -> str:
         "<h2>Time and memory by length</h2><p>The block alone, forward, one sequence, one thread.</p>",
         _table(["block", "length", "ms", "MiB at one time"], growth_rows(found)),
     ]
-    if left:
-        parts += ["<h2>Not compared</h2>", _table(["host", "block", "because"], left)]
+    if refusals:
+        parts += ["<h2>Not compared</h2>", _table(["host", "block", "because"], refusals)]
     body = "\n".join(parts)
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(found.block)}</title><style>{STYLE}</style>\n{body}\n</html>\n"
 

@@ -106,7 +106,7 @@ def study(
     fields = {host: _field(host, [name, *against], kind, match, refused) for host in hosts}
     fields = {host: field for host, field in fields.items() if name in field and len(field) > 1}
     if not fields:
-        problems = [Problem(f"{one.host}: {one.block}", "", one.why) for one in refused]
+        problems = [Problem(f"{refusal.host}: {refusal.block}", "", refusal.why) for refusal in refused]
         raise InputError("study", problems or Problem("hosts", "one at least", "none"))
     lengths: dict[str, int] = {}
     runs: list[Run] = []
@@ -131,18 +131,18 @@ def _field(
 ) -> dict[str, Fitted]:
     """The nets of one host, by block; what cannot stand or be matched is told in `refused`."""
     measure_of(find_spec(host))
-    found: dict[str, Fitted] = {}
+    fitted_by_block: dict[str, Fitted] = {}
     target = 0.0
     for block in dict.fromkeys(contestants):
         try:
             spec = placed(host, block, kind)
             target = target or cost_of(spec, match)
-            found[block] = fitted(spec, target, match)
+            fitted_by_block[block] = fitted(spec, target, match)
         except ProblemsError as error:
             refused.append(Refused(host, block, " ".join(str(error).split())))
-            if not found:  # without the block under study there is nothing to compare
+            if not fitted_by_block:  # without the block under study there is nothing to compare
                 return {}
-    return found
+    return fitted_by_block
 
 
 class Schedule:
@@ -202,17 +202,17 @@ def _compared(block: str, runs: Sequence[Run]) -> list[Comparison]:
         for other in runs
         if other.host == own.host and other is not own
     ]
-    found = []
+    comparisons = []
     for own, other in pairs:
         told = difference(own.scores, other.scores, len(pairs))
         measure = measure_of(find_spec(own.host))
-        found.append(Comparison(own.host, other.block, measure, told.mean, told.low, told.high, told.verdict))
-    return found
+        comparisons.append(Comparison(own.host, other.block, measure, told.mean, told.low, told.high, told.verdict))
+    return comparisons
 
 
 def _grown(block: str, against: Sequence[str], host: str) -> list[Growth]:
     """Time and memory of the blocks alone, at the width of a host."""
     spec = find_spec(host)
     tokens = isinstance(spec.input, TokenInput)
-    calls = {one: call_for(one, tokens) for one in dict.fromkeys([block, *against])}
+    calls = {name: call_for(name, tokens) for name in dict.fromkeys([block, *against])}
     return growth(calls, spec.dims[0], tokens)
