@@ -37,7 +37,7 @@ def same(text: str, model: Any, **changes: Any) -> None:
         assert torch.equal(zoo.create(text, **changes)(X), model(X))
 
 
-def test_what_is_pushed_comes_back_bit_equal(pushed: str, model: Any) -> None:
+def test_a_pushed_model_comes_back_bit_equal(pushed: str, model: Any) -> None:
     same(pushed, model)
     same("hub:acme/star", model)
 
@@ -126,7 +126,7 @@ def test_a_hub_that_cannot_be_reached_is_said_in_a_second(hub: Hub, monkeypatch:
 
 
 @pytest.mark.parametrize(("text", "found"), [("hub:acme/none", "404"), ("hub:acme/star@0123456789", "404")])
-def test_what_is_not_there_is_a_sentence(hub: Hub, pushed: str, text: str, found: str) -> None:
+def test_a_missing_repository_or_file_is_a_sentence(hub: Hub, pushed: str, text: str, found: str) -> None:
     with pytest.raises(InputError, match=found):
         zoo.create(text)
 

@@ -68,7 +68,7 @@ def test_pinned_weights_are_those_of_their_authors(
     assert zoo.create("starnet_nano", pretrained="up").pretrained.name == name
 
 
-def test_what_is_pinned_needs_no_network_and_no_second_pin(
+def test_pinned_weights_need_no_network_and_no_second_pin(
     hub: Hub, listing: Listing, upstream: dict[str, Tensor], answer: Tensor
 ) -> None:
     name = listing()

@@ -240,7 +240,7 @@ def test_a_locked_repository_stays_at_its_commit(
     assert zoo.create("hub:acme/vim").pretrained.revision == entry.revision == pushed.partition("@")[2]
 
 
-def test_what_was_never_pinned_cannot_be_locked(listing: Callable[..., str], tmp_path: Path) -> None:
+def test_unpinned_weights_cannot_be_locked(listing: Callable[..., str], tmp_path: Path) -> None:
     name = listing()
     with pytest.raises(WeightsError, match=r"found none to lock; next: `zoo pin starnet_nano\.up`"):
         zoo.lock(name, tmp_path / "zoo.lock")

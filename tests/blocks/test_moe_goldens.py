@@ -309,6 +309,6 @@ def test_sinkhorn_equals_megatron(golden: Read) -> None:
     case.check(sinkhorn(case.inputs["cost"]))
 
 
-def test_who_is_served_first_keeps_the_room() -> None:
+def test_tokens_served_first_keep_the_room_of_an_expert() -> None:
     indices, order = torch.tensor([[0, 0, 1, 0]]), torch.tensor([[3, 2, 1, 0]])
     assert within_capacity(indices, order, 2).tolist() == [[-1, 0, 1, 0]]

@@ -46,7 +46,7 @@ def test_a_sample_of_padding_alone_is_pooled_to_zeros() -> None:
 @pytest.mark.parametrize(
     "block", ["random_mixing", "spatial_gating_mlp", "mambavision_mixer", "grn", "group_norm", "squeeze_excite"]
 )
-def test_what_mixes_positions_and_knows_no_mask_refuses_one(block: str, refused: Any) -> None:
+def test_a_position_mixer_without_masks_refuses_one(block: str, refused: Any) -> None:
     with refused(
         f"block `{block}` cannot keep padding (ctx.mask) out; give it sequences of one length, without a mask"
     ):
@@ -54,7 +54,7 @@ def test_what_mixes_positions_and_knows_no_mask_refuses_one(block: str, refused:
 
 
 @pytest.mark.parametrize("block", ["conv", "cosine_attention", "affine_mixing", "depthwise_conv", "window_attention"])
-def test_what_works_on_rows_and_columns_refuses_a_mask_of_tokens(block: str, refused: Any) -> None:
+def test_a_mixer_of_rows_and_columns_refuses_a_mask_of_tokens(block: str, refused: Any) -> None:
     place = Place(path="part", sizes=lambda: (4, 4))
     module = construct({"block": block} | ({"kernel_size": 3} if block == "conv" else {}), place, 32, 32)
     assert module is not None

@@ -112,7 +112,7 @@ def test_a_module_of_the_plugin_that_is_gone_is_no_dependency(monkeypatch):
     assert message(blocks.get, "acme/dynconv").endswith("next: pip install -U acme-blocks, or uninstall it")
 
 
-def test_what_a_plugin_prints_while_loading_is_no_output_of_ours(monkeypatch, capsys):
+def test_prints_of_a_loading_plugin_do_not_reach_our_output(monkeypatch, capsys):
     def load():
         print("hello from acme")
         return make("acme/dynconv@1")

@@ -411,7 +411,7 @@ def test_a_slot_that_nobody_wrote_is_refused(refused: Any) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(make: Any, message: str, refused: Any) -> None:
+def test_impossible_routers_are_refused(make: Any, message: str, refused: Any) -> None:
     with refused(message):
         make()
 

@@ -179,7 +179,7 @@ def test_a_value_is_shown_with_its_type_where_that_is_the_point(value, text):
         ([], Conv, Issue(("key",), "a table", "a list of 0")),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told(value, annotation, issue):
+def test_wrong_values_of_a_schema_are_told(value, annotation, issue):
     assert issues_of(value, annotation) == [issue]
 
 
@@ -216,7 +216,7 @@ def test_filling_twice_changes_nothing():
     assert filled(once, Conv) == once
 
 
-def test_nothing_is_spelt_none_and_no_string_is():
+def test_the_word_none_means_nothing_in_a_schema():
     assert spec_form([None, (1, None)]) == ["none", [1, "none"]]
     assert not fits("none", {"type": "string"})
 

@@ -61,7 +61,7 @@ def test_a_second_run_reads_what_the_first_one_met() -> None:
         torch.testing.assert_close(saved, plain)
 
 
-def test_what_routers_report_is_what_the_step_met() -> None:
+def test_reports_of_routers_under_checkpointing_are_those_of_the_step() -> None:
     plain = zoo.create("moe_vit_nano").train()
     saving, reports = copy.deepcopy(plain), []
     saving.set_grad_checkpointing()

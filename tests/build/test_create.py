@@ -161,7 +161,7 @@ def changed(**values: object) -> dict:
         (changed(input={"kind": "image", "size": 2}), "the forward pass fails here"),
     ],
 )
-def test_what_cannot_be_built_or_run_is_told_with_its_place(spec: dict, part: str) -> None:
+def test_a_spec_that_cannot_run_names_the_place(spec: dict, part: str) -> None:
     with pytest.raises(SpecError) as caught:
         check(zoo.spec(spec))
     assert part in str(caught.value)

@@ -39,7 +39,7 @@ def test_a_net_of_one_size_takes_any_when_asked(name: str) -> None:
             plain(x)
 
 
-def test_what_is_interpolated_at_each_call_is_what_set_input_size_keeps() -> None:
+def test_dynamic_size_equals_set_input_size() -> None:
     for name in ("linear_vit_nano", "vit_tiny_patch16_224"):
         model, size = net(name, dynamic_size=True), (64, 96)
         x = torch.randn(1, model.spec.input.channels, *size)
@@ -137,6 +137,6 @@ def test_a_dilated_net_sees_at_its_old_positions_what_it_saw() -> None:
         ("efficientvim_m1", 16, "`patch_merging`.*which cannot"),
     ],
 )
-def test_what_cannot_be_dilated_says_so(name: str, stride: int, message: str) -> None:
+def test_a_net_that_cannot_be_dilated_is_refused(name: str, stride: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         zoo.create(name, device="meta", output_stride=stride)

@@ -110,7 +110,7 @@ def test_a_bad_registration_in_a_file_is_told_with_its_line(file):
 
 
 @pytest.mark.parametrize(("name", "found"), [("absent.py", "nothing: there is no such file"), (".", "Is a directory")])
-def test_what_is_no_file_is_told(tmp_path, name, found):
+def test_a_missing_block_file_is_a_sentence(tmp_path, name, found):
     with pytest.raises(InputError) as caught:
         load_file(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name}: 1 error\n    expected a Python file; found {found}"

@@ -214,7 +214,7 @@ def test_of_a_thin_picture_only_what_is_kept_is_computed(size: tuple[int, int], 
 
 @pytest.mark.parametrize("size", [(40, 300), (1000, 37), (7, 9)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_what_is_kept_is_the_same_up_to_rounding_when_it_alone_is_computed(
+def test_a_crop_equals_that_of_the_whole_resized_picture(
     size: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = Preprocess(size=(96, 64), mean=(0.0,) * 3, std=(1.0,) * 3, crop=0.9, interpolation=interpolation)
@@ -269,7 +269,7 @@ def test_training_crops_are_drawn_from_the_generator() -> None:
     assert torch.equal(draw(0), draw(0))
 
 
-def test_what_is_no_image_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no image")
     picture(20, 20).save(tmp_path / "whole.png")

@@ -29,7 +29,7 @@ def example(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NANO)
-def test_what_is_dropped_is_freed(name: str) -> None:
+def test_memory_of_a_dropped_model_is_freed(name: str) -> None:
     model: Any = zoo.create(name, pretrained=bool(catalog.entry(name).tags))
     deployed = zoo.deploy(model)
     with torch.no_grad():

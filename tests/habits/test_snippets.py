@@ -21,7 +21,7 @@ def test_there_are_fifty() -> None:
 
 
 @pytest.mark.parametrize("title", CELLS)
-def test_it_runs(title: str, timm: types.ModuleType, tmp_path: pathlib.Path) -> None:
+def test_a_snippet_of_timms_users_runs(title: str, timm: types.ModuleType, tmp_path: pathlib.Path) -> None:
     data, optim = (importlib.import_module(f"{timm.__name__}.{part}") for part in ("data", "optim"))
     torch.manual_seed(0)
     names = {

@@ -210,7 +210,7 @@ def test_a_worker_that_dies_is_an_answer(held: Store, monkeypatch: pytest.Monkey
     assert answer.error == "its process ended: no word"
 
 
-def test_what_a_dead_worker_did_not_reach_is_taken_up_by_another(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_a_dead_worker_are_taken_up_by_another(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def answers(plan: Plan) -> Iterator[Answer]:
         for job in plan.jobs:
             if job.model == "vim_nano":

@@ -95,7 +95,7 @@ def test_every_model_of_the_catalogue_is_predicted_though_few_were_measured(
     assert {name for name, _ in timed} <= set(made.fitted)
 
 
-def test_what_is_known_is_not_measured_again_and_a_second_call_goes_on(timed: list[tuple[str, str]]) -> None:
+def test_a_second_calibration_goes_on_and_repeats_nothing(timed: list[tuple[str, str]]) -> None:
     enter(measured("starnet_nano"))
     calibrate(models=MODELS)
     assert sorted(timed) == sorted(

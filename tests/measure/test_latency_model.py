@@ -48,7 +48,7 @@ def some(count: int) -> list[Subject]:
     return random.Random(1).sample(subjects(), count)
 
 
-def test_what_was_measured_is_predicted_as_it_was_and_relatives_nearly() -> None:
+def test_measured_models_are_predicted_as_measured_and_relatives_nearly() -> None:
     truth = machine(1)
     measured = some(60)
     law = Law([seen(one, truth.ms(one)) for one in measured], HERE)
@@ -67,7 +67,7 @@ def test_a_machine_that_is_slower_by_a_factor_is_known_from_few_models_and_the_r
     assert np.median(off) < 0.03 and np.quantile(off, 0.95) < 0.15
 
 
-def test_what_is_left_out_is_predicted_as_by_a_law_that_never_saw_it() -> None:
+def test_a_model_left_out_is_predicted_as_by_a_fit_without_it() -> None:
     known = [seen(one, machine(3).ms(one)) for one in some(30)]
     law = Law(known, HERE)
     errors, deviations = law.left_out([4, 7])

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "m.sqlite"
 
 
-def test_what_is_entered_is_found_by_any_field(path: Path) -> None:
+def test_rows_are_found_by_any_field(path: Path) -> None:
     rows = [row(), row(20.0, form="deploy"), row(5.0, runtime=Runtime(threads=2))]
     with Store(path) as store:
         assert store.add(rows) == 3
@@ -256,7 +256,7 @@ def test_an_unknown_field_is_named_wherever_it_stands(tmp_path: Path, path: Path
     assert ["`more`" in problem.found for problem in caught.value.problems] == [True] * 5
 
 
-def test_where_a_row_comes_from_is_not_for_the_row_to_say(tmp_path: Path, path: Path) -> None:
+def test_the_origin_of_a_row_is_not_taken_from_the_row(tmp_path: Path, path: Path) -> None:
     export_rows([msgspec.structs.replace(row(), origin="local")], [DEVICE], tmp_path / "theirs\x1b.jsonl")
     with Store(path) as store:
         import_rows(store, tmp_path / "theirs\x1b.jsonl")
@@ -276,7 +276,7 @@ def test_a_device_that_cannot_be_is_refused(tmp_path: Path, path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_a_plugin_ships_broken_is_passed_over_with_one_warning(
+def test_broken_rows_of_a_plugin_are_passed_over_with_one_warning(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "shipped.jsonl").write_bytes(b"no json")
@@ -302,7 +302,7 @@ def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.Mon
         assert store._db.execute("SELECT count(*) FROM more").fetchone() == (0,)
 
 
-def test_what_a_file_of_the_first_version_knew_of_pieces_is_their_first_look(
+def test_pieces_in_a_store_of_the_first_version_become_first_samples(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:

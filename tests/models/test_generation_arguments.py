@@ -65,7 +65,9 @@ def test_the_same_in_other_words_gives_the_same(gla: Any, said: dict[str, Any]) 
         ({"padding_mask": None}, "next: mask= says which tokens are real"),
     ],
 )
-def test_what_means_something_else_is_a_sentence(gla: Any, said: dict[str, Any], expected: str) -> None:
+def test_arguments_of_other_libraries_with_another_meaning_are_refused(
+    gla: Any, said: dict[str, Any], expected: str
+) -> None:
     for ask in (gla.generate, gla.stream):
         with pytest.raises(InputError, match=re.escape(expected)):
             ask(**{"ids": IDS, "max_new_tokens": 3, **said})

@@ -77,7 +77,7 @@ def test_any_kernel_without_activation(backend, kernel_size):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("missing", ["bias", "initial_state"])
-def test_what_may_be_missing_is_missed(backend, missing):
+def test_optional_arguments_may_be_left_out(backend, missing):
     able(backend)
     judge({name: value for name, value in arguments(20).items() if name != missing}, backend)
 

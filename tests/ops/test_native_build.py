@@ -111,7 +111,7 @@ def test_changed_bytes_are_not_loaded_but_built_again():
 
 @needs_compiler
 @pytest.mark.parametrize("which", ["file", "folder"])
-def test_what_others_can_write_is_not_loaded(which):
+def test_libraries_that_others_can_write_are_not_loaded(which):
     build.built("toy")
     path = build.path_of("toy")
     (path if which == "file" else path.parent).chmod(0o770)

@@ -166,7 +166,7 @@ def test_extreme_decays_stay_finite_and_right(kind, backend, decay):
 
 @every_backend
 @every_kind
-def test_nothing_of_before_a_decay_of_zero_is_left(kind, backend):
+def test_a_decay_of_zero_forgets_the_state(kind, backend):
     able(backend)
     inputs = arguments(kind, 100)
     if "log_decay" not in inputs or kind in ("bonus", "low rank"):  # these two read the state before it decays

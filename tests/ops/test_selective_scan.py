@@ -123,7 +123,7 @@ def test_eager_in_float64_equals_the_reference_to_its_last_digits(length):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("missing", ["D", "z", "delta_bias", "initial_state"])
-def test_what_may_be_missing_is_missed(backend, missing):
+def test_optional_arguments_may_be_left_out(backend, missing):
     able(backend)
     inputs = {name: value for name, value in arguments(20).items() if name != missing}
     right = gradients({name: value.double() for name, value in inputs.items()}, "reference")

@@ -212,7 +212,7 @@ def test_packed_sequences_may_be_empty_and_borders_any_integers(name, backend, b
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_are_no_borders_is_refused_by_one_sentence(refused, name, backend, borders, found):
+def test_bad_borders_are_refused_by_one_sentence(refused, name, backend, borders, found):
     able(backend)
     with refused(f"`cu_seqlens` should be integers that rise from 0 to 7, the length, on cpu; it is {found}"):
         outputs(name, arguments(name, sequences=1), backend, cu_seqlens=borders)

@@ -69,7 +69,7 @@ def test_packed_sequences_equal_the_reference():
 
 @on_gpu_or_interpreted
 @pytest.mark.parametrize("missing", ["D", "z", "delta_bias", "initial_state"])
-def test_what_may_be_missing_is_missed(missing):
+def test_optional_arguments_may_be_left_out(missing):
     judged({name: value for name, value in arguments(20).items() if name != missing}, FORWARD, GRADIENT)
 
 

@@ -114,7 +114,7 @@ def test_the_template_under_another_name_conforms_with_its_own_weights(stranger:
     )
 
 
-def test_what_the_template_carries_is_up_to_date(stranger: Stranger) -> None:
+def test_the_files_of_the_template_are_up_to_date(stranger: Stranger) -> None:
     stranger.types(*INSTALL, str(template()))
     assert stranger.types("zoo", "index", "acme", "--check") == "all up to date\n"
     report = stranger.types("pytest", "--zoo-conformance", "acme")

@@ -123,7 +123,7 @@ def test_requests_go_to_timm() -> None:
     assert [y.shape[1] for y in maps] == [64, 256]
 
 
-def test_what_only_a_spec_can_do_is_refused_in_a_sentence() -> None:
+def test_edits_of_a_spec_are_refused_for_models_of_timm() -> None:
     with pytest.raises(InputError) as caught:
         zoo.create("timm/resnet18", swap={"token_mixer": "pooling"})
     assert str(caught.value).startswith(

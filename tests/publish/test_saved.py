@@ -141,7 +141,7 @@ def test_metrics_stay_with_the_weights_that_they_were_measured_with(tmp_path: Pa
     assert zoo.create(tmp_path / "other.safetensors").pretrained.metrics == {}
 
 
-def test_what_training_wraps_is_taken_off(model: Any, tmp_path: Path) -> None:
+def test_wrappers_of_training_are_taken_off(model: Any, tmp_path: Path) -> None:
     for wrapped in (torch.optim.swa_utils.AveragedModel(model), torch.compile(nn.DataParallel(model))):
         zoo.save(wrapped, tmp_path / "wrapped.safetensors")
         assert torch.equal(answer(zoo.create(tmp_path / "wrapped.safetensors")), answer(model))

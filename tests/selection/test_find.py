@@ -174,7 +174,7 @@ def test_fewer_bits_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heights["llama_nano"] < heights["gla_nano"] < heights["mamba_nano"]  # up is better
 
 
-def test_where_nothing_is_known_of_a_device_the_command_says_what_to_do(
+def test_find_on_an_unknown_device_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "new"))

@@ -77,7 +77,7 @@ def test_the_message_names_place_expectation_and_finding(case: str) -> None:
     ],
     ids=["nesting", "table_nesting", "key", "long_key", "long_header", "quoted_key", "digits", "hex", "dims", "values", "inline_key", "quoted_steps"],
 )  # fmt: skip
-def test_what_is_hostile_is_refused(old: str, new: str, expected: str) -> None:
+def test_hostile_specs_are_refused(old: str, new: str, expected: str) -> None:
     assert message(changed(old, new)) == expected
 
 

@@ -155,7 +155,7 @@ def test_the_schema_refuses_what_is_plainly_wrong(text: str) -> None:
     assert not SCHEMA.is_valid(tree)
 
 
-def test_what_variants_state_may_be_missing_from_the_spec() -> None:
+def test_values_that_every_variant_states_may_be_missing_from_the_spec() -> None:
     tree = copy.deepcopy(TREE)
     dims = tree["spec"].pop("dims")
     assert not SCHEMA.is_valid(tree)

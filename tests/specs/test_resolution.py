@@ -230,7 +230,7 @@ def test_text_init_drop_rates_and_the_size_are_no_part_of_the_digest() -> None:
 @pytest.mark.parametrize(
     "change", [{"num_classes": 10}, {"dims": [8, 24]}, {"define.small.bias": False}, {"stages.1.post": "relu"}]
 )
-def test_what_changes_the_function_changes_the_digest(change: dict[str, Any]) -> None:
+def test_the_digest_changes_with_the_function(change: dict[str, Any]) -> None:
     assert net(overrides=change).digest != net().digest
 
 

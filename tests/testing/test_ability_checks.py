@@ -259,7 +259,7 @@ def test_a_block_without_ctx_is_refused_where_padding_would_reach_it(registered)
     assert run_check(subject, "padding").outcome == OK
 
 
-def test_what_was_never_promised_is_not_applicable_with_its_reason(registered):
+def test_an_ability_without_promise_is_not_applicable_with_its_reason(registered):
     assert run_check(registered(Mixes), "causal") == Result(
         "mixes", "causal", NOT_APPLICABLE, "it does not declare `causal`"
     )

@@ -93,7 +93,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_what_is_left_still_is_not_changed() -> None:
+def test_images_without_augmentation_are_not_changed() -> None:
     x = digits.to_input(digits.held_out()[0][:4])
     still = Recipe(still=1.0)
     torch.testing.assert_close(training._moved(x, still, torch.Generator()), x, rtol=0, atol=1e-5)

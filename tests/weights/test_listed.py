@@ -85,7 +85,7 @@ def best(name: str) -> list[Manifest]:
     return collection.manifests(name)
 
 
-def test_what_ships_comes_before_what_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_weights_come_before_listed_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert [one.state for one in best("vim_nano")] == ["embedded"]
     assert [one.name for one in best("starnet_s1")] == ["starnet_s1.in1k"]
     assert "starnet_s1" not in zoo.list_models(pretrained=True)

@@ -176,7 +176,7 @@ def test_a_tensor_on_meta_is_no_value(trained):
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_plain_dense_tensor_is_named(trained, change, found):
+def test_a_tensor_that_is_not_plain_and_dense_is_named(trained, change, found):
     assert refusal(trained.state_dict() | {"fc.bias": change(torch.ones(4))}).endswith(f"found {found}")
 
 
@@ -201,7 +201,7 @@ def test_one_value_seen_many_times_becomes_as_many_values(trained):
     assert model.fc.bias.tolist() == [2.0, 1.0, 1.0, 1.0]
 
 
-def test_what_is_read_stays_what_it_was_when_its_file_changes(trained, tmp_path):
+def test_tensors_stay_as_they_were_when_their_file_changes(trained, tmp_path):
     path = tmp_path / "net.safetensors"
     save_weights(trained, path)
     tensors = read_tensors(path)

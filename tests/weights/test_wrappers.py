@@ -67,7 +67,7 @@ def test_a_prefix_that_some_names_have_is_the_one_problem(states: dict[str, dict
     )
 
 
-def test_what_is_wrong_without_the_prefix_is_told_in_one_problem(states: dict[str, dict[str, Tensor]]) -> None:
+def test_a_misfit_behind_a_prefix_is_one_problem(states: dict[str, dict[str, Tensor]]) -> None:
     wrapped = {
         f"module.{key}": tensor for key, tensor in states["starnet_nano"].items() if key != "head.classifier.bias"
     }

@@ -53,6 +53,6 @@ def test_mixers_are_called_as_a_host_needs_them() -> None:
     assert call_for("attention", tokens=False) == "attention"
 
 
-def test_what_cannot_stand_in_a_language_model_says_so() -> None:
+def test_a_block_that_no_language_model_takes_is_refused() -> None:
     with pytest.raises(SpecError):
         placed("gla_nano", "pooling", "token_mixer")

@@ -41,7 +41,7 @@ def test_runs_of_one_block_are_rarely_told_apart() -> None:
     assert 60 <= told <= 140  # one in twenty
 
 
-def test_one_run_says_nothing() -> None:
+def test_a_single_run_has_no_verdict() -> None:
     with pytest.raises(ValueError, match="at least two runs of the same seeds are compared; found 1 and 1"):
         difference([1.0], [2.0])
 

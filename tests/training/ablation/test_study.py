@@ -58,7 +58,7 @@ def test_a_file_of_blocks_is_studied_and_told_as_a_page(
     assert "<script" not in (tmp_path / "out" / "study.html").read_text()
 
 
-def test_what_cannot_be_studied_is_a_sentence() -> None:
+def test_a_bad_study_request_is_a_sentence() -> None:
     with pytest.raises(InputError, match="at least 2: one run says nothing of the next; found 1"):
         zoo.study("pooling", ["convformer_nano"], seeds=1)
     with pytest.raises(InputError, match="expected a block of kind token_mixer"):
