@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import json
 import math
 import subprocess
@@ -30,6 +31,7 @@ def shapes_of(name: str) -> list[Shape]:
     """The convolutions of one model, each with the one map of a call, at the model's own input size."""
     import torch
     from torch import nn
+    from torch.overrides import TorchFunctionMode
 
     import zoo
     from zoo.build.builder import build
@@ -37,20 +39,45 @@ def shapes_of(name: str) -> list[Shape]:
 
     spec = zoo.spec(name)
     model = build(spec)
-    calls: set[str] = set()
+    shapes: set[str] = set()
 
-    def note(conv: Any, inputs: Any, _: Any) -> None:
-        padding = conv.padding if isinstance(conv.padding, str) else list(map(int, conv.padding))
-        sizes = conv.kernel_size, conv.stride, padding, conv.dilation
-        call = [conv.in_channels, conv.out_channels, *sizes, conv.groups, [inputs[0].shape[-2:]]]
-        calls.add(json.dumps(call))
+    def note(dim: int, weight: Any, sizes: Any, groups: int, x: Any) -> None:
+        sides = [size if isinstance(size, str) else list(_pair(size)) for size in sizes]
+        shapes.add(json.dumps([dim, weight.shape[0], list(weight.shape[2:]), *sides, groups, [list(x.shape[-2:])]]))
+
+    def note_module(conv: Any, inputs: Any, _: Any) -> None:
+        note(conv.in_channels, conv.weight, (conv.stride, conv.padding, conv.dilation), conv.groups, inputs[0])
+
+    class Calls(TorchFunctionMode):
+        """Notes convolutions that are called as functions, those inside the modules among them."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.conv2d:
+                call = CALL.bind(*args, **(kwargs or {}))
+                call.apply_defaults()
+                x, weight, _, *sizes, groups = call.arguments.values()
+                note(x.shape[1], weight, sizes, groups, x)
+            return func(*args, **(kwargs or {}))
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note)
-    with torch.no_grad():
+            module.register_forward_hook(note_module)
+    with torch.no_grad(), Calls():
         model(meta_input(spec))
-    return [json.loads(call) for call in sorted(calls)]
+    return [json.loads(shape) for shape in sorted(shapes)]
+
+
+def _call(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> None:
+    """The arguments of `torch.conv2d`, which has no signature of its own."""
+
+
+CALL = inspect.signature(_call)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 @functools.cache

@@ -28,6 +28,10 @@ def test_each_convolution_of_a_model_is_noted_with_its_map():
     assert shapes_of("starnet_nano")[0] == [1, 16, [3, 3], [1, 1], [1, 1], [1, 1], 1, [[32, 32]]]
 
 
+def test_convolutions_that_are_called_as_functions_are_noted_too():
+    assert [64, 64, [1, 1], [1, 1], [0, 0], [1, 1], 64, [[56, 56]]] in shapes_of("riformer_s12")
+
+
 @pytest.mark.slow
 def test_the_shape_that_killed_the_process_is_right():
     shape = [3, 48, [1, 1], [2, 2], [0, 0], [1, 1], 1, [[64, 64]]]
