@@ -165,3 +165,9 @@ def test_listing_describing_and_resolving_load_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_grammar_of_the_command_line_loads_no_more_than_the_printing_of_tables_needs() -> None:
+    code = f"import sys, zoo.cli; zoo.cli.parser(); print(({HEAVY!r} | {{'numpy', 'zoo.catalog', 'importlib.metadata'}}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"

@@ -248,7 +248,7 @@ def test_the_command_prints_rows_and_exports_clean_ones(
     held: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "_answers", Workers(1.0))
-    monkeypatch.setattr("zoo.cli.commands.measuring.this_device", lambda kind="cpu": HERE)
+    monkeypatch.setattr("zoo.measure.this_device.this_device", lambda kind="cpu": HERE)
     out = tmp_path / "rows.jsonl"
     assert cli.main(["bench", SMALL, "--threads", "1,2", "--export", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -41,7 +41,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     monkeypatch.setattr(stores, "SHIPPED", tmp_path / "none.jsonl")
     monkeypatch.setattr("zoo.selection.find.this_device", lambda: HERE)
-    monkeypatch.setattr("zoo.cli.commands.choosing.this_device", lambda: HERE)
+    monkeypatch.setattr("zoo.measure.this_device.this_device", lambda: HERE)
     with Store() as store:
         store.add_device(HERE)
         for name, ms in MEASURED.items():

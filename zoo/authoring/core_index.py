@@ -14,38 +14,42 @@ from zoo.catalog.index import Entry
 from zoo.catalog.manifests import tables
 from zoo.catalog.published import specs_in
 from zoo.measure.macs import count_macs
+from zoo.specs.model import Spec
 
 
-def render(collection: Collection = CORE) -> bytes:
-    """The bytes that the index of a collection should hold. Builds every model on meta to count its parameters and MACs."""
-    found = []
-    for file, spec in specs_in(collection):
-        model = build(spec)
-        text = spec.family
-        found.append(
-            Entry(
-                spec.name,
-                text.name,
-                file,
-                text.task,
-                spec.digest,
-                sum(parameter.numel() for parameter in model.parameters()),
-                count_macs(model).total,
-                list(input_size(spec.input)),
-                text.title,
-                text.paper,
-                text.licence,
-                text.code,
-                spec.blocks(),
-                sorted(
-                    manifest.name.removesuffix(".json").partition(".")[2]
-                    for manifest in collection.weights.glob(f"{spec.name}.*.json")
-                ),
-                [tag for model, tag in tables(collection.weights / file) if model == spec.name],
-            )
-        )
-    found.sort(key=lambda one: _natural(one.name))
-    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+def render(collection: Collection = CORE, file: str = "") -> bytes:
+    """The bytes that the index of a collection should hold; with `file`, entries of other files stay as they are.
+
+    Builds every model, or those of the file, on meta to count parameters and MACs."""
+    entries = [entry_of(collection, home, spec) for home, spec in specs_in(collection, file or "*.toml")]
+    if file:
+        present = msgspec.json.decode(collection.index_file.read_bytes(), type=list[Entry])
+        entries += [entry for entry in present if entry.file != file]
+    entries.sort(key=lambda entry: _natural(entry.name))
+    return msgspec.json.format(msgspec.json.encode(entries), indent=1) + b"\n"
+
+
+def entry_of(collection: Collection, file: str, spec: Spec) -> Entry:
+    """What the index says of one model."""
+    model, text = build(spec), spec.family
+    manifests = collection.weights.glob(f"{spec.name}.*.json")
+    return Entry(
+        name=spec.name,
+        family=text.name,
+        file=file,
+        task=text.task,
+        digest=spec.digest,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model).total,
+        input_size=list(input_size(spec.input)),
+        title=text.title,
+        paper=text.paper,
+        licence=text.licence,
+        code=text.code,
+        blocks=spec.blocks(),
+        tags=sorted(path.name.removesuffix(".json").partition(".")[2] for path in manifests),
+        listed=[tag for model_name, tag in tables(collection.weights / file) if model_name == spec.name],
+    )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -39,9 +39,9 @@ def published_spec(
     return spec
 
 
-def specs_in(collection: Collection) -> Iterator[tuple[str, Spec]]:
-    """File name and spec of every model that stands in the files of a collection, installed or not."""
-    for path in sorted(collection.folder.glob("*.toml")):
+def specs_in(collection: Collection, files: str = "*.toml") -> Iterator[tuple[str, Spec]]:
+    """File name and spec of every model that stands in the `files` of a collection, a glob; installed or not."""
+    for path in sorted(collection.folder.glob(files)):
         family = read_file(path)
         for variant in family.variants:
             yield path.name, resolve(family, variant)

@@ -1,5 +1,6 @@
-"""The command line: its grammar in `arguments`, what each command does in `commands`. Imports no torch."""
+"""The command line: `arguments` is its door, `options` what grammars share, `commands` what each command takes and does. Imports no torch."""
 
-from zoo.cli.arguments import main, parser, positive, quantity, settings, whole
+from zoo.cli.arguments import main, parser
+from zoo.cli.options import positive, quantity, settings, whole
 
 __all__ = ["main", "parser", "positive", "quantity", "settings", "whole"]

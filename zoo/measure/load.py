@@ -147,18 +147,23 @@ def render(found: Loads) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def write(collection: Collection) -> int:
-    """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
+def write(collection: Collection, file: str = "") -> int:
+    """Counts every model of a collection that a spec describes, or those of one `file` alone, and writes the loads; returns how many were
+    counted."""
     from zoo.build.builder import build
     from zoo.build.deploy import deploy
 
-    by_name = {
+    path = collection.data / LOADS
+    fresh = {
         spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}
-        for _, spec in sorted(specs_in(collection), key=lambda pair: pair[1].name)
+        for _, spec in specs_in(collection, file or "*.toml")
     }
+    names = {collection.short(name) for name in catalog.entries()}
+    others = msgspec.json.decode(path.read_bytes(), type=Loads) if file and path.is_file() else {}
+    present = {name: forms for name, forms in others.items() if name in names} | fresh
     collection.data.mkdir(exist_ok=True)
-    (collection.data / LOADS).write_bytes(render(by_name))
-    return len(by_name)
+    path.write_bytes(render(dict(sorted(present.items()))))
+    return len(fresh)
 
 
 def main() -> int:

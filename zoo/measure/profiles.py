@@ -73,15 +73,22 @@ def render(costs: Costs) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def write(collection: Collection) -> int:
-    """Counts every model of a collection that a spec describes, and writes the file; returns how many those are."""
-    order = [collection.short(name) for name in catalog.entries()]
-    specs = {spec.name: spec for _, spec in specs_in(collection)}
-    names = sorted(specs, key=lambda name: order.index(name) if name in order else len(order))
-    by_name = {name: {form: cost_of(specs[name], form) for form in ("train", "deploy")} for name in names}
+def write(collection: Collection, file: str = "") -> int:
+    """Counts every model of a collection that a spec describes, or those of one `file` alone, and writes the profiles; returns how many
+    were counted."""
+    path = collection.data / PROFILES
+    fresh = {
+        spec.name: {form: cost_of(spec, form) for form in ("train", "deploy")}
+        for _, spec in specs_in(collection, file or "*.toml")
+    }
+    order = {collection.short(name): place for place, name in enumerate(catalog.entries())}
+    others = _decoded(path.read_bytes()) if file and path.is_file() else {}
+    present = {name: forms for name, forms in others.items() if name in order} | fresh
     collection.data.mkdir(exist_ok=True)
-    (collection.data / PROFILES).write_bytes(render(by_name))
-    return len(by_name)
+    path.write_bytes(
+        render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
+    )
+    return len(fresh)
 
 
 def main() -> int:

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from blocks.registry import registration as registry
 from blocks.registry.words import short_name
-from zoo import catalog
-from zoo.artifacts.repository import Repository
-from zoo.catalog import listing
-from zoo.catalog.manifests import at_hand, manifests
-from zoo.catalog.published import published_spec
-from zoo.catalog.saved import described
+from zoo.cli.options import command
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import listed
-from zoo.specs.model import Spec
-from zoo.weights.manifest import Manifest
+
+if TYPE_CHECKING:
+    from zoo.artifacts.repository import Repository
+    from zoo.catalog import Entry
+    from zoo.specs.model import Spec
+    from zoo.weights.manifest import Manifest
+
+
+def add(commands: Any) -> None:
+    listing = command(commands, "list", list_models, "the models, with parameters and MACs")
+    listing.add_argument("pattern", nargs="?", default="", help="a glob: '*former_s*'")
+    listing.add_argument("--family", default="", help="only this family")
+    listing.add_argument("--task", default="", help="only this task")
+    listing.add_argument("--block", default="", help="only models that use this block")
+    listing.add_argument(
+        "--pretrained", action="store_true", help="only models with weights at hand: shipped or pinned"
+    )
+    listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
+    listing.add_argument("--names", action="store_true", help="names only, one a line")
+
+    one = command(commands, "info", info, "all that is known of one model")
+    one.add_argument("name", help="a model, or what `zoo.save` wrote")
+    one.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
+
+    registered = command(commands, "blocks", blocks, "the registered blocks, or one block's parameters")
+    registered.add_argument("name", nargs="?", default="", help="a block to describe, or a glob")
+    registered.add_argument("--kind", default=None)
+    registered.add_argument("--ability", default=None)
 
 
 def list_models(arguments: Namespace) -> int:
+    from zoo import catalog
+    from zoo.catalog import listing
+    from zoo.catalog.manifests import at_hand
+
     pattern = arguments.pattern
     if pattern and not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
@@ -49,13 +74,18 @@ def list_models(arguments: Namespace) -> int:
     return 0
 
 
-def _states(entry: catalog.Entry, loadable: set[str]) -> str:
+def _states(entry: Entry, loadable: set[str]) -> str:
     """The tags; those that are not at hand in brackets."""
     names = {tag: f"{entry.name}.{tag}" for tag in [*entry.tags, *entry.listed]}
     return " ".join(tag if name in loadable else f"({tag})" for tag, name in names.items())
 
 
 def info(arguments: Namespace) -> int:
+    from zoo import catalog
+    from zoo.catalog.manifests import manifests
+    from zoo.catalog.published import published_spec
+    from zoo.catalog.saved import described
+
     found = described(arguments.name)
     entry = _entry_of(found) if found else catalog.entry(arguments.name)
     known = [found.manifest] if found else manifests(arguments.name)
@@ -107,8 +137,9 @@ def _tree(spec: Spec) -> list[dict[str, Any]]:
     return layer_rows(build(spec))
 
 
-def _entry_of(found: Repository) -> catalog.Entry:
+def _entry_of(found: Repository) -> Entry:
     """What the catalogue would know of a model that `zoo.save` or `zoo.push` wrote; its costs are counted."""
+    from zoo import catalog
     from zoo.build.builder import build
     from zoo.build.inputs import input_size
     from zoo.measure.macs import count_macs
@@ -137,11 +168,12 @@ def _said(fact: Any) -> str:
 
 def blocks(arguments: Namespace) -> int:
     name = arguments.name
-    if name and not any(sign in name for sign in "*?["):
+    covering = registry.covering(name) if registry.resolve(name) is None else []
+    if name and len(covering) < 2 and not any(sign in name for sign in "*?["):
         from zoo.authoring.report import described
 
-        return _describe(described(name), arguments.json)
-    names = registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
+        return _describe(described(covering[0] if covering else name), arguments.json)
+    names = covering or registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
     known = {name: registry.known(registry.resolve(name) or "") for name in names}
     found = [info for info in known.values() if info is not None]
     if silent := [name for name, info in known.items() if info is None]:
@@ -166,6 +198,8 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
         return 0
     print(f"{found.id}  {found.kind}, layout {found.layout}" + (f", {found.paper}" if found.paper else ""))
     print(found.summary)
+    if found.covers:
+        print("covers: " + ", ".join(found.covers))
     if found.abilities:
         print("abilities: " + ", ".join(found.abilities))
     if found.params:

@@ -1,25 +1,133 @@
-"""`zoo calibrate`, `zoo find`, `zoo compare`: which model for this machine."""
+"""`zoo calibrate`, `zoo find`, `zoo pick`, `zoo compare`: which model for this machine."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zoo import catalog
-from zoo.catalog.listing import list_modules
+from zoo.cli.commands.measuring import bar
+from zoo.cli.options import (
+    add_batch,
+    add_commercial,
+    add_form,
+    add_metric,
+    add_threads,
+    command,
+    positive,
+    quantity,
+    whole,
+)
 from zoo.display.console import complain, count, dump, size, table
-from zoo.measure.latency import Runtime
-from zoo.measure.predict import calibrate_command, known_threads
-from zoo.measure.store import Store
-from zoo.measure.this_device import this_device
-from zoo.selection.find import Candidate
-from zoo.selection.find import find as search
+
+if TYPE_CHECKING:
+    from zoo.selection.find import Candidate
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def add(commands: Any) -> None:
+    _add_calibrate(commands)
+    _add_find(commands)
+    _add_pick(commands)
+    _add_compare(commands)
+
+
+def _add_calibrate(commands: Any) -> None:
+    text = "measure the models that tell most, to predict the latencies of all here"
+    parser = command(commands, "calibrate", calibrate, text)
+    parser.add_argument("--minutes", type=positive, default=3.0, help="about; a second call goes on (default 3)")
+    add_threads(parser)
+    add_batch(parser)
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="of weights and activations (default float32)",
+    )
+
+
+def _add_find(commands: Any) -> None:
+    parser = command(commands, "find", find, "the best models for a device and a budget")
+    parser.add_argument("--device", default="this", help="this machine, or the id of one that rows name (default this)")
+    parser.add_argument("--max-latency-ms", type=positive, default=None, metavar="MS", help="what one batch may take")
+    parser.add_argument(
+        "--quantile",
+        default="p50",
+        choices=["p50", "p90"],
+        help="of the latency: half, or nine in ten, are below it (default p50)",
+    )
+    parser.add_argument("--min-throughput", type=positive, default=None, metavar="N", help="inputs per second")
+    parser.add_argument("--max-macs", type=quantity, default=None, metavar="N", help="500M, 4.1G, 1e9")
+    parser.add_argument("--max-params", type=quantity, default=None, metavar="N", help="25M")
+    parser.add_argument("--max-memory", type=quantity, default=None, metavar="BYTES", help="512MiB, 2G")
+    add_metric(parser)
+    parser.add_argument("--min-metric", type=float, default=None, metavar="VALUE", help="the worst that will do: 80")
+    parser.add_argument("--licence", default="", metavar="NAME", help="permissive, noncommercial, unknown, or MIT")
+    add_commercial(parser)
+    parser.add_argument("--family", default="", help="only this family")
+    parser.add_argument(
+        "--task", default="image-classification", help="or language-modeling (default image-classification)"
+    )
+    parser.add_argument(
+        "--sort",
+        default="metric",
+        choices=["metric", "latency", "macs", "params", "memory", "name"],
+        help="the order (default metric)",
+    )
+    parser.add_argument("--pareto", action="store_true", help="only those that no faster model equals")
+    add_form(parser, "deploy")
+    add_threads(parser)
+    add_batch(parser)
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
+    parser.add_argument("--explain", action="store_true", help="also what is left out, and why")
+    parser.add_argument("--limit", type=whole(0), default=20, help="rows to show (default 20; 0 for all)")
+    parser.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
+    parser.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
+
+
+def _add_pick(commands: Any) -> None:
+    text = "measure the finalists for a budget, and write a folder with the best"
+    parser = command(commands, "pick", pick, text)
+    parser.add_argument("--latency-ms", type=positive, required=True, help="what one image may take")
+    parser.add_argument(
+        "--quantile",
+        default="p50",
+        choices=["p50", "p90"],
+        help="half of all passes, or nine in ten, meet it (default p50)",
+    )
+    add_metric(parser)
+    add_form(parser, "deploy")
+    add_threads(parser)
+    parser.add_argument("--minutes", type=positive, default=10.0, help="for measuring finalists, about (default 10)")
+    add_commercial(parser)
+    parser.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
+    parser.add_argument(
+        "--images",
+        default="",
+        metavar="DIR",
+        help="images of your own: for --end-to-end, and in folders called like classes to try the finalists on",
+    )
+    parser.add_argument(
+        "--out", default="", metavar="DIR", help="write the model, pre-processing, labels, run.py and a report"
+    )
+
+
+def _add_compare(commands: Any) -> None:
+    parser = command(commands, "compare", compare, "time models against each other on this machine, in turns")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="two models at least; the first is the measure")
+    add_form(parser, "deploy")
+    add_threads(parser)
+    add_batch(parser)
+    parser.add_argument("--rounds", type=whole(5), default=21, help="passes of each model, at least 5 (default 21)")
 
 
 def find(arguments: Namespace) -> int:
     """Exit code 1 when no model satisfies the limits."""
+    from zoo.selection.find import find as search
+
     taken = (
         "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
         "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
@@ -71,6 +179,11 @@ def _offer_devices() -> None:
 
 def _unknown(arguments: Namespace) -> str:
     """What is known instead of the latencies that were asked for, and what would tell them."""
+    from zoo.measure.latency import Runtime
+    from zoo.measure.predict import calibrate_command, known_threads
+    from zoo.measure.store import Store
+    from zoo.measure.this_device import this_device
+
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
     with Store() as store:
         device = this_device().id if arguments.device == "this" else arguments.device
@@ -115,8 +228,9 @@ def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
 
 
 def calibrate(arguments: Namespace) -> int:
-    from zoo.cli.commands.measuring import bar
+    from zoo import catalog
     from zoo.measure.calibrate import calibrate as learn
+    from zoo.measure.latency import Runtime
 
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
     with bar(0, "seconds") as progress:
@@ -166,7 +280,6 @@ def compare(arguments: Namespace) -> int:
 def pick(arguments: Namespace) -> int:
     from pathlib import Path
 
-    from zoo.cli.commands.measuring import bar
     from zoo.errors import InputError, Problem
     from zoo.publish.picked import report, write
     from zoo.selection.pick import pick as choose
@@ -211,26 +324,4 @@ def pick(arguments: Namespace) -> int:
     print(f"\n{picked.choice.name}: {picked.row.p50_ms:g} ms{before}")
     for path in written:
         print(f"  {path}")
-    return 0
-
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-
-def card(arguments: Namespace) -> int:
-    from pathlib import Path
-
-    from zoo import catalog
-    from zoo.errors import InputError, Problem
-    from zoo.publish.cards import card as page
-    from zoo.publish.cards import write
-
-    if arguments.all:
-        written = write(Path(arguments.all))
-        dump(written) if arguments.json else complain(f"{len(written)} pages written to {arguments.all}")
-        return 0
-    if not arguments.name:
-        raise InputError("card", Problem("", "a model or a family, or --all DIR", "none"))
-    name = arguments.name if arguments.name in list_modules() else catalog.entry(arguments.name).family
-    dump({"family": name, "page": page(name)}) if arguments.json else print(page(name), end="")
     return 0

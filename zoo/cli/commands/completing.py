@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Any
 
+from zoo.cli.options import command
 from zoo.errors import InputError, Problem
 
 # names are compared and printed, never expanded: `compgen -W` would run what stands in them
@@ -19,18 +21,22 @@ MODELS = {
 COMPLETE = {"bash": "_zoo_models", "zsh": "_zoo_models", "tcsh": "`zoo list --names`"}
 
 
-def completion(arguments: Namespace) -> int:
-    """Prints a script for the shell to read at its start: `eval "$(zoo completion bash)"`."""
-    from zoo.cli import parser
+def add(commands: Any, top: ArgumentParser) -> None:
+    """The script is written from the whole grammar: `top`."""
+    text = "a script that completes commands, options and models"
+    parser = command(commands, "completion", partial(completion, top), text)
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
 
+
+def completion(top: ArgumentParser, arguments: Namespace) -> int:
+    """Prints a script for the shell to read at its start: `eval "$(zoo completion bash)"`."""
     try:
         import shtab
     except ImportError:
         cure = 'pip install "blockzoo[completion]"'
         raise InputError("completion", Problem("", "the package shtab", "none", next=cure)) from None
-    top = parser()
-    for command in _commands(top):
-        for action in command._actions:
+    for parser in _parsers(top):
+        for action in parser._actions:
             if action.dest in ("name", "names") and not action.option_strings and action.choices is None:
                 action.complete = COMPLETE  # type: ignore[attr-defined]
             elif action.dest in ("path", "out", "folder", "images", "export", "take", "files", "source"):
@@ -39,9 +45,9 @@ def completion(arguments: Namespace) -> int:
     return 0
 
 
-def _commands(parser: Any) -> list[Any]:
+def _parsers(parser: Any) -> list[Any]:
     """The parser and those of its commands."""
     below = [
         choice for action in parser._actions if hasattr(action.choices, "values") for choice in action.choices.values()
     ]
-    return [parser, *(command for choice in below for command in _commands(choice))]
+    return [parser, *(inner for choice in below for inner in _parsers(choice))]

@@ -7,9 +7,8 @@ from argparse import Namespace
 from typing import Any
 
 from blocks.registry.words import short_name
-from zoo.catalog.listing import list_models
+from zoo.cli.options import command
 from zoo.display.console import count, dump, table
-from zoo.measure.clock import on_threads
 
 MAIN_BLOCK = {
     "dilated_reparam_conv": "large kernel", "linear_attention": "linear attention", "bidirectional_mamba": "bidirectional Mamba",
@@ -24,7 +23,12 @@ PROMPT, NEW_TOKENS = "Return a list of ", 80
 SWAP = ("unireplknet_nano", "pooling")
 
 
+def add(commands: Any) -> None:
+    command(commands, "demo", demo, "run every embedded model on real held-out images, offline")
+
+
 def demo(arguments: Namespace) -> int:
+    from zoo.catalog.listing import list_models
 
     rows = [_row(name) for name in list_models(pretrained=True, task="image-classification")]
     swap, texts = _swapped(), [_continued(name) for name in list_models(pretrained=True, task=LANGUAGE)]
@@ -86,6 +90,7 @@ def _milliseconds(model: Any) -> float:
     import torch
 
     from zoo.data import digits
+    from zoo.measure.clock import on_threads
 
     x = digits.to_input(digits.held_out()[0][:1])
     times = []

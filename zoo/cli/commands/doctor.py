@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from argparse import Namespace
+from typing import Any
 
-import blocks
-from zoo import catalog
-from zoo.authoring.report import checked
-from zoo.catalog.collection import CORE
+from zoo.cli.options import command
 from zoo.display.console import dump, table
 from zoo.errors import ProblemsError
 
 PACKAGES = ("torch", "safetensors", "huggingface-hub", "fvcore", "msgspec", "rich", "pillow", "numpy")
 OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
+
+
+def add(commands: Any) -> None:
+    command(commands, "doctor", doctor, "what this installation has, and what is broken")
 
 
 def doctor(arguments: Namespace) -> int:
@@ -51,6 +52,8 @@ def _device() -> list[tuple[str, str, str]]:
 
 
 def _packages() -> list[tuple[str, str, str]]:
+    import importlib.metadata
+
     rows = []
     for name in PACKAGES:
         try:
@@ -67,6 +70,9 @@ def _packages() -> list[tuple[str, str, str]]:
 
 def _catalogue() -> list[tuple[str, str, str]]:
     """Blocks, models and embedded weights: readable and whole."""
+    import blocks
+    from zoo import catalog
+    from zoo.catalog.collection import CORE
     from zoo.weights.manifest import read_manifest
     from zoo.weights.source import resolve
 
@@ -92,6 +98,8 @@ def _native() -> list[tuple[str, str, str]]:
 
 
 def _plugins() -> list[tuple[str, str, str]]:
+    from zoo.authoring.report import checked
+
     rows = []
     for report in checked(60):
         well = report.state in ("available", "loaded")

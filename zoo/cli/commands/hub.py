@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING, Any
 
-from zoo import catalog, factory
-from zoo.artifacts.repository import pull as pull_repository
+from zoo.cli.options import command
 from zoo.display.console import dump
-from zoo.publish.save import LicenceClass
-from zoo.publish.upload import push as push_model
+
+if TYPE_CHECKING:
+    from zoo.publish.save import LicenceClass
+
+
+def add(commands: Any) -> None:
+    upload = command(commands, "push", push, "upload a model to a repository of the Hub")
+    upload.add_argument("name", help="a model, a tag means its weights: starnet_nano.digits")
+    upload.add_argument("repo", metavar="ORG/REPO", help="a repository of the Hub, or a folder: ./mymodel")
+    upload.add_argument(
+        "--weights", default="", metavar="FILE", help="a .safetensors file of the model, instead of its own weights"
+    )
+    upload.add_argument("--private", action="store_true")
+    upload.add_argument("--licence", default="", help="of the weights, where they are yours")
+
+    download = command(commands, "pull", pull, "fetch a repository of the Hub, verified, into a folder")
+    download.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
+    download.add_argument("folder")
 
 
 def push(arguments: Namespace) -> int:
+    from zoo import catalog, factory
+    from zoo.publish.upload import push as push_model
+
     tagged = bool(catalog.split_tag(arguments.name)[1])
     model = factory.create(
         arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None
@@ -27,6 +46,8 @@ def push(arguments: Namespace) -> int:
 
 
 def pull(arguments: Namespace) -> int:
+    from zoo.artifacts.repository import pull as pull_repository
+
     files = [str(path) for path in pull_repository(arguments.reference, arguments.folder)]
     dump(files) if arguments.json else print("\n".join(files))
     return 0

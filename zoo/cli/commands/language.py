@@ -7,7 +7,19 @@ import sys
 from argparse import Namespace
 from typing import Any
 
+from zoo.cli.options import command
 from zoo.display.console import dump
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "generate", generate, "continue a text with a language model")
+    parser.add_argument("name")
+    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument("--tokens", type=int, default=200, help="most tokens to add (default 200)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest (default 0)")
+    parser.add_argument("--top-k", type=int, default=None, help="draw among so many likeliest tokens")
+    parser.add_argument("--stop", default="", metavar="TEXT", help="end behind this text")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
 
 
 def generate(arguments: Namespace) -> int:

@@ -7,24 +7,55 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from blocks.registry.words import printable
-from zoo.catalog.listing import list_models
+from zoo.cli.options import command, positive, whole
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.measure.bench import Progress, jobs_for, run
-from zoo.measure.latency import DTYPES, Latency
-from zoo.measure.store import Store, export_rows, import_rows, newest
-from zoo.measure.this_device import this_device
+
+if TYPE_CHECKING:
+    from zoo.measure.bench import Progress
+    from zoo.measure.latency import Latency
+    from zoo.measure.store import Store
 
 FORMS = ("train", "deploy")
 
 
+def add(commands: Any) -> None:
+    parser = command(commands, "bench", bench, "measure latency on this machine, in fresh processes")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
+    parser.add_argument("--all", action="store_true", help="every model of the catalogue")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")
+    parser.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
+    parser.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
+    parser.add_argument("--form", default="train", metavar="FORM,FORM", help="train, deploy or both (default train)")
+    parser.add_argument(
+        "--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16 (default float32)"
+    )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run (default cpu)")
+    parser.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
+    parser.add_argument(
+        "--processes",
+        type=whole(1),
+        default=5,
+        help="fresh processes for each row; with fewer than 5 none is clean (default 5)",
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=0.3, help="of samples, for each row and process (default 0.3)"
+    )
+    parser.add_argument("--no-retry", action="store_true", help="do not measure rows once more that are not clean")
+    parser.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
+    parser.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
+
+
 def bench(arguments: Namespace) -> int:
     """Exit code 1 when a model failed or a row is not clean."""
+    from zoo.measure.store import Store, export_rows, import_rows, newest
+    from zoo.measure.this_device import this_device
+
     if not (arguments.names or arguments.all or arguments.export or arguments.take):
         raise InputError("bench", Problem("", "names of models, or --all", "none"))
     with Store() as store:
@@ -44,6 +75,9 @@ def bench(arguments: Namespace) -> int:
 
 
 def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
+    from zoo.measure.bench import jobs_for, run
+    from zoo.measure.latency import DTYPES
+
     jobs = jobs_for(
         models_named(arguments.names, arguments.all),
         _words(arguments.form, "form", FORMS),
@@ -68,6 +102,8 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
 
 def models_named(names: list[str], everything: bool = False) -> list[str]:
     """Globs become the models they match. Raises InputError for one that matches none, UnknownModelError for a name."""
+    from zoo.catalog.listing import list_models
+
     found = list_models() if everything else []
     for name in names:
         if any(sign in name for sign in "*?["):

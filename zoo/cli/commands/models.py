@@ -1,4 +1,4 @@
-"""`zoo create` and `zoo predict`: models built and used."""
+"""`zoo create`, `zoo export` and `zoo predict`: models built, written and used."""
 
 from __future__ import annotations
 
@@ -6,13 +6,39 @@ import ast
 from argparse import Namespace
 from typing import Any
 
+from zoo.cli.options import add_changes, add_form, command, settings, whole
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem, ProblemsError
 
 
+def add(commands: Any) -> None:
+    build = command(commands, "create", create, "build a model and report what it is")
+    build.add_argument("name")
+    build.add_argument(
+        "--pretrained", action="store_true", help="with its best weights at hand, instead of initial ones"
+    )
+    add_form(build, "train")
+    build.add_argument("--out", default="", help="save the model: a .safetensors file, or a folder")
+    add_changes(build)
+
+    source = command(commands, "export", export, "write a model as a file that stands alone")
+    source.add_argument("name")
+    source.add_argument("path", help="the file to write")
+    source.add_argument("--to", default="python", choices=["python"], help="one readable file that needs torch alone")
+    add_form(source, "train")
+    source.add_argument("--force", action="store_true", help="write over a file that is there")
+    add_changes(source)
+
+    classify = command(commands, "predict", predict, "classify image files (`zoo find` predicts latencies)")
+    classify.add_argument("name", help="a model with weights, or what `zoo.save` wrote")
+    classify.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG and whatever else Pillow reads")
+    classify.add_argument(
+        "--top", type=whole(1), default=3, help="classes to show for each image, at least 1 (default 3)"
+    )
+
+
 def create(arguments: Namespace) -> int:
     from zoo import factory
-    from zoo.cli import settings
     from zoo.measure.macs import count_macs
 
     swap = settings(arguments.swap, "--swap")
@@ -60,7 +86,6 @@ def _change(row: dict[str, Any], what: str) -> str:
 
 def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, Any]]:
     from zoo.catalog import sources
-    from zoo.cli import settings
     from zoo.measure.swaps import swap_report
 
     spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
@@ -70,7 +95,6 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
 def export(arguments: Namespace) -> int:
     """Writes the file and says how long it is."""
     from zoo import factory
-    from zoo.cli import settings
     from zoo.exporting.export import export as write
 
     model = factory.create(

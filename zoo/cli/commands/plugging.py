@@ -1,18 +1,43 @@
-"""`zoo plugins` and `zoo index`: what others have added, and the data that their packages carry."""
+"""`zoo plugins`, `zoo new-plugin`, `zoo rename` and `zoo index`: what others have added, and the data that their packages carry."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from blocks.registry.plugins import Plugin, owner_of, package_of, refusal
 from blocks.registry.plugins import plugins as declared
-from zoo.catalog.collection import Collection, collections
-from zoo.catalog.index import forget
+from zoo.cli.options import command
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
+
+if TYPE_CHECKING:
+    from zoo.catalog.collection import Collection
+
+
+def add(commands: Any) -> None:
+    installed = command(commands, "plugins", plugins, "the installed plugins, and whether they work")
+    installed.add_argument("--no-check", action="store_true", help="what they declare only; their code is not tried")
+    installed.add_argument("--timeout", type=float, default=60.0, help="seconds for each plugin (default 60)")
+
+    begin = command(commands, "new-plugin", new_plugin, "begin a package of your own blocks and models")
+    begin.add_argument("namespace", help="your namespace, as `acme` in acme/my_mixer")
+    begin.add_argument(
+        "--from", dest="source", default="", metavar="FILE.py", help="a file with blocks, instead of the template's"
+    )
+    begin.add_argument("--out", default="", metavar="DIR", help="the folder to make (default NAMESPACE-blocks)")
+
+    move = command(commands, "rename", rename, "give a block another name; weights and records go with it")
+    move.add_argument("old", help="local/my_mixer")
+    move.add_argument("new", help="acme/my_mixer@1")
+    move.add_argument("folder", help="a folder with zoo.json, or the `models` of a plugin")
+
+    data = command(commands, "index", index, "write the catalogue data of a plugin you are working on")
+    data.add_argument("namespace")
+    data.add_argument("--check", action="store_true", help="only say whether it is up to date")
 
 
 def plugins(arguments: Namespace) -> int:
@@ -36,6 +61,7 @@ def plugins(arguments: Namespace) -> int:
 def index(arguments: Namespace) -> int:
     """Loads every block and builds every model of a namespace, and writes down what they are."""
     from zoo.authoring import indexing
+    from zoo.catalog.index import forget
 
     plugin = _plugin(arguments.namespace)
     done: list[str] = []
@@ -96,6 +122,8 @@ def _plugin(namespace: str) -> Plugin:
 
 def _packages(plugin: Plugin) -> list[tuple[Path, list[str], Collection | None]]:
     """The folders of its packages, the blocks that live in each, and the collection in it."""
+    from zoo.catalog.collection import collections
+
     homes = [collections()[space] for space in sorted(plugin.models) if space in collections()]
     folders = {package_of(point) for point in plugin.blocks.values()} | {home.folder.parent for home in homes}
     return [

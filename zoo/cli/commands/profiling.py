@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
-from zoo import factory
-from zoo.build.inputs import meta_input
-from zoo.catalog.saved import described
-from zoo.cli import settings
+from zoo.cli.options import add_batch, add_changes, add_form, command, settings
 from zoo.display.console import dump, size, table
-from zoo.measure.fvcore_counts import fvcore_macs
-from zoo.measure.op_counter import EXACT
-from zoo.measure.profile import BlockCost, Profile
-from zoo.measure.profile import profile as measured
+
+if TYPE_CHECKING:
+    from zoo.measure.profile import BlockCost, Profile
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "profile", profile, "MACs, parameters and bytes of a model, exactly")
+    parser.add_argument("name")
+    add_form(parser, "train")
+    parser.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")
+    add_batch(parser)
+    parser.add_argument(
+        "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
+    )
+    add_changes(parser)
 
 
 def profile(arguments: Namespace) -> int:
     """Exit code 1 when counters disagree, or something cannot be counted."""
+    from zoo import factory
+    from zoo.build.inputs import meta_input
+    from zoo.catalog.saved import described
+    from zoo.measure.profile import profile as measured
+
     swap = settings(arguments.swap, "--swap") or None
     changes = settings(arguments.settings, "--set") or None
     saved = described(arguments.name)
@@ -46,6 +58,13 @@ def profile(arguments: Namespace) -> int:
 
 
 def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, int]]:
+    import torch
+
+    from zoo import factory
+    from zoo.build.inputs import meta_input
+    from zoo.measure.fvcore_counts import fvcore_macs
+    from zoo.measure.op_counter import EXACT
+
     x = torch.zeros_like(meta_input(spec, found.input[0]), device="cpu")
     real = fvcore_macs(factory.create(spec, form=form), x)
     return {"analytic": {kind: found.analytic[kind] for kind in EXACT}, "operations": found.by_class, "fvcore": real}

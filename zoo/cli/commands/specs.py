@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.catalog import names, sources
-from zoo.catalog.published import source_of
-from zoo.catalog.saved import saved_path
+from zoo.cli.options import add_changes, command, settings
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.specs.model import Spec
-from zoo.specs.tree import Path, child_origin
+
+if TYPE_CHECKING:
+    from zoo.specs.model import Spec
+    from zoo.specs.tree import Path
+
+
+def add(commands: Any) -> None:
+    text = command(commands, "spec", show, "a model's spec")
+    text.add_argument("name")
+    text.add_argument("--filled", action="store_true", help="with every default written in")
+    text.add_argument("--why", metavar="PATH", default="", help="where the value at PATH of the filled spec came from")
+    add_changes(text)
+
+    file = command(commands, "check", check, "check a spec file, or the blocks of a Python file")
+    file.add_argument("path", help="net.toml, net.json or my_block.py")
+
+    json_schema = command(commands, "schema", schema, "JSON Schema 2020-12 of specs")
+    json_schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")
 
 
 def show(arguments: Namespace) -> int:
-    from zoo.cli import settings
+    from zoo.catalog import sources
+    from zoo.catalog.saved import saved_path
 
     spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
     swaps = settings(arguments.swap, "--swap")
@@ -36,6 +51,9 @@ def show(arguments: Namespace) -> int:
 def _source(name: str) -> str:
     """The family file as its author wrote it."""
     import pathlib
+
+    from zoo.catalog import names
+    from zoo.catalog.published import source_of
 
     if names.is_file(name):
         return pathlib.Path(names.split_variant(name)[0]).read_text()
@@ -58,7 +76,10 @@ def _why(spec: Spec, text: str, as_json: bool) -> int:
 
 
 def _find(spec: Spec, path: Path) -> tuple[Any, tuple[str, str]]:
-    node: Any = spec.tree
+    """The value at a path of the filled spec, or of the family's key rules below `keys`, and where it was written."""
+    from zoo.specs.tree import child_origin
+
+    node: Any = {"keys": spec.keys} if path[0] == "keys" and spec.keys else spec.tree
     origin = spec.tree.origin
     for i, step in enumerate(path):
         keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
@@ -83,6 +104,8 @@ def check(arguments: Namespace) -> int:
     if arguments.path.endswith(".py"):
         return _check_blocks(arguments)
     from zoo.build.builder import check as check_on_meta
+    from zoo.catalog import names, sources
+    from zoo.catalog.saved import saved_path
 
     variants = [arguments.path]
     named = names.is_file(arguments.path) and not names.split_variant(arguments.path)[1]

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-import statistics
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from zoo.cli.options import command, positive, whole
 from zoo.display.console import complain, dump, table
-from zoo.training.ablation.report import growth_rows, verdict_rows, write
-from zoo.training.ablation.study import study as run
+
+
+def add(commands: Any) -> None:
+    parser = command(commands, "study", study, "does a new block learn better than others, at the same cost?")
+    parser.add_argument("block", help="a registered block, or a Python file that defines one")
+    parser.add_argument(
+        "--hosts",
+        default="convformer_nano,vim_nano,gla_nano",
+        metavar="NAME,NAME",
+        help="nets to stand in (default convformer_nano,vim_nano,gla_nano)",
+    )
+    parser.add_argument(
+        "--against",
+        default="attention,mamba2,identity",
+        metavar="BLOCK,BLOCK",
+        help="its rivals (default attention,mamba2,identity)",
+    )
+    parser.add_argument(
+        "--match", default="macs", choices=["macs", "params"], help="what rivals cost the same in (default macs)"
+    )
+    parser.add_argument("--seeds", type=whole(2), default=5, help="runs of each block, at least 2 (default 5)")
+    parser.add_argument(
+        "--minutes", type=positive, default=60.0, help="for everything together, on the clock (default 60)"
+    )
+    parser.add_argument("--out", default="", metavar="DIR", help="write study.json and study.html")
 
 
 def study(arguments: Namespace) -> int:
     """Exit code 0 whatever the verdicts: a study that ran is no failure."""
+    import statistics
+
+    from zoo.training.ablation.report import growth_rows, verdict_rows, write
+    from zoo.training.ablation.study import study as run
+
     found = run(
         arguments.block, _listed(arguments.hosts), _listed(arguments.against), match=arguments.match, seeds=arguments.seeds,
         minutes=arguments.minutes, told=partial(_tell, arguments.minutes),

@@ -5,15 +5,46 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zoo.artifacts.inventory import Item, inventory, prune
-from zoo.artifacts.lockfile import Locked
-from zoo.artifacts.store import set_aside
+from zoo.cli.options import command
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from zoo.artifacts.inventory import Item
+    from zoo.artifacts.lockfile import Locked
+    from zoo.artifacts.pinning import Outcome
+
+
+def add(commands: Any) -> None:
+    one = command(commands, "pin", pin, "fetch listed weights, prove them against the spec, keep them")
+    one.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
+    one.add_argument("--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)")
+    one.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    one.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
+
+    record = command(commands, "lock", lock, "write zoo.lock: the spec and the bytes of each name")
+    record.add_argument(
+        "names", nargs="*", metavar="NAME", help="MODEL, MODEL.TAG or hub:ORG/REPO (default: all at hand)"
+    )
+    record.add_argument("--out", default="zoo.lock", metavar="FILE")
+
+    copy = command(commands, "mirror", mirror, "copy all that a lock names into a folder, for ZOO_MIRROR")
+    copy.add_argument("folder")
+    copy.add_argument("--lock", default="zoo.lock", metavar="FILE")
+
+    files = command(commands, "cache", cache, "the weights files on this machine: list, verify, prune")
+    files.add_argument(
+        "action", choices=["list", "verify", "prune"], help="verify sets damaged files aside; prune deletes leftovers"
+    )
+    files.add_argument("--dry-run", action="store_true", help="say what prune would delete")
+
+    text = "who vouches for each file that weights are loaded from; exit code 1 on a stranger"
+    vouchers = command(commands, "audit", audit, text)
+    vouchers.add_argument("--sbom", default="", metavar="FORMAT", help="print a bill of materials: cyclonedx")
 
 
 def pin(arguments: Namespace) -> int:
@@ -40,7 +71,7 @@ def pin(arguments: Namespace) -> int:
     return 1 if any(one.problem for one in outcomes) else 0
 
 
-def _say(outcome) -> None:  # type: ignore[no-untyped-def]
+def _say(outcome: Outcome) -> None:
     if outcome.entry is None:
         complain(f"{outcome.name}: {outcome.problem}")
         return
@@ -81,6 +112,8 @@ def cache(arguments: Namespace) -> int:
 
 
 def _list(arguments: Namespace) -> int:
+    from zoo.artifacts.inventory import inventory
+
     items = inventory()
     if arguments.json:
         dump([_plain(item) for item in items])
@@ -92,6 +125,9 @@ def _list(arguments: Namespace) -> int:
 
 def _verify(arguments: Namespace) -> int:
     """Hashes all anew; sets damaged files of the caches aside. Exit code 1 when there was one."""
+    from zoo.artifacts.inventory import inventory
+    from zoo.artifacts.store import set_aside
+
     bad = [(item, fault) for item in inventory() if item.kind != "leftover" and (fault := item.fault())]
     for item, _ in bad:
         if item.kind != "shipped" and item.sha256 and item.path.exists():
@@ -111,6 +147,8 @@ def _way_back(item: Item) -> str:
 
 
 def _prune(arguments: Namespace) -> int:
+    from zoo.artifacts.inventory import inventory, prune
+
     size = {item.path: item.size_bytes for item in inventory()}
     gone = prune(arguments.dry_run)
     if arguments.json:

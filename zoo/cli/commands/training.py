@@ -5,16 +5,47 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from typing import Any
 
-from zoo import catalog
+from zoo.cli.options import command
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
+
+
+def add(commands: Any) -> None:
+    data = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
+        dest="data", metavar="DATA", required=True
+    )
+    images = command(data, "digits", digits, "train on scikit-learn's handwritten digits")
+    images.add_argument("name")
+    images.add_argument("--epochs", type=int, default=None)
+    images.add_argument("--seed", type=int, default=None)
+    images.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    images.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
+
+    docstrings = command(data, "text", text, "train on the docstrings of Python's library, byte by byte")
+    docstrings.add_argument("name")
+    docstrings.add_argument("--steps", type=int, default=None)
+    docstrings.add_argument("--seed", type=int, default=None)
+    docstrings.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    docstrings.add_argument(
+        "--publish", action="store_true", help="make them the weights `pydoc` of the model's package"
+    )
+
+    sequences = command(data, "tasks", tasks, "train sequence mixers on generated tasks: recall, copying, ...")
+    sequences.add_argument(
+        "mixers", nargs="*", metavar="MIXER", help="token mixers, or Python files that define one (default: all)"
+    )
+    sequences.add_argument("--tasks", default="", metavar="TASK,TASK", help="the tasks (default: all)")
+    sequences.add_argument("--seeds", type=int, default=1)
+    sequences.add_argument("--publish", action="store_true", help="fill the table of the package, from where it stands")
 
 
 def digits(arguments: Namespace) -> int:
     """Trains from scratch and reports the held-out accuracy beside the published one."""
     import msgspec
 
+    from zoo import catalog
     from zoo.publish.save import save
     from zoo.training.digits import Recipe, manifest_of, publish, train_digits
 
@@ -51,6 +82,7 @@ def text(arguments: Namespace) -> int:
     """Trains from scratch on docstrings and reports the bits for each byte of held-out ones."""
     import msgspec
 
+    from zoo import catalog
     from zoo.publish.save import save
     from zoo.training.pydoc import TextRecipe, publish_text, train_text
 
