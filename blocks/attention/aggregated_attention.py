@@ -88,7 +88,13 @@ class CosineBase(nn.Module):
         raise NotImplementedError  # each attention has its own keys; this class is their common part
 
 
-@block("cosine_attention", kind="token_mixer", abilities=("noncausal", "2d"), paper="arXiv:2311.17132")
+@block(
+    "cosine_attention",
+    kind="token_mixer",
+    abilities=("noncausal", "2d"),
+    paper="arXiv:2311.17132",
+    covers=("length_scaled_cosine_attention",),
+)
 class CosineAttention(CosineBase):
     """y = W_o softmax(tau log(L) (q / |q| + e) (k / |k|)^T + B) v, with [q | k | v] = W_qkv x and B an MLP of the distances.
 
@@ -136,6 +142,7 @@ class CosineAttention(CosineBase):
     layout="BCHW",
     abilities=("noncausal", "2d"),
     paper="arXiv:2311.17132",
+    covers=("aggregated_pixel_focused_attention",),
 )
 class AggregatedAttention(CosineBase):
     """y = W_o (P_far V_far + (P_near + T q / |q| + b) V_near), [P_near | P_far] one softmax of cosine scores.

@@ -34,6 +34,15 @@ Neutral = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
     layout="BLC",
     abilities=("causal", "noncausal", "cross", "step", "any_resolution"),
     paper="arXiv:1706.03762",
+    covers=(
+        "multi_head_attention",
+        "self_attention",
+        "grouped_query_attention",
+        "multi_query_attention",
+        "mha",
+        "gqa",
+        "mqa",
+    ),
 )
 class Attention(nn.Module):
     """y = W_o concat_h softmax(q_h k_h^T / sqrt(head_dim)) v_h, with [q | k | v] = W_qkv x.

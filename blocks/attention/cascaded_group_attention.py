@@ -32,6 +32,7 @@ Count = Annotated[int, Meta(ge=1)]
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2305.07027",
+    covers=("cga",),
 )
 class CascadedGroupAttention(nn.Module):
     """y = W_o act(concat_h f_h), f_h = softmax(q k^T / sqrt(key_dim) + b_h) v, [q | k | v] = W_h(x_h + f_{h-1}).

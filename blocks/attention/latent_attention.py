@@ -31,6 +31,7 @@ Positive = Annotated[float, Meta(gt=0)]
     layout="BLC",
     abilities=("causal", "noncausal", "step", "any_resolution", "1d"),
     paper="arXiv:2405.04434",
+    covers=("multi_head_latent_attention", "mla"),
 )
 class LatentAttention(nn.Module):
     """y = W_o concat_h softmax([q | R q_r] [k | R k_r]^T / sqrt(d + r)) v, [k | v] of all heads = W_b norm(c), [c | k_r] = W_a x.

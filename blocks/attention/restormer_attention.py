@@ -28,6 +28,7 @@ Count = Annotated[int, Meta(ge=1)]
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2111.09881",
+    covers=("mdta",),
 )
 class RestormerAttention(nn.Module):
     """y = W_o concat_h softmax(t_h q_h k_h^T) v_h, [q | k | v] = DW_k(W x), q and k (c, H W) of length 1 along the pixels.

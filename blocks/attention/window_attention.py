@@ -34,6 +34,7 @@ HIDDEN = -3e4
     layout="BCHW",
     abilities=("noncausal", "2d"),
     paper="arXiv:2103.14030",
+    covers=("w_msa", "swin_attention"),
 )
 class WindowAttention(nn.Module):
     """y = W_o softmax(q k^T / sqrt(head_dim) + B) v inside each window, with [q | k | v] = W_qkv x.

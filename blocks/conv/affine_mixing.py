@@ -20,6 +20,7 @@ from blocks.registry import block
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2304.05659",
+    covers=("riformer",),
 )
 class AffineMixing(nn.Module):
     """y = weight * x + bias - x, per channel; at first 0.  (eq. 3)

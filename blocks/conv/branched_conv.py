@@ -28,6 +28,7 @@ Count = Annotated[int, Meta(ge=1)]
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2206.04040",
+    covers=("repvgg", "mobileone"),
 )
 class BranchedConv(nn.Module):
     """y = act(gate(sum_b BN_b(W_b * x) + BN_s(S * x) + BN_x(x))): k x k branches b, a 1 x 1 branch S, and x itself.
@@ -111,6 +112,7 @@ class BranchedConv(nn.Module):
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2206.04040",
+    covers=("mobileone",),
 )
 class BranchedDepthwiseConv(BranchedConv):
     """The same where each channel has its own kernels.

@@ -18,6 +18,7 @@ from blocks.registry import block
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2312.00752",
+    covers=("short_conv",),
 )
 class CausalConv(Recurrent):
     """y_t = silu(b + sum_i w_i x_{t-k+1+i}), each channel by itself: a token sees itself and the k - 1 before it.

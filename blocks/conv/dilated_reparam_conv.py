@@ -34,6 +34,7 @@ BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2311.15599",
+    covers=("dilated_reparam_block", "unireplknet"),
 )
 class DilatedReparamConv(nn.Module):
     """y = BN(DW_k x) + sum_i BN_i(DW_{k_i, d_i} x): a large depthwise kernel trained with dilated branches.

@@ -26,6 +26,7 @@ INITIAL = 1e-5
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2211.03295",
+    covers=("multi_order_gated_aggregation", "moganet"),
 )
 class GatedAggregation(nn.Module):
     """z = W_1 x; z <- silu(z + sigma (z - mean_HW z)); y = x + W_2(silu(W_g z) * silu(V z)).  (eqs. 5 to 8)

@@ -25,6 +25,7 @@ from blocks.registry.slots import Act, slot
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2405.07992",
+    covers=("gated_cnn", "mambaout"),
 )
 class GatedConv(nn.Module):
     """[g | i | c] = W_1 x; y = W_2(act(g) * [i | conv c]), conv depthwise k x k.

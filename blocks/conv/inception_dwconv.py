@@ -23,6 +23,7 @@ Odd = Annotated[int, Meta(ge=1, le=63)]
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2303.16900",
+    covers=("inceptionnext",),
 )
 class InceptionDwconv(nn.Module):
     """y = cat(x_0, DW_{s x s} x_1, DW_{1 x b} x_2, DW_{b x 1} x_3): a square kernel, a row and a column.

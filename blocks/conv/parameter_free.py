@@ -23,6 +23,7 @@ from blocks.registry.errors import SizeError
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2111.11418",
+    covers=("poolformer",),
 )
 class Pooling(nn.Module):
     """y = mean of the k x k neighbours - x; at the border, the mean of those inside the map.
@@ -78,7 +79,13 @@ class SpaceToDepth(nn.Module):
         return y.permute(0, 1, 3, 4, 2, 5).flatten(3).permute(0, 3, 1, 2)
 
 
-@block("identity", kind="token_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2210.13452")
+@block(
+    "identity",
+    kind="token_mixer",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2210.13452",
+    covers=("identityformer",),
+)
 class Identity(nn.Module):
     """y = x: a token mixer that mixes nothing; the deploy form owns no module in its place."""
 
@@ -92,7 +99,14 @@ class Identity(nn.Module):
         return None
 
 
-@block("random_mixing", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2210.13452")
+@block(
+    "random_mixing",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("noncausal",),
+    paper="arXiv:2210.13452",
+    covers=("randformer",),
+)
 class RandomMixing(nn.Module):
     """y = P x over the L positions, P (L, L) the softmax of uniform random rows, drawn once and never trained.
 

@@ -22,6 +22,7 @@ from blocks.registry.slots import Act, Linear, slot
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2210.13452",
+    covers=("sepconv", "convformer"),
 )
 class SeparableConv(Chain):
     """y = W_2 act_2(DW_k act(W_1 x)), W_1: C -> ratio * C and W_2 back.

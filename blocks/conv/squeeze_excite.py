@@ -12,7 +12,13 @@ from blocks.registry import block
 from blocks.registry.slots import Act, slot
 
 
-@block("squeeze_excite", kind="channel_mixer", abilities=("noncausal", "any_resolution"), paper="arXiv:1709.01507")
+@block(
+    "squeeze_excite",
+    kind="channel_mixer",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:1709.01507",
+    covers=("se", "squeeze_and_excitation"),
+)
 class SqueezeExcite(nn.Module):
     """y = x * gate(W_2 act(W_1 mean x)), the mean over all positions; W_1: C -> max(1, int(ratio * C)).
 

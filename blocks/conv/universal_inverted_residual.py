@@ -27,6 +27,7 @@ Count = Annotated[int, Meta(ge=1)]
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2404.10518",
+    covers=("uib", "inverted_residual", "inverted_bottleneck", "mobilenetv2", "mobilenetv4"),
 )
 class UniversalInvertedResidual(Chain):
     """y = [x +] P act(D_mid act(E D_start x)), a norm behind each map; D depthwise, E and P pointwise.

@@ -34,6 +34,7 @@ LENGTH_EPS = 1e-6
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2406.06484",
+    covers=("deltanet",),
 )
 class DeltaNet(Recurrent):
     """y = W_o norm_h(S_t^T q_t / sqrt(K)), S_t = S_{t-1} + beta_t k_t (v_t - S_{t-1}^T k_t)^T, beta = sigmoid(W_b x).

@@ -33,6 +33,7 @@ Positive = Annotated[float, Meta(gt=0)]
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2412.06464",
+    covers=("gated_deltanet",),
 )
 class GatedDeltaNet(Recurrent):
     """y = W_o (norm_h(S_t^T q_t / sqrt(K)) silu(W_g x)), S_t = a_t S_{t-1} + beta_t k_t (v_t - a_t S_{t-1}^T k_t)^T.

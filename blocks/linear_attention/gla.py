@@ -32,6 +32,7 @@ Positive = Annotated[float, Meta(gt=0)]
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2312.06635",
+    covers=("gated_linear_attention",),
 )
 class GatedLinearAttention(Recurrent):
     """y = W_o (norm_h(S_t^T q_t / sqrt(K)) silu(W_g x)), S_t = diag(a_t) S_{t-1} + k_t v_t^T, a = sigmoid(W_2 W_1 x + b)^(1 / 16).

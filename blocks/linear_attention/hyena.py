@@ -31,7 +31,12 @@ SLOWEST, FASTEST = 0.3, 1.5
 
 
 @block(
-    "hyena", kind="token_mixer", layout="BLC", abilities=("causal", "any_resolution", "1d"), paper="arXiv:2302.10866"
+    "hyena",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("causal", "any_resolution", "1d"),
+    paper="arXiv:2302.10866",
+    covers=("hyena_operator",),
 )
 class Hyena(nn.Module):
     """y = W_o (x_1 z_N), z_1 = v, z_{n+1} = h_n * (x_n' z_n) + bias_n x_n' z_n, with [x_1 | … | x_N | v] = conv(W_i u).

@@ -32,6 +32,7 @@ Count = Annotated[int, Meta(ge=1)]
     layout="BLC",
     abilities=("causal", "noncausal", "any_resolution", "1d"),
     paper="arXiv:2106.12566",
+    covers=("nprf",),
 )
 class KernelizedAttention(nn.Module):
     """y_i = W_o sum_j w_ij v_j / sum_j w_ij, w_ij = exp(b_{i-j}) phi(q_i) . phi(k_j), q and k of length 1, phi positive features.

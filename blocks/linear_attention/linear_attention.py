@@ -29,6 +29,7 @@ Added = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
     kind="token_mixer",
     abilities=("causal", "noncausal", "step", "any_resolution"),
     paper="arXiv:2006.16236",
+    covers=("based", "rebased", "performer", "hedgehog", "cosformer"),
 )
 class LinearAttention(nn.Module):
     """y = W_o concat_h(phi(q) S / (phi(q) z + eps)), S = sum phi(k) v^T, z = sum phi(k), phi a feature map.

@@ -30,6 +30,7 @@ LATER = {"added": "0.1"}
     layout="BLC",
     abilities=("causal", "noncausal", "any_resolution", "1d"),
     paper="arXiv:2310.12109",
+    covers=("m2",),
 )
 class MonarchMixer(nn.Module):
     """y = W_o (x_2 (h * (x_1 v) + bias x_1 v)), [x_1 | x_2 | v] = DW(W_i u), * a convolution to both sides or causal.

@@ -35,6 +35,7 @@ FIRST_RATE = 5
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2307.08621",
+    covers=("retnet", "multi_scale_retention"),
 )
 class Retention(Recurrent):
     """y = W_o (norm_h(S_t^T q_t / sqrt(K)) silu(W_g x)), S_t = (1 - 2^(-5-h)) S_{t-1} + k_t v_t^T, q and k rotated by position.

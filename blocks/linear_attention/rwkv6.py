@@ -34,6 +34,7 @@ MIXED = 5
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2404.05892",
+    covers=("finch", "rwkv6_time_mix"),
 )
 class Rwkv6(Recurrent):
     """y = W_o (norm_h((S_{t-1} + diag(u) k_t v_t^T)^T r_t) silu(g_t)), S_t = diag(w_t) S_{t-1} + k_t v_t^T, w = exp(-exp(lora x_w)).

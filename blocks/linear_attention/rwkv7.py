@@ -38,6 +38,7 @@ MOST_FORGOTTEN = -math.exp(-0.5)
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2503.14456",
+    covers=("goose", "rwkv7_time_mix"),
 )
 class Rwkv7(Recurrent):
     """y = W_o (g (norm_h(S_t^T r_t) + (sum r_k r k) v)), S_t = (diag(w) + (a κ) (-κ)^T) S_{t-1} + k v^T.

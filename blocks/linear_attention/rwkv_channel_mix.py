@@ -25,6 +25,7 @@ from blocks.registry.slots import Linear, slot
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2503.14456",
+    covers=("rwkv7_channel_mix",),
 )
 class RwkvChannelMix(Recurrent):
     """y = W_v relu(W_k (x + (x' - x) x_k))^2, x' the token before.

@@ -17,7 +17,13 @@ from blocks.registry import block
 from blocks.registry.slots import Act, Linear, Slot, slot
 
 
-@block("hourglass", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2510.01796")
+@block(
+    "hourglass",
+    kind="channel_mixer",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2510.01796",
+    covers=("hourglass_mlp",),
+)
 class Hourglass(nn.Module):
     """y = W_out z_n with z_0 = W_in x and z_{i+1} = z_i + U_i act(V_i pre(z_i)): wide, narrow, wide.
 

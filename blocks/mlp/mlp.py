@@ -20,7 +20,7 @@ Ratio = Annotated[float, Meta(gt=0)]
 Width = Annotated[int, Meta(ge=1)]
 
 
-@block("mlp", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"))
+@block("mlp", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), covers=("ffn", "feed_forward"))
 class Mlp(Chain):
     """y = post(norm2(W_2 mid(act(norm1(W_1 pre(x)))))): a perceptron with one hidden layer, at every position.
 
@@ -87,7 +87,13 @@ class Mlp(Chain):
         return list(self._modules)[end] == linear and getattr(self._modules[linear], method)(scale, shift)
 
 
-@block("gated_mlp", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2002.05202")
+@block(
+    "gated_mlp",
+    kind="channel_mixer",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2002.05202",
+    covers=("swiglu", "geglu", "reglu", "star_operation"),
+)
 class GatedMlp(nn.Module):
     """y = W_down(act(W_gate x) * W_up x): SwiGLU with silu, GEGLU with gelu, ReGLU with relu, bilinear without `act`.
 
@@ -134,6 +140,7 @@ class GatedMlp(nn.Module):
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2311.17132",
+    covers=("convolutional_glu",),
 )
 class ConvGlu(nn.Module):
     """[u | v] = W_1 x; y = W_2(act(conv u) * v), conv depthwise 3 x 3: a gate that sees its neighbours.

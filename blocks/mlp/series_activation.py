@@ -17,7 +17,13 @@ from blocks.registry import block
 from blocks.registry.slots import Act, slot
 
 
-@block("series_activation", kind="act", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2312.17276")
+@block(
+    "series_activation",
+    kind="act",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2312.17276",
+    covers=("series_informed_activation",),
+)
 class SeriesActivation(nn.Module):
     """y = sum_i a_i act(x + b_i) over `terms` copies, with a and b (terms, C) learned for each channel.
 

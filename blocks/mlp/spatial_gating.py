@@ -20,7 +20,14 @@ from blocks.registry.errors import SizeError
 from blocks.registry.slots import Act, Linear, slot
 
 
-@block("spatial_gating_mlp", kind="token_mixer", layout="BLC", abilities=("noncausal",), paper="arXiv:2105.08050")
+@block(
+    "spatial_gating_mlp",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("noncausal",),
+    paper="arXiv:2105.08050",
+    covers=("gmlp", "spatial_gating_unit"),
+)
 class SpatialGatingMlp(Chain):
     """[u | v] = act(W_1 x); y = W_2(u * (W LN(v) + b)), W (L, L) over the positions.
 

@@ -14,7 +14,13 @@ from blocks.moe.scoring import Count, LinearRouter, real_rows, share
 from blocks.registry import block
 
 
-@block("base_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2103.16716")
+@block(
+    "base_router",
+    kind="router",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2103.16716",
+    covers=("base_layers", "s_base"),
+)
 class BaseRouter(LinearRouter):
     """s = W x; each token goes to one expert e, weighed by sigmoid(s_e), without a loss for balance.
 

@@ -12,7 +12,13 @@ from blocks.moe.topk_router import check_groups
 from blocks.registry import block
 
 
-@block("bilevel_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2212.05191")
+@block(
+    "bilevel_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2212.05191",
+    covers=("smile",),
+)
 class BilevelRouter(LinearRouter):
     """p = softmax(W_group x) over G groups, q = softmax(W x) within the best group i; weights = p_i q_j, k experts j of i.
 

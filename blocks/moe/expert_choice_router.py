@@ -16,7 +16,13 @@ from blocks.ops.masks import token_mask
 from blocks.registry import block
 
 
-@block("expert_choice_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2202.09368")
+@block(
+    "expert_choice_router",
+    kind="router",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2202.09368",
+    covers=("expert_choice",),
+)
 class ExpertChoiceRouter(LinearRouter):
     """s = softmax_E(W x); each expert takes the ceil(k L / E) tokens of a sequence with its largest s, weighed by s.
 

@@ -11,7 +11,13 @@ from blocks.moe.topk_router import check_groups
 from blocks.registry import block
 
 
-@block("grouped_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2505.21411")
+@block(
+    "grouped_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2505.21411",
+    covers=("moge",),
+)
 class GroupedRouter(LinearRouter):
     """s = softmax(W x) over all experts; of each of the G groups of neighbours the k / G experts with the largest s.
 

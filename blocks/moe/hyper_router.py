@@ -14,7 +14,13 @@ from blocks.moe.scoring import Count, ScoringRouter, Weight, widened
 from blocks.registry import block
 
 
-@block("hyper_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2312.07035")
+@block(
+    "hyper_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2312.07035",
+    covers=("hyperrouter",),
+)
 class HyperRouter(ScoringRouter):
     """[W | b] = hypernet(embedding); s = W x + b; the k largest s, their softmax as weights.
 

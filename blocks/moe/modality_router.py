@@ -16,7 +16,13 @@ from blocks.registry import block
 from blocks.tables import Table
 
 
-@block("modality_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2407.21770")
+@block(
+    "modality_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2407.21770",
+    covers=("moma",),
+)
 class ModalityRouter(LinearRouter):
     """s = softmax(W x) over the experts of the token's modality; weights = the k largest, divided by their sum where `renormalise`.
 

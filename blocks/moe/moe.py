@@ -26,6 +26,7 @@ Expert = Annotated[Slot, Meta(extra_json_schema={"kinds": ["channel_mixer"]})]
     layout="BLC",
     abilities=("causal", "noncausal", "any_resolution"),
     paper="arXiv:2101.03961",
+    covers=("mixture_of_experts",),
 )
 class Moe(nn.Module):
     """y = shared(x) + sum over the k experts e of each token of weight_e * expert_e(x), or what else the router says.

@@ -36,7 +36,11 @@ class Remember(nn.Module):
 
 
 @block(
-    "pre_attention_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2507.20984"
+    "pre_attention_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2507.20984",
+    covers=("smallthinker",),
 )
 class PreAttentionRouter(nn.Module):
     """What `router` says of the stream as it was where the nearest `remember` of the slot `reads` stands.

@@ -14,7 +14,13 @@ from blocks.moe.scoring import Count, Weight
 from blocks.registry import block
 
 
-@block("priority_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2106.05974")
+@block(
+    "priority_router",
+    kind="router",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2106.05974",
+    covers=("batch_priority_routing", "v_moe"),
+)
 class PriorityRouter(CapacityRouter):
     """`switch_router`, whose experts keep the most important of a sequence's tokens instead of the first.
 

@@ -15,7 +15,13 @@ from blocks.moe.scoring import Count, LinearRouter, hide_padding, real_rows, sha
 from blocks.registry import block
 
 
-@block("relu_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2412.14711")
+@block(
+    "relu_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2412.14711",
+    covers=("remoe",),
+)
 class ReluRouter(LinearRouter):
     """s = relu(W x); a token goes to every expert with s > 0, weighed by s.
 

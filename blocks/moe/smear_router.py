@@ -14,7 +14,13 @@ from blocks.registry import block
 from blocks.registry.slots import Norm, slot
 
 
-@block("smear_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2306.03745")
+@block(
+    "smear_router",
+    kind="router",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2306.03745",
+    covers=("smear",),
+)
 class SmearRouter(nn.Module):
     """p = softmax(W norm(mean of the sequence's tokens) + b): the share of each expert's parameters in the one that runs.
 

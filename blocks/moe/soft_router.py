@@ -18,7 +18,13 @@ from blocks.ops.masks import token_mask
 from blocks.registry import block
 
 
-@block("soft_router", kind="router", abilities=("noncausal", "any_resolution"), paper="arXiv:2308.00951")
+@block(
+    "soft_router",
+    kind="router",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2308.00951",
+    covers=("soft_moe",),
+)
 class SoftRouter(nn.Module):
     """s = x_hat . (scale * phi_hat); dispatch = softmax of s over tokens, combine = softmax of s over the E * S slots.
 

@@ -15,7 +15,13 @@ from blocks.moe.scoring import Count, Weight
 from blocks.registry import block
 
 
-@block("switch_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2101.03961")
+@block(
+    "switch_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2101.03961",
+    covers=("switch_transformer",),
+)
 class SwitchRouter(CapacityRouter):
     """s = softmax(W x); the k best experts, as long as each has taken fewer than ceil(capacity * L * k / E) of a sequence.
 

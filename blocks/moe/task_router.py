@@ -12,7 +12,13 @@ from blocks.moe.scoring import Count, ScoringRouter, Weight, share, widened
 from blocks.registry import block
 
 
-@block("task_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2110.03742")
+@block(
+    "task_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2110.03742",
+    covers=("task_moe",),
+)
 class TaskRouter(ScoringRouter):
     """s = softmax(scores[task]); weights = the k largest s, divided by their sum where `renormalise`.
 

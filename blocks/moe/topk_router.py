@@ -22,7 +22,13 @@ BIAS_STEP = 1e-3
 """What a balancing bias moves in one step of training: u of arXiv:2408.15664."""
 
 
-@block("topk_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2101.03961")
+@block(
+    "topk_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2101.03961",
+    covers=("top_k_gating",),
+)
 class TopkRouter(LinearRouter):
     """s = score(W x) over E experts; weights = scale * the k largest s, divided by their sum where `renormalise`.
 

@@ -17,7 +17,11 @@ from blocks.registry import block
 
 
 @block(
-    "zero_expert_router", kind="router", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2509.01322"
+    "zero_expert_router",
+    kind="router",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:2509.01322",
+    covers=("zero_computation_experts",),
 )
 class ZeroExpertRouter(LinearRouter):
     """s = softmax(W x) over E experts and Z = `zero_experts` that return the token; weights = scale * s of the k with the largest s + b.

@@ -45,7 +45,7 @@ class Relu6(Pointwise):
         return F.relu6(x, inplace=True)
 
 
-@block("squared_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2109.08668")
+@block("squared_relu", kind="act", abilities=EVERYWHERE, paper="arXiv:2109.08668", covers=("relu2",))
 class SquaredRelu(Pointwise):
     """y = max(x, 0)^2."""
 
@@ -53,7 +53,7 @@ class SquaredRelu(Pointwise):
         return F.relu(x).square()
 
 
-@block("silu", kind="act", abilities=EVERYWHERE, paper="arXiv:1702.03118")
+@block("silu", kind="act", abilities=EVERYWHERE, paper="arXiv:1702.03118", covers=("swish",))
 class Silu(Pointwise):
     """y = x * sigmoid(x)."""
 
@@ -77,7 +77,7 @@ class Tanh(Pointwise):
         return torch.tanh(x)
 
 
-@block("hard_swish", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244")
+@block("hard_swish", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244", covers=("hswish", "hardswish"))
 class HardSwish(Pointwise):
     """y = x * min(max(x + 3, 0), 6) / 6."""
 
@@ -85,7 +85,7 @@ class HardSwish(Pointwise):
         return F.hardswish(x)
 
 
-@block("hard_sigmoid", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244")
+@block("hard_sigmoid", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244", covers=("hsigmoid", "hardsigmoid"))
 class HardSigmoid(Pointwise):
     """y = min(max(x + 3, 0), 6) / 6."""
 

@@ -158,7 +158,13 @@ class BatchNorm(Affine, Accumulating):
         return norm_affine(self)  # type: ignore[arg-type]  # reads the same four tensors and eps
 
 
-@block("grn", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:2301.00808")
+@block(
+    "grn",
+    kind="norm",
+    abilities=("noncausal", "any_resolution"),
+    paper="arXiv:2301.00808",
+    covers=("global_response_norm",),
+)
 class GlobalResponseNorm(nn.Module):
     """y = x + weight * x * g / (mean_C g + eps) + bias, g = the Euclidean norm of each channel over all positions.
 

@@ -124,7 +124,14 @@ class Tokens(nn.Module):
         return None if grid is None else torch.cat([grid[:, :new], table[:, at : at + 1], grid[:, new:]], 1)
 
 
-@block("window", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2103.14030")
+@block(
+    "window",
+    kind="view",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:2103.14030",
+    covers=("window_partition",),
+)
 class Window(nn.Module):
     """The image cut into windows: (B, C, H, W) -> (B * windows, C, size, size), each an image of its own.
 
@@ -146,7 +153,14 @@ class Window(nn.Module):
         return join_windows(y.permute(0, 2, 3, 1), memo)
 
 
-@block("scan_2d", kind="view", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"), paper="arXiv:2401.10166")
+@block(
+    "scan_2d",
+    kind="view",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:2401.10166",
+    covers=("cross_scan",),
+)
 class Scan2d(nn.Module):
     """The image as tokens along R routes, one behind the other on the batch axis: (B, C, H, W) -> (R * B, H*W, C).
 

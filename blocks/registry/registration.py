@@ -12,7 +12,7 @@ import inspect
 import logging
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,6 +49,7 @@ class BlockInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     summary: str = ""
     params: dict[str, Param] = {}
     supplied: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,20 +68,23 @@ def block(
     layout: str = "any",
     abilities: tuple[str, ...] = (),
     paper: str = "",
+    covers: tuple[str, ...] = (),
 ) -> Callable[[Block], Block]:
-    """Class decorator: registers an `nn.Module` as the block `name`.
+    """Class decorator: registers an `nn.Module` as the block `name`. `covers`: what papers call blocks that this one is, some of them
+    with certain parameters; it is found under these names too.
 
     A name without a namespace is `core/` inside this package and `local/` in a user's script or notebook. The
-    signature of `__init__` is the block's schema. Raises BlockError for a malformed name, kind, layout or ability, and for
-    a second registration of an identity anywhere but in `local/`, where the new one replaces the old with a note.
+    signature of `__init__` is the block's schema. Raises BlockError for a malformed name, kind, layout, ability or covered name, and
+    for a second registration of an identity anywhere but in `local/`, where the new one replaces the old with a note.
     """
 
     def register(cls: Block) -> Block:
         identity = _identity(name, "core" if cls.__module__.partition(".")[0] == "blocks" else "local")
         _check_words(name, kind, layout, abilities)
+        _check_covers(name, covers)
         _admit(identity, cls)
         cls.block_id, cls.kind, cls.layout, cls.abilities = identity, kind, layout, tuple(abilities)  # type: ignore[attr-defined]
-        cls.paper = paper  # type: ignore[attr-defined]
+        cls.paper, cls.covers = paper, tuple(covers)  # type: ignore[attr-defined]
         cls.takes_ctx = "ctx" in inspect.signature(cls.forward).parameters if hasattr(cls, "forward") else False  # type: ignore[attr-defined]
         from blocks.signature import checked_init
 
@@ -108,6 +112,14 @@ def _check_words(name: str, kind: str, layout: str, abilities: tuple[str, ...]) 
     ]
     if wrong:
         raise BlockError(f"block `{name}`", wrong)
+
+
+def _check_covers(name: str, covers: tuple[str, ...]) -> None:
+    for alias in covers:
+        if not is_name(alias):
+            raise BlockError(
+                f"block `{name}`", Problem("covers", "names of lower-case letters, digits and _", f"`{alias}`")
+            )
 
 
 def _admit(identity: str, cls: type) -> None:
@@ -166,8 +178,10 @@ def resolve(name: str) -> str | None:
 def unknown(name: object) -> BlockError:
     """The error for a name that means no block."""
     names = list_blocks()
-    near = nearest(str(name), names)
+    near = _nearest_block(str(name), names)
     package = _claimed_by(str(name))
+    if blocks := covering(str(name)):
+        package = f"what papers call `{name}` is {listed(blocks)}: `zoo blocks {name}` tells more"
     if str(name).startswith("local/") and not near:
         package = "load the Python file that defines it: `zoo --with FILE.py ...`, or import it"
     return BlockError(
@@ -176,6 +190,27 @@ def unknown(name: object) -> BlockError:
             "", f"one of {len(names)} registered blocks", f"`{name}`", near, package or "`zoo blocks` lists them all"
         ),
     )
+
+
+def covers_of(identity: str) -> tuple[str, ...]:
+    """What papers call blocks that this one is. Imports nothing."""
+    if identity in _loaded and identity not in core_index():
+        return tuple(_loaded[identity].covers)  # type: ignore[attr-defined]
+    info = core_index().get(identity) or plugin_index().get(identity)
+    return info.covers if info else ()
+
+
+def covering(name: str) -> list[str]:
+    """Names of the blocks that are what papers call `name`, in any spelling of capitals and hyphens; sorted. Imports nothing."""
+    alias = name.lower().replace("-", "_")
+    return [short_name(identity) for identity in identities() if alias in covers_of(identity)]
+
+
+def _nearest_block(name: str, names: Sequence[str]) -> str:
+    """What an unknown name probably means: a block that papers call so, one with a name like it, or one that papers call like it."""
+    aliases = {alias: short_name(identity) for identity in identities() for alias in covers_of(identity)}
+    blocks = covering(name)
+    return blocks[0] if blocks else nearest(name, names) or aliases.get(nearest(name, aliases), "")
 
 
 def _claimed_by(name: str) -> str:
@@ -278,6 +313,8 @@ def _fault(info: BlockInfo) -> str:
         return "its kind, layout or abilities are none that we know"
     if not is_text(info.summary, LONGEST_PART) or not is_text(info.paper):
         return "its summary or paper is not one line that can be shown"
+    if not all(is_name(alias) for alias in info.covers):
+        return "the names of what it covers are none"
     for name, param in info.params.items():
         try:
             words(param.schema)
@@ -306,11 +343,15 @@ def _class_info(cls: Any) -> BlockInfo:
     params, supplied = signature_params(cls, cls.kind)
     summary = (inspect.getdoc(cls) or "").partition("\n")[0]
     target = f"{cls.__module__}:{cls.__qualname__}"
-    return BlockInfo(cls.block_id, cls.kind, target, cls.layout, cls.abilities, cls.paper, summary, params, supplied)
+    return BlockInfo(
+        cls.block_id, cls.kind, target, cls.layout, cls.abilities, cls.paper, summary, params, supplied, cls.covers
+    )
 
 
 def list_blocks(pattern: str = "", *, kind: str | None = None, ability: str | None = None) -> list[str]:
     """Names of registered blocks, sorted; filtered by glob pattern, kind and ability. Imports nothing.
+
+    The pattern may match what papers call a block: `repvgg` lists `branched_conv`.
 
     A plugin's block of which its package says nothing has a name only, and passes no filter of kind or ability. Raises BlockError
     for an unknown kind or ability.
@@ -327,6 +368,6 @@ def list_blocks(pattern: str = "", *, kind: str | None = None, ability: str | No
             if (kind and info.kind != kind) or (ability and ability not in info.abilities):
                 continue
         name = short_name(identity)
-        if not pattern or fnmatch.fnmatchcase(name, pattern):
+        if not pattern or any(fnmatch.fnmatchcase(word, pattern) for word in (name, *covers_of(identity))):
             names.append(name)
     return names

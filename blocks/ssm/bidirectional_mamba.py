@@ -29,6 +29,7 @@ from blocks.ssm.mamba import Count, Expand, StepProjection, conv_and_scan, reset
     layout="BLC",
     abilities=("noncausal", "any_resolution"),
     paper="arXiv:2401.09417",
+    covers=("vision_mamba", "vim"),
 )
 class BidirectionalMamba(nn.Module):
     """[u | z] = W_in x; y = W_out((S(u) + flip S_b(flip u)) silu(z) / 2), S and S_b the branches of `mamba`.

@@ -29,6 +29,7 @@ A_RANGE = (1.0, 16.0)
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2411.15241",
+    covers=("hidden_state_mixer", "efficientvim"),
 )
 class HsmSsd(nn.Module):
     """y = c h, h = W_o(u * (silu(z) + D)), [u | z] = W_hz (softmax_L(dt + A) * b)^T x, [b | c | dt] = DW_k(W_bcdt x).

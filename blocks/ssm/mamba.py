@@ -45,6 +45,7 @@ class ScanInputs(NamedTuple):
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2312.00752",
+    covers=("s6",),
 )
 class Mamba(Recurrent):
     """y = W_out((scan(u, delta, A, B, C) + D u) silu(z)), with u, delta, B, C and z all made from x.

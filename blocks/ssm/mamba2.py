@@ -39,6 +39,7 @@ DECAY_RANGE = (1.0, 16.0)
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),
     paper="arXiv:2405.21060",
+    covers=("ssd",),
 )
 class Mamba2(Recurrent):
     """y = W_out norm((S C + D u) silu(z)), S_t = exp(dt A) S_{t-1} + B (dt u)^T per head, with u, B, C, z and dt made from x.

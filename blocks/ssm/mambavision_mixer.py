@@ -25,7 +25,14 @@ from blocks.ssm.mamba import StepProjection, convolved_inputs, reset_decay, scan
 Count = Annotated[int, Meta(ge=1)]
 
 
-@block("mambavision_mixer", kind="token_mixer", layout="BLC", abilities=("any_resolution",), paper="arXiv:2407.08083")
+@block(
+    "mambavision_mixer",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("any_resolution",),
+    paper="arXiv:2407.08083",
+    covers=("mambavision",),
+)
 class MambaVisionMixer(nn.Module):
     """[u | z] = W_in x; y = W_out [scan(silu(conv_x u)) | silu(conv_z z)], with the scan of `mamba`.
 

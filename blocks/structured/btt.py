@@ -16,7 +16,7 @@ from blocks.registry import block
 from blocks.structured.structured import EVERYWHERE, StructuredLinear, block_diagonal, filled_up, grid
 
 
-@block("btt", kind="linear", abilities=EVERYWHERE, paper="arXiv:2406.06248")
+@block("btt", kind="linear", abilities=EVERYWHERE, paper="arXiv:2406.06248", covers=("block_tensor_train",))
 class Btt(StructuredLinear):
     """y_{ij} = sum_{k,s} L_{j,i,(k,s)} sum_l R_{k,(j,s),l} x_{kl} + b_{ij}, with the channels laid out as tables x_{kl} and y_{ij}.
 

@@ -159,3 +159,30 @@ def test_a_users_file_cannot_take_a_core_name():
     name = blocks.list_blocks()[0]
     assert "`core/` is for the blocks of this package" in message(make, f"core/{name}")
     assert blocks.get(name).__module__.startswith("blocks.")
+
+
+def test_a_block_is_listed_under_what_papers_call_it():
+    make("acme_act", covers=("paper_act",))
+    assert "local/acme_act" in blocks.list_blocks("paper_act")
+    assert registry.covering("Paper-Act") == ["local/acme_act"]
+    assert blocks.list_blocks("repvgg") == registry.covering("RepVGG") == ["branched_conv"]
+
+
+def test_an_unknown_name_that_papers_use_names_the_block():
+    text = message(blocks.get, "repvgg")
+    assert (
+        "nearest `branched_conv`; next: what papers call `repvgg` is `branched_conv`: `zoo blocks repvgg` tells more"
+        in text
+    )
+    assert "nearest `branched_conv`" in message(blocks.get, "repvg")
+
+
+def test_a_covered_name_has_the_form_of_a_name():
+    assert "expected names of lower-case letters, digits and _; found `RepVGG`" in message(
+        make, "acme_act", covers=("RepVGG",)
+    )
+
+
+def test_no_covered_name_is_the_name_of_a_block():
+    covers = {alias for info in registry.core_index().values() for alias in info.covers}
+    assert covers and not covers & set(blocks.list_blocks())
