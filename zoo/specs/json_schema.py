@@ -14,6 +14,7 @@ from blocks.registry.errors import BlockError
 from blocks.registry.schema import CALL
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import STAGE, TOP
+from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
 
 ID = "urn:blockzoo:schema:zoo.spec:1"
@@ -37,9 +38,9 @@ def export(plugins: bool = False) -> dict[str, Any]:
             "variants": {
                 "type": "object",
                 "propertyNames": {"pattern": "^[a-z0-9][a-z0-9_]*$"},
-                "additionalProperties": {"type": "object"},
+                "additionalProperties": {"type": "object", "properties": {EXTENDS: {"type": "string"}}},
             },
-            "keys": {"type": "object"},
+            "keys": _keys(),
         },
         "anyOf": [
             {"properties": {"spec": {"required": ["input", "stem", "dims", "head"]}}},
@@ -65,6 +66,17 @@ def _family() -> dict[str, Any]:
     properties["task"] = {"enum": list(TASKS)}
     properties["levels"] = {"type": "array", "items": {"type": "string", "pattern": f"^({LEVEL.pattern})$"}}
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _keys() -> dict[str, Any]:
+    """Rules, the name of an entry with the same rules, or the differences from a base."""
+    texts = {"type": "array", "items": {"type": "string"}}
+    table = {
+        "type": "object",
+        "properties": {"base": {"type": "string"}, "drop": texts},
+        "dependentRequired": {"drop": ["base"]},
+    }
+    return {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "array"}, table]}}
 
 
 def _defs(infos: list[BlockInfo]) -> dict[str, Any]:

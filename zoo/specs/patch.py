@@ -17,6 +17,8 @@ from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Items, Origin, Path, Table, position, rooted
 
 INDEXED = ("per_stage", "cycle", "runs")
+EXTENDS = "extends"
+"""What a variant calls the sibling that it changes."""
 MIXERS = ("token_mixer", "channel_mixer")
 SELECTOR = re.compile(r"[*<>]")
 RANGE = re.compile(r"([0-9]{1,7})-([0-9]{1,7})")
@@ -37,8 +39,8 @@ class Edit:
 
 
 def edits_of(patch: Table) -> list[Edit]:
-    """A variant's patch as edits, one per leaf that replaces or merges at its dotted path."""
-    return [Edit(key, value, patch.origins[key]) for key, value in patch.items()]
+    """A variant's own changes as edits, one per leaf that replaces or merges at its dotted path."""
+    return [Edit(key, value, patch.origins[key]) for key, value in patch.items() if key != EXTENDS]
 
 
 def swap_edits(swap: Mapping[str, Any], at: str = "") -> list[Edit]:

@@ -17,6 +17,9 @@ from blocks.registry.errors import MOST_PROBLEMS
 from blocks.registry.schema import shown
 from blocks.registry.words import LONGEST_NAME, LONGEST_TEXT, MODEL, is_name, is_text
 from zoo.errors import Problem, SpecError, listed, nearest
+from zoo.specs import key_sets
+from zoo.specs.chains import MOST_STEPS, chain_of, fault_of
+from zoo.specs.patch import EXTENDS
 from zoo.specs.tree import Origin, Table, rooted
 
 SCHEMA = "zoo.spec/1"
@@ -185,9 +188,8 @@ def family_of(values: Any, source: str) -> Family:
     text = msgspec.convert(values.get("family", {}), FamilyText)
     spec = rooted(values["spec"], Origin(source, "spec"))
     variants = rooted(values.get("variants", {}), Origin(source, "variants"))
-    keys = values.get("keys", {})
-    rules = {name: keys[entry] if isinstance(entry, str) else entry for name, entry in keys.items()}
-    return Family(source, text, spec, variants, rules)
+    keys = key_sets.resolved(rooted(values.get("keys", {}), Origin(source, "keys")))
+    return Family(source, text, spec, variants, keys)
 
 
 def bounds(values: Any) -> list[Problem]:
@@ -246,24 +248,32 @@ def _outer_form(values: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(values.get("family"), Mapping):
         yield from _family_form(values["family"])
     if isinstance(values.get("keys"), Mapping):
-        yield from _keys_form(values["keys"])
+        yield from key_sets.problems(values["keys"])
     if isinstance(values.get("variants"), Mapping):
-        for name, patch in values["variants"].items():
-            if not is_name(name, MODEL):
-                yield Problem(
-                    f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`", next=_about(name)
-                )
-            if not isinstance(patch, Mapping):
-                yield Problem(f"variants.{name}", "a table of changes", shown(patch))
+        for name in values["variants"]:
+            yield from _variant_form(name, values["variants"])
 
 
-def _keys_form(keys: Mapping[str, Any]) -> Iterator[Problem]:
-    """Each entry holds rules, or names another entry whose rules it shares: `timm = "official"`."""
-    own = {name: entry for name, entry in keys.items() if not isinstance(entry, str)}
-    for name, entry in keys.items():
-        if isinstance(entry, str) and entry not in own:
-            expected = f"rules, or one of {listed(list(own))} to share its rules"
-            yield Problem(f"keys.{name}", expected, f'"{entry}"', nearest(entry, own))
+def _variant_form(name: str, variants: Mapping[str, Any]) -> Iterator[Problem]:
+    patch = variants[name]
+    if not is_name(name, MODEL):
+        yield Problem(f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`", next=_about(name))
+    if not isinstance(patch, Mapping):
+        yield Problem(f"variants.{name}", "a table of changes", shown(patch))
+    elif EXTENDS in patch:
+        yield from _extends_form(name, patch[EXTENDS], variants)
+
+
+def _extends_form(name: str, sibling: Any, variants: Mapping[str, Any]) -> Iterator[Problem]:
+    where = f"variants.{name}.{EXTENDS}"
+    if not isinstance(sibling, str):
+        yield Problem(where, "the name of another variant", shown(sibling))
+    elif sibling not in variants:
+        others = [other for other in variants if other != name]
+        expected = f"one of {listed(others, 20)}" if others else "another variant of this family"
+        yield Problem(where, expected, f"`{sibling}`", nearest(sibling, others))
+    elif len(chain := chain_of(name, variants, EXTENDS)) > MOST_STEPS:
+        yield Problem(where, "a variant that stands on the family in the end", fault_of(chain))
 
 
 def _family_form(family: Mapping[str, Any]) -> Iterator[Problem]:

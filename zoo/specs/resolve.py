@@ -11,7 +11,7 @@ from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
 from zoo.specs.check import add_unique, fill_tree
 from zoo.specs.expand import TooLarge, expand
 from zoo.specs.model import Spec
-from zoo.specs.patch import Edit, apply_literal, apply_selector, edits_of
+from zoo.specs.patch import EXTENDS, Edit, apply_literal, apply_selector, edits_of
 from zoo.specs.read import Family, bounds
 from zoo.specs.tree import Items, Origin, Table, rooted
 
@@ -64,6 +64,7 @@ def _stage_count(source: Table) -> int:
 
 
 def _variant_edits(family: Family, variant: str) -> list[Edit]:
+    """The changes of the variants that this one extends, the farthest first, and its own."""
     if not variant:
         return []
     if variant not in family.variants:
@@ -73,7 +74,7 @@ def _variant_edits(family: Family, variant: str) -> list[Edit]:
     patch = family.variants[variant]
     if not isinstance(patch, Table):
         raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", shown(patch)))
-    return edits_of(patch)
+    return _variant_edits(family, patch.get(EXTENDS, "")) + edits_of(patch)
 
 
 def _refuse(name: str, problems: list[Problem]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import Problem, SpecError, listed, nearest
+from zoo.specs.tree import Items
 from zoo.weights.errors import TensorsError
 from zoo.weights.key_patterns import PatternError
 from zoo.weights.operations import bit_equal
@@ -54,7 +55,7 @@ class KeyRules:
             try:
                 rules.append(read_rule(entry))
             except PatternError as error:
-                problems.append(Problem(f"rules.{position}", found=str(error)))
+                problems.append(Problem(_place(entries, position), found=str(error)))
         if problems:
             raise SpecError(where, problems)
         return cls(rules, table.get("unwrap", ()), table.get("strip_prefix", ()))
@@ -263,6 +264,14 @@ def _complete(slots: Mapping[int, str], names: list[str], problems: list[Problem
 
 def _no_place(maker: str, target: str, near: str) -> Problem:
     return Problem(maker, found=f"a source tensor for `{target}`, which the model does not have", nearest=near)
+
+
+def _place(entries: Sequence[Any], position: int) -> str:
+    """Where a rule was written: at its position, or in the entry that is the base of this one."""
+    if not isinstance(entries, Items):
+        return f"rules.{position}"
+    own, place = entries.origin.path.removesuffix("rules"), entries.origins[position].path
+    return place.removeprefix(own) if own.endswith(".") else f"rules.{position}"
 
 
 def _is_list_of_strings(value: Any) -> bool:
