@@ -26,7 +26,7 @@ Digits = tuple[np.ndarray, np.ndarray]
 
 
 def held_out() -> Digits:
-    """(images (359, 8, 8) uint8 from 0 to 255, labels (360,) int64): nothing was trained on these."""
+    """(images (359, 8, 8) uint8 from 0 to 255, labels (359,) int64): nothing was trained on these."""
     with np.load(HELD_OUT, allow_pickle=False) as data:
         return data["images"], data["labels"].astype(np.int64)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
-from blocks.moe.adaptation import adapt_routers
 from zoo import catalog
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import lr_scales
 from zoo.data import digits
+from zoo.training.loop import Progress, RunningAverage, train
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, counted_metric, write_manifest
 from zoo.weights.probe import make_probe
@@ -64,10 +65,6 @@ class Result(NamedTuple):
         return self.correct / self.n
 
 
-Progress = Callable[[int, int, float], None]
-"""Called after each epoch with (epoch, epochs, mean loss)."""
-
-
 def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None = None) -> Result:
     """Trains the model `name` from scratch on the training scans; the same seed gives the same weights on one machine."""
     from zoo.factory import create
@@ -79,7 +76,8 @@ def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None
 def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None, tuning: bool = False) -> Result:
     """Trains a model of (B, 1, 32, 32) -> (B, 10) in place; returns its running average, which is what generalises.
 
-    While `tuning` a recipe, a fifth of the training scans is set aside and judges, so that the held-out ones stay unseen.
+    `progress` is called after each epoch, with the mean loss of the epoch. While `tuning` a recipe, a fifth of the training scans is set
+    aside and judges, so that the held-out ones stay unseen.
     """
     start = time.perf_counter()
     images, labels = digits.training_set()
@@ -88,31 +86,27 @@ def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None, tuni
         aside = np.arange(len(labels)) % 5 == 0
         (images, labels), judges = (images[~aside], labels[~aside]), (images[aside], labels[aside])
     x, y = _enlarged(images, recipe.upscaling), torch.from_numpy(labels)
-    draw = torch.Generator().manual_seed(recipe.seed)
-    steps = recipe.epochs * math.ceil(len(y) / recipe.batch_size)
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, steps, recipe.warmup))
-    average, step = copy.deepcopy(model).eval(), 0
-    model.train()
+    epoch_steps = math.ceil(len(y) / recipe.batch_size)
+    average = RunningAverage(model, recipe.ema_decay)
+    steps = train(
+        model, torch.optim.AdamW(_groups(model, recipe), lr=recipe.lr), _batches(x, y, recipe), partial(_loss, recipe),
+        steps=recipe.epochs * epoch_steps, warmup=recipe.warmup, average=average, adapts_routers=True,
+    )  # fmt: skip
     for epoch in range(recipe.epochs):
-        losses = []
-        for rows in torch.randperm(len(y), generator=draw).split(recipe.batch_size):
-            way = torch.randint(len(x), rows.shape, generator=draw)
-            ctx = Context()
-            loss = _loss(model, _moved(x[way, rows], recipe, draw), y[rows], recipe, ctx)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            adapt_routers(model, ctx)
-            step += 1
-            follow(average, model, min(recipe.ema_decay, step / (step + 10)))
-            losses.append(loss.item())
+        losses = list(islice(steps, epoch_steps))
         if progress is not None:
             progress(epoch + 1, recipe.epochs, sum(losses) / len(losses))
-    correct, n = evaluate(average, scans=judges)
-    return Result(average, correct, n, wilson_interval(correct, n), time.perf_counter() - start)
+    correct, n = evaluate(average.model, scans=judges)
+    return Result(average.model, correct, n, wilson_interval(correct, n), time.perf_counter() - start)
+
+
+def _batches(x: Tensor, y: Tensor, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+    """(inputs, labels) of every step of all epochs: each scan once in an epoch, enlarged in one of the ways and moved a little."""
+    draw = torch.Generator().manual_seed(recipe.seed)
+    for _ in range(recipe.epochs):
+        for rows in torch.randperm(len(y), generator=draw).split(recipe.batch_size):
+            way = torch.randint(len(x), rows.shape, generator=draw)
+            yield _moved(x[way, rows], recipe, draw), y[rows]
 
 
 def evaluate(model: nn.Module, batch_size: int = 128, scans: digits.Digits | None = None) -> tuple[int, int]:
@@ -127,13 +121,18 @@ def evaluate(model: nn.Module, batch_size: int = 128, scans: digits.Digits | Non
     return right, len(y)
 
 
-def _loss(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, ctx: Context) -> Tensor:
-    logits = model(x, ctx)
-    return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing) + ctx.total_loss()
+def _loss(recipe: Recipe, model: nn.Module, batch: tuple[Tensor, Tensor], ctx: Context) -> Tensor:
+    x, y = batch
+    return F.cross_entropy(model(x, ctx), y, label_smoothing=recipe.label_smoothing)
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Matrices decay; scales, shifts and the like do not. Where a block asks for a rate of its own, it has it."""
+    """Matrices decay; scales, shifts and the like do not. Where a block asks for a rate of its own, it has it.
+
+    Unlike `zoo.build.groups.param_groups`, it does not ask for `no_decay`: parameters of two and more axes that a block names there
+    (`A_log`, tables of positions) decay, and groups stand in another order. The weights that ship were trained so; with the other
+    groups the recipe would not give them again.
+    """
     scales = lr_scales(model)
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -143,12 +142,6 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         {"params": params, "weight_decay": recipe.weight_decay if decays else 0.0, "lr": recipe.lr * scale}
         for (decays, scale), params in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-
-
-def cosine_rate(step: int, steps: int, warmup: float) -> float:
-    """Of the learning rate, at a step: up in a straight line for the share `warmup` of all steps, then a cosine to 0."""
-    rise = max(1, int(steps * warmup))
-    return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def _enlarged(images: np.ndarray, upscaling: Sequence[str]) -> Tensor:
@@ -167,16 +160,6 @@ def _moved(x: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
     )
     grid = F.affine_grid(maps.view(count, 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model, in place."""
-    for kept, fresh in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(fresh, 1 - decay)
-        else:
-            kept.copy_(fresh)
 
 
 def publish(name: str, result: Result, recipe: Recipe) -> Manifest:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from zoo import catalog
 from zoo.build.groups import param_groups
 from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
-from zoo.training.digits import Progress, cosine_rate, follow
+from zoo.training.loop import Progress, RunningAverage, train
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, Metric, write_manifest
 from zoo.weights.probe import make_probe
@@ -65,36 +65,37 @@ def train_text(name: str, recipe: TextRecipe = TextRecipe(), progress: Progress 
 
 
 def fit_text(model: Any, recipe: TextRecipe, progress: Progress | None = None, tuning: bool = False) -> TextResult:
-    """Trains in place; returns the running average, which is what generalises. `progress` is told of every hundredth step.
+    """Trains in place; returns the running average, which is what generalises. Routers do not even out their loads here.
 
-    While `tuning` a recipe, the end of the training text is set aside and judges, so that the held-out text stays unseen.
+    `progress` is called after every hundredth step and the last, with the mean loss since the call before. While `tuning` a recipe, the
+    end of the training text is set aside and judges, so that the held-out text stays unseen.
     """
     start = time.perf_counter()
-    known = text.training_text()
-    judge = known[-ASIDE:] if tuning else text.held_out_text()
-    data = torch.frombuffer(bytearray(known[:-ASIDE] if tuning else known), dtype=torch.uint8)
-    draw = torch.Generator().manual_seed(recipe.seed)
+    whole = text.training_text()
+    judge = whole[-ASIDE:] if tuning else text.held_out_text()
+    data = torch.frombuffer(bytearray(whole[:-ASIDE] if tuning else whole), dtype=torch.uint8)
     optimizer = torch.optim.AdamW(
         param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, recipe.steps, recipe.warmup))
-    average, losses = copy.deepcopy(model).eval(), []
-    model.train()
-    for step in range(1, recipe.steps + 1):
-        places = torch.randint(len(data) - recipe.length, (recipe.batch_size, 1), generator=draw)
-        loss = _loss(model, data[places + torch.arange(recipe.length + 1)].long())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        follow(average, model, min(recipe.ema_decay, step / (step + 10)))
-        losses.append(loss.item())
+    average, losses = RunningAverage(model, recipe.ema_decay), []
+    steps = train(
+        model, optimizer, _windows(data, recipe), _loss, steps=recipe.steps, warmup=recipe.warmup, average=average
+    )
+    for step, loss in enumerate(steps, 1):
+        losses.append(loss)
         if progress is not None and (step % 100 == 0 or step == recipe.steps):
             progress(step, recipe.steps, sum(losses) / len(losses))
             losses = []
-    bits, n = bits_per_byte(average, recipe.length, judge=judge)
-    return TextResult(average, bits, n, time.perf_counter() - start)
+    bits, n = bits_per_byte(average.model, recipe.length, judge=judge)
+    return TextResult(average.model, bits, n, time.perf_counter() - start)
+
+
+def _windows(data: Tensor, recipe: TextRecipe) -> Iterator[Tensor]:
+    """(batch_size, length + 1) bytes of each step, from anywhere in the text."""
+    draw = torch.Generator().manual_seed(recipe.seed)
+    for _ in range(recipe.steps):
+        places = torch.randint(len(data) - recipe.length, (recipe.batch_size, 1), generator=draw)
+        yield data[places + torch.arange(recipe.length + 1)].long()
 
 
 def bits_per_byte(model: Any, length: int = 256, batch_size: int = 16, judge: bytes | None = None) -> tuple[float, int]:
@@ -126,10 +127,9 @@ def check_bytes_of(spec: Any, generates: bool = True) -> None:
         raise InputError("text", Problem(spec.name, wanted, found, next=next_step))
 
 
-def _loss(model: Any, windows: Tensor) -> Tensor:
-    ctx = Context()
+def _loss(model: Any, windows: Tensor, ctx: Context) -> Tensor:
     logits = model(windows[:, :-1], ctx).logits
-    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()) + ctx.total_loss()
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
 
 def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks import registry
@@ -20,7 +20,7 @@ from blocks.context import Context
 from zoo.build.groups import param_groups
 from zoo.data.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
-from zoo.training.digits import Progress, cosine_rate
+from zoo.training.loop import Progress, train
 
 HELD_OUT_SEED = 1_000_003
 """Of the sequences that accuracy is measured on; no recipe trains with it."""
@@ -62,30 +62,30 @@ def task_spec(mixer: Any, task: Task, recipe: TaskRecipe = TaskRecipe()) -> dict
 def train_task(
     mixer: Any, task: Task, recipe: TaskRecipe = TaskRecipe(), seed: int = 0, progress: Progress | None = None
 ) -> tuple[nn.Module, float]:  # fmt: skip
-    """The trained net and its accuracy on held-out sequences. Raises SpecError for a mixer that cannot stand there."""
+    """The trained net and its accuracy on held-out sequences. Raises SpecError for a mixer that cannot stand there.
+
+    `progress` is called after every fiftieth step and the last, with the loss of the step.
+    """
     import zoo
 
     torch.manual_seed(seed)
-    model: Any = zoo.create(task_spec(mixer, task, recipe)).train()
+    model: Any = zoo.create(task_spec(mixer, task, recipe))
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(
         param_groups(model, recipe.weight_decay, lr=recipe.lr), lr=recipe.lr, betas=(0.9, 0.95)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, recipe.steps, recipe.warmup))
-    for step in range(1, recipe.steps + 1):
-        ids, targets = task.batch(recipe.batch_size, draw)
-        ctx = Context()
-        logits = model(ids, ctx).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=UNASKED) + ctx.total_loss()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    batches = (task.batch(recipe.batch_size, draw) for _ in range(recipe.steps))
+    steps = train(model, optimizer, batches, _loss, steps=recipe.steps, warmup=recipe.warmup)
+    for step, loss in enumerate(steps, 1):
         if progress is not None and (step % 50 == 0 or step == recipe.steps):
-            progress(step, recipe.steps, loss.item())
+            progress(step, recipe.steps, loss)
     model.eval()
     return model, evaluate(model, task)
+
+
+def _loss(model: Any, batch: tuple[Tensor, Tensor], ctx: Context) -> Tensor:
+    ids, targets = batch
+    return F.cross_entropy(model(ids, ctx).logits.flatten(0, 1), targets.flatten(), ignore_index=UNASKED)
 
 
 def evaluate(model: Any, task: Task, count: int = HELD_OUT) -> float:
