@@ -13,7 +13,7 @@ from blocks.registry.calls import fill_call
 from blocks.registry.schema import Issue, Told, fill, fragment, shown
 from blocks.registry.words import PART, is_name
 from zoo.errors import Problem, listed, nearest
-from zoo.specs.tree import Path, Table, graft, origin_of, walk
+from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
 
 Size = Annotated[int, Meta(ge=1, le=16384)]
 
@@ -52,7 +52,6 @@ INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
 CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
 
-CALL: dict[str, Any] = {}
 OPTIONAL_CALL: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call"}, {"const": "none"}]}
 VIEW: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call", "kinds": ["view"]}, {"const": "none"}]}
 HEAD: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["head"]}
@@ -150,18 +149,6 @@ def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
     return filled
 
 
-def calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every call of a filled tree, outermost first."""
-    if isinstance(node, dict):
-        if "block" in node:
-            yield path, node
-        for key, child in node.items():
-            yield from calls(child, (*path, key))
-    elif isinstance(node, list):
-        for i, child in enumerate(node):
-            yield from calls(child, (*path, i))
-
-
 def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
     """What no single value shows: causal mixers before images, slots that nobody writes, names used twice."""
     yield from _causality(filled)
@@ -179,18 +166,11 @@ def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
                 f"{wrote} is written",
                 next='give a mixer writes = "' + str(read) + '"',
             )
-    for path, node in _chains(filled):
-        names = [part["name"] for part in node if isinstance(part, dict) and "name" in part]
+    for path, node in walk(filled):
+        parts = node if isinstance(node, list) else ()
+        names = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
         for twice in sorted({name for name in names if names.count(name) > 1}):
             yield Issue(path, "parts with different names", f"`{twice}` twice")
-
-
-def _chains(node: Any, path: Path = ()) -> Iterator[tuple[Path, list[Any]]]:
-    if isinstance(node, list):
-        yield path, node
-    children: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        yield from _chains(child, (*path, key))
 
 
 def _causality(filled: dict[str, Any]) -> Iterator[Issue]:

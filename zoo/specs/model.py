@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from blocks import registry
-from zoo.specs.check import ImageInput, Init, TokenInput, calls
+from zoo.specs.check import ImageInput, Init, TokenInput
 from zoo.specs.read import SCHEMA, FamilyText
-from zoo.specs.tree import Table, plain
+from zoo.specs.tree import Table, calls, plain
 
 DROP_RATES = ("drop", "attn_drop", "proj_drop")
 """What blocks call the shares that they leave out in training."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from blocks import registry
+from blocks.registry import BlockInfo
 from blocks.registry.calls import is_wiring
 from blocks.registry.schema import shown
 from zoo.errors import Problem, listed, nearest
-from zoo.specs.tree import Items, Origin, Path, Table, position, rooted
+from zoo.specs.tree import Items, Origin, Path, Table, calls, children, position, rooted, walk
 
 INDEXED = ("per_stage", "cycle", "runs")
 EXTENDS = "extends"
@@ -215,10 +217,10 @@ def _matches(node: Any, steps: list[str], path: Path, seen: set[tuple[Path, int]
         return
     if step == "**":
         yield from _matches(node, rest, path, seen)
-        for key, child in _children(node):
+        for key, child in children(node):
             yield from _matches(child, steps, (*path, key), seen)
         return
-    for key, child in _children(node):
+    for key, child in children(node):
         if step in ("*", str(key)) or _in_range(step, key):
             yield from _matches(child, rest, (*path, key), seen)
 
@@ -230,22 +232,17 @@ def _in_range(step: str, key: str | int) -> bool:
 
 def blocks_named(node: Any, name: str, path: Path = ()) -> Iterator[Path]:
     """The outermost calls at or below `node` whose block, or whose block's kind, is `name`."""
-    if isinstance(node, dict) and isinstance(node.get("block"), str) and _is(node["block"], name):
-        yield path
-        return
-    for key, child in _children(node):
-        yield from blocks_named(child, name, (*path, key))
+    match = partial(_is_call_of, name)
+    return (place for place, value in walk(node, path, ends_at=match) if match(value))
 
 
-def _is(block: str, name: str) -> bool:
-    identity = registry.resolve(block)
+def _is_call_of(name: str, value: Any) -> bool:
+    if not (isinstance(value, dict) and isinstance(value.get("block"), str)):
+        return False
+    identity = registry.resolve(value["block"])
     if identity is None:
         return False
     return identity == registry.resolve(name) or registry.describe(identity).kind == name
-
-
-def _children(node: Any) -> list[tuple[Any, Any]]:
-    return list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
 
 
 def _at(node: Any, path: Path) -> Any:
@@ -267,10 +264,7 @@ def _near_block(tree: Table, steps: list[str]) -> str:
     wanted = next((step[1:-1] for step in steps if step.startswith("<")), None)
     if wanted is None:
         return ""
-    present: set[str] = set()
-    for _, node in _all_calls(tree):
-        info = registry.describe(node["block"])
-        present |= {info.name, info.kind}
+    present = {word for info in _blocks_of(tree) for word in (info.name, info.kind)}
     near = nearest(wanted, present - {wanted})
     return f"<{near}>" if near else ""
 
@@ -282,7 +276,7 @@ def _without_role(tree: Table, steps: list[str]) -> str:
         place, parts = "", list(select(tree, ["stages", "*", "layers"]))
     else:
         parts = list(select(tree, steps[:-2])) if place else [()]
-    kinds = {registry.describe(call["block"]).kind for part in parts for _, call in _all_calls(_at(tree, part))}
+    kinds = {info.kind for part in parts for info in _blocks_of(_at(tree, part))}
     roles = listed(sorted(kinds - {"wiring"}), 12)
     near = _near_block(tree, steps)
     where = f" at `{place}`" if place else ""
@@ -292,8 +286,7 @@ def _without_role(tree: Table, steps: list[str]) -> str:
     return told + (f"; nearest `{near}`" if near and role not in MIXERS else "")
 
 
-def _all_calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    if isinstance(node, dict) and isinstance(node.get("block"), str) and registry.resolve(node["block"]):
-        yield path, node
-    for key, child in _children(node):
-        yield from _all_calls(child, (*path, key))
+def _blocks_of(node: Any) -> Iterator[BlockInfo]:
+    """What the registry says of the block of every call at and below `node` that names one; an edit before may have put anything."""
+    names = (call["block"] for _, call in calls(node))
+    return (registry.describe(name) for name in names if isinstance(name, str) and registry.resolve(name))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blocks.registry.calls import is_wiring
+from blocks.registry.words import short_name
 
 Path = tuple[str | int, ...]
 
@@ -118,12 +119,22 @@ def origin_of(tree: Table, path: Path) -> Origin:
     return origin
 
 
-def walk(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value below `node` with its path, parents first."""
+def children(node: Any) -> list[tuple[Any, Any]]:
+    """(step, value) of everything that stands directly in a table or list; nothing for other values."""
+    return list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+
+
+def walk(node: Any, path: Path = (), ends_at: Callable[[Any], bool] | None = None) -> Iterator[tuple[Path, Any]]:
+    """Every value at and below `node`, which stands at `path`, with its path, parents first; nothing below a value that `ends_at` names."""
     yield path, node
-    children: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for step, child in children:
-        yield from walk(child, (*path, step))
+    if ends_at is None or not ends_at(node):
+        for step, child in children(node):
+            yield from walk(child, (*path, step), ends_at)
+
+
+def calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every call at and below `node`, a table with `block`; outermost first."""
+    return ((place, value) for place, value in walk(node, path) if isinstance(value, dict) and "block" in value)
 
 
 def graft(filled: Any, written: Any, origin: Origin) -> Any:
@@ -154,7 +165,7 @@ def graft(filled: Any, written: Any, origin: Origin) -> Any:
 
 def _short(call: Mapping[str, Any]) -> str:
     block = call.get("block")
-    return f"`{block.removeprefix('core/').removesuffix('@1')}`." if isinstance(block, str) else ""
+    return f"`{short_name(block)}`." if isinstance(block, str) else ""
 
 
 def _child(node: Any, step: Any) -> Any:

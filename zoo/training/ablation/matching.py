@@ -16,6 +16,7 @@ from zoo.specs.model import Spec
 from zoo.specs.patch import swap_edits
 from zoo.specs.read import SCHEMA, family_of
 from zoo.specs.resolve import resolve, respec
+from zoo.specs.tree import calls
 
 Budget = Literal["macs", "params"]
 TOLERANCE = 0.02
@@ -92,21 +93,12 @@ def scaled(spec: Spec, scale: float) -> Spec:
     return result
 
 
-def _widths(node: Any) -> Iterator[tuple[dict[str, Any], str]]:
+def _widths(tree: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """Every call of a channel mixer, and the parameter that is its width."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _widths(item)
-        return
-    if not isinstance(node, dict):
-        return
-    if "block" in node and registry.describe(node["block"]).kind == "channel_mixer":
-        for key in ("hidden_dim", "ratio"):
-            if isinstance(node.get(key), (int, float)):
-                yield node, key
-                break
-    for value in node.values():
-        yield from _widths(value)
+    for _, call in calls(tree):
+        if registry.describe(call["block"]).kind == "channel_mixer":
+            numbers = [key for key in ("hidden_dim", "ratio") if isinstance(call.get(key), (int, float))]
+            yield from ((call, key) for key in numbers[:1])
 
 
 def _near(cost: float, target: float) -> bool:
