@@ -162,10 +162,10 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
         return _fill_list(value, schema, path, issues, call)
     if kind == "object" and isinstance(value, dict):
         return fill_table(value, schema, path, issues, call)
-    if kind == "number" and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
-        value = float(value)
     if not fits(value, schema):
         issues.append(Issue(path, words(schema), shown(value), _near(value, schema), _hint(value, schema)))
+    elif kind == "number":
+        value = float(value)
     return value
 
 

@@ -15,10 +15,10 @@ from blocks import block
 from zoo import catalog
 from zoo.catalog import names, sources
 from zoo.catalog.listing import list_models
-from zoo.specs.expand import scaled
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes
 from zoo.specs.resolve import resolve
+from zoo.specs.width import scaled
 
 DIGESTS = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "digests.json").read_text())
 NET = """

@@ -13,9 +13,11 @@ from blocks.registry import BlockInfo
 from blocks.registry.errors import BlockError
 from blocks.registry.schema import CALL
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
-from zoo.specs.expand import STAGE, TOP
+from zoo.specs.expand import TOP
 from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
+from zoo.specs.stages import STAGE
+from zoo.specs.width import WIDTH_SCHEMA
 
 ID = "urn:blockzoo:schema:zoo.spec:1"
 VALUE = {"$ref": "#/$defs/value"}
@@ -175,11 +177,6 @@ def _spec() -> dict[str, Any]:
     parts: dict[str, Any] = {key: optional for key in STAGE if key != "layers"}
     parts["layers"] = _or_value({"type": "array"})
     stage = _or_value({"type": "object", "properties": parts, "additionalProperties": False})
-    factors = {
-        "scale": {"type": "number", "exclusiveMinimum": 0},
-        "round_to": {"type": "integer", "minimum": 1},
-        "stem": {"type": "boolean"},
-    }
     properties: dict[str, Any] = {
         "input": _or_value({"anyOf": [_loosen(schema) for schema in INPUT_SCHEMA.values()]}),
         "num_classes": _or_value(CLASSES_SCHEMA),
@@ -187,9 +184,7 @@ def _spec() -> dict[str, Any]:
         "head": _or_value({"$ref": CALL}),
         "dims": widths,
         "depths": widths,
-        "width": _or_value(
-            _loosen({"type": "object", "required": ["scale"], "additionalProperties": False, "properties": factors})
-        ),
+        "width": _or_value(_loosen(WIDTH_SCHEMA)),
         "define": {"type": "object"},
         "stages": _or_value(
             {"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]}

@@ -9,7 +9,8 @@ from typing import Any
 from blocks.registry.schema import shown
 from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
 from zoo.specs.check import add_unique, fill_tree
-from zoo.specs.expand import TooLarge, expand
+from zoo.specs.expand import expand
+from zoo.specs.limits import TooLarge
 from zoo.specs.model import Spec
 from zoo.specs.patch import EXTENDS, Edit, apply_literal, apply_selector, edits_of
 from zoo.specs.read import Family, bounds

@@ -1,0 +1,128 @@
+"""Indexed values, `per_stage`, `cycle` and `runs`: the one of a list that holds for a stage and a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks.registry.schema import TOLD, Told, shown
+from zoo.errors import Problem, listed
+from zoo.specs.limits import Room
+from zoo.specs.patch import INDEXED
+from zoo.specs.tree import Items, Origin, Table
+
+
+class Where:
+    """The stage, and within it the layer, that an indexed value is resolved for."""
+
+    def __init__(self, room: Room, stage: int, stage_count: int, layer: int | None = None, depth: int = 0):
+        self.room, self.stage, self.stage_count, self.layer, self.depth = room, stage, stage_count, layer, depth
+
+    def at(self, layer: int, depth: int) -> Where:
+        """A layer of the same stage, which has `depth` of them."""
+        return Where(self.room, self.stage, self.stage_count, layer, depth)
+
+
+def pick(value: Any, where: Where | None, origin: Origin, problems: list[Problem]) -> Any:
+    """A copy of `value` with its indexed values resolved for `where` (None: stem or head, where there is no index). Raises TooLarge."""
+    if where is not None:
+        where.room.take_value(origin)
+    if isinstance(value, Table):
+        if set(INDEXED) & set(value):
+            return _pick_indexed(value, where, origin, problems)
+        table = Table(value.origin)
+        for key, item in value.items():
+            table.put(key, pick(item, where, value.origins[key], problems), _moved(item, value.origins[key]))
+        return table
+    if isinstance(value, Items):
+        items = Items(value.origin)
+        for item, step in zip(value, value.origins, strict=True):
+            items.push(pick(item, where, step, problems), _moved(item, step))
+        return items
+    return value
+
+
+def _moved(value: Any, origin: Origin) -> Origin:
+    """Tables and lists remember where they were written; scalars are where they stand."""
+    return (
+        value.origin
+        if isinstance(value, (Table, Items)) and not (isinstance(value, Table) and set(INDEXED) & set(value))
+        else origin
+    )
+
+
+def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: list[Problem]) -> Any:
+    keys = [key for key in table if key in INDEXED]
+    if len(table) != 1:
+        problems.append(
+            Problem(
+                str(origin),
+                f"an indexed value with one key of {listed(INDEXED)}",
+                "the keys " + ", ".join(f"`{key}`" for key in table),
+            )
+        )
+        return TOLD
+    options, at = table[keys[0]], table.origins[keys[0]]
+    if where is None:
+        problems.append(Problem(str(origin), "one value: stem and head belong to no stage", f"`{keys[0]}`"))
+        return TOLD
+    if isinstance(options, Told):
+        return TOLD
+    if not isinstance(options, Items) or not options:
+        problems.append(
+            Problem(
+                str(at),
+                "a list with at least one value",
+                shown(options),
+            )
+        )
+        return TOLD
+    if keys[0] == "per_stage":
+        if len(options) != where.stage_count:
+            problems.append(
+                Problem(
+                    str(at), f"a list of {where.stage_count}, one value for each stage", f"a list of {len(options)}"
+                )
+            )
+            return TOLD
+        return pick(options[where.stage], where, options.origins[where.stage], problems)
+    if where.layer is None:
+        problems.append(
+            Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`")
+        )
+        return TOLD
+    if keys[0] == "cycle":
+        position = where.layer % len(options)
+        return pick(options[position], where, options.origins[position], problems)
+    return _pick_run(options, at, where, problems)
+
+
+def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) -> Any:
+    start, chosen, counts = 0, None, []
+    for i, (run, origin) in enumerate(zip(runs, runs.origins, strict=True)):
+        if isinstance(run, Told):
+            return TOLD
+        if not isinstance(run, Items) or len(run) != 2:
+            problems.append(Problem(str(origin), "a pair [value, count]", shown(run)))
+            return TOLD
+        count = pick(run[1], where, run.origins[1], problems)
+        if isinstance(count, Told):
+            return TOLD
+        if count == "rest" and i == len(runs) - 1:
+            count = max(0, where.depth - start)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            problems.append(Problem(str(run.origins[1]), 'int >= 0, or "rest" in the last run', shown(count)))
+            return TOLD
+        if where.layer is not None and start <= where.layer < start + count:
+            chosen = run
+        start += count
+        counts.append(count)
+    if start != where.depth or chosen is None:
+        problems.append(
+            Problem(
+                str(at),
+                f"runs that cover the {where.depth} layers of stage {where.stage}",
+                " + ".join(map(str, counts)) + (f" = {start}" if len(counts) > 1 else ""),
+            )
+        )
+        return TOLD
+    return pick(chosen[0], where, chosen.origins[0], problems)
