@@ -10,7 +10,7 @@ from typing import Any
 
 from blocks.registry import registration as registry
 from blocks.registry.errors import MOST_PROBLEMS, BlockError, listed, nearest
-from blocks.registry.schema import CALL, Issue, Path, Told, fill, shown
+from blocks.registry.schema import CALL, INVALID, Issue, Path, fill, shown
 from blocks.registry.slots import NONE
 from blocks.registry.words import PART, is_name
 
@@ -20,8 +20,6 @@ GENERIC = ("block", "name", "out_dim")
 
 def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A call, a chain or "none", filled. `schema["kinds"]` narrows which kinds of block may stand here."""
-    if isinstance(value, Told):
-        return value
     if value == NONE or value is None:
         if path:
             issues.append(Issue(path, "a block", f'"{NONE}"'))
@@ -36,7 +34,7 @@ def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue
 
 def fill_chain(value: list[Any], path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A list of calls. "none" keeps its position; a list of one is that one."""
-    if all(part == NONE and not isinstance(part, Told) for part in value):
+    if all(part == NONE for part in value):
         found = f"{shown(value)}, none of them a block" if value else shown(value)
         issues.append(Issue(path, "a block, or a list with at least one", found))
         return value
@@ -86,7 +84,7 @@ def _fill_block(
     call: dict[str, Any], parts_key: str, path: Path, kinds: list[str] | None, issues: list[Issue]
 ) -> dict[str, Any]:
     name = call["block"]
-    if isinstance(name, Told):
+    if name is INVALID:
         return call
     identity = registry.resolve(name) if isinstance(name, str) else None
     if identity is None:
@@ -128,7 +126,7 @@ def _fill_block(
 def _fill_generic(
     call: dict[str, Any], info: registry.BlockInfo, path: Path, filled: dict[str, Any], issues: list[Issue]
 ) -> None:
-    if "name" in call and not isinstance(call["name"], Told):
+    if call.get("name", INVALID) is not INVALID:
         name = call["name"]
         if is_name(name, PART):
             filled["name"] = name

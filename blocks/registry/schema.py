@@ -21,11 +21,17 @@ from blocks.registry.slots import NONE, Slot
 Path = tuple[str | int, ...]
 
 
-class Told(str):
-    """Stands where a value was whose fault has been told, so that it is not told again; reads as "none"."""
+class _Invalid:
+    """Stands where a value was whose fault is reported, so that it is not reported again. There is one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Invalid:
+        return self
+
+    def __repr__(self) -> str:
+        return "INVALID"
 
 
-TOLD = Told(NONE)
+INVALID = _Invalid()
 CALL = "#/$defs/call"
 
 SUPPLIED = ("dim", "out_dim", "input_size", "depth_index", "num_classes", "drop_path", "stage_dims")
@@ -151,7 +157,7 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
 
     `call(value, path, schema, issues)` checks and fills the blocks that stand in slots. After `MOST_PROBLEMS` nothing is looked at.
     """
-    if isinstance(value, Told) or len(issues) >= MOST_PROBLEMS:
+    if value is INVALID or len(issues) >= MOST_PROBLEMS:
         return value
     if "anyOf" in schema:
         return _fill_any(value, schema["anyOf"], path, issues, call)
@@ -171,7 +177,12 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
 
 def _fill_any(value: Any, options: list[dict[str, Any]], path: Path, issues: list[Issue], call: CallFiller) -> Any:
     """The first option that takes the value; else the complaint of the option nearest in shape."""
-    if {"const": NONE} in options and isinstance(value, list) and value and all(part == NONE for part in value):
+    if (
+        {"const": NONE} in options
+        and isinstance(value, list)
+        and value
+        and all(part in (NONE, INVALID) for part in value)
+    ):
         return value[0] if len(value) == 1 else value
     complaints: list[list[Issue]] = []
     for option in sorted(options, key=lambda option: "const" not in option):

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from blocks import registry
 from blocks.registry.calls import fill_call
-from blocks.registry.schema import Issue, Told, fill, fragment, shown
+from blocks.registry.schema import INVALID, Issue, fill, fragment, shown
 from blocks.registry.words import PART, is_name
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
@@ -74,7 +74,7 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
     filled["init"] = fill(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, fill_call)
     for key in ("drop_rate", "drop_path_rate"):
         filled[key] = fill(tree.get(key, 0.0), RATE_SCHEMA, (key,), issues, fill_call)
-    if not issues and not any(isinstance(value, Told) for _, value in walk(filled)):
+    if not issues and not any(value is INVALID for _, value in walk(filled)):
         issues += list(_semantic_issues(filled))
     add_unique(problems, [Problem(str(origin_of(tree, issue.path)), *issue[1:]) for issue in issues])
     grafted: Table = graft(filled, tree, tree.origin)
@@ -97,7 +97,7 @@ def _fill_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:
 
 def _fill_input(value: Any, issues: list[Issue]) -> Any:
     kind = value.get("kind", "image") if isinstance(value, dict) else "image"
-    if isinstance(kind, Told):
+    if kind is INVALID:
         return value
     if kind not in tuple(INPUT_SCHEMA):
         options = [f'"{key}"' for key in INPUT_SCHEMA]

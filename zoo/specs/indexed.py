@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.registry.schema import TOLD, Told, shown
+from blocks.registry.schema import INVALID
 from zoo.errors import Problem, listed
 from zoo.specs.limits import Room
 from zoo.specs.patch import INDEXED
-from zoo.specs.tree import Items, Origin, Table
+from zoo.specs.tree import Items, Origin, Table, report
 
 
 class Where:
@@ -60,22 +60,14 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
                 "the keys " + ", ".join(f"`{key}`" for key in table),
             )
         )
-        return TOLD
+        return INVALID
     options, at = table[keys[0]], table.origins[keys[0]]
     if where is None:
         problems.append(Problem(str(origin), "one value: stem and head belong to no stage", f"`{keys[0]}`"))
-        return TOLD
-    if isinstance(options, Told):
-        return TOLD
+        return INVALID
     if not isinstance(options, Items) or not options:
-        problems.append(
-            Problem(
-                str(at),
-                "a list with at least one value",
-                shown(options),
-            )
-        )
-        return TOLD
+        report(problems, at, "a list with at least one value", options)
+        return INVALID
     if keys[0] == "per_stage":
         if len(options) != where.stage_count:
             problems.append(
@@ -83,13 +75,13 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
                     str(at), f"a list of {where.stage_count}, one value for each stage", f"a list of {len(options)}"
                 )
             )
-            return TOLD
+            return INVALID
         return pick(options[where.stage], where, options.origins[where.stage], problems)
     if where.layer is None:
         problems.append(
             Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`")
         )
-        return TOLD
+        return INVALID
     if keys[0] == "cycle":
         position = where.layer % len(options)
         return pick(options[position], where, options.origins[position], problems)
@@ -97,26 +89,22 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
 
 
 def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) -> Any:
-    start, chosen, counts = 0, None, []
+    start, match, counts = 0, None, []
     for i, (run, origin) in enumerate(zip(runs, runs.origins, strict=True)):
-        if isinstance(run, Told):
-            return TOLD
         if not isinstance(run, Items) or len(run) != 2:
-            problems.append(Problem(str(origin), "a pair [value, count]", shown(run)))
-            return TOLD
+            report(problems, origin, "a pair [value, count]", run)
+            return INVALID
         count = pick(run[1], where, run.origins[1], problems)
-        if isinstance(count, Told):
-            return TOLD
         if count == "rest" and i == len(runs) - 1:
             count = max(0, where.depth - start)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            problems.append(Problem(str(run.origins[1]), 'int >= 0, or "rest" in the last run', shown(count)))
-            return TOLD
+            report(problems, run.origins[1], 'int >= 0, or "rest" in the last run', count)
+            return INVALID
         if where.layer is not None and start <= where.layer < start + count:
-            chosen = run
+            match = run
         start += count
         counts.append(count)
-    if start != where.depth or chosen is None:
+    if start != where.depth or match is None:
         problems.append(
             Problem(
                 str(at),
@@ -124,5 +112,5 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
                 " + ".join(map(str, counts)) + (f" = {start}" if len(counts) > 1 else ""),
             )
         )
-        return TOLD
-    return pick(chosen[0], where, chosen.origins[0], problems)
+        return INVALID
+    return pick(match[0], where, match.origins[0], problems)

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from blocks.registry.errors import MOST_PROBLEMS
-from blocks.registry.schema import TOLD, shown
+from blocks.registry.schema import INVALID, shown
 from zoo.errors import Problem, nearest
 from zoo.specs.limits import MAX_VALUES, TooLarge
 from zoo.specs.patch import INDEXED, merged, replaces
@@ -28,7 +28,7 @@ class Inliner:
         if self.made > MAX_VALUES:
             raise TooLarge(Problem(str(origin), f"parts that expand to at most {MAX_VALUES:,} values", "more"))
         if len(self.problems) >= MOST_PROBLEMS:
-            return TOLD
+            return INVALID
         if isinstance(value, str) and value.startswith("@"):
             return self._part(value, origin, stack)
         if isinstance(value, Table) and "use" in value:
@@ -55,7 +55,7 @@ class Inliner:
                     "a circular `@`: " + " -> ".join(f"@{step}" for step in (*stack, name)),
                 )
             )
-            return TOLD
+            return INVALID
         if name not in self.define:
             found = f"`{reference}`"
             self.problems.append(
@@ -66,7 +66,7 @@ class Inliner:
                     nearest(name, self.define) and "@" + nearest(name, self.define),
                 )
             )
-            return TOLD
+            return INVALID
         self.used.add(name)
         return self.inline(copy.deepcopy(self.define[name]), self.define.origins[name], (*stack, name))
 
@@ -74,18 +74,18 @@ class Inliner:
         reference = table["use"]
         if not (isinstance(reference, str) and reference.startswith("@")):
             self.problems.append(Problem(str(table.origins["use"]), 'a part, as in use = "@name"', shown(reference)))
-            return TOLD
+            return INVALID
         part = self._part(reference, table.origins["use"], stack)
         indexed = isinstance(part, Table) and bool(set(INDEXED) & set(part))
-        if len(table) > 1 and (indexed or not isinstance(part, (str, Table))):
+        if part is not INVALID and len(table) > 1 and (indexed or not isinstance(part, (str, Table))):
             expected = f"a part that is one block, to be used with changes: `{reference}`"
             self.problems.append(Problem(str(origin), expected, "an indexed value" if indexed else shown(part)))
-            return TOLD
+            return INVALID
         changes = Table(origin)
         for key, item in table.items():
             if key != "use":
                 changes.put(key, self.inline(item, table.origins[key], stack), table.origins[key])
-        return _changed(part, changes, origin) if changes else part
+        return _changed(part, changes, origin) if changes and part is not INVALID else part
 
     def unused(self) -> list[Problem]:
         return [

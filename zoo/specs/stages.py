@@ -6,12 +6,12 @@ from typing import Any
 
 from blocks.registry.calls import fill_call
 from blocks.registry.errors import MOST_PROBLEMS
-from blocks.registry.schema import TOLD, Issue, Told, fill, shown
+from blocks.registry.schema import INVALID, Issue, fill
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.check import WIDTHS_SCHEMA
 from zoo.specs.indexed import Where, pick
 from zoo.specs.limits import MAX_LAYERS, TooLarge
-from zoo.specs.tree import Items, Origin, Table, origin_of, position
+from zoo.specs.tree import Items, Origin, Table, origin_of, position, report
 
 STAGE = ("downsample", "view", "layer", "layers", "post")
 
@@ -23,49 +23,47 @@ def numbers_of_stages(source: Table, key: str, problems: list[Problem]) -> list[
     issues: list[Issue] = []
     values = fill(source[key], WIDTHS_SCHEMA, (key,), issues, fill_call)
     problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
-    return [] if issues or isinstance(values, Told) or TOLD in values else list(values)
+    return [] if issues or values is INVALID or INVALID in values else list(values)
 
 
 def stage_tables_of(source: Table, count: int, problems: list[Problem]) -> list[Table]:
     """What `stages.N` states, for each stage; `stages` may be a list or a table with numbers as keys."""
-    empty = [Table(source.origin.below(f"stages.{i}")) for i in range(count)]
+    tables = [Table(source.origin.below(f"stages.{i}")) for i in range(count)]
     stages = source.get("stages")
-    if stages is None or isinstance(stages, Told):
-        return empty
+    if stages is None:
+        return tables
     if isinstance(stages, Items):
-        named: list[tuple[str, Any, Origin]] = [
+        entries: list[tuple[str, Any, Origin]] = [
             (str(i), stage, origin) for i, (stage, origin) in enumerate(zip(stages, stages.origins, strict=True))
         ]
     elif isinstance(stages, Table):
-        named = [(key, stage, stages.origins[key]) for key, stage in stages.items()]
+        entries = [(key, stage, stages.origins[key]) for key, stage in stages.items()]
     else:
-        problems.append(Problem(str(source.origins["stages"]), "a table or list of stages", shown(stages)))
-        return empty
-    for key, stage, origin in named:
+        report(problems, source.origins["stages"], "a table or list of stages", stages)
+        return tables
+    for key, stage, origin in entries:
         i = position(key, count)
         if len(problems) >= MOST_PROBLEMS:
             break
         if i is None:
             problems.append(Problem(str(origin), f"a stage from 0 to {count - 1}: `dims` has {count}", f"`{key}`"))
-        elif isinstance(stage, Told):
-            continue
         elif not isinstance(stage, Table):
-            problems.append(Problem(str(origin), "a table", shown(stage)))
+            report(problems, origin, "a table", stage)
         else:
             for step in stage:
                 if step not in STAGE and len(problems) < MOST_PROBLEMS:
                     problems.append(
                         Problem(str(stage.origins[step]), f"one of {listed(STAGE)}", f"`{step}`", nearest(step, STAGE))
                     )
-            empty[i] = stage
-    return empty
+            tables[i] = stage
+    return tables
 
 
 def depths_of(source: Table, stages: list[Table], count: int, problems: list[Problem]) -> list[int | None]:
     """Depth of each stage; None where a list of layers says it."""
-    listed_layers = [_layer_list(source, stage) is not None for stage in stages]
+    has_list = [_layer_list(source, stage) is not None for stage in stages]
     if "depths" not in source:
-        if count and not all(listed_layers):
+        if count and not all(has_list):
             problems.append(
                 Problem(
                     str(source.origin.below("depths")),
@@ -74,7 +72,7 @@ def depths_of(source: Table, stages: list[Table], count: int, problems: list[Pro
                     next="or give each stage `layers`",
                 )
             )
-        return [None if has else 0 for has in listed_layers]
+        return [None if has else 0 for has in has_list]
     depths = numbers_of_stages(source, "depths", problems)
     if depths and len(depths) != count and count:
         problems.append(
@@ -83,7 +81,7 @@ def depths_of(source: Table, stages: list[Table], count: int, problems: list[Pro
     if sum(depths) > MAX_LAYERS:
         raise TooLarge(Problem(str(source.origins["depths"]), f"at most {MAX_LAYERS:,} layers", f"{sum(depths):,}"))
     depths = (depths + [0] * count)[:count]
-    return [None if has else depth for has, depth in zip(listed_layers, depths, strict=True)]
+    return [None if has else depth for has, depth in zip(has_list, depths, strict=True)]
 
 
 def _layer_list(source: Table, stage: Table) -> Any:
@@ -93,6 +91,7 @@ def _layer_list(source: Table, stage: Table) -> Any:
 def stage_of(
     source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
 ) -> Table:
+    """One stage of the explicit tree: what it states (`own`), else what stands above all stages."""
     stage = Table(origin)
     for key in ("downsample", "view", "post"):
         first = key == "downsample" and where.stage == 0
@@ -118,38 +117,34 @@ def _layers(
                 problems.append(Problem(str(origin), "`layer` or `layers`", "nothing", next="every stage has one"))
             return []
         template, written = holder["layer"], holder.origins["layer"]
-        picked = [pick(template, where.at(j, depth), written, problems) for j in range(depth)]
-        return [_as_branches(layer, written) for layer in picked]
+        layers = [pick(template, where.at(j, depth), written, problems) for j in range(depth)]
+        return [_as_branches(layer, written) for layer in layers]
     holder = own if "layers" in own else source
     rows, at = holder["layers"], holder.origins["layers"]
     rows = pick(rows, where, at, problems) if isinstance(rows, Table) else rows
-    if isinstance(rows, Told):
-        return []
     if not isinstance(rows, Items):
-        problems.append(Problem(str(at), "a list of layers", shown(rows)))
+        report(problems, at, "a list of layers", rows)
         return []
-    counts = [_repeat(row, row_at, problems) for row, row_at in zip(rows, rows.origins, strict=True)]
+    counts = [_repeat(row, problems) for row, row_at in zip(rows, rows.origins, strict=True)]
     where.room.take_layers(sum(counts), at)  # before any is built
-    repeated = [
+    templates = [
         (row, row_at) for row, row_at, count in zip(rows, rows.origins, counts, strict=True) for _ in range(count)
     ]
     out = []
-    for j, (row, row_at) in enumerate(repeated):
-        picked_row = pick(row, where.at(j, len(repeated)), row_at, problems)
-        if isinstance(picked_row, Table) and "repeat" in picked_row:
-            del picked_row["repeat"], picked_row.origins["repeat"]
-        out.append(_as_branches(picked_row, row_at))
+    for j, (row, row_at) in enumerate(templates):
+        layer = pick(row, where.at(j, len(templates)), row_at, problems)
+        if isinstance(layer, Table) and "repeat" in layer:
+            del layer["repeat"], layer.origins["repeat"]
+        out.append(_as_branches(layer, row_at))
     return out
 
 
-def _repeat(row: Any, origin: Origin, problems: list[Problem]) -> int:
+def _repeat(row: Any, problems: list[Problem]) -> int:
     if not isinstance(row, Table) or "repeat" not in row:
         return 1
     count = row["repeat"]
-    if isinstance(count, Told):
-        return 1
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_LAYERS:
-        problems.append(Problem(str(row.origins["repeat"]), f"int from 1 to {MAX_LAYERS:,}", shown(count)))
+        report(problems, row.origins["repeat"], f"int from 1 to {MAX_LAYERS:,}", count)
         return 1
     return count
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blocks.registry.calls import is_wiring
+from blocks.registry.schema import INVALID, shown
 from blocks.registry.words import short_name
+from zoo.errors import Problem
 
 Path = tuple[str | int, ...]
 
@@ -117,6 +119,12 @@ def origin_of(tree: Table, path: Path) -> Origin:
         elif not (step == "block" and isinstance(node, str)):  # a name that stands for {block = name}
             origin, node = origin.below(step), None
     return origin
+
+
+def report(problems: list[Problem], origin: Origin, expected: str, value: Any) -> None:
+    """Adds the problem of a value that is not what is expected there; none for INVALID, whose problem is among them."""
+    if value is not INVALID:
+        problems.append(Problem(str(origin), expected, shown(value)))
 
 
 def children(node: Any) -> list[tuple[Any, Any]]:

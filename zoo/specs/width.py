@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from blocks.registry.calls import fill_call
-from blocks.registry.schema import Issue, Told, fill, fragment, shown
+from blocks.registry.schema import INVALID, Issue, fill, fragment, shown
 from zoo.errors import Problem
 from zoo.specs.tree import Items, Table, origin_of, walk
 
@@ -43,7 +43,7 @@ def apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
 def _law(source: Table, problems: list[Problem]) -> Width | None:
     """The law, None when it is wrong."""
     table, fields = source["width"], Width.__struct_fields__
-    if isinstance(table, Told):
+    if table is INVALID:
         return None
     if not isinstance(table, Table) or "scale" not in table or any(key not in fields for key in table):
         keys = ", ".join(f"`{key}`" for key in table) if isinstance(table, Table) else ""
@@ -53,7 +53,7 @@ def _law(source: Table, problems: list[Problem]) -> Width | None:
     issues: list[Issue] = []
     values = fill(table, WIDTH_SCHEMA, ("width",), issues, fill_call)
     problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
-    return None if issues or any(isinstance(value, Told) for value in values.values()) else Width(**values)
+    return None if issues or INVALID in values.values() else Width(**values)
 
 
 def scaled(width: int, scale: float, step: int) -> int:
