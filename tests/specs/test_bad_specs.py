@@ -243,8 +243,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
     ("text", "found"),
     [
         ('{"schema": 1, "schema": 2}', "    expected JSON; found an error: key `schema` twice in one table"),
-        ('{"a": NaN}', "    expected JSON; found an error: NaN is no number of a spec"),
-        ('{"a": -Infinity}', "    expected JSON; found an error: -Infinity is no number of a spec"),
+        ('{"a": NaN}', "    expected JSON; found an error: NaN is no JSON"),
+        ('{"a": -Infinity}', "    expected JSON; found an error: -Infinity is no JSON"),
         ('{"a": ' + "9" * 5000 + "}", "    expected JSON; found an error: a number of too many digits"),
         ("{", "    expected JSON; found an error: expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("[]", "    expected a table with `schema`, `family`, `spec` and `variants`; found list"),

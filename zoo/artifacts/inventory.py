@@ -7,7 +7,6 @@ what is left over (`leftover`: quarantined files, drafts of processes that died,
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from zoo.artifacts import store
 from zoo.artifacts.record import RECORD, WEIGHTS
 from zoo.catalog.collection import collections
 from zoo.errors import ProblemsError
-from zoo.weights.manifest import parse_manifest, read_manifest
+from zoo.system.strict_json import parse_json
+from zoo.weights.manifest import manifest_from, read_manifest
 from zoo.weights.verify import sha256_of
 
 MINUTES = 60.0
@@ -97,7 +97,7 @@ def _promised(entry: locks.Locked | None, commit: str) -> dict[str, str]:
 def _own_promise(record: Path) -> dict[str, str]:
     """What a repository says of its weights; nobody but a lock can say it of the record itself, so that counts as it is."""
     try:
-        manifest = parse_manifest(json.dumps(json.loads(record.read_bytes())["manifest"]), str(record))
+        manifest = manifest_from(parse_json(record.read_bytes())["manifest"], str(record))
         return {RECORD: sha256_of(record, use_stamps=False), WEIGHTS: manifest.sha256}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # a WeightsError is a ValueError

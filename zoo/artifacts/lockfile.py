@@ -21,6 +21,7 @@ from blocks.registry.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_n
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.system.folders import data_path, write_whole
+from zoo.system.strict_json import parse_json
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
 
@@ -88,7 +89,7 @@ def read_pin(path: Path) -> Locked | None:
     """None for a file that is no pin of ours."""
     try:
         with path.open("rb") as file:
-            entry = msgspec.json.decode(file.read(MAX_LOCK_BYTES), type=Locked)
+            entry = msgspec.convert(parse_json(file.read(MAX_LOCK_BYTES)), Locked)
     except (OSError, ValueError, RecursionError):
         return None
     return None if any(_problems(entry)) else entry
@@ -116,7 +117,7 @@ def read_lock(path: str | Path) -> dict[str, Locked]:
             data = file.read(MAX_LOCK_BYTES + 1)
         if len(data) > MAX_LOCK_BYTES:
             raise msgspec.ValidationError(f"more than {MAX_LOCK_BYTES:,} bytes")
-        models = msgspec.json.decode(data, type=Lock).models
+        models = msgspec.convert(parse_json(data), Lock).models
     except OSError as error:
         raise InputError(str(path), Problem("", "a lock that can be read", error.strerror or str(error))) from None
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,6 @@ hold its own. Reading is strict and bounded, and imports no torch.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +17,7 @@ from zoo.errors import Problem, SpecError, WeightsError, listed, nearest
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES, family_of, read_json
 from zoo.specs.resolve import resolve
-from zoo.weights.manifest import Manifest, parse_manifest
+from zoo.weights.manifest import Manifest, manifest_from
 
 SCHEMA = "zoo.json/1"
 RECORD, WEIGHTS = "zoo.json", "model.safetensors"
@@ -77,7 +76,7 @@ def _content(data: bytes, subject: str, inside: bool) -> tuple[dict[str, Any], M
     ]
     if unknown:
         raise WeightsError(subject, unknown)
-    manifest = parse_manifest(json.dumps(content.get("manifest")), f"{subject}: {RECORD}: manifest")
+    manifest = manifest_from(content.get("manifest"), f"{subject}: {RECORD}: manifest")
     hashed = manifest.state == "saved" if inside else bool(manifest.sha256)
     if manifest.source != f"file:{WEIGHTS}" or not hashed:
         expected = f"`file:{WEIGHTS}`" + (", and the state `saved`" if inside else " with its sha256")

@@ -30,7 +30,7 @@ from zoo.specs.read import read_bytes, read_file
 from zoo.specs.resolve import resolve
 from zoo.weights.header import read_header
 from zoo.weights.load import expected_header, load_state, read_tensors
-from zoo.weights.manifest import parse_manifest, read_manifest, write_manifest
+from zoo.weights.manifest import manifest_from, read_manifest, write_manifest
 from zoo.weights.metadata import write_metadata
 from zoo.weights.verify import sha256_of
 
@@ -160,7 +160,7 @@ def _repository(names: Names, folder: pathlib.Path) -> Renamed:
     if names.old not in before.blocks():
         raise InputError("rename", Problem(str(path), f"a model with `{names.old}`", "none"))
     names.check(before, after)
-    manifest = parse_manifest(json.dumps(record["manifest"]), str(path))
+    manifest = manifest_from(record["manifest"], str(path))
     weights = folder / manifest.source.partition(":")[2]
     prove(before, after, weights)
     record = _renamed(record, after, _rename_inside(names, weights))

@@ -9,7 +9,6 @@ A line there says where bytes are; nobody of us has seen them, so none has a has
 from __future__ import annotations
 
 import functools
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from zoo.catalog.collection import Collection
 from zoo.catalog.external import is_external
 from zoo.catalog.external import manifest as external_manifest
 from zoo.errors import Problem, ProblemsError, WeightsError
-from zoo.weights.manifest import Manifest, parse_manifest, read_manifest
+from zoo.weights.manifest import Manifest, manifest_from, read_manifest
 
 ORDER = ("embedded", "pinned", "listed")
 
@@ -114,4 +113,4 @@ def _manifest(model: str, tag: str, values: dict[str, Any], path: Path) -> Manif
         values["metrics"] = {f"imagenet-1k/top1@{size}": {"value": round(top1 / 100, 6), "source": printed}}
     digest = entry.digest
     identity = {"model": model, "tag": tag, "digest": digest, "state": "pinned" if "sha256" in values else "listed"}
-    return parse_manifest(json.dumps(identity | values), f"{path.name}: {tag}.models.{model}")
+    return manifest_from(identity | values, f"{path.name}: {tag}.models.{model}")

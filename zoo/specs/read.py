@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -21,18 +19,13 @@ from zoo.specs import key_sets
 from zoo.specs.chains import MOST_STEPS, chain_of, fault_of
 from zoo.specs.patch import EXTENDS
 from zoo.specs.tree import Origin, Table, rooted
+from zoo.system.nesting import MAX_NESTING, TooDeep, check_nesting
+from zoo.system.strict_json import parse_json
 
 SCHEMA = "zoo.spec/1"
 MAX_BYTES = 1_000_000
-MAX_NESTING = 48
 MAX_VALUES = 200_000
 SURROGATE = re.compile("[\ud800-\udfff]")
-TOKEN = re.compile(
-    r'''"""(?:[^"\\]|\\.|"(?!""))*+(?:""")?|'{3}(?:[^']|'(?!''))*+(?:'{3})?|"(?:[^"\\\n]|\\[^\n])*+"?|'[^'\n]*+'?|\#[^\n]*+|[\[{\]}.=,\n]''',
-    re.DOTALL,
-)
-"""Strings and comments, whole, so that nothing in them counts; brackets, and what steps and ends a key. Possessive: a string without
-an end is read once."""
 LEVEL = re.compile(r"stem(\.[0-9]{1,3})?|stages\.[0-9]{1,3}")
 TEXTS = ("title", "paper", "licence", "code", "about")
 
@@ -98,16 +91,14 @@ def read_json(data: bytes, source: str) -> Any:
 
 def read_setting(text: str, where: str) -> Any:
     """The TOML value that a text is, or else the text itself: a bare word. Raises SpecError for a value beyond the bounds of a spec."""
-    _refuse_bombs(text, where)
     try:
-        found = _parsed_toml(f"value = {text}", where)
+        table = _parsed_toml(f"value = {text}", where)
     except tomllib.TOMLDecodeError:
         return text
-    return found["value"] if len(found) == 1 else text  # a line end in it would bring more keys
+    return table["value"] if len(table) == 1 else text  # a line end in it would bring more keys
 
 
 def _toml(text: str, source: str) -> Any:
-    _refuse_bombs(text, source)
     try:
         return _parsed_toml(text, source)
     except tomllib.TOMLDecodeError as error:
@@ -117,9 +108,12 @@ def _toml(text: str, source: str) -> Any:
 def _parsed_toml(text: str, source: str) -> dict[str, Any]:
     """Raises TOMLDecodeError for what is no TOML, SpecError for what is too much of it."""
     try:
+        check_nesting(text)
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         raise
+    except TooDeep as error:
+        raise SpecError(source, Problem("", error.expected, error.found)) from None
     except RecursionError:
         raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
     except ValueError:  # what tomllib lets through of int()
@@ -134,44 +128,12 @@ def _syntax(message: str) -> str:
 
 
 def _json(text: str, source: str) -> Any:
-    _refuse_bombs(text, source)
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            twice = sorted(key for key in counts if counts[key] > 1)
-            raise ValueError(f"key {listed(twice)} twice in one table")
-        return table
-
-    def integer(digits: str) -> int:
-        if len(digits) > 20:
-            raise ValueError("a number of too many digits")
-        return int(digits)
-
-    def no_constant(word: str) -> Any:
-        raise ValueError(f"{word} is no number of a spec")
-
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=no_constant, parse_int=integer)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except TooDeep as error:
+        raise SpecError(source, Problem("", error.expected, error.found)) from None
+    except ValueError as error:
         raise SpecError(source, Problem("", "JSON", f"an error: {_syntax(str(error))}")) from None
-
-
-def _refuse_bombs(text: str, source: str) -> None:
-    """Counts brackets, and the steps of dotted keys, before a parser recurses into them. One pass over the text."""
-    depth = deepest = steps = 0
-    for token in TOKEN.findall(text):
-        if token == ".":
-            steps += 1
-            if steps >= MAX_NESTING:  # tomllib takes a minute for a key of a hundred thousand steps
-                raise SpecError(source, Problem("", f"keys of at most {MAX_NESTING} steps", "a longer one"))
-        elif len(token) == 1:
-            steps = 0
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
-            deepest = max(deepest, depth)
-    if deepest > MAX_NESTING:
-        raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", f"{deepest}"))
 
 
 def family_of(values: Any, source: str) -> Family:

@@ -14,6 +14,7 @@ import msgspec
 
 from zoo.errors import Problem, WeightsError, nearest
 from zoo.system.folders import replacing
+from zoo.system.strict_json import parse_json
 from zoo.weights.manifest_rules import problems_of
 from zoo.weights.stats import wilson_interval
 
@@ -128,20 +129,35 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def parse_manifest(text: str | bytes, subject: str) -> Manifest:
-    """`text` is JSON; `subject` names it in the error."""
+    """`text` is JSON; `subject` names it in the error. Raises WeightsError."""
     duplicates: list[str] = []
     try:
-        data = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, duplicates), parse_constant=_no_constant)
-        json.dumps(data, ensure_ascii=False).encode()  # JSON can spell half of a surrogate pair, which is no text
+        data = parse_json(text, duplicates.extend)
+    except ValueError as error:
+        raise _not_json(subject, error) from None
+    return _checked(data, subject, [Problem(name, "each key once", "the key twice") for name in duplicates])
+
+
+def manifest_from(data: Any, subject: str) -> Manifest:
+    """As `parse_manifest`, from plain data that is read already. Raises WeightsError; TypeError for values that JSON does not have."""
+    return _checked(data, subject, [])
+
+
+def _checked(data: Any, subject: str, problems: list[Problem]) -> Manifest:
+    try:  # JSON can spell half of a surrogate pair, which is no text; TOML has NaN
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise WeightsError(subject, Problem("", "JSON", f"text that is not JSON ({error})")) from None
-    problems = [Problem(name, "each key once", "the key twice") for name in duplicates]
+        raise _not_json(subject, error) from None
     values = _convert_struct(data, Manifest, "", problems)
     if not problems:
         problems += problems_of(values)
     if problems:
         raise WeightsError(subject, problems)
     return Manifest(**values)
+
+
+def _not_json(subject: str, error: Exception) -> WeightsError:
+    return WeightsError(subject, Problem("", "JSON", f"text that is not JSON ({error})"))
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
@@ -161,22 +177,6 @@ def manifest_json(manifest: Manifest) -> str:
     """The text of the file: fields in their declared order, defaults left out, the schema first."""
     data = {"schema": manifest.schema} | msgspec.to_builtins(manifest)
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-class _NotJson(ValueError):
-    """NaN and Infinity, which Python reads and JSON does not have."""
-
-
-def _no_constant(word: str) -> None:
-    raise _NotJson(f"{word} is no JSON")
-
-
-def _object(pairs: list[tuple[str, Any]], duplicates: list[str]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        duplicates += [name for name in members if names.count(name) > 1]
-    return members
 
 
 class _Field(NamedTuple):
