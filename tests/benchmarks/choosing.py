@@ -13,7 +13,7 @@ from zoo.measure.predict import predictions, read
 from zoo.measure.published import METRIC
 from zoo.measure.store import Store, newest
 from zoo.measure.this_device import this_device
-from zoo.selection.find import figure_of
+from zoo.selection.figures import figure_of
 from zoo.selection.pick import REACH
 
 BUDGETS = 200

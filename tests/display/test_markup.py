@@ -19,7 +19,8 @@ from zoo.exporting.expressions import literal
 from zoo.exporting.sources import docstring_text
 from zoo.publish import cards
 from zoo.publish.picked import RUN
-from zoo.selection.find import Candidate, Figure
+from zoo.selection.figures import Figure
+from zoo.selection.find import Candidate
 from zoo.selection.plot import page
 
 HOSTILE = [

@@ -26,7 +26,8 @@ from zoo.measure.published import published
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
 from zoo.publish.picked import write
-from zoo.selection.find import Candidate, Figure, find, pareto_front
+from zoo.selection.figures import Figure
+from zoo.selection.find import Candidate, find, pareto_front
 from zoo.selection.pick import Measure, Picked, pick
 from zoo.selection.plot import draw, layout
 
@@ -162,7 +163,7 @@ def test_an_accuracy_at_another_size_than_that_of_the_latency_ranks_nothing() ->
 def test_fewer_bits_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = {"gla_nano": 2.1, "llama_nano": 1.9, "mamba_nano": 2.4}
     monkeypatch.setattr(
-        "zoo.selection.find.figures",
+        "zoo.selection.figures.figures",
         lambda name: [Figure("pydoc/bits_per_byte@256", bits[name], "")] if name in bits else [],
     )
     asked = {"task": "language-modeling", "metric": "pydoc/bits_per_byte"}

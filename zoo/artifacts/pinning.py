@@ -36,6 +36,7 @@ from zoo.specs.model import Spec
 from zoo.system import children
 from zoo.weights.errors import BytesError, TensorsError, refuse_file
 from zoo.weights.header import check_header, read_header
+from zoo.weights.licences import FORBIDDING
 from zoo.weights.manifest import Manifest
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.shards import files_of, is_index
@@ -47,7 +48,6 @@ MINUTES = 30.0
 BYTES_OF_A_PARAMETER = 4 * 8
 ROOM_BYTES = 2**26
 """A checkpoint of which nobody said how large it is may hold four numbers of double precision for each parameter, and other things."""
-FORBIDDING = ("noncommercial", "research")
 
 
 class Outcome(NamedTuple):

@@ -24,8 +24,10 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
-from zoo.selection.find import Candidate, Figure, figure_of, licence_class
+from zoo.selection.figures import Figure, figure_of
+from zoo.selection.find import Candidate
 from zoo.specs.tree import plain
+from zoo.weights.licences import licence_class
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
 HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.model import Spec
 from zoo.specs.read import MAX_BYTES
 from zoo.system.folders import write_whole
+from zoo.weights.licences import LicenceClass
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, manifest_json
 from zoo.weights.manifest_rules import MAX_LABEL
@@ -34,7 +35,6 @@ from zoo.weights.verify import sha256_of
 from zoo.weights.wrappers import plain_name, unwrapped
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_]*(/[A-Za-z0-9][\w.-]*)?")
-LicenceClass = Literal["permissive", "noncommercial", "research", "unknown"]
 
 
 def save(
@@ -245,7 +245,7 @@ def _record(model: nn.Module, manifest: Manifest, made: Made) -> dict[str, Any]:
 def card(spec: Spec, manifest: Manifest, where: str) -> str:
     """The README.md of a repository or folder; `where` is what `zoo.create` takes."""
     from zoo.publish.cards import HUB_LICENCES, HUB_TASKS, model_index
-    from zoo.selection.find import Figure
+    from zoo.selection.figures import Figure
 
     task = spec.family.task
     figures = [

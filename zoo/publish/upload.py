@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.artifacts.client import client, offline, reachable, told
 from zoo.errors import InputError, Problem
-from zoo.publish.save import LicenceClass, write_folder
+from zoo.publish.save import write_folder
 from zoo.specs.model import Spec
+from zoo.weights.licences import LicenceClass
 from zoo.weights.wrappers import unwrapped
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -20,28 +20,14 @@ from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.latency import DTYPES, Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
-from zoo.measure.published import METRIC, published
+from zoo.measure.published import METRIC
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
 from zoo.measure.this_device import this_device
-from zoo.weights.manifest import read_manifest
+from zoo.selection.figures import Figure, figure_of, less_is_better, metrics
+from zoo.weights.licences import LicenceClass, licence_class
 
-Licence = Literal["permissive", "noncommercial", "unknown"]
-PERMISSIVE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
 SORTS = ("metric", "latency", "macs", "params", "memory", "name")
-
-
-class Figure(Row, frozen=True):
-    """How good a model is: `dataset/metric@size`, its value in percent or bits, and where it was printed or measured."""
-
-    metric: str
-    value: float
-    source: str
-
-    @property
-    def rank(self) -> float:
-        """Its value, or below zero where less is better: a better figure has a higher one."""
-        return -self.value if less_is_better(self.metric) else self.value
 
 
 class Candidate(Row, frozen=True, omit_defaults=True):
@@ -56,7 +42,7 @@ class Candidate(Row, frozen=True, omit_defaults=True):
     macs: int
     weight_bytes: int
     licence: str
-    licence_class: Licence
+    licence_class: LicenceClass
     ms: float | None = None
     low_ms: float | None = None
     high_ms: float | None = None
@@ -125,7 +111,7 @@ def find(
     """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
 
     device: `this` machine, or the id of one that rows name. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
-    per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`,
+    per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`, `research`,
     `unknown`, or a name, `MIT`; commercial is `permissive`. metric: the data set and measure that ranks, `imagenet-1k/top1`, at one size
     with `@384` behind it; models without such a figure are left out where it ranks or limits. min_metric: the worst that will do, in
     percent, or in bits. sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model
@@ -210,42 +196,6 @@ def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
     return {}
 
 
-def figure_of(name: str, metric: str) -> Figure | None:
-    """The figure of a metric: of weights that ship, or as published."""
-    return next((one for one in figures(name) if metric in (one.metric, one.metric.partition("@")[0])), None)
-
-
-def less_is_better(metric: str) -> bool:
-    """Bits for each byte of a text; accuracies are the more the better, in percent."""
-    return "bits_per_byte" in metric
-
-
-def figures(name: str) -> Iterator[Figure]:
-    """All that is known of a model's accuracy, that of weights at hand first."""
-    for tag in catalog.entry(name).tags:
-        manifest = read_manifest(catalog.weights_manifest(name, tag))
-        for found, value in manifest.metrics.items():
-            shown = value.value if less_is_better(found) else 100 * value.value
-            yield Figure(found, round(shown, 2), value.source or f"{name}.{tag}")
-    printed = published().get(name)
-    own_size = catalog.entry(name).input_size[-1]
-    if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
-        yield Figure(printed.metric, printed.top1, printed.source)
-
-
-def metrics() -> list[str]:
-    """What `find` can rank by, without and with sizes."""
-    named = {one.metric for name in catalog.entries() for one in figures(name)}
-    return sorted({name.partition("@")[0] for name in named}) + sorted(name for name in named if "@" in name)
-
-
-def licence_class(licence: str) -> Licence:
-    """What a licence allows, by its name; `unknown` is nothing to rely on."""
-    if licence in PERMISSIVE:
-        return "permissive"
-    return "noncommercial" if any(word in licence for word in ("NC", "Non-Commercial", "noncommercial")) else "unknown"
-
-
 def ordered(found: list[Candidate], sort: str) -> list[Candidate]:
     keys: dict[str, Callable[[Candidate], tuple[float, float]]] = {
         "metric": lambda one: (-one.figure.rank if one.figure else math.inf, one.ms or math.inf),
@@ -276,7 +226,7 @@ def _check(metric: str, **words: str) -> None:
         sorted({getattr(entry, what) for entry in entries}) for what in ("task", "family", "licence")
     )
     known = {
-        "task": tasks, "family": families, "licence": [*get_args(Licence), *licences], "quantile": ["p50", "p90"],
+        "task": tasks, "family": families, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
         "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
     }  # fmt: skip
     problems = [

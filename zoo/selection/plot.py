@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zoo.errors import InputError, Problem
-from zoo.selection.find import Candidate, less_is_better, pareto_front
+from zoo.selection.figures import less_is_better
+from zoo.selection.find import Candidate, pareto_front
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
 LETTER, LINE = 6.4, 13

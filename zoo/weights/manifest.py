@@ -15,6 +15,7 @@ import msgspec
 from zoo.errors import Problem, WeightsError, nearest
 from zoo.system.folders import replacing
 from zoo.system.strict_json import parse_json
+from zoo.weights.licences import LicenceClass
 from zoo.weights.manifest_rules import problems_of
 from zoo.weights.stats import wilson_interval
 
@@ -88,7 +89,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256_prefix: str = ""
     dtype: str = "float32"
     licence: str
-    licence_class: Literal["permissive", "noncommercial", "research", "unknown"]
+    licence_class: LicenceClass
     origin: str
     preprocess: Preprocess | None = None
     labels: str | tuple[str, ...] = ""

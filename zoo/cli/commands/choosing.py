@@ -65,7 +65,9 @@ def _add_find(commands: Any) -> None:
     parser.add_argument("--max-memory", type=quantity, default=None, metavar="BYTES", help="512MiB, 2G")
     add_metric(parser)
     parser.add_argument("--min-metric", type=float, default=None, metavar="VALUE", help="the worst that will do: 80")
-    parser.add_argument("--licence", default="", metavar="NAME", help="permissive, noncommercial, unknown, or MIT")
+    parser.add_argument(
+        "--licence", default="", metavar="NAME", help="permissive, noncommercial, research, unknown, or MIT"
+    )
     add_commercial(parser)
     parser.add_argument("--family", default="", help="only this family")
     parser.add_argument(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.cli.options import command
 from zoo.display.console import dump
-
-if TYPE_CHECKING:
-    from zoo.publish.save import LicenceClass
 
 
 def add(commands: Any) -> None:
@@ -30,16 +27,15 @@ def add(commands: Any) -> None:
 def push(arguments: Namespace) -> int:
     from zoo import catalog, factory
     from zoo.publish.upload import push as push_model
+    from zoo.weights.licences import licence_class
 
     tagged = bool(catalog.split_tag(arguments.name)[1])
     model = factory.create(
         arguments.name, pretrained=tagged and not arguments.weights, weights=arguments.weights or None
     )
-    licence_class: LicenceClass = (
-        "permissive" if arguments.licence in ("Apache-2.0", "MIT", "BSD-3-Clause") else "unknown"
-    )
+    licence = arguments.licence
     where = push_model(
-        model, arguments.repo, private=arguments.private, licence=arguments.licence, licence_class=licence_class
+        model, arguments.repo, private=arguments.private, licence=licence, licence_class=licence_class(licence)
     )
     dump({"reference": where}) if arguments.json else print(f'{where}\nnext: zoo.create("{where}")')
     return 0

@@ -1,0 +1,52 @@
+"""How good models are: figures that others printed, and those of weights that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zoo import catalog
+from zoo.display.rows import Row
+from zoo.measure.published import published
+from zoo.weights.manifest import read_manifest
+
+
+class Figure(Row, frozen=True):
+    """How good a model is: `dataset/metric@size`, its value in percent or bits, and where it was printed or measured."""
+
+    metric: str
+    value: float
+    source: str
+
+    @property
+    def rank(self) -> float:
+        """Its value, or below zero where less is better: a better figure has a higher one."""
+        return -self.value if less_is_better(self.metric) else self.value
+
+
+def figure_of(name: str, metric: str) -> Figure | None:
+    """The figure of a metric: of weights that ship, or as published."""
+    return next((one for one in figures(name) if metric in (one.metric, one.metric.partition("@")[0])), None)
+
+
+def less_is_better(metric: str) -> bool:
+    """Bits for each byte of a text; accuracies are the more the better, in percent."""
+    return "bits_per_byte" in metric
+
+
+def figures(name: str) -> Iterator[Figure]:
+    """All that is known of a model's accuracy, that of weights at hand first."""
+    for tag in catalog.entry(name).tags:
+        manifest = read_manifest(catalog.weights_manifest(name, tag))
+        for found, value in manifest.metrics.items():
+            shown = value.value if less_is_better(found) else 100 * value.value
+            yield Figure(found, round(shown, 2), value.source or f"{name}.{tag}")
+    printed = published().get(name)
+    own_size = catalog.entry(name).input_size[-1]
+    if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
+        yield Figure(printed.metric, printed.top1, printed.source)
+
+
+def metrics() -> list[str]:
+    """What `find` can rank by, without and with sizes."""
+    named = {one.metric for name in catalog.entries() for one in figures(name)}
+    return sorted({name.partition("@")[0] for name in named}) + sorted(name for name in named if "@" in name)
