@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from zoo.system.folders import write_whole
 from zoo.build.builder import build
 from zoo.build.inputs import input_size
 from zoo.catalog.collection import CORE, Collection
@@ -64,6 +65,6 @@ def main() -> int:
         current = CORE.index_file.exists() and CORE.index_file.read_bytes() == fresh
         print("index.json is up to date" if current else "index.json is stale: run `python -m zoo.catalog`")
         return 0 if current else 1
-    CORE.index_file.write_bytes(fresh)
+    write_whole(CORE.index_file, fresh)
     print(f"{len(msgspec.json.decode(fresh))} models written to {CORE.index_file.name}")
     return 0

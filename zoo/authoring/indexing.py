@@ -10,6 +10,7 @@ import msgspec
 from blocks.registry import INDEX_OF_PLUGIN, get, info_of
 from zoo.authoring.core_index import render
 from zoo.catalog.collection import Collection
+from zoo.system.folders import write_whole
 
 
 def rendered(package: Path, blocks: Iterable[str], collection: Collection | None) -> dict[Path, bytes]:
@@ -31,7 +32,7 @@ def write(package: Path, blocks: Iterable[str], collection: Collection | None) -
 
     files = rendered(package, blocks, collection)
     for path, fresh in files.items():
-        path.write_bytes(fresh)
+        write_whole(path, fresh)
     if collection is None or collection.index_file not in files:
         return list(files)
     profiles.write(collection)

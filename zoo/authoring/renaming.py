@@ -28,6 +28,7 @@ from zoo.specs.check import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes, read_file
 from zoo.specs.resolve import resolve
+from zoo.system.folders import write_whole
 from zoo.weights.header import read_header
 from zoo.weights.load import expected_header, load_state, read_tensors
 from zoo.weights.manifest import manifest_from, read_manifest, write_manifest
@@ -135,7 +136,7 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
         prove(before, after, held[0] if held else None)
     digests = {before.digest: after for before, after in pairs.values()}
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     for name, (_, after) in pairs.items():
         for path in manifests[name]:
             manifest = read_manifest(path)
@@ -166,7 +167,7 @@ def _repository(names: Names, folder: pathlib.Path) -> Renamed:
     record = _renamed(record, after, _rename_inside(names, weights))
     for row in record.get("latency", []):
         row["digest"] = after.digest if row.get("digest") == before.digest else row.get("digest")
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1).encode())
     rows = _carry_rows({before.digest: after})
     return Renamed(manifest.model, before.digest, after.digest, 1, rows.get(before.digest, 0))
 

@@ -16,6 +16,7 @@ from zoo import catalog
 from zoo.catalog.collection import CORE, Collection, collections
 from zoo.catalog.published import specs_in
 from zoo.measure.profiles import costs
+from zoo.system.folders import write_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,8 +162,7 @@ def write(collection: Collection, file: str = "") -> int:
     names = {collection.short(name) for name in catalog.entries()}
     others = msgspec.json.decode(path.read_bytes(), type=Loads) if file and path.is_file() else {}
     present = {name: forms for name, forms in others.items() if name in names} | fresh
-    collection.data.mkdir(exist_ok=True)
-    path.write_bytes(render(dict(sorted(present.items()))))
+    write_whole(path, render(dict(sorted(present.items()))))
     return len(fresh)
 
 

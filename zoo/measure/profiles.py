@@ -14,6 +14,7 @@ import msgspec
 from zoo import catalog
 from zoo.catalog.collection import CORE, Collection, collections, read_data
 from zoo.catalog.published import specs_in
+from zoo.system.folders import write_whole
 
 if TYPE_CHECKING:
     from zoo.specs.model import Spec
@@ -84,9 +85,8 @@ def write(collection: Collection, file: str = "") -> int:
     order = {collection.short(name): place for place, name in enumerate(catalog.entries())}
     others = _decoded(path.read_bytes()) if file and path.is_file() else {}
     present = {name: forms for name, forms in others.items() if name in order} | fresh
-    collection.data.mkdir(exist_ok=True)
-    path.write_bytes(
-        render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
+    write_whole(
+        path, render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
     )
     return len(fresh)
 

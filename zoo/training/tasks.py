@@ -20,6 +20,7 @@ from blocks.context import Context
 from zoo.build.groups import param_groups
 from zoo.data.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
+from zoo.system.folders import write_whole
 from zoo.training.loop import Progress, train
 
 HELD_OUT_SEED = 1_000_003
@@ -142,4 +143,4 @@ def publish(table: TaskTable) -> None:
     """Makes it the table of the package: JSON, a row a line."""
     head = ", ".join(f'"{name}": {msgspec.json.encode(getattr(table, name)).decode()}' for name in ("recipe", "chance"))
     lines = ",\n".join(msgspec.json.encode(row).decode() for row in table.rows)
-    TABLE.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    write_whole(TABLE, f'{{{head}, "rows": [\n{lines}\n]}}\n'.encode())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from zoo.system.folders import write_whole
 from zoo.training.ablation.study import Study
 
 STYLE = """
@@ -19,10 +20,9 @@ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .8re
 
 def write(found: Study, folder: Path) -> list[Path]:
     """`study.json` and `study.html`."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "study.json", folder / "study.html"]
-    files[0].write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-    files[1].write_text(page(found), encoding="utf-8")
+    write_whole(files[0], msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_whole(files[1], page(found).encode())
     return files
 
 
