@@ -13,6 +13,7 @@ from zoo._typed import typed
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.deploy import check_form, deploy, packed
+from zoo.build.params import count_params
 from zoo.catalog.external import External
 from zoo.catalog.names import Model
 from zoo.catalog.sources import Request, Source, find_source
@@ -131,7 +132,7 @@ def _deployed_as_saved(net: Backbone, origin: Source, wanted: Spec, request: Req
 
 
 def _guard(net: Backbone, max_params: int) -> None:
-    count = sum(parameter.numel() for parameter in net.parameters())
+    count = count_params(net)
     if count > max_params:
         step = f"pass max_params={count} if that is meant"
         raise SpecError(net.spec.name, Problem("", f"at most {max_params:,} parameters", f"{count:,}", next=step))

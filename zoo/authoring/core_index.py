@@ -7,15 +7,16 @@ import sys
 
 import msgspec
 
-from zoo.system.folders import write_whole
 from zoo.build.builder import build
 from zoo.build.inputs import input_size
+from zoo.build.params import count_params
 from zoo.catalog.collection import CORE, Collection
 from zoo.catalog.index import Entry
 from zoo.catalog.manifests import tables
 from zoo.catalog.published import specs_in
 from zoo.measure.macs import count_macs
 from zoo.specs.model import Spec
+from zoo.system.folders import write_whole
 
 
 def render(collection: Collection = CORE, file: str = "") -> bytes:
@@ -40,7 +41,7 @@ def entry_of(collection: Collection, file: str, spec: Spec) -> Entry:
         file=file,
         task=text.task,
         digest=spec.digest,
-        params=sum(parameter.numel() for parameter in model.parameters()),
+        params=count_params(model),
         macs=count_macs(model).total,
         input_size=list(input_size(spec.input)),
         title=text.title,

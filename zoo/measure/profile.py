@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blocks.moe.routing import shape_of
+from blocks.registry.words import short_name
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
+from zoo.build.params import count_params
 from zoo.catalog.names import Model
 from zoo.catalog.saved import saved_path
 from zoo.catalog.sources import spec as find_spec
@@ -137,11 +139,10 @@ def profile(
         for hook in hooks:
             hook.remove()
     by_class = {kind: work.paths[""][kind] // 2 for kind in EXACT}
-    params = [parameter for parameter in net.parameters()]
     weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     flops = 2 * sum(by_class.values())
     scan, fft = (work.paths[""][kind] for kind in FLOP_CLASSES)
-    total = sum(parameter.numel() for parameter in params)
+    total = count_params(net)
     return Profile(
         model=spec.name if spec is not None else type(net).__name__,
         digest=spec.digest if spec is not None else "",
@@ -155,7 +156,7 @@ def profile(
         macs_range=_range(net, flops // 2, routed, work),
         elements=work.elements["elementwise"],
         params=total,
-        trainable_params=sum(parameter.numel() for parameter in params if parameter.requires_grad),
+        trainable_params=count_params(net, trainable=True),
         active_params=total - sum(idle_params(module) for module in net.modules()),
         weight_bytes=weight_bytes,
         activation_bytes=work.written_bytes,
@@ -251,8 +252,8 @@ def _blocks(names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Wor
     rows = []
     for module, path in names.items():
         if is_place(path, module):
-            name = str(module.block_id).removeprefix("core/").removesuffix("@1")
-            params = sum(parameter.numel() for parameter in module.parameters())
+            name = short_name(str(module.block_id))
+            params = count_params(module)
             flops = work.paths[path]
             macs = sum(flops[kind] for kind in EXACT) // 2
             rows.append(BlockCost(path, name, shapes.get(path, []), params, macs, flops["scan"]))
@@ -262,4 +263,4 @@ def _blocks(names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Wor
 def idle_params(module: nn.Module) -> int:
     """Parameters of a mixture of experts that one token does not meet."""
     active = getattr(module, "active_params", None)
-    return sum(parameter.numel() for parameter in module.parameters()) - active() if callable(active) else 0
+    return count_params(module) - active() if callable(active) else 0

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from blocks.registry.words import short_name
 from zoo.build.builder import build
+from zoo.build.params import count_params
 from zoo.measure.macs import count_macs
 from zoo.specs.model import Spec
 from zoo.specs.patch import swap_edits
@@ -37,8 +39,8 @@ def _blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _name(blocks: dict[str, nn.Module], path: str) -> str | None:
-    return str(blocks[path].block_id).removeprefix("core/").removesuffix("@1") if path in blocks else None
+    return short_name(str(blocks[path].block_id)) if path in blocks else None
 
 
 def _params(module: nn.Module | None) -> int:
-    return sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+    return count_params(module) if module is not None else 0

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from blocks import registry
 from blocks.context import Context
 from zoo.build.groups import param_groups
+from zoo.build.params import count_params
 from zoo.data.tasks import TASKS, UNASKED, Task, accuracy
 from zoo.measure.task_table import TABLE, TaskRecipe, TaskRow, TaskTable
 from zoo.system.folders import write_whole
@@ -105,7 +106,7 @@ def row_of(
     for seed in range(len(accuracies), seeds):
         model, accuracy = train_task(mixer, TASKS[task], recipe, seed, progress)
         accuracies.append(accuracy)
-    params = known.params if known else sum(parameter.numel() for parameter in model.parameters())
+    params = known.params if known else count_params(model)
     return TaskRow(mixer, task, accuracies, params)
 
 

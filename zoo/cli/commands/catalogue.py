@@ -142,11 +142,12 @@ def _entry_of(found: Repository) -> Entry:
     from zoo import catalog
     from zoo.build.builder import build
     from zoo.build.inputs import input_size
+    from zoo.build.params import count_params
     from zoo.measure.macs import count_macs
 
     spec, text, net = found.spec, found.spec.family, build(found.spec)
     return catalog.Entry(
-        spec.name, text.name, "", text.task, spec.digest, sum(parameter.numel() for parameter in net.parameters()),
+        spec.name, text.name, "", text.task, spec.digest, count_params(net),
         count_macs(net).total, list(input_size(spec.input)), text.title, text.paper, text.licence, text.code, spec.blocks(),
     )  # fmt: skip
 

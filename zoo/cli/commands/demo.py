@@ -121,6 +121,7 @@ def _swapped() -> dict[str, Any]:
 
     from zoo import factory
     from zoo.build.inputs import meta_input
+    from zoo.build.params import count_params
     from zoo.catalog import sources
     from zoo.measure.macs import count_macs
     from zoo.measure.swaps import swap_report
@@ -132,6 +133,6 @@ def _swapped() -> dict[str, Any]:
         after(torch.zeros_like(meta_input(spec), device="cpu"))
     return {
         "model": name, "mixer": mixer, "sites": len(swap_report(spec, {"token_mixer": mixer})),
-        "params_before": sum(p.numel() for p in before.parameters()), "params_after": sum(p.numel() for p in after.parameters()),
+        "params_before": count_params(before), "params_after": count_params(after),
         "macs_before": count_macs(before).total, "macs_after": count_macs(after).total,
     }  # fmt: skip

@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
 
 def create(arguments: Namespace) -> int:
     from zoo import factory
+    from zoo.build.params import count_params
     from zoo.measure.macs import count_macs
 
     swap = settings(arguments.swap, "--swap")
@@ -50,7 +51,7 @@ def create(arguments: Namespace) -> int:
         pretrained=arguments.pretrained,
         form=arguments.form,
     )
-    params, macs = sum(parameter.numel() for parameter in model.parameters()), count_macs(model).total
+    params, macs = count_params(model), count_macs(model).total
     report = _swap_report(arguments, swap) if swap else []
     if arguments.out:
         from zoo.publish.save import save

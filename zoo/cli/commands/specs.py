@@ -104,6 +104,7 @@ def check(arguments: Namespace) -> int:
     if arguments.path.endswith(".py"):
         return _check_blocks(arguments)
     from zoo.build.builder import check as check_on_meta
+    from zoo.build.params import count_params
     from zoo.catalog import names, sources
     from zoo.catalog.saved import saved_path
 
@@ -121,7 +122,7 @@ def check(arguments: Namespace) -> int:
     rows: list[tuple[str, int, str]] = []
     for variant in variants:
         model = check_on_meta(sources.spec(variant))
-        rows.append((model.spec.name, sum(parameter.numel() for parameter in model.parameters()), model.digest))
+        rows.append((model.spec.name, count_params(model), model.digest))
     if arguments.json:
         dump([{"name": name, "params": params, "digest": digest} for name, params, digest in rows])
     else:

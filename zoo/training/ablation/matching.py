@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from blocks import registry
 from zoo.build.builder import build
+from zoo.build.params import count_params
 from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.macs import count_macs
@@ -54,7 +55,7 @@ def cost_of(spec: Spec, budget: Budget) -> float:
     """Parameters, or MACs with half the FLOPs of scans and FFTs, which are no multiply-accumulates."""
     model = build(spec)
     if budget == "params":
-        return float(sum(parameter.numel() for parameter in model.parameters()))
+        return float(count_params(model))
     counted = count_macs(model)
     return counted.total + counted.scan_flops / 2
 
