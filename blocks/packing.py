@@ -9,6 +9,7 @@ exporting) a packed layer computes as any other; names and values of the state s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -67,7 +68,11 @@ class Packed(nn.Module):
     by_threads = False
     """Whether both hold for one thread, and for each further one as much again."""
 
+    plain: type[nn.Module]
+    """The class that it had before."""
     act: nn.Module | None
+    act_name: str
+    """Where the activation stood beside it."""
     post: Post
     least: float
     """Numbers in the smallest input for which that is so, at one thread."""
@@ -75,13 +80,14 @@ class Packed(nn.Module):
     other: tuple[torch.Size, int] | None
     """Shape and threads that it is not ready for, and that the last such call had."""
 
-    def start(self) -> None:
-        self.act, self.post, self.ready, self.other = None, NOTHING, None, None
+    def start(self, plain: type[nn.Module]) -> None:
+        self.plain, self.act, self.act_name = plain, None, ""
+        self.post, self.ready, self.other = NOTHING, None, None
         self.least = self.least_input()
 
-    def take(self, act: nn.Module, post: Post) -> None:
-        """Computes the activation that follows, too."""
-        self.act, self.post = act, post
+    def take(self, name: str, act: nn.Module, post: Post) -> None:
+        """Computes the activation that follows under this name, too."""
+        self.act, self.act_name, self.post = act, name, post
         self.least = self.least_input()
 
     def kernel_for(self, x: Tensor) -> Kernel | None:
@@ -162,9 +168,9 @@ class PackedConv(Packed, Conv):
 
     strided: bool
 
-    def start(self) -> None:
+    def start(self, plain: type[nn.Module]) -> None:
         self.strided = is_strided_pointwise(self)
-        super().start()
+        super().start(plain)
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel_for(x)
@@ -251,16 +257,38 @@ def pack(model: nn.Module) -> nn.Module:
     if not available():
         return model
     for module in list(model.modules()):
-        if type(module).forward in (nn.Conv2d.forward, StridedPointwise.forward) and _is_plain(module):
+        plain = type(module)
+        if plain.forward in (nn.Conv2d.forward, StridedPointwise.forward) and _is_plain(module):
             module.__class__ = PackedConv
-            module.start()  # type: ignore[operator]
-        elif type(module) in PACKED_LINEAR:
-            module.__class__ = PACKED_LINEAR[type(module)]
-            module.start()  # type: ignore[operator]
+            module.start(plain)  # type: ignore[operator]
+        elif plain in PACKED_LINEAR:
+            module.__class__ = PACKED_LINEAR[plain]
+            module.start(plain)  # type: ignore[operator]
     for module in list(model.modules()):
         if isinstance(module, (Chain, Residual)):
             _take_activations(module)
     return model
+
+
+def unpacked(model: nn.Module) -> nn.Module:
+    """A model of plain layers around the same tensors, with activations where they stood; the model itself where nothing is packed."""
+    if not any(isinstance(module, Packed) for module in model.modules()):
+        return model
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for owner in [module for module in twin.modules() if isinstance(module, (Chain, Residual))]:
+        parts, owner._modules = owner._modules, {}
+        for name, part in parts.items():
+            owner._modules[name] = part
+            if isinstance(part, Packed) and part.act is not None:
+                owner._modules[part.act_name] = part.act
+    for layer in [module for module in twin.modules() if isinstance(module, Packed)]:
+        plain = layer.plain
+        for name in ("plain", "act", "act_name", "post", "ready", "other", "least", "strided"):
+            layer.__dict__.pop(name, None)
+        layer._modules.pop("act", None)
+        layer.__class__ = plain  # type: ignore[assignment]
+    return twin
 
 
 def _is_plain(conv: Any) -> bool:
@@ -275,7 +303,7 @@ def _take_activations(owner: nn.Module) -> None:
             continue
         post = post_of(part)
         if post is not None and isinstance(before, Packed) and before.act is None:
-            before.take(part, post)
+            before.take(name, part, post)
             del owner._modules[name]
             continue
         before = part

@@ -15,11 +15,13 @@ from safetensors.torch import save_file
 
 import blocks.ops
 import zoo
+from blocks.packing import Kernel, Packed, available
 from zoo import catalog
 from zoo.catalog.listing import list_models
 from zoo.errors import InputError
 from zoo.exporting.expressions import literal
 from zoo.exporting.python import export_python, python_name, python_text
+from zoo.exporting.sources import Sources
 
 NANO = list_models("*_nano")
 FIRST = [
@@ -181,3 +183,19 @@ def test_a_plain_value_is_written_as_what_it_is(value: object) -> None:
 def test_a_name_of_300_letters_is_refused_in_a_sentence(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="expected a folder to write to; found File name too long"):
         export_python(hostile(), tmp_path / ("a" * 300 + ".py"))
+
+
+@pytest.mark.parametrize("name", ["starnet_nano", "mobilenetv4_nano", "moe_vit_nano"])
+def test_a_packed_model_is_written_as_the_plain_layers_that_it_was(name: str, tmp_path: pathlib.Path) -> None:
+    packed = zoo.deploy(zoo.create(name))
+    kinds = [type(module) for module in packed.modules()]
+    assert python_text(packed) == python_text(zoo.create(name, form="deploy", device="meta"))
+    assert kinds == [type(module) for module in packed.modules()]
+    assert not available() or any(issubclass(kind, Packed) for kind in kinds)
+
+
+def test_a_file_imports_what_the_aliases_in_it_name() -> None:
+    sources = Sources()
+    assert sources.refer(Kernel, "Kernel", "blocks.packing") == "Kernel"
+    assert sources.definitions["Kernel"] == "Kernel = Callable[[torch.Tensor], torch.Tensor]"
+    assert sources.imports == {"from collections.abc import Callable"}

@@ -16,6 +16,7 @@ from torch import nn
 
 from blocks.chain import run
 from blocks.context import Context
+from blocks.packing import unpacked
 from blocks.registry.words import LONGEST_NAME, LONGEST_TEXT, printable
 from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import Call, Functions, constants, expression, leaves, repeated, replaced, without
@@ -121,7 +122,10 @@ def export_python(model: Any, path: str | os.PathLike[str], force: bool = False)
 
 
 def python_text(model: Any) -> str:
-    """The file for a Backbone of images, in train or deploy form, as text. Raises InputError for a model of tokens."""
+    """The file for a Backbone of images, in train or deploy form, as text. Layers that are packed are written as the
+    plain ones that they were. Raises InputError for a model of tokens.
+    """
+    model = unpacked(model)
     if hasattr(model.spec.input, "vocab_size"):
         instead = "torch.export.export(model, (ids,)) takes it"
         raise InputError("export", Problem(model.spec.name, "a model of images", "a model of tokens", next=instead))

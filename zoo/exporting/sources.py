@@ -160,8 +160,10 @@ class Sources:
                 self._function(plain)
             return self.names.setdefault(id(thing), self.names[id(plain)])
         if isinstance(thing, types.GenericAlias) or (home == "typing" and hasattr(thing, "__args__")):
-            self.imports |= {f"from typing import {word}" for word in re.findall(r"typing\.(\w+)", repr(thing))}
-            self.definitions.setdefault(name, f"{name} = {thing!r}".replace("typing.", "").replace("'", '"'))
+            homes = r"\b(typing|collections\.abc)\.(\w+)"
+            self.imports |= {f"from {module} import {word}" for module, word in re.findall(homes, repr(thing))}
+            text = re.sub(homes, r"\2", repr(thing)).replace("'", '"')
+            self.definitions.setdefault(name, f"{name} = {text}")
             return name
         if isinstance(thing, (int, float, str, tuple, list, dict)) and not home:
             value = repr(thing).replace("inf", 'float("inf")') if isinstance(thing, float) else repr(thing)
