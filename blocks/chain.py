@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from blocks.context import Context
 from blocks.places import check_places, has_places
+from blocks.registry.errors import SizeError
+from blocks.registry.words import short_name
 
 
 def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
@@ -22,6 +25,8 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
         raise ValueError(f"block `{name}` meets an image without pixels, (B, C, H, W) = {tuple(x.shape)}")
     layout = getattr(type(module), "layout", "any")  # of a module, an attribute that is not there takes microseconds
     if layout == "BLC":
+        if getattr(type(module), "one_grid", False):
+            _refuse_other_grid(module, x)
         return as_stream(_call(module, as_tokens(x), ctx), x)
     if layout == "BCHW":
         x = an_image(x, getattr(module, "block_id", type(module).__name__))
@@ -52,6 +57,16 @@ def an_image(x: Tensor, block: str) -> Tensor:
             "take it out of the token view, or use a mixer of tokens"
         )
     return x
+
+
+def _refuse_other_grid(module: Any, x: Tensor) -> None:
+    """Raises SizeError for an image of as many positions as the block was built for, in other rows and columns."""
+    size, own = tuple(x.shape[2:]) if type(x) is Tensor else (), module.input_size
+    if len(size) == len(own) == 2 and size != own and math.prod(size) == math.prod(own):
+        name = short_name(module.block_id)
+        raise SizeError(
+            f"this {name} was built for {own} positions and meets {size}; build the model with that input size"
+        )
 
 
 def _call(module: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:

@@ -114,9 +114,11 @@ class RandomMixing(nn.Module):
     Raises ValueError for another length.
     """
 
+    one_grid = True
+
     def __init__(self, *, input_size: tuple[int, ...] = (14, 14)):
         super().__init__()
-        length = math.prod(input_size)
+        self.input_size, length = tuple(input_size), math.prod(input_size)
         self.weight = nn.Parameter(torch.empty(length, length), requires_grad=False)
         self.reset_parameters()
 

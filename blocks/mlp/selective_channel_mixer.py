@@ -33,6 +33,8 @@ class SelectiveChannelMixer(nn.Module):
     not there. Raises ValueError for another length, and for a state to continue.
     """
 
+    one_grid = True
+
     def __init__(
         self,
         *,
@@ -40,7 +42,7 @@ class SelectiveChannelMixer(nn.Module):
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
-        self.length = math.prod(input_size)
+        self.input_size, self.length = tuple(input_size), math.prod(input_size)
         self.mixer = mixer(self.length)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:

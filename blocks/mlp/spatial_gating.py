@@ -35,6 +35,8 @@ class SpatialGatingMlp(Chain):
     near 0 and b at 1, so that at first the gate is open. Raises ValueError for an odd hidden width and another length.
     """
 
+    one_grid = True
+
     def __init__(
         self,
         dim: int,
@@ -58,6 +60,7 @@ class SpatialGatingMlp(Chain):
             self.act = act(hidden_dim)
         self.gate = SpatialGate(hidden_dim // 2, math.prod(input_size), eps)
         self.fc2 = linear(hidden_dim // 2, dim, bias=bias)
+        self.input_size = tuple(input_size)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_places(self, ctx)

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 import blocks
+from blocks.chain import run
+from blocks.registry.errors import SizeError
 from blocks.wiring.drop_path import drop_path
 
 
@@ -243,3 +245,10 @@ def test_gelu_is_written_over_the_hidden_map_only_without_gradients() -> None:
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), expected)
     assert torch.equal(hidden[-1], F.gelu(hidden[0]))
+
+
+def test_random_mixing_takes_no_map_of_as_many_cells_in_other_rows() -> None:
+    mixer = blocks.get("random_mixing")(input_size=(4, 4))
+    assert run(mixer, torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
+    with pytest.raises(SizeError, match=r"this random_mixing was built for \(4, 4\) positions and meets \(8, 2\)"):
+        run(mixer, torch.randn(1, 8, 8, 2))

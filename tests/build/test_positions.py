@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import blocks
 import zoo
-from zoo.errors import WeightsError
+from zoo.errors import InputError, WeightsError
+from zoo.testing.block_cases import Subject
 from zoo.weights.adapt import adapt
 from zoo.weights.load import expected_header
 
@@ -134,3 +135,47 @@ class Timm(torch.nn.Module):
 def test_the_grid_of_a_foreign_model_is_the_one_it_tells() -> None:
     old, new = Timm(6, 6), Timm(12, 3)
     torch.testing.assert_close(adapted(old, new)["pos_embed"], resampled(old.pos_embed, (6, 6), (12, 3), extra=2))
+
+
+@pytest.mark.parametrize("name", ["gmlp_nano", "mambamixer_nano"])
+def test_weights_of_one_grid_are_not_taken_for_those_of_another_of_as_many_cells(name: str, tmp_path) -> None:
+    message = r"expected weights of 16 x 4 positions; found weights of 8 x 8 positions; next: a picture size"
+    with pytest.raises(WeightsError, match=message):
+        zoo.create(f"{name}.digits", img_size=(64, 16))
+    model = zoo.create(name)
+    with pytest.raises(WeightsError, match=message):
+        model.set_input_size((64, 16))
+    with pytest.raises(
+        InputError, match=r"expected pictures of 32 x 32; found 64 x 16; next: create it with `img_size=\(64, 16\)`"
+    ):
+        model(torch.zeros(1, 1, 64, 16))
+    zoo.save(model, tmp_path / "net.safetensors")
+    with pytest.raises(WeightsError, match="img_size\n +expected .*, as asked; found 32 in "):
+        zoo.create(name, img_size=(64, 16), weights=tmp_path / "net.safetensors")
+    assert zoo.create(name, img_size=(64, 16))(torch.zeros(1, 1, 64, 16)).shape == (1, 10)
+
+
+def test_every_block_with_a_weight_for_each_position_knows_its_grid() -> None:
+    """8 x 2 cells are as many as 4 x 4: who has a tensor of their number resamples it, or says that it cannot."""
+    silent = []
+    for name in blocks.list_blocks():
+        info = blocks.registry.describe(name)
+        if "input_size" not in info.supplied:
+            continue
+        nets = [Sized(name, size).build("image", device="meta") for size in ((4, 4), (8, 2), (4, 2))]
+        shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in nets]
+        if shapes[0] == shapes[1] != shapes[2]:
+            owners = [module for module in nets[0].modules() if hasattr(module, "resize_table")]
+            silent += [] if owners or getattr(nets[0], "one_grid", False) else [name]
+    assert silent == []
+
+
+class Sized(Subject):
+    """A block for maps of one size."""
+
+    def __init__(self, name: str, map_size: tuple[int, int]):
+        super().__init__(name)
+        self.map_size = map_size
+
+    def size(self, form: str) -> tuple[int, int]:
+        return self.map_size

@@ -45,7 +45,8 @@ class Checkpoint(NamedTuple):
             if saved is None:
                 _load(target, self)
             else:
-                _load(target, Checkpoint(read_published(saved.manifest, ""), self.keys, saved.spec))
+                own = Checkpoint(read_published(saved.manifest, ""), self.keys, saved.spec)
+                _load(target, own, any_size=_size(saved.spec) == _size(spec))
         except WeightsError:
             if saved is None or saved.manifest.digest == spec.digest:
                 raise
@@ -56,11 +57,16 @@ class Checkpoint(NamedTuple):
             target.know(saved.manifest, saved.spec)
 
 
-def _load(target: Target, checkpoint: Checkpoint) -> None:
-    """Where the tensors fit images of the published size only, the tables of positions among them are resampled."""
+def _load(target: Target, checkpoint: Checkpoint, any_size: bool = True) -> None:
+    """Where the tensors fit images of the published size only, the tables of positions among them are resampled.
+
+    `any_size` is False for those that are known to be of the size of `made_for`, and of no other.
+    """
     spec = target.spec
     content = open_checkpoint(checkpoint.weights, spec.name)
     try:
+        if not any_size:
+            raise WeightsError(spec.name, Problem("", "weights for images of the asked size", "those of another"))
         tensors, prefix = _in_our_names(content, target, spec, checkpoint.keys)
         try:
             target.load(tensors)
@@ -79,10 +85,9 @@ def _resized(
 ) -> tuple[dict[str, Tensor], AdaptReport] | None:
     """The tensors of a model that takes images of the published size, for one of another size; None if they are of no such model."""
     made_for, spec = checkpoint.made_for, target.spec
-    sizes = [getattr(form, "size", None) for form in (made_for and made_for.input, spec.input)]
-    if sizes[0] is None or sizes[0] == sizes[1]:
+    if made_for is None or _size(made_for) in (None, _size(spec)):
         return None
-    before = with_values(spec, input={"size": sizes[0]})
+    before = with_values(spec, input={"size": _size(made_for)})
     try:
         tensors, _ = _in_our_names(content, target, before, checkpoint.keys)
         fitted, report = adapt(
@@ -92,6 +97,11 @@ def _resized(
         return None
     fits = all(change.action in ("kept", "resampled") for change in report.changes)
     return (fitted, report) if fits else None
+
+
+def _size(spec: Spec) -> Any:
+    """Of the images that a model takes; None for one of tokens."""
+    return getattr(spec.input, "size", None)
 
 
 def _in_our_names(content: Mapping[str, Any], target: Target, spec: Spec, keys: str) -> tuple[dict[str, Tensor], str]:

@@ -16,7 +16,8 @@ changed model. In this order, a tensor is
   with antialiasing between the two grids, which a model of timm's tells in `patch_embed.grid_size` and `window_size`. What
   stands before the grid (a class token) is kept. Where neither model tells, N is side^2 or 1 + side^2. A table is known by
   `pos` or `relative` in the last part of its name: a matrix of another width looks just the same.
-Everything else that differs is an error: no rule of adaptation covers it.
+Everything else that differs is an error: no rule of adaptation covers it. So is a block with `one_grid`, which has a weight for each
+position, where its `input_size` has as many cells in other rows and columns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isqrt
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +94,7 @@ def adapt(
     Tensors reported as `new` are not in the result: the caller initialises them and loads with
     `load_state(model, result, subject, keep=report.names("new"))`.
     Raises WeightsError naming every tensor that no rule covers; nothing is adapted then."""
-    problems: list[Problem] = []
+    problems = list(_other_grids(model, before, (*head, *swapped)))
     changes: list[Change] = []
     result: dict[str, Tensor] = {}
     lost = [name for name in tensors if name not in expected]
@@ -148,6 +149,17 @@ def _fit(
     if resized is not _DECLINED and _is_table(name) and (resampled := _resampled_square(tensor, shape)) is not None:
         return _Outcome("resampled", resampled, f"{step}, bicubic")
     return None
+
+
+def _other_grids(model: nn.Module | None, before: nn.Module | None, anew: tuple[str, ...]) -> Iterator[Problem]:
+    """The blocks whose weights stand for positions of another grid, which the shapes do not show: 14 x 14 cells are as many as 28 x 7."""
+    for path, block in model.named_modules() if model is not None else ():
+        if not getattr(block, "one_grid", False) or f"{path}.".startswith(anew):
+            continue
+        size, old = block.input_size, getattr(_submodule(before, path), "input_size", None)
+        if old is not None and old != size and math.prod(old) == math.prod(size):
+            expected, found = (f"weights of {' x '.join(map(str, grid))} positions" for grid in (size, old))
+            yield Problem(path, expected, found, next="a picture size with as many rows and columns, or first weights")
 
 
 def _is_table(name: str) -> bool:
