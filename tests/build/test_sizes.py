@@ -140,3 +140,35 @@ def test_a_dilated_net_sees_at_its_old_positions_what_it_saw() -> None:
 def test_a_net_that_cannot_be_dilated_is_refused(name: str, stride: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         zoo.create(name, device="meta", output_stride=stride)
+
+
+@pytest.mark.parametrize(
+    "name", ["convformer_nano", "mobilenetv4_nano", "starnet_nano", "inceptionnext_nano", "efficientvim_nano"]
+)
+def test_levels_of_a_padded_picture_double_exactly(name: str) -> None:
+    model = net(name, features_only=True)
+    multiple, x = model.feature_info.multiple, torch.randn(1, model.spec.input.channels, 83, 111)
+    filled = model.pad_to_multiple(x)
+    assert multiple == max(model.feature_info.reduction())
+    assert filled.shape[2:] == (-(-83 // multiple) * multiple, -(-111 // multiple) * multiple)
+    assert torch.equal(filled[..., :83, :111], x) and filled.count_nonzero() == x.count_nonzero()
+    for level, reduction in zip(model(filled), model.feature_info.reduction(), strict=True):
+        assert level.shape[2:] == (filled.shape[2] // reduction, filled.shape[3] // reduction)
+
+
+def test_labels_are_padded_with_the_value_that_a_loss_ignores() -> None:
+    model = net("starnet_nano", features_only=True, out_indices=(0,))
+    multiple, labels = model.feature_info.multiple, torch.zeros(2, 9, 8, dtype=torch.long)
+    filled = model.pad_to_multiple(labels, 255)
+    assert filled.dtype == torch.long and filled.shape[1] % multiple == 0
+    assert (filled == 255).sum() == filled.numel() - labels.numel()
+    assert model.pad_to_multiple(filled) is filled
+
+
+def test_the_multiple_is_that_of_the_levels_that_are_chosen() -> None:
+    model = net("starnet_nano")
+    whole = model.feature_info.multiple
+    assert model.pad_to_multiple(torch.zeros(1, 1, 1, 1)).shape[2] == whole
+    model.prune_intermediate_layers([0])
+    model.out_indices = (0,)
+    assert model.pad_to_multiple(torch.zeros(1, 1, 1, 1)).shape[2] == model.feature_info.multiple < whole

@@ -16,7 +16,7 @@ from blocks.registry.errors import SizeError
 from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
 from zoo.build.inputs import meta_input
-from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, shown
+from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
 from zoo.specs.model import Spec
@@ -83,6 +83,7 @@ class Backbone(nn.Module):
     """
 
     out_indices: tuple[int, ...] | None = None
+    _multiple: tuple[tuple[Any, ...], int] | None = None
     rebuild: Callable[[Spec], Backbone]
     """Builds a spec anew on meta; `zoo.build.builder.build`, which leaves itself here."""
     pretrained: Any = None
@@ -165,9 +166,9 @@ class Backbone(nn.Module):
         size = getattr(self.spec.input, "size", 0)
         rows, columns = (size, size) if isinstance(size, int) else size
         met = f"({x.shape[2]}, {x.shape[3]})"
-        ways = f"create it with `img_size={met}`, or call `set_input_size({met})`"
+        ways = f"create it with `img_size={met}`"
         if not fixed_blocks(self.spec):
-            ways += "; with `dynamic_size=True` it takes any size"
+            ways += f", or call `set_input_size({met})`; with `dynamic_size=True` it takes any size"
         expected, found = f"pictures of {rows} x {columns}", f"{x.shape[2]} x {x.shape[3]}"
         return InputError(self.spec.name, Problem("", expected, found, next=ways))
 
@@ -281,11 +282,21 @@ class Backbone(nn.Module):
         """Channels, reduction and module names of the feature levels.
 
         A level is H / reduction rows high where that is whole; else each stride rounds, up where a convolution has a border and down
-        where it cuts patches. A decoder that adds levels up wants pictures filled up to multiples of the largest reduction r:
-        `F.pad(x, (0, -W % r, 0, -H % r))`.
+        where it cuts patches. A decoder that adds levels up wants pictures of multiples of `multiple`: see `pad_to_multiple`.
         """
         rows = self.feature_rows()
         return FeatureInfo(rows, self.out_indices if self.out_indices is not None else range(len(rows)))
+
+    def pad_to_multiple(self, x: Tensor, value: float = 0.0) -> Tensor:
+        """(..., H, W) with `value` below and to the right, up to the next multiples of `feature_info.multiple`.
+
+        Each chosen level is then H / reduction rows high exactly. Pictures are filled with 0, their labels with the value that the
+        loss ignores; `logits[..., :H, :W]` takes the border off again.
+        """
+        key = self.digest, self.out_indices, len(self.stages)
+        if self._multiple is None or self._multiple[0] != key:  # which takes a pass on meta
+            self._multiple = key, self.feature_info.multiple
+        return padded(x, self._multiple[1], value)
 
     # changes of a model that is there
 

@@ -6,10 +6,12 @@ has one behind each layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.build.symbolic import called
 from zoo.errors import InputError, Problem
@@ -46,6 +48,11 @@ class FeatureInfo:
     def module_name(self, index: int | Sequence[int] | None = None) -> Any:
         return self.get("module", index)
 
+    @property
+    def multiple(self) -> int:
+        """The least number of which rows and columns of a picture must be multiples so that no chosen level is rounded."""
+        return math.lcm(*self.reduction())
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
 
@@ -80,6 +87,12 @@ def as_format(level: Tensor, output_fmt: str) -> Tensor:
     if output_fmt == "NLC" and level.ndim == 4:
         return level.flatten(2).transpose(1, 2)
     return level
+
+
+def padded(x: Tensor, multiple: int, value: float = 0.0) -> Tensor:
+    """(..., H, W) -> (..., H', W') with `value` below and to the right: the next multiples. x itself where nothing is missing."""
+    below, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    return F.pad(x, (0, right, 0, below), value=value) if below or right else x
 
 
 def shown(view: nn.Module | None, x: Tensor, memo: Any) -> Tensor:
