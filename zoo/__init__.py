@@ -72,8 +72,11 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module `zoo` has no attribute `{name}`")
+    from zoo.system.distributions import naming_damaged_files
+
     module, _, attribute = _HOME[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute or name)
+    with naming_damaged_files():
+        value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value
     return value
 

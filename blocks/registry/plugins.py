@@ -186,7 +186,7 @@ def _declared() -> Iterator[tuple[Any, ...]]:
 
     Each is read by itself, line by line: what is damaged keeps nothing else from its place."""
     for folder in [] if os.environ.get("ZOO_PLUGINS") == "off" else _declaring():
-        name, version = _name_of_folder(folder), ""
+        name, version = name_of_folder(folder), ""
         points: list[EntryPoint] = []
         faults: list[str] = []
         try:
@@ -197,7 +197,7 @@ def _declared() -> Iterator[tuple[Any, ...]]:
         yield name, version, points, *faults
 
 
-def _name_of_folder(folder: pathlib.Path) -> str:
+def name_of_folder(folder: pathlib.Path) -> str:
     """The name of a distribution as its folder has it: `acme_blocks-1.0.dist-info`."""
     name = folder.name.rpartition(".")[0].partition("-")[0]
     return name if is_name(name, DISTRIBUTION) else "unnamed"

@@ -93,3 +93,24 @@ print(json.dumps([reports, zoo.list_models("*/*"), "mlp" in blocks.list_blocks()
         assert name == "long" or f"pip install --force-reinstall {name}" in cause
     assert reports["bare"][2] == 1 and reports["many"][2] == 10_000
     assert sorted(models) == sorted(f"{name}/net_nano" for name in DATA if name != "deep")
+
+
+def test_entry_points_that_python_cannot_read_are_named_where_torch_asks_for_them(
+    tmp_path: pathlib.Path, run_in: Run
+) -> None:
+    _distribution(tmp_path, "latin", b"[x]\na\xff = b\n")
+    _distribution(tmp_path, "bare", b"[x]\njust a word\n")
+    for command in (["-m", "zoo", "create", "starnet_nano"], ["-c", "import zoo; zoo.create('starnet_nano')"]):
+        done = run_in(tmp_path, *command)
+        assert done.returncode and "InputError: import: 2 errors" in done.stderr
+        for name, error in (("latin", "UnicodeDecodeError: "), ("bare", "TypeError: ")):
+            assert f"{tmp_path}/{name}-1.0.dist-info/entry_points.txt\n" in done.stderr
+            assert f"expected entry points that Python can read; found {error}" in done.stderr
+            assert f"next: pip install --force-reinstall {name}, or uninstall it" in done.stderr
+    assert run_in(tmp_path, "-m", "zoo", "list").returncode == 0
+
+
+def test_an_error_of_our_own_stays_what_it_is_beside_damaged_files(tmp_path: pathlib.Path, run_in: Run) -> None:
+    _distribution(tmp_path, "latin", b"[x]\na\xff = b\n")
+    done = run_in(tmp_path, "-m", "zoo", "info", "nosuch_net")
+    assert done.returncode == 2 and "nosuch_net" in done.stderr and "latin" not in done.stderr

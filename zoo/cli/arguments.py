@@ -30,6 +30,7 @@ from zoo.cli.commands import (
 )
 from zoo.display.console import OutputError, broken_off, complain, dump, guarded
 from zoo.errors import ProblemsError, listed, nearest
+from zoo.system.distributions import naming_damaged_files
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,13 +111,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         top.print_help()
         return 0
     try:
-        if parsed.files:
-            from zoo.catalog.local_files import load_file
-
-            for path in parsed.files:
-                load_file(path)
-        code: int = parsed.handler(parsed)
-        return code
+        with naming_damaged_files():
+            return _handled(parsed)
     except ProblemsError as error:
         if getattr(parsed, "json", False):
             problems = [problem._asdict() for problem in error.problems]
@@ -124,6 +120,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         else:
             complain(f"{type(error).__name__}: {error}")
         return 2
+
+
+def _handled(parsed: argparse.Namespace) -> int:
+    """Loads the files that hold blocks, then does what the command says."""
+    if parsed.files:
+        from zoo.catalog.local_files import load_file
+
+        for path in parsed.files:
+            load_file(path)
+    code: int = parsed.handler(parsed)
+    return code
 
 
 if __name__ == "__main__":
