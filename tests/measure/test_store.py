@@ -15,13 +15,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from blocks.registry import words
+from blocks.registry.words import is_name
 from tests.measure.rows import FACTS, hammer, quiet, row, sample
 from zoo.errors import InputError
 from zoo.measure import store as module
 from zoo.measure.device import Device, Fingerprint, recognise, same_machine
 from zoo.measure.latency import Runtime, compose
 from zoo.measure.predict import read, runtime_key
-from zoo.measure.row_checks import device_problems
+from zoo.measure.row_checks import device_problems, row_problems
 from zoo.measure.store import MIGRATIONS, Store, export_rows, import_rows, newest, read_rows
 
 DEVICE = Device("cpu", "Xeon(R) Processor", "GenuineIntel", "avx2", 2, 23.5, True, Fingerprint(200.0, 20.0, 0.5))
@@ -420,3 +422,9 @@ def test_rows_of_one_process_of_an_older_file_are_kept_apart(path: Path, monkeyp
         assert store.rows(shipped=False) == [measured]
         assert sorted(one.processes for one in store.rows(shipped=False, glances=True)) == [1, 5]
         assert store.add_glances([glance]) == 0
+
+
+@pytest.mark.parametrize("name", ["Xeon(R) Processor", "- fast chip", "x" * 300, "龙芯 3A5000", "", "AMD -- Ryzen"])
+def test_the_id_of_every_machine_is_a_name_that_records_take(name: str) -> None:
+    device = msgspec.structs.replace(DEVICE, name=name)
+    assert is_name(device.id, words.DEVICE) and not row_problems(row(device=device.id))

@@ -176,8 +176,10 @@ def _best(call: Callable[[], object], kind: str, seconds: float = 0.1, least: in
 def _word(name: str) -> str:
     """`Intel(R) Xeon(R) Processor` -> `xeon`; `NVIDIA H200` -> `h200`."""
     plain = re.sub(r"\((r|tm)\)", "", name.lower())
-    words = [word for word in re.findall(r"[a-z0-9-]+", plain) if word not in DULL]
-    return words[0] if words else "device"
+    words = [word for word in re.findall(r"[a-z0-9][a-z0-9-]*", plain) if word not in DULL]
+    return words[0][:LONGEST_WORD] if words else "device"
 
 
 DULL = {"intel", "amd", "nvidia", "apple", "processor", "cpu", "core", "genuine", "arm", "tesla", "geforce", "gpu"}
+LONGEST_WORD = 60
+"""Letters of a name within an id, which is a name itself: `blocks.registry.words.DEVICE`."""
