@@ -96,11 +96,11 @@ def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: i
         if step in node:
             node[step] = _opened(node[step], node.origins[step])
             return node[step], None
-        return None, edit.problem(
-            f"one of {listed(list(node), 12) or 'no keys'} below `{'.'.join(so_far[:-1]) or 'spec'}`",
-            f"`{step}`",
-            nearest(step, node),
-        )
+        place = f"below `{'.'.join(so_far[:-1]) or 'spec'}`"
+        if not node:
+            way = "state all of its value, or change the finished tree by a selector, a path with `*` or `<block>`"
+            return None, edit.problem(f"a key that is stated {place}, where none is", f"`{step}`", next_step=way)
+        return None, edit.problem(f"one of {listed(list(node), 12)} {place}", f"`{step}`", nearest(step, node))
     return None, edit.problem(f"a table or list at `{'.'.join(so_far[:-1])}`", shown(node))
 
 
