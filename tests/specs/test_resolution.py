@@ -19,8 +19,9 @@ from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes
 from zoo.specs.resolve import resolve
 from zoo.specs.width import scaled
+from zoo.testing import published
 
-DIGESTS = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "digests.json").read_text())
+DIGESTS = published.read(pathlib.Path(__file__).parents[1] / "published" / "digests.json")
 NET = """
 schema = "zoo.spec/1"
 [spec]

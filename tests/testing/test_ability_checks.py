@@ -329,7 +329,7 @@ def test_the_blocks_of_a_file_are_checked(registered, tmp_path):
 @pytest.mark.parametrize(
     ("golden", "sentence"),
     [
-        ({}, "no golden names are kept for it; next: `python -m zoo.testing.headers` writes them"),
+        ({}, "no names are published for it; next: `python -m zoo.testing.headers` writes them"),
         ({"w": [64, 64], "proj.bias": [64]}, "the state dict no longer has `w`; it has `proj.weight` instead"),
         ({"proj.bias": [64]}, "the state dict has `proj.weight` beside its published names"),
         ({"proj.bias": [64], "proj.weight": [64, 32]}, "`proj.weight` has shape [64, 64]; published is [64, 32]"),

@@ -6,6 +6,7 @@ import re
 import sys
 
 import msgspec
+from torch import nn
 
 from zoo.build.builder import build
 from zoo.build.inputs import input_size
@@ -23,26 +24,30 @@ def render(collection: Collection = CORE, file: str = "") -> bytes:
     """The bytes that the index of a collection should hold; with `file`, entries of other files stay as they are.
 
     Builds every model, or those of the file, on meta to count parameters and MACs."""
-    entries = [entry_of(collection, home, spec) for home, spec in specs_in(collection, file or "*.toml")]
+    entries = [_counted(entry, build(spec)) for entry, spec in described(collection, file or "*.toml")]
     if file:
         present = msgspec.json.decode(collection.index_file.read_bytes(), type=list[Entry])
         entries += [entry for entry in present if entry.file != file]
-    entries.sort(key=lambda entry: _natural(entry.name))
+        entries.sort(key=_order)
     return msgspec.json.format(msgspec.json.encode(entries), indent=1) + b"\n"
 
 
-def entry_of(collection: Collection, file: str, spec: Spec) -> Entry:
-    """What the index says of one model."""
-    model, text = build(spec), spec.family
-    manifests = collection.weights.glob(f"{spec.name}.*.json")
+def described(collection: Collection = CORE, pattern: str = "*.toml") -> list[tuple[Entry, Spec]]:
+    """Each model of these files with all that the index says of it without building it, `params` and `macs` being 0; in its order."""
+    pairs = [(_described(collection, file, spec), spec) for file, spec in specs_in(collection, pattern)]
+    return sorted(pairs, key=lambda pair: _order(pair[0]))
+
+
+def _described(collection: Collection, file: str, spec: Spec) -> Entry:
+    text, manifests = spec.family, collection.weights.glob(f"{spec.name}.*.json")
     return Entry(
         name=spec.name,
         family=text.name,
         file=file,
         task=text.task,
         digest=spec.digest,
-        params=count_params(model),
-        macs=count_macs(model).total,
+        params=0,
+        macs=0,
         input_size=list(input_size(spec.input)),
         title=text.title,
         paper=text.paper,
@@ -50,13 +55,17 @@ def entry_of(collection: Collection, file: str, spec: Spec) -> Entry:
         code=text.code,
         blocks=spec.blocks(),
         tags=sorted(path.name.removesuffix(".json").partition(".")[2] for path in manifests),
-        listed=[tag for model_name, tag in tables(collection.weights / file) if model_name == spec.name],
+        listed=[tag for model, tag in tables(collection.weights / file) if model == spec.name],
     )
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _counted(entry: Entry, model: nn.Module) -> Entry:
+    return msgspec.structs.replace(entry, params=count_params(model), macs=count_macs(model).total)
+
+
+def _order(entry: Entry) -> list[tuple[int, str]]:
     """m5 before m36: digits count as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", entry.name)]
 
 
 def main() -> int:

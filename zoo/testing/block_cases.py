@@ -52,7 +52,7 @@ SPACES = {"1d": "tokens", "2d": "image"}
 
 
 class Subject:
-    """One registered block under check. `headers`, where given, holds the golden (name -> shape) of each identity."""
+    """One registered block under check. `headers`, where given, holds the published (name -> shape) of each identity."""
 
     def __init__(self, name: str, headers: Mapping[str, Mapping[str, list[int]]] | None = None):
         self.name, self.headers = name, headers

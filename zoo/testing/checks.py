@@ -206,17 +206,17 @@ def names(subject: Subject) -> None:
     """The names and shapes of the state dict are those that were published, whatever form of input it is built for."""
     found = header(subject)
     if subject.headers is None:
-        raise NotApplicable("no golden header is kept for blocks of one's own")
-    golden = subject.headers.get(subject.info.id)
+        raise NotApplicable("no names are published for blocks of one's own")
+    published = subject.headers.get(subject.info.id)
     hint = "`python -m zoo.testing.headers` writes them"
-    require(golden is not None, f"no golden names are kept for it; next: {hint}")
-    lost = sorted(set(golden) - set(found))  # type: ignore[arg-type]
-    new = sorted(set(found) - set(golden))  # type: ignore[arg-type]
+    require(published is not None, f"no names are published for it; next: {hint}")
+    lost = sorted(set(published) - set(found))  # type: ignore[arg-type]
+    new = sorted(set(found) - set(published))  # type: ignore[arg-type]
     require(
         not lost, f"the state dict no longer has {_quoted(lost)}" + (f"; it has {_quoted(new)} instead" if new else "")
     )
     require(not new, f"the state dict has {_quoted(new)} beside its published names")
-    for name, expected in golden.items():  # type: ignore[union-attr]
+    for name, expected in published.items():  # type: ignore[union-attr]
         require(found[name] == list(expected), f"`{name}` has shape {found[name]}; published is {list(expected)}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from blocks.registry.errors import BlockError
 from zoo.catalog.local_files import load_file
 from zoo.testing import ability_checks as promises
-from zoo.testing import checks, counting
+from zoo.testing import checks, counting, members
 from zoo.testing.block_cases import Subject
 from zoo.testing.outcomes import FAILED, NOT_APPLICABLE, OK, ConformanceFailure, NotApplicable, Result
 
@@ -25,6 +25,7 @@ CHECKS: dict[str, Check] = {
     "gradient": checks.gradient,
     "determinism": checks.determinism,
     "names": checks.names,
+    "members": members.members,
     "copies": checks.copies,
     "nothing": checks.nothing,
     "macs": counting.macs,

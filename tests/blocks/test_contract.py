@@ -1,0 +1,139 @@
+"""The contract of a block names every member that is looked up, and nothing that nobody looks up."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from blocks import contract, registry
+from blocks.registry.schema import SUPPLIED
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+ELSEWHERE = {
+    "O_NONBLOCK": "os",
+    "geteuid": "os",
+    "sched_getaffinity": "os",
+    "malloc_trim": "the C library",
+    "errno": "errors of the network",
+    "reason": "errors of the network",
+    "response": "errors of the network",
+    "status_code": "responses",
+    "decorator_list": "nodes of ast",
+    "name": "nodes of ast",
+    "ndim": "numbers of NumPy and torch",
+    "tolist": "numbers of NumPy and torch",
+    "is_meta": "tensors",
+    "groups": "convolutions of torch",
+    "_orig_mod": "compiled models of torch",
+    "grid_size": "patch embeddings of timm",
+    "init_non_persistent_buffers": "modules of timm",
+    "patch_embed": "models of timm",
+    "pretrained_cfg": "models of timm",
+    "window_size": "attentions of timm",
+    "approximate": "the parameter of `gelu`, which packing spells out",
+    "channels": "the input of a spec",
+    "input": "specs",
+    "size": "the input of a spec",
+    "vocab_size": "the input of a spec",
+    "ctx": "features of a model that reads slots",
+    "generate": "language models",
+    "logits": "predictions of language models",
+    "num_classes": "models that a plugin's factory makes",
+    "out_indices": "models",
+    "pretrained": "models",
+    "spec": "models",
+    "deploy": "factories of plugins",
+}
+"""Names that are looked up on something that is no block."""
+ROOMS_WITHOUT_BLOCKS = ("zoo.cli", "zoo.display", "zoo.system")
+
+
+def sources() -> dict[str, ast.Module]:
+    """Module -> syntax tree of every file of `blocks` and `zoo`."""
+    paths = sorted(path for package in ("blocks", "zoo") for path in (ROOT / package).rglob("*.py"))
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+        for path in paths
+        if "_template" not in path.parts
+    }
+
+
+def looked_up(tree: ast.Module) -> Iterator[str]:
+    """The names that `getattr` and `hasattr` ask for by a literal; those of Python's own protocols aside."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and not name.value.startswith("__"):
+                yield name.value
+
+
+def mentioned(tree: ast.Module) -> set[str]:
+    """Every attribute that a file takes, every function that it defines and every literal word in it."""
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return names | {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+SOURCES = sources()
+LOOKED_UP: dict[str, set[str]] = {}
+"""Name -> the modules that look it up."""
+for _module, _tree in SOURCES.items():
+    for _name in looked_up(_tree) if not _module.startswith(ROOMS_WITHOUT_BLOCKS) else ():
+        LOOKED_UP.setdefault(_name, set()).add(_module)
+
+
+@pytest.mark.parametrize("name", sorted(LOOKED_UP))
+def test_every_name_that_is_looked_up_is_in_the_contract(name: str) -> None:
+    step = "describe it in blocks/contract.py, or name its owner in ELSEWHERE if that is no block"
+    assert (name in contract.NAMES) != (name in ELSEWHERE), f"`{name}` of {LOOKED_UP[name]}: {step}"
+
+
+def test_no_name_elsewhere_is_stale() -> None:
+    assert {*ELSEWHERE} - {*LOOKED_UP} == set(), "nobody looks them up: take them out of ELSEWHERE"
+
+
+@pytest.mark.parametrize("member", contract.MEMBERS, ids=lambda member: member.name)
+def test_every_caller_of_a_member_mentions_it(member: contract.Member) -> None:
+    silent = [module for module in member.callers if member.name not in mentioned(SOURCES[module])]
+    assert member.callers and not silent
+
+
+@pytest.mark.parametrize("name", sorted(contract.NAMES & LOOKED_UP.keys()))
+def test_every_module_that_looks_up_a_member_is_among_its_callers(name: str) -> None:
+    member = next(member for member in contract.MEMBERS if member.name == name)
+    assert LOOKED_UP[name] <= {*member.callers}
+
+
+def test_members_are_of_kinds_that_there_are_and_stand_there_once() -> None:
+    assert len(contract.NAMES) == len(contract.MEMBERS)
+    assert {kind for member in contract.MEMBERS for kind in member.kinds} <= {*registry.KINDS}
+
+
+def test_arguments_are_those_that_the_builder_supplies() -> None:
+    assert [argument.name for argument in contract.ARGUMENTS] == [*SUPPLIED, "bias"]
+
+
+def test_the_page_is_what_the_contract_says() -> None:
+    assert contract.PAGE.read_text(encoding="utf-8") == contract.markdown(), "stale: run `python -m blocks.contract`"
+
+
+def test_check_answers_by_its_exit_code(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "page.md"
+    assert contract.main(["--check"], path) == 1
+    assert capsys.readouterr().out == "page.md is stale: run `python -m blocks.contract`\n"
+    assert contract.main([], path) == 0
+    assert contract.main(["--check"], path) == 0
+
+
+def test_the_contract_loads_no_torch() -> None:
+    code = "import sys, blocks.contract; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "False\n"
