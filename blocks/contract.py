@@ -106,6 +106,15 @@ IDENTITY = (
         absent="Only blocks have one.",
     ),
     Member(
+        "covers",
+        'covers: tuple[str, ...]  # ("repvgg",)',
+        DECORATOR,
+        meaning="What papers call the block, where that is another name.",
+        callers=("blocks.registry.registration",),
+        when="when the index is written, a block is described, and blocks are searched by name",
+        absent="Only blocks have them.",
+    ),
+    Member(
         "takes_ctx",
         "takes_ctx: bool",
         DECORATOR,

@@ -12,6 +12,7 @@ import pytest
 
 from blocks import contract, registry
 from blocks.registry.schema import SUPPLIED
+from zoo.testing.isolation import own_registrations
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -115,6 +116,18 @@ def test_every_module_that_looks_up_a_member_is_among_its_callers(name: str) -> 
 def test_members_are_of_kinds_that_there_are_and_stand_there_once() -> None:
     assert len(contract.NAMES) == len(contract.MEMBERS)
     assert {kind for member in contract.MEMBERS for kind in member.kinds} <= {*registry.KINDS}
+
+
+def test_members_of_the_decorator_are_those_that_it_writes() -> None:
+    class Plain:
+        def forward(self) -> None: ...
+
+    before = {*vars(Plain)}
+    with own_registrations():
+        registry.block("plain", kind="act")(Plain)
+    assert {*vars(Plain)} - before - {"__init__"} == {
+        member.name for member in contract.MEMBERS if member.status == contract.DECORATOR
+    }
 
 
 def test_arguments_are_those_that_the_builder_supplies() -> None:

@@ -1,6 +1,6 @@
 """`zoo publish-family NAME`: all data that follow from the file of a family, and what is left for a person. For a checkout of this repository.
 
-zoo/models/NAME.toml  ->  zoo/models/index.json, data/profiles.json, data/loads.json, tests/golden/digests.json, model_cards/
+zoo/models/NAME.toml  ->  zoo/models/index.json, data/profiles.json, data/loads.json, tests/published/digests.json, model_cards/
 
 A plugin's families have `zoo index NAMESPACE`.
 """
@@ -29,7 +29,7 @@ from zoo.system.children import command
 from zoo.weights.convert import KeyRules
 
 ROOT = CORE.folder.parents[1]
-DIGESTS, CARDS, PARITY, CHANGELOG = "tests/golden/digests.json", "model_cards", "tests/models/parity", "CHANGELOG.md"
+DIGESTS, CARDS, PARITY, CHANGELOG = "tests/published/digests.json", "model_cards", "tests/models/parity", "CHANGELOG.md"
 
 
 class Remaining(NamedTuple):
