@@ -86,8 +86,8 @@ def is_shown(expected: str, output: str) -> bool:
     """Whether an output is what a page shows, `...` standing for anything."""
     lines = [line.rstrip() for line in expected.strip("\n").split("\n")]
     parts = [r"(?:.*\n)*?" if line == "..." else ".*".join(map(re.escape, line.split("..."))) + r"\n" for line in lines]
-    seen = "".join(line.rstrip() + "\n" for line in output.strip("\n").split("\n"))
-    return re.fullmatch("".join(parts), seen) is not None
+    printed = "".join(line.rstrip() + "\n" for line in output.strip("\n").split("\n"))
+    return re.fullmatch("".join(parts), printed) is not None
 
 
 def faults_of(page: pathlib.Path) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _toml_faults(fence: Fence) -> Iterator[str]:
 def _console_faults(text: str) -> Iterator[str]:
     rows = commands(text)
     for row, after in itertools.zip_longest(rows, rows[1:]):
-        said = _code_of(row, after)
+        expected = _code_of(row, after)
         variables = dict(
             word.split("=", 1) for word in itertools.takewhile(lambda word: re.match("[A-Z_]+=", word), row.words)
         )
@@ -146,8 +146,8 @@ def _console_faults(text: str) -> Iterator[str]:
             yield f"`{program}` is not among the programs that a page may show"
             continue
         code, output = _zoo(arguments, variables)
-        if str(code) != said:
-            yield f"`{shlex.join(row.words)}` ends with {code}, and the page says {said}:\n{output}"
+        if str(code) != expected:
+            yield f"`{shlex.join(row.words)}` ends with {code}, and the page says {expected}:\n{output}"
         elif row.output.strip() and not is_shown(row.output, output):
             yield f"`{shlex.join(row.words)}`: the page shows\n{row.output}\nand this is printed:\n{output}"
 
@@ -210,7 +210,7 @@ def main(paths: list[str]) -> int:
     import torch  # noqa: F401  (once, for all processes that begin as copies of this one)
 
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        faults = [fault for found in pool.map(run, paths, chunksize=1) for fault in found]
+        faults = [fault for page_faults in pool.map(run, paths, chunksize=1) for fault in page_faults]
     print("\n\n".join(faults), file=sys.stderr)
     return 1 if faults else 0
 

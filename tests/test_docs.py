@@ -77,6 +77,17 @@ def test_every_page_has_its_place_in_the_site() -> None:
     assert sorted(paths(site["nav"])) == [page.name for page in PAGES]
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_an_issue_form_asks_for_what_it_needs(path: pathlib.Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+    assert form["name"] and form["description"]
+    assert all(field["id"] and field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
 def test_the_reference_has_every_public_name() -> None:
     text = (DOCS / "reference.md").read_text()
     entries = re.findall(r"^::: zoo\.(\w+)$", text, re.MULTILINE)
