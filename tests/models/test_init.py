@@ -13,7 +13,7 @@ from tests.models.parity import entries, smallest
 
 TIMM = entries("timm")
 ON_PURPOSE = entries("first_values")
-ENOUGH = 2000
+ENOUGH = 4000
 """Values that make an estimate of the deviation good to a few per cent."""
 FEW = 20
 """Values that make none."""
