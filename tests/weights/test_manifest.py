@@ -15,6 +15,7 @@ from zoo.weights.manifest import (
     Preprocess,
     Probe,
     counted_metric,
+    manifest_from,
     manifest_json,
     parse_manifest,
     read_manifest,
@@ -168,6 +169,26 @@ def test_text_that_is_not_json_is_refused():
 def test_nan_is_refused():
     with pytest.raises(WeightsError, match="NaN is no JSON"):
         parse_manifest('{"model": NaN}', "m.json")
+
+
+def test_plain_data_is_a_manifest_as_its_text_is():
+    assert manifest_from(json.loads(manifest_json(GOOD)), "m.json") == GOOD
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (manifest_json(GOOD), "expected an object; found "),
+        (None, "expected an object; found null, no value"),
+        ({"model": float("nan")}, "expected JSON; found text that is not JSON"),
+        ({"model": "\ud800"}, "expected JSON; found text that is not JSON"),
+    ],
+    ids=["text", "nothing", "nan", "surrogate"],
+)
+def test_plain_data_that_is_no_manifest_is_refused(data, message):
+    with pytest.raises(WeightsError) as caught:
+        manifest_from(data, "m.json")
+    assert str(caught.value).startswith(f"m.json: 1 error\n    {message}")
 
 
 def test_a_key_twice_is_refused():
