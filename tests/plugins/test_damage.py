@@ -37,6 +37,7 @@ DATA: dict[str, tuple[str, bytes, str]] = {
     ),
     "deep": ("index.json", b"[" * 100_000, "recursion"),
     "costs": ("data/profiles.json", b'{"net_nano": {"train": 7}}', "profiles.json cannot be read"),
+    "loads": ("data/loads.json", b'{"net_nano": {"train": 7}}', "loads.json cannot be read"),
     "prints": (
         "data/published.toml",
         b'[x]\nnet_nano = ["1 k", "2", "three"]\nsource = "s"\n',
@@ -76,10 +77,10 @@ def _distribution(folder: pathlib.Path, name: str, points: bytes, metadata: byte
 def test_each_is_named_with_its_cure_and_the_rest_works(site: pathlib.Path, run_in: Run) -> None:
     code = """
 import json, time, zoo, blocks
-from zoo.measure.profiles import costs
+from zoo.measure.load import loads
 from zoo.measure.published import published
 start = time.process_time()
-costs(), published()
+loads(), published()
 reports = {one.name: [one.state, one.cause, len(one.blocks)] for one in zoo.plugins()}
 print(json.dumps([reports, zoo.list_models("*/*"), "mlp" in blocks.list_blocks(), time.process_time() - start]))
 """

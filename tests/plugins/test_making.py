@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 
+import msgspec
 import pytest
 import torch
 
@@ -13,9 +14,12 @@ import zoo
 from blocks.registry import registration as registry
 from zoo.authoring.renaming import rename
 from zoo.authoring.scaffold import new_plugin, template
+from zoo.build.builder import build
 from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file
+from zoo.catalog.published import specs_in
 from zoo.errors import InputError
+from zoo.measure.load import Loads, load_of
 from zoo.specs.read import read_file
 from zoo.specs.resolve import resolve
 from zoo.testing.isolation import own_registrations
@@ -165,3 +169,12 @@ def test_a_saved_folder_is_renamed_inside_its_weights_too(tmp_path: pathlib.Path
         assert model.digest == done.after and "acme/shift_mixer@1" not in model.spec.blocks()
         assert torch.equal(model(x), expected)
     assert b"acme/shift_mixer" not in weights.read_bytes() + (folder / "zoo.json").read_bytes()
+
+
+def test_an_index_writes_the_loads_that_predictions_are_made_of(tmp_path: pathlib.Path) -> None:
+    new_plugin("beta")
+    package = tmp_path / "beta-blocks" / "beta_blocks"
+    shipped = msgspec.json.decode((package / "models" / "data" / "loads.json").read_bytes(), type=Loads)
+    load_file(package / "shift_mixer.py")
+    (spec,) = [spec for _, spec in specs_in(Collection("", package / "models", ""))]
+    assert shipped == {"shiftnet_nano": {"train": load_of(build(spec)), "deploy": load_of(zoo.deploy(build(spec)))}}

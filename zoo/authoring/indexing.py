@@ -1,4 +1,5 @@
-"""What a plugin's package carries so that it is listed without being imported: `blocks.json`, `index.json`, `profiles.json`."""
+"""What a plugin's package carries so that it is listed without being imported: `blocks.json`, `index.json`,
+`profiles.json`, `loads.json`."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ def rendered(package: Path, blocks: Iterable[str], collection: Collection | None
 
 
 def write(package: Path, blocks: Iterable[str], collection: Collection | None) -> list[Path]:
-    """Writes them, and the profiles of all models in both forms; returns the files."""
-    from zoo.measure import profiles
+    """Writes them, and the profiles and loads of all models in both forms; returns the files."""
+    from zoo.measure import load, profiles
 
     files = rendered(package, blocks, collection)
     for path, fresh in files.items():
@@ -36,4 +37,5 @@ def write(package: Path, blocks: Iterable[str], collection: Collection | None) -
     if collection is None or collection.index_file not in files:
         return list(files)
     profiles.write(collection)
-    return [*files, collection.data / profiles.PROFILES]
+    load.write(collection)
+    return [*files, collection.data / profiles.PROFILES, collection.data / load.LOADS]

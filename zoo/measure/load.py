@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zoo import catalog
-from zoo.catalog.collection import CORE, Collection, collections
+from zoo.catalog.collection import CORE, Collection, collections, read_data
 from zoo.catalog.published import specs_in
 from zoo.measure.profiles import costs
 from zoo.system.folders import write_whole
@@ -75,12 +75,10 @@ def loads() -> Loads:
     """Those of all collections. Of a model that ships none, what its cost says: MACs as dense work, elements and weights."""
     found: Loads = {}
     for collection in collections().values():
-        path = collection.data / LOADS
-        if path.is_file():
-            shipped = msgspec.json.decode(path.read_bytes(), type=Loads)
-            found |= {collection.full(name): forms for name, forms in shipped.items()}
+        shipped: Loads = read_data(collection, collection.data / LOADS, _decoded, {})
+        found |= {collection.full(name): forms for name, forms in shipped.items()}
     for name in catalog.entries():
-        if name not in found:
+        if not {"train", "deploy"} <= found.get(name, {}).keys():
             found[name] = {
                 form: Load(
                     pointwise=2 * cost.macs, scan=cost.scan_flops, fft=cost.fft_flops, elements=cost.elements,
@@ -89,6 +87,10 @@ def loads() -> Loads:
                 for form, cost in costs()[name].items()
             }  # fmt: skip
     return found
+
+
+def _decoded(data: bytes) -> Loads:
+    return msgspec.json.decode(data, type=Loads)
 
 
 def load_of(net: nn.Module, batch: int = 1) -> Load:
