@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,18 +91,23 @@ def gradient(name: str) -> None:
 
 
 def features(name: str) -> None:
-    """Its levels have the channels and the reduction that it tells."""
+    """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
     model = _built(name)
     if isinstance(model.spec.input, TokenInput):
         raise NotApplicable("it is no net for images")
-    told = model.feature_info
-    net = zoo.create(name, features_only=True, out_indices=tuple(range(len(told.channels()))))
+    info = model.feature_info
+    net = zoo.create(name, features_only=True, out_indices=tuple(range(len(info.channels()))))
     x = _input(net)
     with torch.no_grad():
         maps = net(x)
-    found = [(y.shape[1], x.shape[-1] // y.shape[-1]) for y in maps]
-    said = list(zip(told.channels(), told.reduction(), strict=True))
-    require(found == said, f"its levels are (channels, reduction) = {found}, and it tells {said}")
+    side, reduction = x.shape[-1], 1
+    for i, (y, row) in enumerate(zip(maps, info.get_dicts(), strict=True)):
+        step = row["reduction"] / reduction
+        fits = math.floor(side / step) <= y.shape[-1] <= math.ceil(side / step)
+        says = f"{row['num_chs']} channels and a reduction of {row['reduction']}"
+        found = f"{y.shape[1]} channels and {y.shape[-1]} columns of {x.shape[-1]}"
+        require(fits and y.shape[1] == row["num_chs"], f"level {i} has {found}; it says {says}")
+        side, reduction = y.shape[-1], row["reduction"]
 
 
 def saved(name: str) -> None:
