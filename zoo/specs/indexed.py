@@ -31,17 +31,17 @@ def pick(value: Any, where: Where | None, origin: Origin, problems: list[Problem
             return _pick_indexed(value, where, origin, problems)
         table = Table(value.origin)
         for key, item in value.items():
-            table.put(key, pick(item, where, value.origins[key], problems), _moved(item, value.origins[key]))
+            table.put(key, pick(item, where, value.origins[key], problems), _place_of(item, value.origins[key]))
         return table
     if isinstance(value, Items):
         items = Items(value.origin)
         for item, step in zip(value, value.origins, strict=True):
-            items.push(pick(item, where, step, problems), _moved(item, step))
+            items.push(pick(item, where, step, problems), _place_of(item, step))
         return items
     return value
 
 
-def _moved(value: Any, origin: Origin) -> Origin:
+def _place_of(value: Any, origin: Origin) -> Origin:
     """Tables and lists remember where they were written; scalars are where they stand."""
     return (
         value.origin

@@ -21,11 +21,11 @@ class Inliner:
         self.define = define if isinstance(define, Table) else Table(Origin("", ""))
         self.problems = problems
         self.used: set[str] = set()
-        self.made = 0
+        self.count = 0
 
     def inline(self, value: Any, origin: Origin, stack: tuple[str, ...] = ()) -> Any:
-        self.made += 1
-        if self.made > MAX_VALUES:
+        self.count += 1
+        if self.count > MAX_VALUES:
             raise TooLarge(Problem(str(origin), f"parts that expand to at most {MAX_VALUES:,} values", "more"))
         if len(self.problems) >= MOST_PROBLEMS:
             return INVALID
