@@ -39,6 +39,12 @@ def test_the_shape_that_killed_the_process_is_right():
 
 
 @pytest.mark.slow
+def test_a_dilated_depthwise_shape_whose_gradient_was_not_written_is_right():
+    shape = [12, 12, [5, 5], [1, 1], [4, 4], [2, 2], 12, [[56, 56]]]
+    assert list(tried([shape])) == [(shape, [])]
+
+
+@pytest.mark.slow
 def test_gradients_of_all_convolutions_equal_those_of_float64():
     shapes = list(collected())
     batches = [shapes[begin : begin + PER_PROCESS] for begin in range(0, len(shapes), PER_PROCESS)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from blocks.conv.conv import take_strided_pixels
+from blocks.conv.conv import use_right_gradients
 from blocks.first_values import forget_arguments
 from zoo._typed import typed
 from zoo.build.backbone import Backbone
@@ -141,7 +141,7 @@ def _guard(net: Backbone, max_params: int) -> None:
 def _settle(net: Any, wanted: Spec, device: Any) -> None:
     """What was kept for the building goes; nets of images get their layout in memory."""
     if isinstance(wanted, External):
-        take_strided_pixels(net)
+        use_right_gradients(net)
     if str(device) == "meta":
         return
     if not isinstance(wanted, External):

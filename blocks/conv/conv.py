@@ -39,17 +39,48 @@ def is_strided_pointwise(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.padding in ((0, 0), "valid")
 
 
-def take_strided_pixels(model: nn.Module) -> None:
-    """Turns torch's own strided pointwise convolutions of a model, in place, into StridedPointwise; their state stays as it is."""
+class GroupedDilated(nn.Conv2d):
+    """y = W * x + b with groups and a dilation: in training in bfloat16 on a CPU it is computed in float32, and y rounded.
+
+    (B, C, H, W) -> (B, out_dim, H', W'), as nn.Conv2d, of whose gradient oneDNN 3.12 (torch 2.13), in channels_last memory and on wide
+    maps, leaves parts as they were in memory (`jit_bf16:avx512_core_bf16`, which other processors do not have).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and self.weight.requires_grad and computes_in_bfloat16(x)):
+            return self._conv_forward(x, self.weight, self.bias)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)
+
+
+def computes_in_bfloat16(x: Tensor) -> bool:
+    """Whether a convolution of x on a CPU is one in bfloat16, by its own dtype or by that of autocast."""
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
+        return x.is_cpu and x.dtype is not torch.float64
+    return x.dtype is torch.bfloat16 and x.is_cpu
+
+
+def is_grouped_dilated(conv: nn.Conv2d) -> bool:
+    return conv.groups > 1 and conv.dilation != (1, 1)
+
+
+def use_right_gradients(model: nn.Module) -> None:
+    """Turns torch's own convolutions of a model whose gradients a CPU gets wrong, in place, into ours; their state stays as it is."""
     for module in model.modules():
-        if type(module) is nn.Conv2d and is_strided_pointwise(module):
-            module.__class__ = StridedPointwise
+        if type(module) is nn.Conv2d:
+            module.__class__ = _right(module, nn.Conv2d, StridedPointwise, GroupedDilated)
+
+
+def _right(conv: nn.Conv2d, plain: type, strided_pointwise: type, grouped_dilated: type) -> type:
+    """Of three classes the one whose gradients are right for a convolution of these sizes."""
+    return strided_pointwise if is_strided_pointwise(conv) else grouped_dilated if is_grouped_dilated(conv) else plain
 
 
 def conv2d(dim: int, out_dim: int, kernel_size: int | tuple[int, int], **arguments: Any) -> nn.Conv2d:
     """A convolution inside a block: torch's own, with its arguments, in the form whose gradients are right on a CPU."""
     conv = nn.Conv2d(dim, out_dim, kernel_size, **arguments)
-    take_strided_pixels(conv)
+    use_right_gradients(conv)
     return conv
 
 
@@ -88,8 +119,8 @@ class Conv(nn.Conv2d):
             padding = 0 if kernel_size == stride else dilation * (kernel_size - 1) // 2
         super().__init__(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
         self.out_dim = out_dim
-        if type(self) is Conv and is_strided_pointwise(self):
-            self.__class__ = StridedPointwiseConv
+        if type(self) is Conv:
+            self.__class__ = _right(self, Conv, StridedPointwiseConv, GroupedDilatedConv)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         scale_output(self, scale, shift)
@@ -122,6 +153,10 @@ class Conv(nn.Conv2d):
 
 class StridedPointwiseConv(StridedPointwise, Conv):
     """What `conv` is with a 1 x 1 kernel and a stride."""
+
+
+class GroupedDilatedConv(GroupedDilated, Conv):
+    """What `conv` is with groups and a dilation."""
 
 
 @block("conv_norm_act", kind="whole", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))

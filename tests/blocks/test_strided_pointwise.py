@@ -19,7 +19,7 @@ from blocks.conv.conv import (
     StridedPointwise,
     conv2d,
     is_strided_pointwise,
-    take_strided_pixels,
+    use_right_gradients,
 )
 from blocks.packing import PackedConv, available, pack
 
@@ -95,7 +95,7 @@ def test_layers_of_others_are_turned_in_place_with_their_state():
     net = nn.Sequential(nn.Conv2d(3, 8, 1, 2), nn.Conv2d(8, 8, 3, 2))
     x, before = torch.randn(2, 3, 9, 9), dict(net.state_dict())
     right = net(x)
-    take_strided_pixels(net)
+    use_right_gradients(net)
     assert [type(layer) for layer in net] == [StridedPointwise, nn.Conv2d]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     torch.testing.assert_close(net(x), right)
