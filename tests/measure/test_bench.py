@@ -363,3 +363,13 @@ def test_a_machine_first_seen_on_a_busy_day_turns_out_to_be_the_one_that_is_know
         seen.append(this_device.this_device().fingerprint.gemm_gflops)
     this_device.this_device.cache_clear()
     assert seen == [40.0, 40.0, 100.0, 100.0]
+
+
+def test_a_device_that_nobody_measured_on_is_refused_with_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path))
+    name = zoo.latency("resnet50", device="")[0].device
+    assert zoo.latency("resnet50", device=name)
+    with pytest.raises(InputError, match=rf"device\n    expected this or .*; found `{name[:-1]}`; nearest `{name}`"):
+        zoo.latency("resnet50", device=name[:-1])

@@ -25,7 +25,7 @@ from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
 from zoo.measure.source_hash import source_hash
-from zoo.measure.store import Store, newest
+from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.specs.model import Spec
@@ -234,9 +234,13 @@ def bench(
 def latency(model: str, device: str = "this", **wanted: Any) -> list[Latency]:
     """What the store holds of a model: rows of this machine, of a named device, or with `device=""` of all.
 
-    `wanted` are values of a row's or its runtime's fields: `form="deploy"`, `threads=1`, `verdict="clean"`.
+    `wanted` are values of a row's or its runtime's fields: `form="deploy"`, `threads=1`, `verdict="clean"`. Raises
+    InputError for a device that is not known.
     """
     with Store() as store:
         if device:
             wanted["device"] = this_device().id if device == "this" else device
-        return store.rows(digest=_spec(model).digest, **wanted)
+        rows = store.rows(digest=_spec(model).digest, **wanted)
+        if not rows and device not in ("", "this"):
+            check_device(store, device, "latency")
+        return rows

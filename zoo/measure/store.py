@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from blocks.registry.words import printable
 from zoo.catalog.collection import collections
-from zoo.errors import InputError, Problem
+from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency, Sample
 from zoo.measure.row_checks import device_problems, is_past, row_problems
@@ -312,6 +312,13 @@ def newest(rows: Iterable[Latency]) -> Iterator[Latency]:
     for row in sorted(rows, key=lambda row: (row.verdict == "clean", row.date if is_past(row.date) else "")):
         best[row.digest, row.form, row.device, row.runtime.key] = row
     yield from best.values()
+
+
+def check_device(store: Store, device: str, subject: str) -> None:
+    """Raises InputError for a device that no rows are of."""
+    known = [one.id for one in store.devices()]
+    if device not in known:
+        raise InputError(subject, Problem("device", f"this or {listed(known)}", f"`{device}`", nearest(device, known)))
 
 
 def _value(row: Latency, name: str) -> Any:

@@ -22,7 +22,7 @@ from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC
 from zoo.measure.source_hash import source_hash
-from zoo.measure.store import Store, newest
+from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
 from zoo.selection.figures import Figure, figure_of, less_is_better, metrics
 from zoo.weights.licences import LicenceClass, licence_class
@@ -162,11 +162,8 @@ def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -
         rows = {row.digest: row for row in clean if row.device == where}
         devices = Counter(row.digest for row in clean)  # the newest of each device
         guesses = predictions(store, where, runtime)
-        if device != "this" and device not in {known.id for known in store.devices()}:
-            known = [known.id for known in store.devices()]
-            raise InputError(
-                "find", Problem("device", f"this or {listed(known)}", f"`{device}`", nearest(device, known))
-            )
+        if device != "this":
+            check_device(store, device, "find")
     for name, entry in catalog.entries().items():
         cost = costs()[name][form]
         row = rows.get(entry.digest)
