@@ -203,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.fault(path, true) if self.command == "GET" else true
         etag = self.hub.etag or hashlib.sha256(true).hexdigest()
         headers = {"X_Repo_Commit": found[0], "ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
-        if path.endswith(".safetensors"):
+        if path.endswith(".safetensors") or self.hub.elsewhere:  # the sizes of what is fetched elsewhere
             headers |= {"X_Linked_Etag": f'"{etag}"', "X_Linked_Size": str(len(true))}
         if self.hub.elsewhere:
             return self._send(302, b"", Location=f"{self.hub.elsewhere}/{repo}/resolve/{revision}/{path}", **headers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 import re
 import socket
@@ -117,9 +116,10 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
 def _downloaded(reference: Reference, name: str, anew: bool, max_bytes: int, stopped: threading.Event) -> Path:
     """Once more where the first answer was cut off or came too late; the client itself resumes and waits for a busy Hub."""
-    download = functools.partial(client().hf_hub_download, reference.repo, name, revision=reference.revision)
-    if "tqdm_class" in inspect.signature(client().hf_hub_download).parameters:
-        download = functools.partial(download, tqdm_class=_counting(reference, name, max_bytes, stopped))
+    counting = _counting(reference, name, max_bytes, stopped)
+    download = functools.partial(
+        client().hf_hub_download, reference.repo, name, revision=reference.revision, tqdm_class=counting
+    )
     try:
         return Path(download(force_download=anew))
     except InputError:
