@@ -30,18 +30,24 @@ def _code_in(path: str) -> bytes:
 
 
 def code_of(text: str) -> str:
-    """The lines of a source file that can change what it computes: without comments, docstrings, imports and empty lines.
+    """The lines of a source file that can change what it computes: without comments, docstrings, imports, what blocks are called, and empty
+    lines.
 
     What is imported may have moved to another file; what it does is told by the rows of the blocks that are defined there.
     """
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)) or _is_docstring(node):
-            for number in range(node.lineno - 1, node.end_lineno or node.lineno):  # type: ignore[attr-defined]
+        for part in _without_effect(node):
+            for number in range(part.lineno - 1, part.end_lineno or part.lineno):
                 lines[number] = ""
     stripped = (line.strip() for line in lines)
     return "\n".join(line for line in stripped if line and not line.startswith("#"))
 
 
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def _without_effect(node: ast.AST) -> list[ast.stmt | ast.expr]:
+    """Parts of the tree that compute nothing: imports, docstrings, the names and papers that a block is registered under."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [node]
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return [node]
+    return list(node.decorator_list) if isinstance(node, ast.ClassDef) else []
