@@ -47,18 +47,13 @@ class GroupedDilated(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and self.weight.requires_grad and computes_in_bfloat16(x)):
+        autocast = torch.is_autocast_enabled("cpu") and x.dtype is not torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        if not (torch.is_grad_enabled() and self.weight.requires_grad and dtype is torch.bfloat16 and x.is_cpu):
             return self._conv_forward(x, self.weight, self.bias)
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)
-
-
-def computes_in_bfloat16(x: Tensor) -> bool:
-    """Whether a convolution of x on a CPU is one in bfloat16, by its own dtype or by that of autocast."""
-    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
-        return x.is_cpu and x.dtype is not torch.float64
-    return x.dtype is torch.bfloat16 and x.is_cpu
 
 
 def is_grouped_dilated(conv: nn.Conv2d) -> bool:
