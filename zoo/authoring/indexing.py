@@ -17,8 +17,8 @@ from zoo.system.folders import write_whole
 def rendered(package: Path, blocks: Iterable[str], collection: Collection | None) -> dict[Path, bytes]:
     """Path -> the bytes that should stand there, for the blocks and specs of one package. Imports the blocks."""
     files: dict[Path, bytes] = {}
-    if own := sorted(blocks):
-        infos = [info_of(get(identity)) for identity in own]
+    if identities := sorted(blocks):
+        infos = [info_of(get(identity)) for identity in identities]
         files[package / INDEX_OF_PLUGIN] = (
             msgspec.json.format(msgspec.json.encode(infos, order="sorted"), indent=1) + b"\n"
         )

@@ -119,23 +119,23 @@ def _model_problems(family: Family, variant: str, digest: str | None) -> Iterato
 
 def remaining(family: Family, name: str) -> Iterator[Remaining]:
     """What no program can know of a published family and is not there yet."""
-    known = {model for model in family.variants if not model.endswith("_nano")}
-    if lacking := sorted(known - set(published())):
+    models = {model for model in family.variants if not model.endswith("_nano")}
+    if lacking := sorted(models - set(published())):
         figures = "parameters and MACs that the authors print, for " + listed(lacking)
         yield Remaining(_relative(CORE.data / "published.toml"), figures)
-    if family.text.task == "image-classification" and known and not (ROOT / PARITY / f"{name}.toml").is_file():
+    if family.text.task == "image-classification" and models and not (ROOT / PARITY / f"{name}.toml").is_file():
         yield Remaining(f"{PARITY}/{name}.toml", "`golden` outputs of the original code, or `timm` with equal weights")
     if family.text.task == "language-modeling" and name not in (ROOT / "tests/models/test_language.py").read_text():
         yield Remaining(
             "tests/models/test_language.py", "a case: logits of the original code, and the model that gives them"
         )
-    if known and not family.keys:
+    if models and not family.keys:
         yield Remaining(
             _relative(CORE.folder / f"{name}.toml"), "[keys.official]: from the names of the authors' files to ours"
         )
     for source in _untested_keys(family, name):
         yield Remaining(f"{NAMES}/{name}.{source}.json", f"names and shapes of a checkpoint for [keys.{source}]")
-    if known and not (CORE.weights / f"{name}.toml").is_file():
+    if models and not (CORE.weights / f"{name}.toml").is_file():
         yield Remaining(
             _relative(CORE.weights / f"{name}.toml"), "the checkpoints that others published, if there are any"
         )
@@ -175,8 +175,8 @@ def _write_digests() -> None:
         text=True,
     )
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().rpartition("\n")[2]
-        raise InputError("publish-family", Problem(DIGESTS, "digests that can be written", said))
+        last_line = (done.stdout + done.stderr).strip().rpartition("\n")[2]
+        raise InputError("publish-family", Problem(DIGESTS, "digests that can be written", last_line))
 
 
 def _forget() -> None:

@@ -132,8 +132,8 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
     manifests = {name: sorted(home.weights.glob(f"{name}.*.json")) for name in pairs}
     for name, (before, after) in pairs.items():
         names.check(before, after)
-        held = [home.weights / read_manifest(path).source.partition(":")[2] for path in manifests[name]]
-        prove(before, after, held[0] if held else None)
+        weights = [home.weights / read_manifest(path).source.partition(":")[2] for path in manifests[name]]
+        prove(before, after, weights[0] if weights else None)
     digests = {before.digest: after for before, after in pairs.values()}
     for path, text in texts.items():
         write_whole(path, text.encode())

@@ -59,9 +59,9 @@ def plugins(check: bool = False, timeout: float = PATIENCE) -> list[Report]:
 
 
 def checked(timeout: float) -> list[Report]:
-    known = _known()
+    plugins_here = _known()
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda plugin: _tried(plugin, timeout), known))
+        return list(pool.map(lambda plugin: _tried(plugin, timeout), plugins_here))
 
 
 def _counts() -> Counter[str]:
@@ -97,17 +97,17 @@ def _tried(plugin: Plugin, timeout: float) -> Report:
 def described(name: str, timeout: float = PATIENCE) -> BlockInfo:
     """What is known of a block; where its package says nothing of it, its code is asked, in a process of its own. Raises BlockError."""
     identity = registry.resolve(name)
-    known = registry.known(identity) if identity else None
-    if identity is None or known or identity not in declared.targets():
-        return known or registry.describe(name)
+    info = registry.known(identity) if identity else None
+    if identity is None or info or identity not in declared.targets():
+        return info or registry.describe(name)
     plugin = declared.targets()[identity]
     lines, late = _asked("block", identity, timeout)
     trial = msgspec.json.decode(lines[-1], type=Trial) if lines else Trial(f"block `{identity}`")
     if trial.info is not None:
         return trial.info
-    told = trial.error or late or "no answer"
+    reason = trial.error or late or "no answer"
     cure = f"`zoo plugins` shows the whole cause; uninstall {plugin.name}, or leave it out of ZOO_PLUGINS"
-    raise BlockError(f"block `{identity}`", Problem(plugin.owner, "a module that imports", told, next=cure))
+    raise BlockError(f"block `{identity}`", Problem(plugin.owner, "a module that imports", reason, next=cure))
 
 
 def _asked(what: str, name: str, timeout: float) -> tuple[list[bytes], str]:
@@ -153,8 +153,8 @@ def _try_all(name: str, answers: pathlib.Path) -> None:
         for space, point in plugin.factories.items()
     ]
     spaces = {*plugin.namespaces}
-    own = [entry for entry in catalog.entries().values() if namespace_of(entry.name) in spaces]
-    trials += [(f"model {entry.name}", lambda entry=entry: _read(entry)) for entry in own if entry.file]  # type: ignore[misc]
+    entries = [entry for entry in catalog.entries().values() if namespace_of(entry.name) in spaces]
+    trials += [(f"model {entry.name}", lambda entry=entry: _read(entry)) for entry in entries if entry.file]  # type: ignore[misc]
     with answers.open("ab", buffering=0) as file:
         for what, attempt in trials:
             file.write(msgspec.json.encode(Trial(what)) + b"\n")

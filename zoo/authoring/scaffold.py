@@ -177,8 +177,8 @@ def _around(target: pathlib.Path, namespace: str, source: pathlib.Path, home: Co
     classes = _renamed(source, package / f"{module}.py", namespace)
     points = "\n".join(f'"{identity}" = "{namespace}_blocks.{module}:{cls}"' for cls, identity in classes.items())
     project = target / "pyproject.toml"
-    own = f'"{namespace}/shift_mixer@1" = "{namespace}_blocks.shift_mixer:ShiftMixer"'
-    project.write_text(project.read_text(encoding="utf-8").replace(own, points), encoding="utf-8")
+    point = f'"{namespace}/shift_mixer@1" = "{namespace}_blocks.shift_mixer:ShiftMixer"'
+    project.write_text(project.read_text(encoding="utf-8").replace(point, points), encoding="utf-8")
     name = next(iter(classes.values())).partition("/")[2].partition("@")[0]
     _write_readme(target, namespace, module, name)
     with _alone(target):
@@ -199,23 +199,25 @@ def _around(target: pathlib.Path, namespace: str, source: pathlib.Path, home: Co
 def _renamed(source: pathlib.Path, place: pathlib.Path, namespace: str) -> dict[str, str]:
     """Writes the file with `<namespace>/<name>@1` as the names of its blocks; returns class -> identity."""
     text = source.read_text(encoding="utf-8")
-    lines, found = text.splitlines(keepends=True), {}
+    lines, identities = text.splitlines(keepends=True), {}
     for node in ast.walk(ast.parse(text)):
         calls = [
-            one for one in getattr(node, "decorator_list", []) if isinstance(one, ast.Call) and _is_block(one.func)
+            decorator
+            for decorator in getattr(node, "decorator_list", [])
+            if isinstance(decorator, ast.Call) and _is_block(decorator.func)
         ]
         if isinstance(node, ast.ClassDef) and calls and calls[0].args and isinstance(calls[0].args[0], ast.Constant):
             first = calls[0].args[0]
             name = str(first.value).rpartition("/")[2]
-            found[node.name] = f"{namespace}/{name}" + ("" if "@" in name else "@1")
+            identities[node.name] = f"{namespace}/{name}" + ("" if "@" in name else "@1")
             line = lines[first.lineno - 1].encode()
             head, tail = line[: first.col_offset], line[first.end_col_offset :]
-            lines[first.lineno - 1] = (head + f'"{found[node.name]}"'.encode() + tail).decode()
-    if not found:
-        told = 'a class decorated with `@blocks.block("name", ...)`'
-        raise InputError("new-plugin", Problem(str(source), told, "blocks whose names are not written out"))
+            lines[first.lineno - 1] = (head + f'"{identities[node.name]}"'.encode() + tail).decode()
+    if not identities:
+        expected = 'a class decorated with `@blocks.block("name", ...)`'
+        raise InputError("new-plugin", Problem(str(source), expected, "blocks whose names are not written out"))
     place.write_text("".join(lines), encoding="utf-8")
-    return found
+    return identities
 
 
 def _is_block(function: ast.expr) -> bool:

@@ -45,7 +45,9 @@ class Parser(argparse.ArgumentParser):
 
     def _choice_error(self, what: str, word: str) -> str:
         """`what` as argparse names it: an option, or the metavar of a position or of commands."""
-        actions = [one for one in self._actions if what in ("/".join(one.option_strings), one.metavar, one.dest)]
+        actions = [
+            entry for entry in self._actions if what in ("/".join(entry.option_strings), entry.metavar, entry.dest)
+        ]
         if not actions:
             return ""
         action = actions[0]

@@ -36,14 +36,14 @@ def trial(name: str, images: Sequence[Path]) -> Trial | None:
     if not usable:
         return None
     classes = {label: index for index, label in enumerate(labels_of(name))}
-    told = [(path, classes[path.parent.name]) for path in images if path.parent.name in classes]
-    if not told:
+    labelled = [(path, classes[path.parent.name]) for path in images if path.parent.name in classes]
+    if not labelled:
         return None
     model = factory.create(usable[0].name, form="deploy")
     prepare, correct = transform(model), 0
-    for start in range(0, len(told), BATCH):
-        part = told[start : start + BATCH]
+    for start in range(0, len(labelled), BATCH):
+        part = labelled[start : start + BATCH]
         with torch.inference_mode():
             answers = model(prepare([open_image(path) for path, _ in part])).argmax(-1)
         correct += int((answers == torch.tensor([truth for _, truth in part])).sum())
-    return Trial(correct, len(told), wilson_interval(correct, len(told)))
+    return Trial(correct, len(labelled), wilson_interval(correct, len(labelled)))

@@ -25,7 +25,9 @@ class Figure(Row, frozen=True):
 
 def figure_of(name: str, metric: str) -> Figure | None:
     """The figure of a metric: of weights that ship, or as published."""
-    return next((one for one in figures(name) if metric in (one.metric, one.metric.partition("@")[0])), None)
+    return next(
+        (figure for figure in figures(name) if metric in (figure.metric, figure.metric.partition("@")[0])), None
+    )
 
 
 def less_is_better(metric: str) -> bool:
@@ -37,9 +39,9 @@ def figures(name: str) -> Iterator[Figure]:
     """All that is known of a model's accuracy, that of weights at hand first."""
     for tag in catalog.entry(name).tags:
         manifest = read_manifest(catalog.weights_manifest(name, tag))
-        for found, value in manifest.metrics.items():
-            shown = value.value if less_is_better(found) else 100 * value.value
-            yield Figure(found, round(shown, 2), value.source or f"{name}.{tag}")
+        for metric, value in manifest.metrics.items():
+            shown = value.value if less_is_better(metric) else 100 * value.value
+            yield Figure(metric, round(shown, 2), value.source or f"{name}.{tag}")
     printed = published().get(name)
     own_size = catalog.entry(name).input_size[-1]
     if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
@@ -48,5 +50,5 @@ def figures(name: str) -> Iterator[Figure]:
 
 def metrics() -> list[str]:
     """What `find` can rank by, without and with sizes."""
-    named = {one.metric for name in catalog.entries() for one in figures(name)}
+    named = {figure.metric for name in catalog.entries() for figure in figures(name)}
     return sorted({name.partition("@")[0] for name in named}) + sorted(name for name in named if "@" in name)

@@ -56,10 +56,10 @@ class Candidate(Row, frozen=True, omit_defaults=True):
     why: list[str] = []
 
     def __repr__(self) -> str:
-        told = [f"{'~' if self.latency == 'predicted' else ''}{self.ms:.3g} ms" if self.ms is not None else ""]
-        told += [f"{self.figure.value:g} {self.figure.metric}" if self.figure else ""]
-        told += [f"{count(self.params)} parameters", f"{count(self.macs)}MACs", self.licence, "; ".join(self.why)]
-        return f"<{self.name}, {self.form}: {', '.join(part for part in told if part)}>"
+        parts = [f"{'~' if self.latency == 'predicted' else ''}{self.ms:.3g} ms" if self.ms is not None else ""]
+        parts += [f"{self.figure.value:g} {self.figure.metric}" if self.figure else ""]
+        parts += [f"{count(self.params)} parameters", f"{count(self.macs)}MACs", self.licence, "; ".join(self.why)]
+        return f"<{self.name}, {self.form}: {', '.join(part for part in parts if part)}>"
 
 
 class Limit(NamedTuple):
@@ -120,38 +120,38 @@ def find(
     runtime = Runtime(threads, dtype, batch)
     _check(metric, task=task, family=family, quantile=quantile, licence=licence, sort=sort, form=form, dtype=dtype)
     limits = [
-        Limit("latency in ms", max_latency_ms, True, lambda one: one.p90_ms if quantile == "p90" else one.ms)
+        Limit("latency in ms", max_latency_ms, True, lambda each: each.p90_ms if quantile == "p90" else each.ms)
         if max_latency_ms is not None else None,
-        Limit("throughput in inputs per second", min_throughput, False, lambda one: 1e3 * batch / one.ms if one.ms else None)
+        Limit("throughput in inputs per second", min_throughput, False, lambda each: 1e3 * batch / each.ms if each.ms else None)
         if min_throughput is not None else None,
-        Limit("number of MACs", max_macs, True, lambda one: one.macs) if max_macs is not None else None,
-        Limit("number of parameters", max_params, True, lambda one: one.params) if max_params is not None else None,
-        Limit("memory in bytes", max_memory, True, lambda one: one.memory_bytes) if max_memory is not None else None,
-        Limit(metric, min_metric, less_is_better(metric), lambda one: one.figure.value if one.figure else None) if min_metric is not None else None,
+        Limit("number of MACs", max_macs, True, lambda each: each.macs) if max_macs is not None else None,
+        Limit("number of parameters", max_params, True, lambda each: each.params) if max_params is not None else None,
+        Limit("memory in bytes", max_memory, True, lambda each: each.memory_bytes) if max_memory is not None else None,
+        Limit(metric, min_metric, less_is_better(metric), lambda each: each.figure.value if each.figure else None) if min_metric is not None else None,
     ]  # fmt: skip
-    kept: list[Candidate] = []
-    left: list[Candidate] = []
+    matches: list[Candidate] = []
+    rest: list[Candidate] = []
     for candidate in candidates(device, runtime, form, metric):
         entry = catalog.entry(candidate.name)
         if (task and entry.task != task) or (family and entry.family != family):
             continue
         why = [sentence for limit in limits if limit is not None and (sentence := limit.broken(candidate))]
-        own = (candidate.licence, candidate.licence_class)
-        if (commercial and "permissive" not in own) or (licence and licence not in own):
+        licences = (candidate.licence, candidate.licence_class)
+        if (commercial and "permissive" not in licences) or (licence and licence not in licences):
             why.append(f"its licence is {candidate.licence or 'not known'}")
         if candidate.figure is None and sort == "metric" and min_metric is None:
             why.append(f"there is no figure of {metric} for it")
-        (left if why else kept).append(msgspec.structs.replace(candidate, why=why))
-    kept = ordered(kept, sort)
+        (rest if why else matches).append(msgspec.structs.replace(candidate, why=why))
+    matches = ordered(matches, sort)
     if pareto:
-        front = {one.name for one in pareto_front(kept)}
-        left += [
-            msgspec.structs.replace(one, why=["a model that is as fast is as good"])
-            for one in kept
-            if one.name not in front
+        front = {each.name for each in pareto_front(matches)}
+        rest += [
+            msgspec.structs.replace(each, why=["a model that is as fast is as good"])
+            for each in matches
+            if each.name not in front
         ]
-        kept = [one for one in kept if one.name in front]
-    return kept + ordered(left, "name") if explain else kept
+        matches = [each for each in matches if each.name in front]
+    return matches + ordered(rest, "name") if explain else matches
 
 
 def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -> Iterable[Candidate]:
@@ -179,14 +179,14 @@ def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -
 def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
     """Measured before predicted. A prediction's 90th percentile is the upper end of its error bar."""
     if row is not None:
-        known = {
+        fields = {
             "ms": row.p50_ms,
             "low_ms": row.low_ms,
             "high_ms": row.high_ms,
             "p90_ms": row.p90_ms,
             "latency": "measured",
         }
-        return known | ({"memory_bytes": row.peak_bytes} if row.peak_bytes else {})
+        return fields | ({"memory_bytes": row.peak_bytes} if row.peak_bytes else {})
     if guess is not None:
         ms: dict[str, Any] = {"ms": guess.ms, "low_ms": guess.low_ms, "high_ms": guess.high_ms, "p90_ms": guess.high_ms}
         return ms | {"latency": "predicted"}
@@ -208,10 +208,10 @@ def pareto_front(found: Iterable[Candidate]) -> list[Candidate]:
     """Those with a latency and a figure that no model at most as slow equals, the fastest first."""
     front: list[Candidate] = []
     best = -math.inf
-    known = [(one.ms, -one.figure.rank, one) for one in found if one.ms is not None and one.figure is not None]
-    for _, less, one in sorted(known, key=lambda three: three[:2]):
+    points = [(each.ms, -each.figure.rank, each) for each in found if each.ms is not None and each.figure is not None]
+    for _, less, each in sorted(points, key=lambda three: three[:2]):
         if -less > best:
-            front.append(one)
+            front.append(each)
             best = -less
     return front
 
@@ -222,14 +222,14 @@ def _check(metric: str, **words: str) -> None:
     tasks, families, licences = (
         sorted({getattr(entry, what) for entry in entries}) for what in ("task", "family", "licence")
     )
-    known = {
+    choices = {
         "task": tasks, "family": families, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
         "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
     }  # fmt: skip
     problems = [
-        Problem(what, f"one of {listed(known[what])}", f"`{word}`", nearest(word, known[what]))
+        Problem(what, f"one of {listed(choices[what])}", f"`{word}`", nearest(word, choices[what]))
         for what, word in words.items()
-        if word not in known[what] and (word or what not in ("task", "family", "licence"))
+        if word not in choices[what] and (word or what not in ("task", "family", "licence"))
     ]
     if not any(figure_of(name, metric) for name in catalog.entries()):  # ends at the first model that has one
         problems.append(Problem("metric", f"one of {listed(metrics())}", f"`{metric}`", nearest(metric, metrics())))

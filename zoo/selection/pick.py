@@ -63,7 +63,7 @@ def pick(
     those with weights are chosen by what they do there. Raises InputError when nothing fits, or when no latency is known.
     """
     known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="") if known is None else known
-    timed = [one for one in known if one.ms is not None]
+    timed = [candidate for candidate in known if candidate.ms is not None]
     if not timed:
         next_step = f"run `{calibrate_command(Runtime(threads))}` first"
         found = f"none with {threads} thread{'s' if threads > 1 else ''}"
@@ -74,25 +74,28 @@ def pick(
     ahead, end = timed, time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         pace = _pace(finalists)
-        batch = [one for one in ahead if _least_ms(one, pace) <= latency_ms][:FINALISTS]
+        batch = [candidate for candidate in ahead if _least_ms(candidate, pace) <= latency_ms][:FINALISTS]
         if not batch:
             break
-        rows = measure([one.name for one in batch])
-        timed_now = [(one, rows[one.name]) for one in batch if one.name in rows]
+        rows = measure([candidate.name for candidate in batch])
+        timed_now = [(candidate, rows[candidate.name]) for candidate in batch if candidate.name in rows]
         finalists += timed_now
-        for one, row in timed_now:
-            before = _preparing(one.name, images) if end_to_end else 0.0
+        for candidate, row in timed_now:
+            before = _preparing(candidate.name, images) if end_to_end else 0.0
             if before + (row.p90_ms if quantile == "p90" else row.p50_ms) <= latency_ms:
-                fit.append(Picked(one, row, finalists, before))
-        best = min((timed.index(one.choice) for one in fit), default=len(timed))
-        ahead = [one for one in ahead if one not in batch and timed.index(one) < best]
+                fit.append(Picked(candidate, row, finalists, before))
+        best = min((timed.index(candidate.choice) for candidate in fit), default=len(timed))
+        ahead = [candidate for candidate in ahead if candidate not in batch and timed.index(candidate) < best]
     if fit:
-        fit.sort(key=lambda one: timed.index(one.choice))
-        tried_out = {one.choice.name: trial(one.choice.name, images) for one in fit} if images else {}
+        fit.sort(key=lambda candidate: timed.index(candidate.choice))
+        tried_out = {candidate.choice.name: trial(candidate.choice.name, images) for candidate in fit} if images else {}
         trials = {name: tried for name, tried in tried_out.items() if tried is not None}
-        choice = max(fit, key=lambda one: trials[one.choice.name].accuracy if one.choice.name in trials else -1.0)
+        choice = max(
+            fit,
+            key=lambda candidate: trials[candidate.choice.name].accuracy if candidate.choice.name in trials else -1.0,
+        )
         return choice._replace(trials=trials)
-    fastest = min(timed, key=lambda one: one.ms or 0.0)
+    fastest = min(timed, key=lambda candidate: candidate.ms or 0.0)
     nearest = f"the fastest, {fastest.name}, takes {fastest.ms:.3g} ms"
     raise InputError(
         "pick", Problem("", f"a model within {latency_ms:g} ms", nearest, next="raise the budget, or --threads")
@@ -101,7 +104,9 @@ def pick(
 
 def _pace(finalists: Sequence[tuple[Candidate, Latency]]) -> float:
     """How many times as long as predicted the finalists took, in the median; 1 where none was a prediction."""
-    ratios = [row.p50_ms / one.ms for one, row in finalists if one.latency == "predicted" and one.ms]
+    ratios = [
+        row.p50_ms / candidate.ms for candidate, row in finalists if candidate.latency == "predicted" and candidate.ms
+    ]
     return statistics.median(ratios) if ratios else 1.0
 
 
@@ -132,9 +137,9 @@ def _preparing(name: str, images: Sequence[Path]) -> float:
     files: list[Any] = [path.read_bytes() for path in images[:16]]
     if not files:
         drawn = np.random.default_rng(0).integers(0, 255, (135, 240, 3), np.uint8)
-        kept = io.BytesIO()
-        Image.fromarray(drawn).resize((1920, 1080)).save(kept, "JPEG", quality=90)
-        files = [kept.getvalue()]
+        buffer = io.BytesIO()
+        Image.fromarray(drawn).resize((1920, 1080)).save(buffer, "JPEG", quality=90)
+        files = [buffer.getvalue()]
     return statistics.median(statistics.median(measure(partial(_prepared, prepare, data), 0.1).ms) for data in files)
 
 

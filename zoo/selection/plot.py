@@ -49,14 +49,14 @@ def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
     path = Path(path)
     if path.suffix not in (".png", ".html"):
         raise InputError(str(path), Problem("", "a name that ends in .png or .html", path.suffix or "no ending"))
-    known = [one for one in found if one.ms]
-    if not known:
+    points = [candidate for candidate in found if candidate.ms]
+    if not points:
         raise InputError(str(path), Problem("", "models with a latency", "none", next="`zoo calibrate` or `zoo bench`"))
-    picture = layout(known, metric)
+    picture = layout(points, metric)
     if path.suffix == ".png":
         _png(picture, path)
     else:
-        path.write_text(_page(picture, known), encoding="utf-8")
+        path.write_text(_page(picture, points), encoding="utf-8")
 
 
 def page(found: Sequence[Candidate], metric: str) -> str:
@@ -66,27 +66,34 @@ def page(found: Sequence[Candidate], metric: str) -> str:
 
 def layout(known: Sequence[Candidate], metric: str) -> Picture:
     """Latency goes across, in powers, or MACs where few have one; accuracy goes up, or where there is none, MACs in powers."""
-    scored = [one for one in known if one.figure is not None]
+    scored = [candidate for candidate in known if candidate.figure is not None]
     candidates, rises = (scored, False) if scored else (list(known), True)
-    shown = [one for one in candidates if one.ms]
+    shown = [candidate for candidate in candidates if candidate.ms]
     timed = 2 * len(shown) >= len(candidates)
     shown = shown if timed else candidates
-    xs = [one.ms if timed and one.ms else one.macs / 1e9 for one in shown]
-    ys = [one.figure.value if one.figure else one.macs / 1e9 for one in shown]
+    xs = [candidate.ms if timed and candidate.ms else candidate.macs / 1e9 for candidate in shown]
+    ys = [candidate.figure.value if candidate.figure else candidate.macs / 1e9 for candidate in shown]
     ends = (TOP, HEIGHT - BOTTOM) if scored and less_is_better(metric) else (HEIGHT - BOTTOM, TOP)
     across, x_ticks = _scale(xs, LEFT, WIDTH - RIGHT, True)
     up, y_ticks = _scale(ys, *ends, rises)
-    families = sorted({one.family for one in shown})
-    front = {one.name for one in pareto_front(shown)}
+    families = sorted({candidate.family for candidate in shown})
+    front = {candidate.name for candidate in pareto_front(shown)}
     places = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
     order = sorted(range(len(shown)), key=lambda i: (shown[i].name not in front, xs[i]))
     labels = _labels([shown[i].name for i in order], [places[i] for i in order], places)
     by_name = {shown[i].name: label for i, label in zip(order, labels, strict=True)}
     points = [
-        Point(x, y, one, COLOURS[families.index(one.family) % len(COLOURS)], one.name in front, by_name[one.name])
-        for one, (x, y) in zip(shown, places, strict=True)
+        Point(
+            x,
+            y,
+            candidate,
+            COLOURS[families.index(candidate.family) % len(COLOURS)],
+            candidate.name in front,
+            by_name[candidate.name],
+        )
+        for candidate, (x, y) in zip(shown, places, strict=True)
     ]
-    guessed = any(one.latency == "predicted" for one in shown)
+    guessed = any(candidate.latency == "predicted" for candidate in shown)
     across_text = ("latency in ms" if timed else "GMACs") + (", open points are predictions" if guessed else "")
     across_text += f"; {len(candidates) - len(shown)} were not measured" if len(candidates) > len(shown) else ""
     return Picture(
@@ -135,7 +142,7 @@ def _labels(
     names: list[str], own: list[tuple[float, float]], points: list[tuple[float, float]]
 ) -> list[tuple[float, float] | None]:
     """For each name the first of eight places round its point where it meets neither a label, a point nor the border; else none."""
-    taken: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
+    boxes: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     placed: list[tuple[float, float] | None] = []
     for name, (x, y) in zip(names, own, strict=True):
         width = LETTER * len(name)
@@ -146,8 +153,8 @@ def _labels(
         for left, base in tries:
             box = (left, base - LINE + 3, left + width, base + 3)
             inside = box[0] >= LEFT and box[2] <= WIDTH - RIGHT and box[1] >= TOP and box[3] <= HEIGHT - BOTTOM
-            if inside and not any(_meet(box, other) for other in taken):
-                taken.append(box)
+            if inside and not any(_meet(box, other) for other in boxes):
+                boxes.append(box)
                 placed.append((left, base))
                 break
         else:
@@ -178,17 +185,19 @@ def svg(picture: Picture) -> str:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in _front(picture))
     parts.append(f'<polyline points="{line}" fill="none" stroke="#888" stroke-dasharray="4 3"/>')
     for point in picture.points:
-        one, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
-        said = one.name + (f", {one.ms:.3g} ms ({one.latency})" if one.ms else f", {one.macs / 1e9:.3g} GMACs")
-        said += f", {one.figure.value:g}, {_with_unit(one.figure.metric)}" if one.figure else ""
+        model, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
+        title = model.name + (
+            f", {model.ms:.3g} ms ({model.latency})" if model.ms else f", {model.macs / 1e9:.3g} GMACs"
+        )
+        title += f", {model.figure.value:g}, {_with_unit(model.figure.metric)}" if model.figure else ""
         parts.append(
             f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="4" fill="{fill}" stroke="{point.colour}" stroke-width="1.5">'
-            f"<title>{html.escape(said)}</title></circle>"
+            f"<title>{html.escape(title)}</title></circle>"
         )
         if point.label:
             weight = ' font-weight="bold"' if point.on_front else ""
             parts.append(
-                f'<text x="{point.label[0]:.1f}" y="{point.label[1]:.1f}"{weight}>{html.escape(one.name)}</text>'
+                f'<text x="{point.label[0]:.1f}" y="{point.label[1]:.1f}"{weight}>{html.escape(model.name)}</text>'
             )
     parts.append(
         f'<text x="{WIDTH / 2}" y="26" text-anchor="middle" font-size="15">{html.escape(picture.title)}</text>'
@@ -207,12 +216,18 @@ def _page(picture: Picture, known: Sequence[Candidate]) -> str:
         f"<th>{html.escape(text)}</th>"
         for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
     )
-    rows = "\n".join(
-        f"<tr><td>{html.escape(one.name)}</td><td>{f'{one.ms:.4g}' if one.ms else ''}</td><td>{one.latency}</td><td>{one.figure.value if one.figure else ''}</td>"
-        f"<td>{one.params}</td><td>{one.macs}</td><td>{html.escape(one.licence)}</td></tr>"
-        for one in known
-    )
+    rows = "\n".join(_row(candidate) for candidate in known)
     return PAGE.format(title=html.escape(picture.title), svg=svg(picture), head=head, rows=rows)
+
+
+def _row(candidate: Candidate) -> str:
+    milliseconds = f"{candidate.ms:.4g}" if candidate.ms else ""
+    figure = candidate.figure.value if candidate.figure else ""
+    name, licence = html.escape(candidate.name), html.escape(candidate.licence)
+    return (
+        f"<tr><td>{name}</td><td>{milliseconds}</td><td>{candidate.latency}</td><td>{figure}</td>"
+        f"<td>{candidate.params}</td><td>{candidate.macs}</td><td>{licence}</td></tr>"
+    )
 
 
 PAGE = """<!doctype html>

@@ -83,8 +83,8 @@ def fill_tree(tree: Table, problems: list[Problem]) -> Table:
 
 def add_unique(problems: list[Problem], more: list[Problem]) -> None:
     """One part used in thirty layers is wrong once."""
-    known = set(problems)
-    problems += [problem for problem in dict.fromkeys(more) if problem not in known]
+    present = set(problems)
+    problems += [problem for problem in dict.fromkeys(more) if problem not in present]
 
 
 def _fill_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:

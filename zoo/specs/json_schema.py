@@ -54,13 +54,13 @@ def export(plugins: bool = False) -> dict[str, Any]:
 
 def _infos(plugins: bool) -> list[BlockInfo]:
     names = [name for name in registry.identities() if plugins or name.startswith("core/")]
-    found = []
+    infos = []
     for name in names:
         try:
-            found.append(registry.describe(name))
+            infos.append(registry.describe(name))
         except BlockError:
             continue  # a broken plugin has no schema; `zoo doctor` names it
-    return found
+    return infos
 
 
 def _family() -> dict[str, Any]:

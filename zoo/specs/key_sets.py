@@ -112,13 +112,13 @@ def _complete(keys: Table, name: str) -> Any:
 
 def _merged(base: Any, entry: Table, origin: Origin) -> Any:
     """The rules of the base with the differences of the entry; what is no list of rules stays for the check of rules to refuse."""
-    own = entry.get("rules", Items(origin))
-    if not isinstance(own, Items) or not isinstance(base, Items):
-        return base if isinstance(own, Items) else own
+    differences = entry.get("rules", Items(origin))
+    if not isinstance(differences, Items) or not isinstance(base, Items):
+        return base if isinstance(differences, Items) else differences
     replaced = {source_names(rule) for rule in base}
     fresh: dict[tuple[str, ...], list[tuple[Any, Origin]]] = {}
     rules = Items(origin)
-    for rule, place in zip(own, own.origins, strict=True):
+    for rule, place in zip(differences, differences.origins, strict=True):
         if source_names(rule) in replaced:
             fresh.setdefault(source_names(rule), []).append((rule, place))
         else:
@@ -129,8 +129,8 @@ def _merged(base: Any, entry: Table, origin: Origin) -> Any:
         if names in fresh:
             if names not in written:
                 written.add(names)
-                for one in fresh[names]:
-                    rules.push(*one)
+                for replacement in fresh[names]:
+                    rules.push(*replacement)
         elif not drop & set(names):
             rules.push(rule, place)
     return rules

@@ -75,8 +75,8 @@ class Spec:
 
     def plain(self) -> dict[str, Any]:
         """The filled spec as it would stand in a file of its own: reading it back gives an equal Spec."""
-        told = {key: value for key, value in msgspec.to_builtins(self.family).items() if value}
-        family = {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}
+        facts = {key: value for key, value in msgspec.to_builtins(self.family).items() if value}
+        family = {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
         return {"schema": SCHEMA, "family": family, "spec": plain(self.tree)}
 
     def to_json(self, indent: int | None = None) -> str:
@@ -108,11 +108,11 @@ class Spec:
 
 def essence(tree: dict[str, Any]) -> dict[str, Any]:
     """The part of a filled tree that decides which function of its weights the model is."""
-    kept = {key: value for key, value in tree.items() if key not in ("init", "drop_rate", "drop_path_rate")}
+    essential = {key: value for key, value in tree.items() if key not in ("init", "drop_rate", "drop_path_rate")}
     sized = any("input_size" in registry.describe(call["block"]).supplied for _, call in calls(tree))
     if not sized:
-        kept["input"] = {key: value for key, value in kept["input"].items() if key not in ("size", "length")}
-    return {key: _without_neutral(value) for key, value in kept.items()}
+        essential["input"] = {key: value for key, value in essential["input"].items() if key not in ("size", "length")}
+    return {key: _without_neutral(value) for key, value in essential.items()}
 
 
 def _without_neutral(node: Any) -> Any:

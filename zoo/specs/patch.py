@@ -196,8 +196,8 @@ def _last_is_key(steps: list[str]) -> bool:
 
 def select(tree: Table, steps: list[str]) -> Iterator[Path]:
     """Paths of the filled tree that the steps match: a key, a position, `2-3`, `*`, `**`, or `<name>`."""
-    found = _matches(tree, steps, (), set())
-    yield from (path for path in dict.fromkeys(found) if path)
+    paths = _matches(tree, steps, (), set())
+    yield from (path for path in dict.fromkeys(paths) if path)
 
 
 def _matches(node: Any, steps: list[str], path: Path, seen: set[tuple[Path, int]]) -> Iterator[Path]:
@@ -261,11 +261,11 @@ def _reaches(tree: Table, path: Path) -> bool:
 
 def _near_block(tree: Table, steps: list[str]) -> str:
     """For a selector that matches nothing: the block or kind of this tree that was probably meant."""
-    wanted = next((step[1:-1] for step in steps if step.startswith("<")), None)
-    if wanted is None:
+    name = next((step[1:-1] for step in steps if step.startswith("<")), None)
+    if name is None:
         return ""
     present = {word for info in _blocks_of(tree) for word in (info.name, info.kind)}
-    near = nearest(wanted, present - {wanted})
+    near = nearest(name, present - {name})
     return f"<{near}>" if near else ""
 
 
@@ -280,10 +280,10 @@ def _without_role(tree: Table, steps: list[str]) -> str:
     roles = listed(sorted(kinds - {"wiring"}), 12)
     near = _near_block(tree, steps)
     where = f" at `{place}`" if place else ""
-    told = (
+    sentence = (
         f"no {role.replace('_', ' ')}{where}; its roles{where and ' there'} are {roles}" if roles else f"nothing{where}"
     )
-    return told + (f"; nearest `{near}`" if near and role not in MIXERS else "")
+    return sentence + (f"; nearest `{near}`" if near and role not in MIXERS else "")
 
 
 def _blocks_of(node: Any) -> Iterator[BlockInfo]:

@@ -249,7 +249,7 @@ def _family_form(family: Mapping[str, Any]) -> Iterator[Problem]:
         elif key in TEXTS and not is_text(value):
             yield Problem(f"family.{key}", f"one line of at most {LONGEST_TEXT} letters that can be seen", shown(value))
     levels = family.get("levels", [])
-    if not isinstance(levels, list) or not all(isinstance(one, str) and LEVEL.fullmatch(one) for one in levels):
+    if not isinstance(levels, list) or not all(isinstance(level, str) and LEVEL.fullmatch(level) for level in levels):
         expected = "names of parts like `stem`, `stem.0`, `stages.1`"
         yield Problem("family.levels", expected, shown(levels))
     task = family.get("task", TASKS[0])

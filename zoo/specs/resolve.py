@@ -69,9 +69,9 @@ def _variant_edits(family: Family, variant: str) -> list[Edit]:
     if not variant:
         return []
     if variant not in family.variants:
-        known = list(family.variants)
-        expected = f"one of {listed(known, 20)}" if known else "no variant: this family has none"
-        raise UnknownModelError(family.source, Problem("variants", expected, f"`{variant}`", nearest(variant, known)))
+        names = list(family.variants)
+        expected = f"one of {listed(names, 20)}" if names else "no variant: this family has none"
+        raise UnknownModelError(family.source, Problem("variants", expected, f"`{variant}`", nearest(variant, names)))
     patch = family.variants[variant]
     if not isinstance(patch, Table):
         raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", shown(patch)))

@@ -113,9 +113,9 @@ def origin_of(tree: Table, path: Path) -> Origin:
     for step in path:
         if step == "parts" and isinstance(node, Table) and step not in node:  # written as { residual = [...] }
             step = next((key for key in node if is_wiring(key)), step)
-        found = child_origin(node, step)
-        if found is not None:
-            origin, node = found, node[step]
+        step_origin = child_origin(node, step)
+        if step_origin is not None:
+            origin, node = step_origin, node[step]
         elif not (step == "block" and isinstance(node, str)):  # a name that stands for {block = name}
             origin, node = origin.below(step), None
     return origin

@@ -90,8 +90,8 @@ def _outputs_around(
 
 def _as(x: Tensor, module: nn.Module) -> Tensor:
     """An input in the dtype of the module's parameters; token numbers and what meets no parameter as they are."""
-    own = next((parameter.dtype for parameter in module.parameters()), x.dtype)
-    return x.to(own) if x.is_floating_point() else x
+    dtype = next((parameter.dtype for parameter in module.parameters()), x.dtype)
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _sequence(x: Tensor) -> Tensor:
@@ -245,18 +245,18 @@ def _as_affine(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> Non
 
 def _absorb_output(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
     maps = _affine_map(y)
-    changed, taken = _after(module, "absorb_output", maps)
-    require_close(subject.run(changed, x), _mapped(y, *maps) if taken else y, 1e-9, _told("absorb_output", taken))
+    changed, absorbed = _after(module, "absorb_output", maps)
+    require_close(subject.run(changed, x), _mapped(y, *maps) if absorbed else y, 1e-9, _told("absorb_output", absorbed))
 
 
 def _absorb_input(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
     maps = _affine_map(x)
-    changed, taken = _after(module, "absorb_input", maps)
+    changed, absorbed = _after(module, "absorb_input", maps)
     require_close(
         subject.run(changed, x),
-        subject.run(module, _mapped(x, *maps)) if taken else y,
+        subject.run(module, _mapped(x, *maps)) if absorbed else y,
         1e-9,
-        _told("absorb_input", taken),
+        _told("absorb_input", absorbed),
     )
 
 
@@ -265,10 +265,10 @@ _AFFINE = {"as_affine": _as_affine, "absorb_output": _absorb_output, "absorb_inp
 
 def _after(module: nn.Module, method: str, maps: tuple[Tensor, Tensor]) -> tuple[nn.Module, bool]:
     changed = copy.deepcopy(module)
-    taken = getattr(changed, method)(*maps)
-    if not isinstance(taken, bool):
-        raise ConformanceFailure(f"`{method}` answers {taken!r}; it should say True or False")
-    return changed, taken
+    answer = getattr(changed, method)(*maps)
+    if not isinstance(answer, bool):
+        raise ConformanceFailure(f"`{method}` answers {answer!r}; it should say True or False")
+    return changed, answer
 
 
 def _told(method: str, taken: bool) -> str:

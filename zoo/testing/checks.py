@@ -52,21 +52,21 @@ def shape(subject: Subject) -> None:
 
 def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> None:
     """The law of each kind for input `x` and output `y`."""
-    kind, found = subject.info.kind, f"{tuple(x.shape)} became {tuple(y.shape)}"
+    kind, shapes = subject.info.kind, f"{tuple(x.shape)} became {tuple(y.shape)}"
     if kind in KEEP_SHAPE:
-        require(x.shape == y.shape, f"a block of kind {kind} keeps the shape; {found}")
+        require(x.shape == y.shape, f"a block of kind {kind} keeps the shape; {shapes}")
     elif kind == "head":
         law = (BATCH, x.shape[1], NUM_CLASSES) if getattr(module, "per_token", False) else (BATCH, NUM_CLASSES)
         names = "(B, L, num_classes)" if len(law) == 3 else "(B, num_classes)"
-        require(y.shape == law, f"a head gives {names} = {law}; {found}")
+        require(y.shape == law, f"a head gives {names} = {law}; {shapes}")
     elif kind in ("linear", "wiring", "embed", "stem", "downsample"):
         width = getattr(module, "out_dim", subject.in_dim)
-        require(y.ndim >= 3 and channels(y) == width, f"the output should have out_dim = {width} channels; {found}")
+        require(y.ndim >= 3 and channels(y) == width, f"the output should have out_dim = {width} channels; {shapes}")
         if kind not in CHANGE_SIZE and not subject.takes_ids:
             same = y.shape[2:] == x.shape[2:] if x.ndim == 4 else y.shape[:2] == x.shape[:2]
-            require(same, f"a block of kind {kind} keeps rows, columns and length; {found}")
+            require(same, f"a block of kind {kind} keeps rows, columns and length; {shapes}")
     else:
-        require(y.shape[0] == BATCH or kind == "router", f"the batch should stay the first axis; {found}")
+        require(y.shape[0] == BATCH or kind == "router", f"the batch should stay the first axis; {shapes}")
 
 
 def _width_asked_for(subject: Subject) -> None:
@@ -74,10 +74,10 @@ def _width_asked_for(subject: Subject) -> None:
     module, x = subject.build(form, out_dim=width), subject.input(form)
     with torch.no_grad():
         y = subject.run(module, x)
-    told = getattr(module, "out_dim", None)
+    stated = getattr(module, "out_dim", None)
     require(
-        channels(y) == width == told,
-        f"asked for out_dim = {width}, the block gives {channels(y)} channels and says out_dim = {told}",
+        channels(y) == width == stated,
+        f"asked for out_dim = {width}, the block gives {channels(y)} channels and says out_dim = {stated}",
     )
 
 
@@ -125,8 +125,8 @@ def meta(subject: Subject) -> None:
         with torch.no_grad():
             expected = [tuple(y.shape) for y in subject.outputs(subject.lived_in(form), x)]
             with torch.device("meta"):
-                found = [tuple(y.shape) for y in subject.outputs(module, x.to("meta"))]
-        require(found[:1] == expected[:1], f"on meta {form} gives {found[0]}, on the CPU {expected[0]}")
+                shapes = [tuple(y.shape) for y in subject.outputs(module, x.to("meta"))]
+        require(shapes[:1] == expected[:1], f"on meta {form} gives {shapes[0]}, on the CPU {expected[0]}")
 
 
 def loading(subject: Subject) -> None:
@@ -164,24 +164,24 @@ def _spoil(module: nn.Module) -> None:
 def gradient(subject: Subject) -> None:
     """The gradient reaches every parameter that asks for it, and the input; not that of a router, which may go by a key."""
     module = perturbed(subject.build(subject.forms[0])).train()
-    wanted: dict[str, Tensor] = {
+    sources: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
     x = subject.input(subject.forms[0])
     if x.is_floating_point() and subject.info.kind != "router":
-        wanted["the input"] = x.requires_grad_()
-    if not wanted:
+        sources["the input"] = x.requires_grad_()
+    if not sources:
         raise NotApplicable("it has neither parameters nor an input that takes a gradient")
     ctx = Context()
     outputs = [y for y in subject.outputs(module, x, ctx) if y.requires_grad]
     require(bool(outputs), "the output carries no gradient at all")
     generator = torch.Generator().manual_seed(5)
     loss = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs) + ctx.total_loss()
-    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)  # type: ignore[arg-type]
-    unreached = [name for name, grad in zip(wanted, gradients, strict=True) if grad is None or not grad.any()]
+    gradients = torch.autograd.grad(loss, list(sources.values()), allow_unused=True)  # type: ignore[arg-type]
+    unreached = [name for name, grad in zip(sources, gradients, strict=True) if grad is None or not grad.any()]
     require(not unreached, f"no gradient reaches {_quoted(unreached)}")
     broken = [
-        name for name, grad in zip(wanted, gradients, strict=True) if grad is not None and not grad.isfinite().all()
+        name for name, grad in zip(sources, gradients, strict=True) if grad is not None and not grad.isfinite().all()
     ]
     require(not broken, f"the gradient of {_quoted(broken)} is not finite")
 
@@ -190,11 +190,11 @@ def determinism(subject: Subject) -> None:
     """Two passes are bit-equal, two builds under one seed are too, and a pass leaves its input and the module as they were."""
     for form in subject.forms:
         module, x = subject.lived_in(form), subject.input(form)
-        before, held = {name: tensor.clone() for name, tensor in _all_tensors(module)}, x.clone()
+        before, input_before = {name: tensor.clone() for name, tensor in _all_tensors(module)}, x.clone()
         with torch.no_grad():
             first, second = subject.run(module, x), subject.run(module, x)
         require_equal(second, first, f"two passes of the same {form}")
-        require_equal(x, held, "the input after the pass")
+        require_equal(x, input_before, "the input after the pass")
         for name, tensor in _all_tensors(module):
             require_equal(tensor, before[name], f"`{name}` after a pass in eval mode")
         builds = [dict(_all_tensors(subject.build(form, seed=3))) for _ in range(2)]
@@ -204,20 +204,21 @@ def determinism(subject: Subject) -> None:
 
 def names(subject: Subject) -> None:
     """The names and shapes of the state dict are those that were published, whatever form of input it is built for."""
-    found = header(subject)
+    shapes = header(subject)
     if subject.headers is None:
         raise NotApplicable("no names are published for blocks of one's own")
     published = subject.headers.get(subject.info.id)
     hint = "`python -m zoo.testing.headers` writes them"
     require(published is not None, f"no names are published for it; next: {hint}")
-    lost = sorted(set(published) - set(found))  # type: ignore[arg-type]
-    new = sorted(set(found) - set(published))  # type: ignore[arg-type]
+    missing = sorted(set(published) - set(shapes))  # type: ignore[arg-type]
+    new = sorted(set(shapes) - set(published))  # type: ignore[arg-type]
     require(
-        not lost, f"the state dict no longer has {_quoted(lost)}" + (f"; it has {_quoted(new)} instead" if new else "")
+        not missing,
+        f"the state dict no longer has {_quoted(missing)}" + (f"; it has {_quoted(new)} instead" if new else ""),
     )
     require(not new, f"the state dict has {_quoted(new)} beside its published names")
     for name, expected in published.items():  # type: ignore[union-attr]
-        require(found[name] == list(expected), f"`{name}` has shape {found[name]}; published is {list(expected)}")
+        require(shapes[name] == list(expected), f"`{name}` has shape {shapes[name]}; published is {list(expected)}")
 
 
 def header(subject: Subject) -> dict[str, list[int]]:

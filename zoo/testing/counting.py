@@ -13,16 +13,17 @@ from zoo.testing.outcomes import NotApplicable, require
 def macs(subject: Subject) -> None:
     """MACs of matmuls, convolutions and attention are counted alike by the block, by its operations on meta, and by fvcore."""
     for form in subject.forms:
-        said, counted, uncounted = counts(subject, form)
+        stated, counted, uncounted = counts(subject, form)
         require(not uncounted, f"nobody counts {', '.join(uncounted)}: register a FLOP formula beside the op")
-        if said != counted and not hasattr(subject.build(form, device="meta"), "macs"):
+        if stated != counted and not hasattr(subject.build(form, device="meta"), "macs"):
             raise NotApplicable("the block does not say what it computes (`macs`); its operations are counted")
         require(
-            said == counted, f"the block says {_listed(said)}, and its operations are {_listed(counted)}: see `macs`"
+            stated == counted,
+            f"the block says {_listed(stated)}, and its operations are {_listed(counted)}: see `macs`",
         )
         if subject.info.kind != "view":
             traced = fvcore_macs(_Alone(subject, subject.build(form)), subject.input(form))
-            expected = {kind: said[kind] for kind in EXACT}
+            expected = {kind: stated[kind] for kind in EXACT}
             require(traced == expected, f"the block says {_listed(expected)}, and fvcore counts {_listed(traced)}")
 
 
@@ -30,11 +31,11 @@ def counts(subject: Subject, form: str) -> tuple[dict[str, int], dict[str, int],
     """By class what the block says, and what its operations are; and the operations that nobody counts."""
     module, work = subject.build(form, device="meta"), Work()
     x = subject.input(form).to("meta")
-    with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as own:
+    with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as by_path:
         subject.outputs(module, x)
-    said = {kind: own[""][kind] for kind in (*EXACT, *FLOP_CLASSES)}
+    stated = {kind: by_path[""][kind] for kind in (*EXACT, *FLOP_CLASSES)}
     counted = {kind: work.paths[""][kind] // (2 if kind in EXACT else 1) for kind in (*EXACT, *FLOP_CLASSES)}
-    return said, counted, dict(work.uncounted)
+    return stated, counted, dict(work.uncounted)
 
 
 class _Alone(torch.nn.Module):

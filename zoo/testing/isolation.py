@@ -16,6 +16,6 @@ def own_registrations() -> Iterator[None]:
         yield
     finally:
         core = {identity: cls for identity, cls in registry._loaded.items() if cls.__module__.startswith("blocks.")}
-        for held, before in ((registry._loaded, core | loaded), (registry._local, local)):
-            held.clear()
-            held.update(before)
+        for table, before in ((registry._loaded, core | loaded), (registry._local, local)):
+            table.clear()
+            table.update(before)

@@ -47,13 +47,13 @@ DEPLOYED = 1e-5
 def index(name: str) -> None:
     """The catalogue says what the spec says: digest, parameters, MACs."""
     entry = catalog.entry(name)
-    found = profile(name, details=False)
-    for what, said, counted in (
-        ("digest", entry.digest, found.digest),
-        ("params", entry.params, found.params),
-        ("macs", entry.macs, found.macs),
+    cost = profile(name, details=False)
+    for what, listed, counted in (
+        ("digest", entry.digest, cost.digest),
+        ("params", entry.params, cost.params),
+        ("macs", entry.macs, cost.macs),
     ):
-        require(said == counted, f"the index says {what} = {said}, and it is {counted}; next: {_again(name)}")
+        require(listed == counted, f"the index says {what} = {listed}, and it is {counted}; next: {_again(name)}")
 
 
 def shapes(name: str) -> None:
@@ -83,10 +83,10 @@ def gradient(name: str) -> None:
     model, ctx = _lived_in(name).train(), Context()
     y = _answer(model, _input(model), ctx)
     (F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1]) + ctx.total_loss()).backward()
-    wanted = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
-    unreached = [key for key, parameter in wanted.items() if parameter.grad is None or not parameter.grad.any()]
+    parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    unreached = [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
     require(not unreached, f"no gradient reaches {', '.join(unreached[:5])}")
-    broken = [key for key, parameter in wanted.items() if not parameter.grad.isfinite().all()]  # type: ignore[union-attr]
+    broken = [key for key, parameter in parameters.items() if not parameter.grad.isfinite().all()]  # type: ignore[union-attr]
     require(not broken, f"the gradient of {', '.join(broken[:5])} is not finite")
 
 
@@ -129,13 +129,13 @@ def profiled(name: str) -> None:
         require(
             shipped == counted, f"the profile that ships ({form}) is not the one that is counted; next: {_again(name)}"
         )
-    found = profile(name, details=False)
-    require(found.complete, f"nobody counts {', '.join(found.uncounted)}: register a FLOP formula beside the op")
-    said = {kind: found.analytic[kind] for kind in EXACT}
-    require(said == found.by_class, f"its blocks say {said}, and its operations are {found.by_class}: see `macs`")
-    if found.params <= LARGE:
+    cost = profile(name, details=False)
+    require(cost.complete, f"nobody counts {', '.join(cost.uncounted)}: register a FLOP formula beside the op")
+    stated = {kind: cost.analytic[kind] for kind in EXACT}
+    require(stated == cost.by_class, f"its blocks say {stated}, and its operations are {cost.by_class}: see `macs`")
+    if cost.params <= LARGE:
         traced = fvcore_macs(create(name), torch.zeros_like(meta_input(zoo.spec(name)), device="cpu"))
-        require(traced == said, f"its blocks say {said}, and fvcore counts {traced}")
+        require(traced == stated, f"its blocks say {stated}, and fvcore counts {traced}")
 
 
 def weights(name: str) -> None:
@@ -153,10 +153,12 @@ def accuracy(name: str) -> None:
     """A figure on the digits, which everybody has, is measured again."""
     from zoo.training.digits import evaluate
 
-    found = [(m, metric) for m in manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")]
-    if not found:
+    metrics = [
+        (m, metric) for m in manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")
+    ]
+    if not metrics:
         raise NotApplicable("it has no figure on the digits")
-    for manifest, metric in found:
+    for manifest, metric in metrics:
         correct, n = evaluate(zoo.create(manifest.name))
         near = (
             metric.correct is not None and abs(correct - metric.correct) <= 1
@@ -226,8 +228,8 @@ def _input(model: Any) -> Tensor:
 def _answer(model: Any, x: Tensor, *ctx: Context) -> Tensor:
     """What the model gives, the logits where it gives more."""
     output = model(x, *ctx)
-    found: Tensor = getattr(output, "logits", output)
-    return found
+    logits: Tensor = getattr(output, "logits", output)
+    return logits
 
 
 def _again(name: str) -> str:

@@ -56,12 +56,12 @@ class _Namespace(pytest.Collector):
 
         blocks = [name for name in registry.identities() if name.partition("/")[0] == self.name]
         prefix = "" if self.name == "core" else f"{self.name}/"
-        known = [
+        names = [
             name
             for name, entry in catalog.entries().items()
             if name.rpartition("/")[0] == prefix.rstrip("/") and entry.file
         ]
-        if not blocks and not known:
+        if not blocks and not names:
             spaces = sorted({name.partition("/")[0] for name in registry.identities()})
             raise pytest.UsageError(
                 f"nothing of `{self.name}/` is installed; namespaces are {', '.join(spaces)}; `zoo plugins` says more"
@@ -69,7 +69,7 @@ class _Namespace(pytest.Collector):
         for identity in blocks:
             for check in conformance.CHECKS:
                 yield _Check.from_parent(self, name=f"{identity}::{check}", subject=identity, check=check, of="block")
-        for name in known:
+        for name in names:
             for check in models.CHECKS:
                 yield _Check.from_parent(self, name=f"{name}::{check}", subject=name, check=check, of="model")
 

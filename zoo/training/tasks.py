@@ -126,11 +126,11 @@ def fill_table(
     rows = {(row.mixer, row.task): row for row in table.rows} if table and table.recipe == recipe else {}
     for mixer in names:
         for task in tasks:
-            known = rows.get((mixer, task))
-            if known and len(known.accuracies) >= seeds:
+            row = rows.get((mixer, task))
+            if row and len(row.accuracies) >= seeds:
                 continue
             progress = heard(mixer, task) if heard else None
-            rows[mixer, task] = row_of(mixer, task, seeds, recipe, known, progress)
+            rows[mixer, task] = row_of(mixer, task, seeds, recipe, row, progress)
             keep(_table(recipe, rows.values()))
     return _table(recipe, rows.values())
 

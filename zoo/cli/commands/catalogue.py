@@ -32,9 +32,9 @@ def add(commands: Any) -> None:
     listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
     listing.add_argument("--names", action="store_true", help="names only, one a line")
 
-    one = command(commands, "info", info, "all that is known of one model")
-    one.add_argument("name", help="a model, or what `zoo.save` wrote")
-    one.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
+    about = command(commands, "info", info, "all that is known of one model")
+    about.add_argument("name", help="a model, or what `zoo.save` wrote")
+    about.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
 
     registered = command(commands, "blocks", blocks, "the registered blocks, or one block's parameters")
     registered.add_argument("name", nargs="?", default="", help="a block to describe, or a glob")
@@ -53,22 +53,22 @@ def list_models(arguments: Namespace) -> int:
     names = listing.list_models(
         pattern, family=arguments.family, task=arguments.task, block=arguments.block, pretrained=arguments.pretrained
     )
-    found = [catalog.entries()[name] for name in names]
+    shown_entries = [catalog.entries()[name] for name in names]
     if arguments.listed:
-        found = [entry for entry in found if entry.listed]
+        shown_entries = [entry for entry in shown_entries if entry.listed]
     if arguments.names:
-        print("\n".join(entry.name for entry in found))
-        return 0 if found else 1
+        print("\n".join(entry.name for entry in shown_entries))
+        return 0 if shown_entries else 1
     if arguments.json:
-        dump([msgspec.to_builtins(entry) for entry in found])
+        dump([msgspec.to_builtins(entry) for entry in shown_entries])
         return 0
-    if not found:
+    if not shown_entries:
         complain(f"no model matches; {len(catalog.entries())} models are known: `zoo list`")
         return 1
     loadable = set(at_hand())
     rows = [
         [e.name, e.family, count(e.params), count(e.macs), "x".join(map(str, e.input_size)), _states(e, loadable)]
-        for e in found
+        for e in shown_entries
     ]
     table(["model", "family", "parameters", "MACs", "input", "weights"], rows)
     return 0
@@ -86,12 +86,12 @@ def info(arguments: Namespace) -> int:
     from zoo.catalog.published import published_spec
     from zoo.catalog.saved import described
 
-    found = described(arguments.name)
-    entry = _entry_of(found) if found else catalog.entry(arguments.name)
-    known = [found.manifest] if found else manifests(arguments.name)
-    facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in known]}
-    facts |= _how_it_sees(found) if found else {}
-    rows = _tree(found.spec if found else published_spec(entry.name)) if arguments.tree else []
+    saved = described(arguments.name)
+    entry = _entry_of(saved) if saved else catalog.entry(arguments.name)
+    weights = [saved.manifest] if saved else manifests(arguments.name)
+    facts = msgspec.to_builtins(entry) | {"weights": [_weights(manifest) for manifest in weights]}
+    facts |= _how_it_sees(saved) if saved else {}
+    rows = _tree(saved.spec if saved else published_spec(entry.name)) if arguments.tree else []
     if arguments.json:
         dump(facts | ({"tree": rows} if rows else {}))
         return 0
@@ -105,8 +105,8 @@ def info(arguments: Namespace) -> int:
     for row in facts["weights"]:
         figures = ", ".join(f"{name} {value:.2%}" for name, value in row["metrics"].items())
         how = f"`zoo pin {row['name']}`" if row["state"] == "listed" else ""
-        said = [row["state"], f"{row['licence']} ({row['licence_class']})", figures, how]
-        print(f"weights {row['name']}: " + ", ".join(part for part in said if part))
+        parts = [row["state"], f"{row['licence']} ({row['licence_class']})", figures, how]
+        print(f"weights {row['name']}: " + ", ".join(part for part in parts if part))
     if rows:
         table(
             ["module", "block", "output", "parameters", "MACs"],
@@ -175,16 +175,16 @@ def blocks(arguments: Namespace) -> int:
 
         return _describe(described(covering[0] if covering else name), arguments.json)
     names = covering or registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
-    known = {name: registry.known(registry.resolve(name) or "") for name in names}
-    found = [info for info in known.values() if info is not None]
-    if silent := [name for name, info in known.items() if info is None]:
+    infos = {name: registry.known(registry.resolve(name) or "") for name in names}
+    registered = [info for info in infos.values() if info is not None]
+    if silent := [name for name, info in infos.items() if info is None]:
         complain(f"their packages say nothing of {listed(silent)}; `zoo blocks NAME` loads and describes one")
     if arguments.json:
-        dump([msgspec.to_builtins(one) for one in found])
+        dump([msgspec.to_builtins(info) for info in registered])
         return 0
     table(
         ["block", "kind", "layout", "abilities"],
-        [[one.name, one.kind, one.layout, " ".join(one.abilities)] for one in found],
+        [[info.name, info.kind, info.layout, " ".join(info.abilities)] for info in registered],
     )
     return 0
 
@@ -210,8 +210,8 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
         ]
         table(["parameter", "value", "default"], rows)
     if learned:
-        said = ", ".join(f"{task} {share:.0%}" for task, share in learned.items())
-        print(f"learned, of generated tasks: {said} (model_cards/mixers.md)")
+        shares = ", ".join(f"{task} {share:.0%}" for task, share in learned.items())
+        print(f"learned, of generated tasks: {shares} (model_cards/mixers.md)")
     return 0
 
 

@@ -130,18 +130,21 @@ def find(arguments: Namespace) -> int:
     """Exit code 1 when no model satisfies the limits."""
     from zoo.selection.find import find as search
 
-    taken = (
+    options = (
         "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
         "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
     )  # fmt: skip
-    found = search(**{name: getattr(arguments, name) for name in taken}, explain=True)
-    kept, left = [one for one in found if not one.why], [one for one in found if one.why and arguments.explain]
+    candidates = search(**{name: getattr(arguments, name) for name in options}, explain=True)
+    matches, rest = (
+        [candidate for candidate in candidates if not candidate.why],
+        [candidate for candidate in candidates if candidate.why and arguments.explain],
+    )
     if arguments.plot or arguments.html:
-        _draw(arguments, kept)
+        _draw(arguments, matches)
     if arguments.json:
-        dump([msgspec.to_builtins(one) for one in kept + left])
-        return 0 if kept else 1
-    shown = kept[: arguments.limit or None]
+        dump([msgspec.to_builtins(candidate) for candidate in matches + rest])
+        return 0 if matches else 1
+    shown = matches[: arguments.limit or None]
     if shown:
         columns = [
             "model",
@@ -155,18 +158,18 @@ def find(arguments: Namespace) -> int:
             "memory",
             "licence",
         ]
-        table(columns, [_row(one) for one in shown], _title(arguments, shown))
-    if len(kept) > len(shown):
-        complain(f"{len(kept) - len(shown)} more: --limit 0 shows all")
-    if not kept and not arguments.explain:
+        table(columns, [_row(candidate) for candidate in shown], _title(arguments, shown))
+    if len(matches) > len(shown):
+        complain(f"{len(matches) - len(shown)} more: --limit 0 shows all")
+    if not matches and not arguments.explain:
         complain("no model satisfies all of that; --explain says why each is left out")
-    if arguments.device == "this" and found and not any(one.latency for one in found):
+    if arguments.device == "this" and candidates and not any(candidate.latency for candidate in candidates):
         _offer_devices()
-    if left:
-        table(["left out", "because"], [[one.name, "; ".join(one.why)] for one in left])
-    if found and all(one.ms is None for one in found):
+    if rest:
+        table(["left out", "because"], [[candidate.name, "; ".join(candidate.why)] for candidate in rest])
+    if candidates and all(candidate.ms is None for candidate in candidates):
         complain(_unknown(arguments))
-    return 0 if kept else 1
+    return 0 if matches else 1
 
 
 def _offer_devices() -> None:
@@ -189,18 +192,20 @@ def _unknown(arguments: Namespace) -> str:
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
     with Store() as store:
         device = this_device().id if arguments.device == "this" else arguments.device
-        known = known_threads(store, device, runtime)
+        counts = known_threads(store, device, runtime)
     threads = f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}"
-    others = f"; known are those of --threads {', '.join(map(str, known))}" if known else ""
+    alternatives = f"; known are those of --threads {', '.join(map(str, counts))}" if counts else ""
     how = f"`{calibrate_command(runtime)}` predicts all models in minutes, `zoo bench` measures"
-    return f"no latency is known for {device} with {threads}, {runtime.dtype}, batch {runtime.batch}{others}: {how}"
+    return (
+        f"no latency is known for {device} with {threads}, {runtime.dtype}, batch {runtime.batch}{alternatives}: {how}"
+    )
 
 
 def _title(arguments: Namespace, shown: list[Candidate]) -> str:
     """What was run, and what the signs in front of milliseconds mean."""
     words = [f"{arguments.form} form, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"]
-    words += ["~ is a prediction"] if any(one.latency == "predicted" for one in shown) else []
-    words += ["* was measured before its code changed"] if any(one.stale for one in shown) else []
+    words += ["~ is a prediction"] if any(candidate.latency == "predicted" for candidate in shown) else []
+    words += ["* was measured before its code changed"] if any(candidate.stale for candidate in shown) else []
     return "; ".join(words)
 
 
@@ -236,16 +241,18 @@ def calibrate(arguments: Namespace) -> int:
 
     runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
     with bar(0, "seconds") as progress:
-        made = learn(arguments.minutes, runtime, progress=progress)
+        calibration = learn(arguments.minutes, runtime, progress=progress)
     if arguments.json:
-        dump(msgspec.to_builtins(made))
+        dump(msgspec.to_builtins(calibration))
         return 0
-    predicted = sum(entry.digest in made.models for entry in catalog.entries().values())
-    print(f"{made.device}, {made.runtime}: {predicted} models predicted from {len(made.fitted)} measured here")
-    if made.errors is None:
+    predicted = sum(entry.digest in calibration.models for entry in catalog.entries().values())
+    print(
+        f"{calibration.device}, {calibration.runtime}: {predicted} models predicted from {len(calibration.fitted)} measured here"
+    )
+    if calibration.errors is None:
         print("  the error is not known: fewer than three families were measured; give it more --minutes")
     else:
-        errors = made.errors
+        errors = calibration.errors
         print(
             f"  error of models of families left out of the fit: median {errors.median:.1%}, 95 % within {errors.p95:.1%}"
         )
@@ -306,13 +313,13 @@ def pick(arguments: Namespace) -> int:
         return 0
     shown = [
         [
-            one.name,
+            candidate.name,
             f"{row.p50_ms:g}",
             f"{row.low_ms:g} to {row.high_ms:g}",
-            f"{one.figure.value:g}" if one.figure else "",
+            f"{candidate.figure.value:g}" if candidate.figure else "",
             row.verdict,
         ]
-        for one, row in picked.finalists
+        for candidate, row in picked.finalists
     ]
     table(["finalist", "ms", "interval", arguments.metric, "verdict"], shown)
     before = f" and {picked.prepare_ms:.3g} ms before it" if picked.prepare_ms else ""

@@ -103,9 +103,9 @@ def _plugins() -> list[tuple[str, str, str]]:
     rows = []
     for report in checked(60):
         well = report.state in ("available", "loaded")
-        told = f"{report.version}, {len(report.blocks)} blocks, {report.models} models"
+        summary = f"{report.version}, {len(report.blocks)} blocks, {report.models} models"
         state = "ok" if well else "absent" if report.state == "disabled" else "broken"
-        rows.append((f"plugin {report.name}", state, told if well else report.cause))
+        rows.append((f"plugin {report.name}", state, summary if well else report.cause))
     if os.environ.get("ZOO_PLUGINS"):
         rows.append(("ZOO_PLUGINS", "ok", os.environ["ZOO_PLUGINS"]))
     return rows

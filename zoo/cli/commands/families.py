@@ -47,7 +47,7 @@ def publish_family(arguments: Namespace) -> int:
 
     publication = publish(arguments.name)
     if arguments.json:
-        remaining = [one._asdict() for one in publication.remaining]
+        remaining = [step._asdict() for step in publication.remaining]
         dump({"models": publication.models, "files": publication.files, "remaining": remaining})
         return 0
     files = ", ".join(publication.files)

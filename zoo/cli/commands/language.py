@@ -41,18 +41,18 @@ def generate(arguments: Namespace) -> int:
     columns = model.stream(
         text.encode(arguments.prompt), arguments.tokens, temperature=arguments.temperature, top_k=arguments.top_k
     )
-    read, said, new = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
+    read, answer, new = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
     show = (lambda part: None) if arguments.json else _show
     show(arguments.prompt)
     for column in columns:
         new += 1
         part = read.decode(bytes([int(column[0])]))
-        said += part
+        answer += part
         show(part)
-        if arguments.stop and said.endswith(arguments.stop):
+        if arguments.stop and answer.endswith(arguments.stop):
             break
     if arguments.json:
-        dump({"model": arguments.name, "prompt": arguments.prompt, "text": said, "tokens": new})
+        dump({"model": arguments.name, "prompt": arguments.prompt, "text": answer, "tokens": new})
     else:
         print()
     return 0

@@ -64,9 +64,9 @@ def bench(arguments: Namespace) -> int:
         rows = list(_measure(arguments, store)) if arguments.names or arguments.all else []
         if arguments.export:
             device = this_device(arguments.device)
-            kept = [row for row in newest(store.rows(shipped=False, device=device.id)) if row.verdict == "clean"]
-            export_rows(kept, [device], Path(arguments.export))
-            complain(f"{len(kept)} clean rows written to {arguments.export}")
+            clean = [row for row in newest(store.rows(shipped=False, device=device.id)) if row.verdict == "clean"]
+            export_rows(clean, [device], Path(arguments.export))
+            complain(f"{len(clean)} clean rows written to {arguments.export}")
     if arguments.json:
         dump([msgspec.to_builtins(row) for row in rows])
     elif rows:
@@ -104,16 +104,16 @@ def models_named(names: list[str], everything: bool = False) -> list[str]:
     """Globs become the models they match. Raises InputError for one that matches none, UnknownModelError for a name."""
     from zoo.catalog.listing import list_models
 
-    found = list_models() if everything else []
+    models = list_models() if everything else []
     for name in names:
         if any(sign in name for sign in "*?["):
             matches = list_models(name)
             if not matches:
                 raise InputError("bench", Problem(name, "a pattern that some model matches", "none"))
-            found += matches
+            models += matches
         else:
-            found.append(name)
-    return list(dict.fromkeys(found))
+            models.append(name)
+    return list(dict.fromkeys(models))
 
 
 def show(rows: list[Latency]) -> None:

@@ -51,8 +51,8 @@ def plugins(arguments: Namespace) -> int:
         print("no plugin is installed; `zoo new-plugin NAME` begins one")
     else:
         rows = [
-            [one.name, one.version, one.api, " ".join(one.namespaces), str(len(one.blocks)), str(one.models), one.state, one.cause]
-            for one in reports
+            [row.name, row.version, row.api, " ".join(row.namespaces), str(len(row.blocks)), str(row.models), row.state, row.cause]
+            for row in reports
         ]  # fmt: skip
         table(["plugin", "version", "api", "namespaces", "blocks", "models", "state", "cause"], rows)
     return 1 if any(report.state in ("broken", "clash", "incompatible") for report in reports) else 0
@@ -83,18 +83,18 @@ def new_plugin(arguments: Namespace) -> int:
     """Says what to type next."""
     from zoo.authoring.scaffold import new_plugin as make
 
-    made = make(arguments.namespace, arguments.out, arguments.source)
+    plugin = make(arguments.namespace, arguments.out, arguments.source)
     if arguments.json:
-        dump({"folder": str(made.folder), "models": made.models, "note": made.note})
+        dump({"folder": str(plugin.folder), "models": plugin.models, "note": plugin.note})
         return 0
-    steps = [f"pip install --no-deps -e {made.folder}"]
+    steps = [f"pip install --no-deps -e {plugin.folder}"]
     if arguments.source:
-        steps += [f"zoo train digits {name} --publish" for name in made.models] + [f"zoo index {arguments.namespace}"]
-    print(f"{made.folder} is made. Next:")
+        steps += [f"zoo train digits {name} --publish" for name in plugin.models] + [f"zoo index {arguments.namespace}"]
+    print(f"{plugin.folder} is made. Next:")
     for step in [*steps, f"pytest --zoo-conformance {arguments.namespace}"]:
         print(f"  {step}")
-    if made.note:
-        print(made.note)
+    if plugin.note:
+        print(plugin.note)
     return 0
 
 
@@ -103,20 +103,24 @@ def rename(arguments: Namespace) -> int:
 
     done = carry(arguments.old, arguments.new, arguments.folder)
     if arguments.json:
-        dump([one._asdict() for one in done])
+        dump([change._asdict() for change in done])
         return 0
-    rows = [[one.model, one.before[:12], one.after[:12], str(one.weights), str(one.rows)] for one in done]
+    rows = [
+        [change.model, change.before[:12], change.after[:12], str(change.weights), str(change.rows)] for change in done
+    ]
     table(["model", "digest before", "after", "weights", "latency rows"], rows)
     return 0
 
 
 def _plugin(namespace: str) -> Plugin:
-    known = sorted(space for plugin in declared().values() if plugin.usable for space in plugin.namespaces)
+    namespaces = sorted(space for plugin in declared().values() if plugin.usable for space in plugin.namespaces)
     plugin = owner_of(namespace)
     if plugin is None or not plugin.usable:
-        expected = "the namespace of an installed plugin" + (f": {listed(known)}" if known else "")
+        expected = "the namespace of an installed plugin" + (f": {listed(namespaces)}" if namespaces else "")
         cure = refusal(namespace) or "install yours with: pip install --no-deps -e FOLDER"
-        raise InputError("index", Problem("namespace", expected, f"`{namespace}`", nearest(namespace, known), cure))
+        raise InputError(
+            "index", Problem("namespace", expected, f"`{namespace}`", nearest(namespace, namespaces), cure)
+        )
     return plugin
 
 

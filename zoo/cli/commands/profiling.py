@@ -38,15 +38,15 @@ def profile(arguments: Namespace) -> int:
     saved = described(arguments.name)
     form = saved.made.form if saved and saved.made.form == "deploy" else arguments.form
     net = factory.create(arguments.name, changes, swap=swap, at=arguments.at, form=form, device="meta")
-    found = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
-    counts = _three_counts(net.spec, form, found) if arguments.check else {}
+    cost = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
+    counts = _three_counts(net.spec, form, cost) if arguments.check else {}
     agree = all(row == counts["analytic"] for row in counts.values()) if counts else True
     if arguments.json:
-        dump(msgspec.to_builtins(found) | ({"counts": counts, "agree": agree} if counts else {}))
-        return 0 if found.complete and agree else 1
-    _show_totals(found)
+        dump(msgspec.to_builtins(cost) | ({"counts": counts, "agree": agree} if counts else {}))
+        return 0 if cost.complete and agree else 1
+    _show_totals(cost)
     if arguments.by:
-        _show_rows(found, arguments.by)
+        _show_rows(cost, arguments.by)
     if counts:
         print()
         table(
@@ -54,7 +54,7 @@ def profile(arguments: Namespace) -> int:
             [[who, *(f"{n:,}" for n in row.values())] for who, row in counts.items()],
         )
         print("all agree" if agree else "they do not agree")
-    return 0 if found.complete and agree else 1
+    return 0 if cost.complete and agree else 1
 
 
 def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, int]]:
@@ -93,11 +93,11 @@ def _show_totals(found: Profile) -> None:
 
 
 def _token(found: Profile) -> str:
-    one = found.per_token
-    scan = f" and {one.scan_flops:,} scan FLOPs" if one and one.scan_flops else ""
+    cost = found.per_token
+    scan = f" and {cost.scan_flops:,} scan FLOPs" if cost and cost.scan_flops else ""
     return (
-        f"{one.macs:,} MACs{scan}, behind {one.length} tokens; {size(one.state_bytes)} are kept between them"
-        if one
+        f"{cost.macs:,} MACs{scan}, behind {cost.length} tokens; {size(cost.state_bytes)} are kept between them"
+        if cost
         else ""
     )
 

@@ -117,8 +117,8 @@ def check(arguments: Namespace) -> int:
         from zoo.system.file_kinds import refuse_foreign
 
         refuse_foreign(pathlib.Path(arguments.path))
-        found = read_file(arguments.path).variants
-        variants = [f"{arguments.path}:{variant}" for variant in found] or variants
+        names_in_file = read_file(arguments.path).variants
+        variants = [f"{arguments.path}:{variant}" for variant in names_in_file] or variants
     rows: list[tuple[str, int, str]] = []
     for variant in variants:
         model = check_on_meta(sources.spec(variant))

@@ -45,31 +45,31 @@ def study(arguments: Namespace) -> int:
     from zoo.training.ablation.report import growth_rows, verdict_rows, write
     from zoo.training.ablation.study import study as run
 
-    found = run(
+    result = run(
         arguments.block, _listed(arguments.hosts), _listed(arguments.against), match=arguments.match, seeds=arguments.seeds,
         minutes=arguments.minutes, told=partial(_tell, arguments.minutes),
     )  # fmt: skip
-    files = write(found, Path(arguments.out)) if arguments.out else []
+    files = write(result, Path(arguments.out)) if arguments.out else []
     if arguments.json:
-        dump(msgspec.to_builtins(found))
+        dump(msgspec.to_builtins(result))
         return 0
     rows = [
         [
-            one.host,
-            one.block,
-            f"{statistics.fmean(one.scores):.4f}",
-            f"{one.macs:,.0f}",
-            f"{one.params:,}",
-            f"{one.scale:g}",
-            f"{one.seconds:.0f}",
+            entry.host,
+            entry.block,
+            f"{statistics.fmean(entry.scores):.4f}",
+            f"{entry.macs:,.0f}",
+            f"{entry.params:,}",
+            f"{entry.scale:g}",
+            f"{entry.seconds:.0f}",
         ]
-        for one in found.runs
+        for entry in result.runs
     ]
     table(["host", "block", "mean", "MACs", "parameters", "width", "seconds"], rows)
-    table(["host", "against", "measure", "difference", "interval", f"{found.block} is"], verdict_rows(found))
-    table(["block alone", "length", "ms", "MiB"], growth_rows(found))
-    for one in found.refused:
-        complain(f"not compared: {one.block} in {one.host}: {one.why}")
+    table(["host", "against", "measure", "difference", "interval", f"{result.block} is"], verdict_rows(result))
+    table(["block alone", "length", "ms", "MiB"], growth_rows(result))
+    for entry in result.refused:
+        complain(f"not compared: {entry.block} in {entry.host}: {entry.why}")
     for path in files:
         print(path)
     return 0
@@ -77,8 +77,8 @@ def study(arguments: Namespace) -> int:
 
 def _tell(minutes: float, what: str, share: float) -> None:
     """One line: how much of the time is behind, what is being done, and how long it may still take."""
-    left = round(60 * minutes * (1 - share))
-    complain(f"{share:5.0%}  {what}" + (f"; at most {left // 60}:{left % 60:02} left" if left else ""))
+    seconds = round(60 * minutes * (1 - share))
+    complain(f"{share:5.0%}  {what}" + (f"; at most {seconds // 60}:{seconds % 60:02} left" if seconds else ""))
 
 
 def _listed(text: str) -> list[str]:

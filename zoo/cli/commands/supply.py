@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    one = command(commands, "pin", pin, "fetch listed weights, prove them against the spec, keep them")
-    one.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
-    one.add_argument("--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)")
-    one.add_argument("--all", action="store_true", help="every listed name, one after the other")
-    one.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
+    pinning = command(commands, "pin", pin, "fetch listed weights, prove them against the spec, keep them")
+    pinning.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
+    pinning.add_argument(
+        "--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)"
+    )
+    pinning.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    pinning.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
 
     record = command(commands, "lock", lock, "write zoo.lock: the spec and the bytes of each name")
     record.add_argument(
@@ -54,13 +56,17 @@ def pin(arguments: Namespace) -> int:
     if bool(arguments.name) == arguments.all:
         raise InputError("pin", Problem("", "a name, or --all", "both" if arguments.all else "neither"))
     if arguments.all:
-        said = (lambda one: None) if arguments.json else _say
-        outcomes = pin_all(said)
+        tell = (lambda outcome: None) if arguments.json else _say
+        outcomes = pin_all(tell)
     else:
         outcomes = [Outcome(arguments.name, pin(arguments.name, arguments.revision), "")]
     rows = [
-        {"name": one.name, "problem": one.problem, "pin": msgspec.to_builtins(one.entry) if one.entry else None}
-        for one in outcomes
+        {
+            "name": outcome.name,
+            "problem": outcome.problem,
+            "pin": msgspec.to_builtins(outcome.entry) if outcome.entry else None,
+        }
+        for outcome in outcomes
     ]
     if arguments.report:
         Path(arguments.report).write_text(json.dumps(rows, indent=1))
@@ -68,7 +74,7 @@ def pin(arguments: Namespace) -> int:
         dump(rows)
     elif not arguments.all:
         _say(outcomes[0])
-    return 1 if any(one.problem for one in outcomes) else 0
+    return 1 if any(outcome.problem for outcome in outcomes) else 0
 
 
 def _say(outcome: Outcome) -> None:
@@ -150,14 +156,14 @@ def _prune(arguments: Namespace) -> int:
     from zoo.artifacts.inventory import inventory, prune
 
     size = {item.path: item.size_bytes for item in inventory()}
-    gone = prune(arguments.dry_run)
+    items = prune(arguments.dry_run)
     if arguments.json:
-        dump([str(item.path) for item in gone])
+        dump([str(item.path) for item in items])
         return 0
-    for item in gone:
+    for item in items:
         print(item.path)
     done = "would be deleted" if arguments.dry_run else "deleted"
-    print(f"{len(gone)} files {done}, {count(sum(size[item.path] for item in gone))}bytes")
+    print(f"{len(items)} files {done}, {count(sum(size[item.path] for item in items))}bytes")
     return 0
 
 
@@ -173,8 +179,8 @@ def audit(arguments: Namespace) -> int:
     if arguments.sbom:
         dump(bill_of_materials(findings, arguments.sbom))
     elif arguments.json:
-        dump([_plain(found.item) | {"sha256": found.item.sha256, "fault": found.fault} for found in findings])
+        dump([_plain(finding.item) | {"sha256": finding.item.sha256, "fault": finding.fault} for finding in findings])
     else:
         rows = [[f.item.kind, f.item.name, f.item.path, f.fault or "vouched for"] for f in findings]
         table(["kind", "weights", "file", "verdict"], rows)
-    return 1 if any(found.fault for found in findings) else 0
+    return 1 if any(finding.fault for finding in findings) else 0

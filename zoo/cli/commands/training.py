@@ -51,8 +51,8 @@ def digits(arguments: Namespace) -> int:
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
-    asked = {"epochs": arguments.epochs, "seed": arguments.seed}
-    recipe = msgspec.structs.replace(Recipe(), **{key: value for key, value in asked.items() if value is not None})
+    options = {"epochs": arguments.epochs, "seed": arguments.seed}
+    recipe = msgspec.structs.replace(Recipe(), **{key: value for key, value in options.items() if value is not None})
 
     result = train_digits(name, recipe, _progress(name, "epoch"))
     if arguments.out:
@@ -88,8 +88,10 @@ def text(arguments: Namespace) -> int:
 
     name = catalog.split_tag(arguments.name)[0]
     catalog.entry(name)
-    asked = {"steps": arguments.steps, "seed": arguments.seed}
-    recipe = msgspec.structs.replace(TextRecipe(), **{key: value for key, value in asked.items() if value is not None})
+    options = {"steps": arguments.steps, "seed": arguments.seed}
+    recipe = msgspec.structs.replace(
+        TextRecipe(), **{key: value for key, value in options.items() if value is not None}
+    )
 
     result = train_text(name, recipe, _progress(name, "step"))
     if arguments.out:
@@ -119,14 +121,14 @@ def tasks(arguments: Namespace) -> int:
     chosen = _chosen(arguments.tasks)
     names = [block_of(mixer, ("token_mixer",)) for mixer in arguments.mixers] or mixers()
     before, keep = (shipped(), publish) if arguments.publish else (None, lambda _: None)
-    found = fill_table(names, chosen, arguments.seeds, before, keep, _heard)
+    results = fill_table(names, chosen, arguments.seeds, before, keep, _heard)
     if arguments.json:
-        dump([msgspec.to_builtins(row) for row in found.rows if row.mixer in names and row.task in chosen])
+        dump([msgspec.to_builtins(row) for row in results.rows if row.mixer in names and row.task in chosen])
         return 0
-    others = [name for name in shipped().names() if name not in names]
-    rows = [[name, *_shares(found.scores(name), chosen), "here"] for name in names]
-    rows += [[name, *_shares(shipped().scores(name), chosen), "shipped"] for name in others]
-    table(["mixer", *chosen, ""], [*rows, ["a guess", *_shares(found.chance, chosen), ""]])
+    shipped_names = [name for name in shipped().names() if name not in names]
+    rows = [[name, *_shares(results.scores(name), chosen), "here"] for name in names]
+    rows += [[name, *_shares(shipped().scores(name), chosen), "shipped"] for name in shipped_names]
+    table(["mixer", *chosen, ""], [*rows, ["a guess", *_shares(results.chance, chosen), ""]])
     return 0
 
 

@@ -204,9 +204,11 @@ def _compared(block: str, runs: Sequence[Run]) -> list[Comparison]:
     ]
     comparisons = []
     for own, other in pairs:
-        told = difference(own.scores, other.scores, len(pairs))
+        verdict = difference(own.scores, other.scores, len(pairs))
         measure = measure_of(find_spec(own.host))
-        comparisons.append(Comparison(own.host, other.block, measure, told.mean, told.low, told.high, told.verdict))
+        comparisons.append(
+            Comparison(own.host, other.block, measure, verdict.mean, verdict.low, verdict.high, verdict.verdict)
+        )
     return comparisons
 
 
