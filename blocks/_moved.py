@@ -41,8 +41,8 @@ class _Loader(importlib.abc.InspectLoader):
     def get_code(self, fullname: str) -> CodeType | None:
         """For `python -m OLD`."""
         warnings.warn(f"`python -m {self.old}` is now `python -m {self.new}`", DeprecationWarning, stacklevel=2)
-        found = importlib.util.find_spec(self.new)
-        loader = found.loader if found is not None else None
+        spec = importlib.util.find_spec(self.new)
+        loader = spec.loader if spec is not None else None
         return loader.get_code(self.new) if isinstance(loader, importlib.abc.InspectLoader) else None
 
     def get_source(self, fullname: str) -> str | None:

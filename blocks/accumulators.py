@@ -29,10 +29,10 @@ class Accumulating(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = {name: self._buffers.get(name) for name in self.accumulators}
         super()._apply(fn, recurse)
-        for name, held in before.items():
+        for name, buffer in before.items():
             after = self._buffers.get(name)
-            if held is not None and after is not None and after.dtype != wide(after.dtype):
-                self._buffers[name] = held.to(after.device, wide(after.dtype))
+            if buffer is not None and after is not None and after.dtype != wide(after.dtype):
+                self._buffers[name] = buffer.to(after.device, wide(after.dtype))
         return self
 
 

@@ -61,11 +61,11 @@ def an_image(x: Tensor, block: str) -> Tensor:
 
 def _refuse_other_grid(module: Any, x: Tensor) -> None:
     """Raises SizeError for an image of as many positions as the block was built for, in other rows and columns."""
-    size, own = tuple(x.shape[2:]) if type(x) is Tensor else (), module.input_size
-    if len(size) == len(own) == 2 and size != own and math.prod(size) == math.prod(own):
+    size, grid = tuple(x.shape[2:]) if type(x) is Tensor else (), module.input_size
+    if len(size) == len(grid) == 2 and size != grid and math.prod(size) == math.prod(grid):
         name = short_name(module.block_id)
         raise SizeError(
-            f"this {name} was built for {own} positions and meets {size}; build the model with that input size"
+            f"this {name} was built for {grid} positions and meets {size}; build the model with that input size"
         )
 
 

@@ -36,7 +36,7 @@ def construct(call: Any, place: Place, dim: int, out_dim: int | None = None, **s
     width = table.get("out_dim", out_dim)
     if width is not None and width < 1:
         raise ValueError(f"{NO_CHANNELS} (its `{table['block']}` of {dim} channels would give {width})")
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "dim": dim,
         "out_dim": width,
         "depth_index": place.depth_index,
@@ -46,7 +46,7 @@ def construct(call: Any, place: Place, dim: int, out_dim: int | None = None, **s
         **supplied,
     }
     info = registry.describe(table["block"])
-    arguments = {key: value for key, value in known.items() if key in info.supplied and value is not None}
+    arguments = {key: value for key, value in values.items() if key in info.supplied and value is not None}
     if "input_size" in info.supplied and "input_size" not in arguments and place.sizes is not None:
         arguments["input_size"] = place.sizes()
     arguments |= {key: value for key, value in table.items() if key not in ("block", "name", "out_dim")}
@@ -74,9 +74,9 @@ def build_chain(calls: list[Any], place: Place, dim: int, out_dim: int | None = 
     width = dim
     for step, call in enumerate(calls):
         name = step_name(call, step)
-        asked = None if out_dim == width else out_dim
+        width_asked = None if out_dim == width else out_dim
         sizes = functools.partial(_size_after, list(chain.children()), dim, place.sizes) if place.sizes else None
-        part = construct(call, place.at(name, sizes=sizes), width, asked, **supplied)
+        part = construct(call, place.at(name, sizes=sizes), width, width_asked, **supplied)
         if part is not None:
             chain.add_module(name, part)
             width = getattr(part, "out_dim", width)

@@ -35,8 +35,8 @@ def made_again(module: nn.Module) -> nn.Module | None:
     if arguments is None:
         return None
     with torch.device("cpu"):
-        made: nn.Module = type(module)(**arguments)
-    return made
+        twin: nn.Module = type(module)(**arguments)
+    return twin
 
 
 def forget_arguments(net: nn.Module) -> None:

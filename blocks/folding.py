@@ -61,8 +61,8 @@ def fuse_inside(module: nn.Module) -> nn.Module | None:
         replacement = fuse_inside(child)
         if replacement is not child:
             setattr(module, name, replacement)  # a Module or None: both keep the attribute
-    own: Any = getattr(module, "fuse", None)
-    result: nn.Module | None = own() if own is not None else module
+    method: Any = getattr(module, "fuse", None)
+    result: nn.Module | None = method() if method is not None else module
     return result
 
 

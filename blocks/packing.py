@@ -108,16 +108,16 @@ class Packed(nn.Module):
             or (torch.is_grad_enabled() and x.requires_grad)
         ):
             return None
-        ready, own = self.ready, self._parameters
-        known = ready is not None and ready.shape == x.shape and ready.threads == threads
-        if not known and ready is not None and self.other != (x.shape, threads):
+        ready, parameters = self.ready, self._parameters
+        is_ready = ready is not None and ready.shape == x.shape and ready.threads == threads
+        if not is_ready and ready is not None and self.other != (x.shape, threads):
             self.other = (x.shape, threads)
             return None
         if (
-            not known
+            not is_ready
             or ready is None
-            or ready.weight is not own["weight"]
-            or ready.bias is not own["bias"]
+            or ready.weight is not parameters["weight"]
+            or ready.bias is not parameters["bias"]
             or (ready.version is not None and ready.version != ready.weight._version)
         ):
             ready = self.ready = self._prepare(x)
@@ -176,10 +176,10 @@ class PackedConv(Packed, Conv):
         kernel = self.kernel_for(x)
         if kernel is not None:
             return kernel(x)
-        own, stride = self._parameters, self.stride  # asking the module for its weight takes a microsecond
+        parameters, stride = self._parameters, self.stride  # asking the module for its weight takes a microsecond
         if self.strided:
             x, stride = strided_pixels(x, stride), (1, 1)
-        y = F.conv2d(x, own["weight"], own["bias"], stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        y = F.conv2d(x, parameters["weight"], parameters["bias"], stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
         act = self._modules.get("act")
         return y if act is None else acted(y, act)
 
@@ -216,8 +216,8 @@ class PackedLinear(Packed, nn.Linear):
         kernel = self.kernel_for(x)
         if kernel is not None:
             return kernel(x)
-        own = self._parameters
-        y = F.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
+        parameters = self._parameters
+        y = F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
         act = self._modules.get("act")
         return y if act is None else acted(y, act)
 

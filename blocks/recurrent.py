@@ -86,13 +86,13 @@ def one_by_one(
     inner = [Context() for _ in lengths]
     for slot, values in ctx.slots.items():
         for path, value in values.items():
-            for one, part in zip(inner, value.split(lengths, 1), strict=True):
-                one.write(slot, path, part)
+            for context, part in zip(inner, value.split(lengths, 1), strict=True):
+                context.write(slot, path, part)
     parts = zip(x.split(lengths, 1), states, inner, strict=True)
-    outputs, after = zip(*(mix(part, before, None, one) for part, before, one in parts), strict=True)
+    outputs, after = zip(*(mix(part, before, None, context) for part, before, context in parts), strict=True)
     for slot, values in inner[0].slots.items():
         for path in values:
-            ctx.write(slot, path, torch.cat([one.slots[slot][path] for one in inner], 1))
+            ctx.write(slot, path, torch.cat([context.slots[slot][path] for context in inner], 1))
     return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
 
 

@@ -218,9 +218,9 @@ class AggregatedAttention(CosineBase):
         k, v = kv.chunk(2, -1)
         k = F.normalize(k.unflatten(-1, (self.num_heads, self.head_dim)), dim=-1).flatten(2)
         image = torch.cat([k, v], -1).unflatten(1, (H, W)).permute(0, 3, 1, 2)
-        found = F.unfold(image, self.window, padding=self.window // 2)
-        found = found.view(kv.shape[0], 2 * self.num_heads, self.head_dim, self.window**2, H * W)
-        near_k, near_v = found.permute(0, 1, 4, 2, 3).chunk(2, 1)
+        patches = F.unfold(image, self.window, padding=self.window // 2)
+        patches = patches.view(kv.shape[0], 2 * self.num_heads, self.head_dim, self.window**2, H * W)
+        near_k, near_v = patches.permute(0, 1, 4, 2, 3).chunk(2, 1)
         return near_k, near_v
 
     def geometry_of(self, size: tuple[int, int]) -> Geometry:

@@ -113,12 +113,12 @@ class Attention(nn.Module):
     def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
         """Scores and sums: 2 L M num_heads head_dim, M the positions looked at."""
         B, L, _ = shape
-        seen = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
-        return {"attention": 2 * B * L * seen * self.num_heads * self.head_dim}
+        keys = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
+        return {"attention": 2 * B * L * keys * self.num_heads * self.head_dim}
 
     def state_size(self, length: int = 0) -> int:
-        kept = length if self.window is None else min(length, self.window - 1)
-        return 2 * kept * self.num_kv_heads * self.head_dim + 1
+        positions = length if self.window is None else min(length, self.window - 1)
+        return 2 * positions * self.num_kv_heads * self.head_dim + 1
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         if self.causal:
@@ -187,5 +187,5 @@ class Attention(nn.Module):
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         if self.joint:
             return bool(self.qkv.absorb_input(scale, shift))  # type: ignore[operator]
-        both = self.q.absorb_input(scale, shift) and (self.cross or self.kv.absorb_input(scale, shift))  # type: ignore[operator]
-        return bool(both)
+        absorbed = self.q.absorb_input(scale, shift) and (self.cross or self.kv.absorb_input(scale, shift))  # type: ignore[operator]
+        return bool(absorbed)

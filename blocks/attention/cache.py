@@ -42,19 +42,19 @@ def look_back(
     (B, M). Of a window it keeps what the next token sees. `after` (B,) are the tokens then.
     """
     length, ragged = where.shape[1], mask is not None
-    known = torch.ones(where.shape, dtype=torch.bool, device=where.device) if mask is None else mask
+    real = torch.ones(where.shape, dtype=torch.bool, device=where.device) if mask is None else mask
     if state is not None:
         ragged = ragged or state[-1].dtype == torch.bool
         before = state[: len(parts)]
-        held = state[-1] if state[-1].dtype == torch.bool else known.new_ones(before[0].shape[:2])
+        real_before = state[-1] if state[-1].dtype == torch.bool else real.new_ones(before[0].shape[:2])
         parts = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, parts, strict=True))
-        known = torch.cat([held, known], 1)
-    kept = _kept(parts, known if ragged else None, window)
-    rest: State = (after, kept[-1]) if ragged else (after,)
-    plain = not ragged and (window is None or known.shape[1] <= window)
+        real = torch.cat([real_before, real], 1)
+    memory = _kept(parts, real if ragged else None, window)
+    rest: State = (after, memory[-1]) if ragged else (after,)
+    plain = not ragged and (window is None or real.shape[1] <= window)
     if plain and (state is None or length == 1):
-        return LookBack(parts, None, state is None, (*kept[: len(parts)], *rest))
-    return LookBack(parts, _visible(where, after, known, window), False, (*kept[: len(parts)], *rest))
+        return LookBack(parts, None, state is None, (*memory[: len(parts)], *rest))
+    return LookBack(parts, _visible(where, after, real, window), False, (*memory[: len(parts)], *rest))
 
 
 def _kept(parts: tuple[Tensor, ...], known: Tensor | None, window: int | None) -> tuple[Tensor, ...]:
@@ -74,9 +74,9 @@ def _visible(where: Tensor, after: Tensor, known: Tensor, window: int | None) ->
     count = known.cumsum(1)
     keys = (after.unsqueeze(1) - count[:, -1:] + count - 1).unsqueeze(1)
     queries = where.unsqueeze(2)
-    seen = known.unsqueeze(1) & (keys <= queries)
+    visible = known.unsqueeze(1) & (keys <= queries)
     if window is not None:
-        seen &= keys > queries - window
-    own = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
-    seen[..., seen.shape[-1] - where.shape[1] :] |= own  # not from -L on, which for no queries is all
-    return seen.unsqueeze(1)
+        visible &= keys > queries - window
+    diagonal = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
+    visible[..., visible.shape[-1] - where.shape[1] :] |= diagonal  # not from -L on, which for no queries is all
+    return visible.unsqueeze(1)

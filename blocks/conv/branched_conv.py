@@ -96,8 +96,8 @@ class BranchedConv(nn.Module):
         if self.identity is not None:
             scale, shift = self.identity.as_affine()
             inputs = self.dim // self.groups
-            own = torch.arange(self.dim)
-            weight[own, own % inputs, self.kernel_size // 2, self.kernel_size // 2] += scale
+            index = torch.arange(self.dim)
+            weight[index, index % inputs, self.kernel_size // 2, self.kernel_size // 2] += scale
             bias += shift
         fused.conv.weight, fused.conv.bias = (nn.Parameter(value, requires_grad=False) for value in (weight, bias))
         for name in ("gate", "act"):

@@ -37,5 +37,5 @@ class CausalConv(Recurrent):
         return self.conv1d.in_channels * (self.conv1d.kernel_size[0] - 1)
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
-        y, kept = short_conv(x, self.conv1d, state[0] if state else None, mask)
-        return y, (kept,)
+        y, last = short_conv(x, self.conv1d, state[0] if state else None, mask)
+        return y, (last,)

@@ -60,9 +60,9 @@ class StateFusionHead(nn.Module):
         self.drop = drop
         norm = norm if norm is None or eps is None else _with_eps(norm, eps)
         self.norms = nn.ModuleList(norm(width) for width in widths) if norm else None
-        for suffix, wanted in (("", num_classes > 0), ("_dist", num_classes > 0 and distilled)):
-            maps = nn.ModuleList(Dense(width, num_classes) for width in widths) if wanted else None
-            weights = nn.Parameter(torch.empty(len(widths))) if wanted and self.num_states else None
+        for suffix, has_maps in (("", num_classes > 0), ("_dist", num_classes > 0 and distilled)):
+            maps = nn.ModuleList(Dense(width, num_classes) for width in widths) if has_maps else None
+            weights = nn.Parameter(torch.empty(len(widths))) if has_maps and self.num_states else None
             self.register_module(f"classifier{suffix}", maps)
             self.register_parameter(f"weights{suffix}", weights)
         self.reset_parameters()
@@ -75,7 +75,8 @@ class StateFusionHead(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
         states = [(h, without_places(ctx)) for h in self._states(ctx)]  # which are no tokens
         features = [
-            pooled(self._normed(i, h, seen), self.pool, seen) for i, (h, seen) in enumerate([*states, (x, ctx)])
+            pooled(self._normed(i, h, context), self.pool, context)
+            for i, (h, context) in enumerate([*states, (x, ctx)])
         ]
         if pre_logits or self.classifier is None:
             return torch.cat(features, 1)

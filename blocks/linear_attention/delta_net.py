@@ -84,8 +84,8 @@ class DeltaNet(Recurrent):
 
     def state_size(self, length: int = 0) -> int:
         keys, values = self.head_dims
-        kept = (2 * keys + values) * (self.q_conv1d.kernel_size[0] - 1)
-        return self.num_heads * (kept + keys * values)
+        conv_state = (2 * keys + values) * (self.q_conv1d.kernel_size[0] - 1)
+        return self.num_heads * (conv_state + keys * values)
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         *inputs, S = state or (None,) * 4

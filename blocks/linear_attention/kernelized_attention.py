@@ -110,9 +110,10 @@ class KernelizedAttention(nn.Module):
     def _by_matrix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """sum_j w_ij v_j, (B, L, H, V + 1), of features (B, L, H, F) and values (B, L, H, V + 1), with the w_ij as a matrix."""
         length = q.shape[1]
-        back, there = self._weights(length, q.dtype)
-        ahead = torch.zeros_like(there) if back is None else back
-        by_distance = torch.cat([ahead[:, 1:].flip(1), there], 1)  # (H, 2L - 1), from L - 1 steps ahead to L - 1 before
+        back, behind = self._weights(length, q.dtype)
+        ahead = torch.zeros_like(behind) if back is None else back
+        # (H, 2L - 1), from L - 1 steps ahead to L - 1 before
+        by_distance = torch.cat([ahead[:, 1:].flip(1), behind], 1)
         place = torch.arange(length, device=q.device)
         weights = by_distance[:, place[:, None] - place + length - 1]
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -121,11 +122,11 @@ class KernelizedAttention(nn.Module):
     def _by_transforms(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same by convolutions of all products of a feature and a value."""
         products = k.unsqueeze(-1) * v.unsqueeze(-2)  # (B, L, H, F, V + 1)
-        back, there = self._weights(q.shape[1], q.dtype)
+        back, behind = self._weights(q.shape[1], q.dtype)
         per_head = products.shape[3] * products.shape[4]
-        there = there.repeat_interleave(per_head, 0)
+        behind = behind.repeat_interleave(per_head, 0)
         back = None if back is None else back.repeat_interleave(per_head, 0)
-        summed = long_conv(products.flatten(2).transpose(1, 2), there, kernel_back=back)
+        summed = long_conv(products.flatten(2).transpose(1, 2), behind, kernel_back=back)
         return (q.unsqueeze(-2) @ summed.transpose(1, 2).unflatten(-1, products.shape[2:])).squeeze(-2)
 
     def _weights(self, length: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:

@@ -119,10 +119,10 @@ class LinearAttention(nn.Module):
         keys = self.num_heads * self.key_dim
         parts = wide.split([keys, keys, self.num_heads * self.head_dim], -1)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
-        sums, seen = (None, ()) if state is None else (state[:2], state[2:])
+        sums, position = (None, ()) if state is None else (state[:2], state[2:])
         rest: State = ()
         if self.feature_map == "cosformer":
-            where, after = positions_after(qkv, seen[0] if seen else None, mask)
+            where, after = positions_after(qkv, position[0] if position else None, mask)
             length = self.max_length or qkv.shape[1]
             q, k, rest = reweighted(q, where, length), reweighted(k, where, length), (after,)
         else:

@@ -72,8 +72,8 @@ class MonarchMixer(nn.Module):
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """The long convolutions; the short one says so itself."""
         B, L, C = shape
-        one: int = long_conv_flops((B, C, L), (C, L), None if self.causal else (C, L))
-        return {"fft": one if self.residual_fn is None else 2 * one}
+        flops: int = long_conv_flops((B, C, L), (C, L), None if self.causal else (C, L))
+        return {"fft": flops if self.residual_fn is None else 2 * flops}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "its convolution is as long as the sequence; `mamba2` or `gated_delta_net` can continue")

@@ -79,9 +79,9 @@ class Retention(Recurrent):
         return self.num_heads * keys * values + 1
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
-        S, seen = state or (None, None)
+        S, position = state or (None, None)
         q, k, v = (run(p, x).unflatten(-1, (self.num_heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        where, seen = positions_after(x, seen, mask)
+        where, position = positions_after(x, position, mask)
         q, k = rotated(q, where, self.rope), rotated(k, where, self.rope)
         rate = 2.0 ** -torch.arange(FIRST_RATE, FIRST_RATE + self.num_heads, device=x.device, dtype=torch.float64)
         log_decay = torch.log1p(-rate).to(torch.promote_types(x.dtype, torch.float32)).expand(*x.shape[:2], -1)
@@ -96,4 +96,4 @@ class Retention(Recurrent):
         )
         gate = run(self.g_proj, x).unflatten(-1, (self.num_heads, -1))
         y = gated_norm(y, gate, self.g_norm_swish_gate)
-        return run(self.o_proj, y.flatten(2).to(x.dtype)), (S, seen)
+        return run(self.o_proj, y.flatten(2).to(x.dtype)), (S, position)

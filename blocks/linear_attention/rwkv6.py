@@ -100,8 +100,8 @@ class Rwkv6(Recurrent):
         difference = before - x
         of_r, of_w, of_k, of_v, of_g = torch.addcmul(x, difference, self._mixes(x, difference))
         r, k, v = (
-            run(part, given).unflatten(-1, (self.num_heads, -1))
-            for part, given in ((self.r_proj, of_r), (self.k_proj, of_k), (self.v_proj, of_v))
+            run(part, part_input).unflatten(-1, (self.num_heads, -1))
+            for part, part_input in ((self.r_proj, of_r), (self.k_proj, of_k), (self.v_proj, of_v))
         )
         rate = torch.exp(self.w_proj(of_w).to(torch.promote_types(x.dtype, torch.float32)))
         y, S = linear_recurrence(

@@ -53,12 +53,12 @@ def _auction(scores: Tensor, room: int, eps: float) -> Tensor:
         owner[free] = best[:, 0]
         bids[free] = scores[free, best[:, 0]] - values[:, 1] + eps
         for expert in best[:, 0].unique().tolist():
-            held = (owner == expert).nonzero().squeeze(-1)
-            if len(held) < room:
+            tokens = (owner == expert).nonzero().squeeze(-1)
+            if len(tokens) < room:
                 continue
-            order = bids[held].argsort(descending=True, stable=True)
-            owner[held[order[room:]]] = -1
-            prices[expert] = bids[held[order[room - 1]]]
+            order = bids[tokens].argsort(descending=True, stable=True)
+            owner[tokens[order[room:]]] = -1
+            prices[expert] = bids[tokens[order[room - 1]]]
     return _filled(owner, scores, room)
 
 

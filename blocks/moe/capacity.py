@@ -76,7 +76,7 @@ class CapacityRouter(LinearRouter):
         room: int | Tensor = capacity_of(chosen.shape[1], *rule)
         if mask is not None:
             chosen, room = chosen.masked_fill(~mask.bool().unsqueeze(-1), -1), capacities(mask, *rule)
-        kept = within_capacity(chosen.flatten(1), self.order(weights.detach().view_as(chosen)), room)
+        served = within_capacity(chosen.flatten(1), self.order(weights.detach().view_as(chosen)), room)
         self.tell(ctx, logits, scores, chosen)
-        self.report(ctx, dropped=(chosen.flatten(1) != kept).sum())
-        return Routing(weights.to(x.dtype), kept.view_as(indices))
+        self.report(ctx, dropped=(chosen.flatten(1) != served).sum())
+        return Routing(weights.to(x.dtype), served.view_as(indices))

@@ -53,8 +53,8 @@ class HyperRouter(ScoringRouter):
         return {"matmul": math.prod(shape) * self.num_experts}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Routing:
-        made = widened(self.hypernet(self.embedding)).view(self.num_experts, -1)
-        logits = F.linear(widened(as_rows(x)), made[:, :-1], made[:, -1])
+        generated = widened(self.hypernet(self.embedding)).view(self.num_experts, -1)
+        logits = F.linear(widened(as_rows(x)), generated[:, :-1], generated[:, -1])
         best, indices = logits.topk(int(self.k), -1)
         self.tell(ctx, logits, logits.softmax(-1), indices)
         return Routing(best.softmax(-1).to(x.dtype), indices)

@@ -35,4 +35,4 @@ def _stacked(experts: nn.Module) -> Parameters:
     if not isinstance(experts, RepeatedExperts):
         return dict(experts.named_parameters())
     each = [dict(expert.named_parameters()) for expert in experts.children()]
-    return {name: torch.stack([own[name] for own in each]) for name in each[0]}
+    return {name: torch.stack([parameters[name] for parameters in each]) for name in each[0]}

@@ -71,8 +71,8 @@ class ReluRouter(LinearRouter):
     def _sparsity(self, active: Tensor, real: Tensor | None) -> Tensor:
         if real is None:
             return 1 - active.mean() if active.shape[0] else active.new_tensor(self.sparsity)
-        found = 1 - active.sum() / (real.sum() * self.num_experts)
-        return torch.where(real.any(), found, self.sparsity)
+        inactive = 1 - active.sum() / (real.sum() * self.num_experts)
+        return torch.where(real.any(), inactive, self.sparsity)
 
     @property
     def sparsity(self) -> float:

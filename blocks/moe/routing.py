@@ -46,8 +46,8 @@ class Routing(NamedTuple):
 
     def _without(self, padding: Tensor) -> Routing:
         """The same without the routes of the tokens that are `padding` (T,)."""
-        gone = padding[self._owners()].view(self.indices.shape)
-        return self._replace(indices=self.indices.masked_fill(gone, -1))
+        unowned = padding[self._owners()].view(self.indices.shape)
+        return self._replace(indices=self.indices.masked_fill(unowned, -1))
 
     def _owners(self) -> Tensor:
         """The token of each route, flat."""

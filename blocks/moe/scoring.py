@@ -128,10 +128,10 @@ def mean_over(values: Tensor, real: Tensor | None) -> Tensor:
 
 def load_of(indices: Tensor, outcomes: int, dtype: torch.dtype) -> Tensor:
     """(outcomes,) the share of choices that fell on each; -1 is no choice. Sums to 1, or is 0 where there was none."""
-    kept = (indices >= 0).flatten()
+    is_routed = (indices >= 0).flatten()
     counts = torch.zeros(outcomes, dtype=dtype, device=indices.device)
-    counts = counts.index_add(0, indices.flatten().clamp_min(0), kept.to(dtype))
-    return counts / kept.sum().clamp_min(1)
+    counts = counts.index_add(0, indices.flatten().clamp_min(0), is_routed.to(dtype))
+    return counts / is_routed.sum().clamp_min(1)
 
 
 def share(weights: Tensor) -> Tensor:

@@ -208,9 +208,11 @@ def eager(
     r = k if same else in_chunks(shared_by(r, heads), size)
     v, gain, beta = in_chunks(v, size), in_chunks(gain, size).unsqueeze(-1), in_chunks(beta, size).unsqueeze(-1)
     a = None if log_decay is None else in_chunks(torch.exp(log_decay), size, 1.0)
-    seen, read, after, before = _scores(q, r, k, a, order)
-    one = torch.eye(size, dtype=v.dtype, device=v.device)  # a unit triangle is solved by what lies below its diagonal
-    answers = torch.linalg.solve_triangular(read.mul_(-beta), one, upper=False, unitriangular=True)
+    scores, read, after, before = _scores(q, r, k, a, order)
+    identity = torch.eye(
+        size, dtype=v.dtype, device=v.device
+    )  # a unit triangle is solved by what lies below its diagonal
+    answers = torch.linalg.solve_triangular(read.mul_(-beta), identity, upper=False, unitriangular=True)
     writes, of_state = answers @ (v * gain), answers @ (r * (beta if before is None else beta * before.start))
     total = None
     if after is not None:
@@ -222,7 +224,7 @@ def eager(
         w[index].baddbmm_(of_state[index], S)
         torch.bmm(shown[index], S, out=outputs[index])
         S = (S if total is None else S * total[index]).baddbmm_(keys[index], w[index])
-    outputs.flatten(0, 1).baddbmm_(seen.flatten(0, 2), w.flatten(0, 1))
+    outputs.flatten(0, 1).baddbmm_(scores.flatten(0, 2), w.flatten(0, 1))
     outputs = outputs.unflatten(1, (batch, heads))
     return in_sequence(outputs, length), in_sequence(writes, length), S.unflatten(0, (batch, heads))
 
@@ -235,9 +237,9 @@ def _scores(
         keys = k.transpose(-1, -2)
         return (q @ keys).tril_(), r @ keys, None, None
     if a.ndim == 5:
-        seen, after = damped_scores(q, k, a, INCLUSIVE)
+        scores, after = damped_scores(q, k, a, INCLUSIVE)
         read, before = damped_scores(r, k, a, order)
-        return seen, read, after, before
+        return scores, read, after, before
     keys = k.transpose(-1, -2)
     pairs, after = pair_decays(a, INCLUSIVE)
     between, before = (pairs, after) if order == READ_FIRST else pair_decays(a, order)  # the same below the diagonal
@@ -298,8 +300,8 @@ def _backward(ctx, grad_o, grad_w, grad_last):  # type: ignore[no-untyped-def]
         reads = asked * grad_asked
         if ctx.order != READ_FIRST:  # read before the step's decay
             reads = torch.cat([reads[:, 1:], torch.zeros_like(reads[:, :1])], 1)
-        kept = (last * grad_last).sum(-1)
-        grad_decay = decay_gradient(decay, reads.addcmul_(q, grad_q), k * grad_k, kept, INCLUSIVE)
+        last_share = (last * grad_last).sum(-1)
+        grad_decay = decay_gradient(decay, reads.addcmul_(q, grad_q), k * grad_k, last_share, INCLUSIVE)
     shared = grad_q, grad_asked * beta.unsqueeze(-1), grad_k
     return (
         *(over_group(grad, count) for grad, count in zip(shared, groups, strict=True)),

@@ -77,9 +77,9 @@ def implementation(op: str, *tensors: Tensor | None) -> Callable[..., Any]:
     Raises BlockError when the forced backend does not have the op or cannot take the tensors. While torch.compile traces,
     force does not count: a compiled graph is no place for a choice that ends with a `with`.
     """
-    known = _known[op]
+    backends = _known[op]
     if torch.compiler.is_dynamo_compiling():
-        return known.get("trace") or known["eager"]
+        return backends.get("trace") or backends["eager"]
     choice = choose(op, *tensors)
     if (heard := _heard.get()) is not None:
         heard[op, choice.backend, choice.reason] += 1
@@ -88,17 +88,17 @@ def implementation(op: str, *tensors: Tensor | None) -> Callable[..., Any]:
 
 def choose(op: str, *tensors: Tensor | None) -> Choice:
     """The backend for these tensors with its reason; raises BlockError as `implementation` does."""
-    known, forced = _known[op], _forced.get()
+    backends, forced = _known[op], _forced.get()
     watched = watcher(*tensors)
-    if "trace" in known and (forced == "trace" or (watched and forced != "reference")):
+    if "trace" in backends and (forced == "trace" or (watched and forced != "reference")):
         name = forced if forced in FASTEST_FIRST else ""
-        return Choice("trace", watched or "forced", functools.partial(known["trace"], backend=name))
+        return Choice("trace", watched or "forced", functools.partial(backends["trace"], backend=name))
     if watched and not forced:
-        return Choice("eager", f"plain torch, since {watched}", known["eager"])
+        return Choice("eager", f"plain torch, since {watched}", backends["eager"])
     name, reason = (forced, "forced") if forced else fastest(op, *tensors)
     run = _able(op, name, *tensors)
-    if "trace" in known and name != "reference" and wants_gradient(*tensors):
-        run = functools.partial(known["trace"], backend=name)
+    if "trace" in backends and name != "reference" and wants_gradient(*tensors):
+        run = functools.partial(backends["trace"], backend=name)
     return Choice(name, reason, run)
 
 
@@ -129,12 +129,12 @@ def kernel(op: str, backend: str, *tensors: Tensor | None) -> Callable[..., Any]
 
 def _able(op: str, backend: str, *tensors: Tensor | None) -> Callable[..., Any]:
     """The implementation of that name. Raises BlockError when there is none, or none for these tensors."""
-    known = _known[op]
-    if backend not in known:
-        raise BlockError(f"op `{op}`", Problem("", listed(sorted(known)), f"the forced backend `{backend}`"))
+    backends = _known[op]
+    if backend not in backends:
+        raise BlockError(f"op `{op}`", Problem("", listed(sorted(backends)), f"the forced backend `{backend}`"))
     if why_not := refusal(op, backend, *tensors):
         raise BlockError(f"op `{op}`", Problem("", f"a call that the forced backend `{backend}` can take", why_not))
-    return known[backend]
+    return backends[backend]
 
 
 def watcher(*tensors: Tensor | None) -> str:

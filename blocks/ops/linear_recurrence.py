@@ -133,8 +133,8 @@ def eager(
     if a is None or a.ndim == 3:
         o, last = _one_decay(qs, ks, vs, None if a is None else in_chunks(a, size, 1.0), first, order)
     else:
-        own = shared_by(qs, heads), shared_by(ks, heads), vs, in_chunks(a, size, 1.0), first, order
-        o, last = _decayed_values(*own) if on_values else _decayed_keys(*own)
+        chunks = shared_by(qs, heads), shared_by(ks, heads), vs, in_chunks(a, size, 1.0), first, order
+        o, last = _decayed_values(*chunks) if on_values else _decayed_keys(*chunks)
     o = in_sequence(o, length)
     return o.flip(1) if reverse else o, last
 
@@ -240,8 +240,8 @@ def _backward(ctx, grad_o, grad_last):  # type: ignore[no-untyped-def]
     if log_decay is not None:
         by_key = log_decay.ndim == 4 and not ctx.on_values
         reads, writes = (shared_by(q, v.shape[2]) * grad_q, wide_k * grad_k) if by_key else (o * grad_o, v * grad_v)
-        kept = (last * grad_last).sum(-1 if by_key else -2)
-        grad_decay = decay_gradient(log_decay, reads, writes, kept, ctx.order, ctx.reverse)
+        last_share = (last * grad_last).sum(-1 if by_key else -2)
+        grad_decay = decay_gradient(log_decay, reads, writes, last_share, ctx.order, ctx.reverse)
     return (
         over_group(grad_q, q.shape[2]),
         over_group(grad_k, k.shape[2]),

@@ -180,8 +180,9 @@ def _transforms_and_products(x, kernel, kernel_back, transforms: int, products: 
     """FLOPs of so many per channel of a sample, and one transform per kernel."""
     taps = [shape for shape in (kernel, kernel_back) if shape is not None]
     size = x[-1] + max(shape[-1] for shape in taps) - 1
-    one = round(2.5 * size * math.log2(max(size, 2)))
+    transform = round(2.5 * size * math.log2(max(size, 2)))
     rows = x[0] * x[1]
     return (
-        one * (transforms * rows + sum(math.prod(shape[:-1]) for shape in taps)) + products * 6 * (size // 2 + 1) * rows
+        transform * (transforms * rows + sum(math.prod(shape[:-1]) for shape in taps))
+        + products * 6 * (size // 2 + 1) * rows
     )

@@ -102,10 +102,10 @@ def delta_rule(
 
 
 def library() -> ctypes.CDLL:
-    found = native.library(LIBRARY)
-    if found is None:
+    loaded = native.library(LIBRARY)
+    if loaded is None:
         raise RuntimeError(native.missing(LIBRARY))
-    return found
+    return loaded
 
 
 def _decay(log_decay: Tensor | None, on_values: bool) -> tuple[Tensor | None, int]:

@@ -62,5 +62,5 @@ def each_sequence(
         return o, last[:0]
     states = [None] * len(lengths) if state is None else state.split(1)
     parts = [x.split(lengths, 1) for x in tensors]
-    found = [run(*part, before) for *part, before in zip(*parts, states, strict=True)]
-    return torch.cat([y for y, _ in found], 1), torch.cat([after for _, after in found])
+    results = [run(*part, before) for *part, before in zip(*parts, states, strict=True)]
+    return torch.cat([y for y, _ in results], 1), torch.cat([after for _, after in results])

@@ -53,13 +53,13 @@ class ConvStack(Chain):
         last_act: Act | None = None,
     ):
         super().__init__()
-        asked = out_dim or dim
+        width_asked = out_dim or dim
         width = dim
         for i, entry in enumerate(convs):
             stack_act = last_act if i == len(convs) - 1 else act
             unit = ConvNormAct(
                 width,
-                _width(entry, i, asked),
+                _width(entry, i, width_asked),
                 kernel_size=entry.kernel_size,
                 stride=entry.stride,
                 padding=entry.padding,
@@ -71,7 +71,7 @@ class ConvStack(Chain):
             )
             self.add_module(str(i), unit)
             width = unit.out_dim
-        if width != asked and out_dim is not None:
+        if width != width_asked and out_dim is not None:
             raise ValueError(
                 f"the last convolution leaves {width} channels, and {out_dim} are asked for: leave its width out"
             )

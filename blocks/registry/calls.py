@@ -62,8 +62,8 @@ def expand(value: Any, path: Path, issues: list[Issue]) -> tuple[dict[str, Any] 
             if not wirings
             else " and ".join(f"`{key}`" for key in wirings)
         )
-        known = [] if wirings else ["block", *wiring_names()]
-        near = next((near for key in value if (near := nearest(key, known))), "")
+        names = [] if wirings else ["block", *wiring_names()]
+        near = next((near for key in value if (near := nearest(key, names))), "")
         issues.append(Issue(path, "a table with `block`, or with the name of one wiring", found, near))
         return None, "parts"
     call = {"block": wirings[0], "parts": value[wirings[0]]}

@@ -90,23 +90,23 @@ class Plugin(msgspec.Struct):
 @functools.cache
 def plugins() -> dict[str, Plugin]:
     """Every distribution that declares something, by name, usable or not."""
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for name, version, points, *faults in _declared():
-        plugin = found.setdefault(name, Plugin(name, version))
+        plugin = by_name.setdefault(name, Plugin(name, version))
         for point in points:
             _take(plugin, point)
         for fault in faults:
             plugin.fails("broken", f"{fault}; next: {plugin.reinstall}")
-    for plugin in found.values():
+    for plugin in by_name.values():
         if plugin.api != API:
-            told = f"it is written for plugin api {plugin.api}, and this blockzoo has {API}"
+            reason = f"it is written for plugin api {plugin.api}, and this blockzoo has {API}"
             newer = int(plugin.api[1:]) > int(API[1:])
             cure = "pip install -U blockzoo" if newer else f"pip install -U {plugin.name}"
-            plugin.fails("incompatible", f"{told}; next: {cure}")
+            plugin.fails("incompatible", f"{reason}; next: {cure}")
         if not _wanted(plugin):
             plugin.fails("disabled", f"ZOO_PLUGINS is `{os.environ['ZOO_PLUGINS']}`")
-    _part_rivals([plugin for plugin in found.values() if plugin.usable])
-    return dict(sorted(found.items()))
+    _part_rivals([plugin for plugin in by_name.values() if plugin.usable])
+    return dict(sorted(by_name.items()))
 
 
 def forget() -> None:
@@ -135,16 +135,16 @@ def load(plugin: Plugin, point: EntryPoint, what: str) -> Any:
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            found = point.load()
+            value = point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as cause:  # a plugin may raise anything, SystemExit included
-        told, cure = raised(cause), _cure(cause, plugin)
-        plugin.fails("broken", f"{told}; next: {cure}")
-        raise BlockError(what, Problem(plugin.owner, "a module that imports", told, next=cure)) from cause
+        reason, cure = raised(cause), _cure(cause, plugin)
+        plugin.fails("broken", f"{reason}; next: {cure}")
+        raise BlockError(what, Problem(plugin.owner, "a module that imports", reason, next=cure)) from cause
     if plugin.state == "available":
         plugin.state = "loaded"
-    return found
+    return value
 
 
 def folder_of(point: EntryPoint) -> pathlib.Path | None:
@@ -230,22 +230,22 @@ def _bytes(path: str | pathlib.Path) -> bytes:
 
 def _declaring() -> Iterator[pathlib.Path]:
     """The metadata folders of distributions whose entry points name one of our groups; of two versions in sys.path the first."""
-    seen = set()
+    names = set()
     for place in sys.path:
         try:
             with os.scandir(place or ".") as entries:
-                found = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
+                paths = sorted(entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info")))
         except OSError:  # an archive, or a folder that is not there
             continue
-        for path in found:
+        for path in paths:
             name = os.path.basename(path).partition("-")[0].removesuffix(".egg").lower()
             try:
                 declares = b"[zoo." in _bytes(os.path.join(path, "entry_points.txt"))
             except OSError:
                 declares = False
-            if declares and name not in seen:
+            if declares and name not in names:
                 yield pathlib.Path(path)
-            seen.add(name)
+            names.add(name)
 
 
 def _points(text: str) -> tuple[list[EntryPoint], list[str]]:
@@ -274,8 +274,8 @@ def _take(plugin: Plugin, point: EntryPoint) -> None:
     """One entry point into its plugin; a name that cannot be shuts the plugin out."""
     if point.group == APIS:
         if API_FORM.fullmatch(point.value) is None:
-            told = f"it says that it is written for plugin api `{point.value[:80]}`, which is none; `{API}` is one"
-            plugin.fails("broken", f"{told}; next: {plugin.reinstall}")
+            reason = f"it says that it is written for plugin api `{point.value[:80]}`, which is none; `{API}` is one"
+            plugin.fails("broken", f"{reason}; next: {plugin.reinstall}")
             return
         plugin.api = point.value
         return
@@ -314,8 +314,8 @@ def _part_rivals(found: list[Plugin]) -> None:
 
 
 def _wanted(plugin: Plugin) -> bool:
-    wanted = {word.strip() for word in os.environ.get("ZOO_PLUGINS", "").split(",") if word.strip()}
-    return not wanted or plugin.name in wanted or bool(wanted & set(plugin.namespaces))
+    words = {word.strip() for word in os.environ.get("ZOO_PLUGINS", "").split(",") if word.strip()}
+    return not words or plugin.name in words or bool(words & set(plugin.namespaces))
 
 
 def _cure(cause: BaseException, plugin: Plugin) -> str:

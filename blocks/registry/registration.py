@@ -131,12 +131,12 @@ def _admit(identity: str, cls: type) -> None:
                 "", found=found, next="`core/` is for the blocks of this package; leave it out, and the name is local"
             ),
         )
-    known = _loaded.get(identity)
-    if known is not None and place_of(known) != place_of(cls):
-        both = f"`{identity}` is registered at {place_of(known)} and again at {place_of(cls)}"
+    registered = _loaded.get(identity)
+    if registered is not None and place_of(registered) != place_of(cls):
+        places = f"`{identity}` is registered at {place_of(registered)} and again at {place_of(cls)}"
         if not identity.startswith("local/"):
-            raise BlockError(identity, Problem("", found=both, next="give one of them another name"))
-        log.warning("%s; the new one replaces the old", both)
+            raise BlockError(identity, Problem("", found=places, next="give one of them another name"))
+        log.warning("%s; the new one replaces the old", places)
     _loaded[identity] = cls
     if identity.startswith("local/"):
         _local[identity] = cls
@@ -265,10 +265,10 @@ def _read_from_code(identity: str) -> BlockInfo:
     except Exception as cause:
         if plugin is None:
             raise
-        told = raised(cause)
-        plugin.fails("broken", f"`{identity}`: {told}; next: pip install -U {plugin.name}, or uninstall it")
+        reason = raised(cause)
+        plugin.fails("broken", f"`{identity}`: {reason}; next: pip install -U {plugin.name}, or uninstall it")
         raise BlockError(
-            f"block `{identity}`", Problem(plugin.owner, "a constructor that a spec can call", told)
+            f"block `{identity}`", Problem(plugin.owner, "a constructor that a spec can call", reason)
         ) from cause
 
 
@@ -284,7 +284,7 @@ def known(identity: str) -> BlockInfo | None:
 @functools.cache
 def plugin_index() -> dict[str, BlockInfo]:
     """What packages say of their own blocks. A package whose index cannot be read is marked as broken."""
-    found: dict[str, BlockInfo] = {}
+    by_identity: dict[str, BlockInfo] = {}
     for plugin in plugins.plugins().values():
         if not plugin.usable:
             continue
@@ -301,8 +301,8 @@ def plugin_index() -> dict[str, BlockInfo]:
                 if info.id in plugin.blocks and (fault := _fault(info)):
                     plugin.fails("broken", f"{path}: `{info.id}`: {fault}; next: zoo index {plugin.namespaces[0]}")
                 elif info.id in plugin.blocks:
-                    found[info.id] = info
-    return found
+                    by_identity[info.id] = info
+    return by_identity
 
 
 def _fault(info: BlockInfo) -> str:

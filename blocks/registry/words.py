@@ -61,11 +61,11 @@ def printable_lines(text: str) -> str:
 def raised(error: BaseException) -> str:
     """What code of others raised, as one line: its class, and what it says if it can say it."""
     try:
-        said = " ".join(str(error).split())
+        text = " ".join(str(error).split())
     except BaseException:  # __str__ is theirs, too
-        said = "an error that cannot be shown"
+        text = "an error that cannot be shown"
     kind = type(error).__name__
-    return printable(f"{kind}: {said}" if said else kind, LONGEST_TEXT)
+    return printable(f"{kind}: {text}" if text else kind, LONGEST_TEXT)
 
 
 def _escape(letter: str) -> str:

@@ -73,23 +73,23 @@ class BidirectionalMamba(nn.Module):
         reset_decay(self.A_b_log, self.D_b)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        there, back = conv_and_scan(shape, self.conv1d, self.A_log), conv_and_scan(shape, self.conv1d_b, self.A_b_log)
-        return {kind: there[kind] + back[kind] for kind in there}
+        ahead, back = conv_and_scan(shape, self.conv1d, self.A_log), conv_and_scan(shape, self.conv1d_b, self.A_b_log)
+        return {kind: ahead[kind] + back[kind] for kind in ahead}
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "bidirectional_mamba sees the future; `mamba` does not")
         mask = token_mask(x, ctx)
         u, z = run(self.in_proj, x, ctx).transpose(1, 2).chunk(2, 1)
         u = without_padding(u, mask)
-        there = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask)
+        ahead = scan_inputs(u, self.conv1d, self.x_proj, self.dt_proj, self.A_log, mask)
         mask_b = None if mask is None else mask.flip(-1)
         back = scan_inputs(backwards(u), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, mask_b)
         y = selective_scan(
-            side_by_side(there.u, back.u),
-            side_by_side(there.delta, back.delta),
-            torch.cat([there.A, back.A]),
-            torch.stack([there.B, back.B], 1),
-            torch.stack([there.C, back.C], 1),
+            side_by_side(ahead.u, back.u),
+            side_by_side(ahead.delta, back.delta),
+            torch.cat([ahead.A, back.A]),
+            torch.stack([ahead.B, back.B], 1),
+            torch.stack([ahead.C, back.C], 1),
             D=torch.cat([self.D, self.D_b]),
             delta_softplus=True,
         )

@@ -40,11 +40,11 @@ class Bidirectional(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         refuse_state(ctx, "it sees the future, whose state nobody knows")
-        there, turned_ctx = run(self.there, x, ctx), _turned_context(x, ctx)
+        ahead, turned_ctx = run(self.there, x, ctx), _turned_context(x, ctx)
         back = run(self.there if self.back is None else self.back, turned(x), turned_ctx)
         if ctx is not None and turned_ctx is not None:
             ctx.slots.update((name + BACKWARDS, values) for name, values in turned_ctx.slots.items())
-        return (there + turned(back)) / 2
+        return (ahead + turned(back)) / 2
 
 
 def turned(x: Tensor) -> Tensor:
@@ -60,5 +60,5 @@ def _turned_context(x: Tensor, ctx: Context | None) -> Context | None:
     length = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1]
     borders = checked_borders(ctx.cu_seqlens, x, x.shape[0], length, "x")
     borders = None if borders is None else length - borders.flip(0)
-    slots = {name.removesuffix(BACKWARDS): held for name, held in ctx.slots.items() if name.endswith(BACKWARDS)}
+    slots = {name.removesuffix(BACKWARDS): slot for name, slot in ctx.slots.items() if name.endswith(BACKWARDS)}
     return replace(ctx, mask=mask, cu_seqlens=borders, slots=slots)

@@ -9,5 +9,5 @@ def drop_path(y: Tensor, rate: float, training: bool) -> Tensor:
     """`y` times b / (1 - rate), one b of 0 or 1 for each sample, P(b = 0) = rate; `y` itself outside of training."""
     if not training or rate == 0:
         return y
-    kept = y.new_empty(len(y), *[1] * (y.ndim - 1)).bernoulli_(1 - rate)
-    return y * kept / (1 - rate)
+    keep = y.new_empty(len(y), *[1] * (y.ndim - 1)).bernoulli_(1 - rate)
+    return y * keep / (1 - rate)

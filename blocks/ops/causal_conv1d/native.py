@@ -67,15 +67,15 @@ class _Conv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, state = ctx.saved_tensors
-        parts, given = torch.get_num_threads(), _inputs(x, weight, bias, state)
+        parts, inputs = torch.get_num_threads(), _inputs(x, weight, bias, state)
         grad_x = x.new_empty(x.shape[0], x.shape[2], x.shape[1], dtype=torch.float32)
         grad_weight = grad_x.new_zeros(parts, *reversed(weight.shape))
         grad_bias = None if bias is None else grad_x.new_zeros(parts, len(bias))
-        kept = given["state"]
-        grad_state = None if kept is None else torch.empty_like(kept)
+        first_state = inputs["state"]
+        grad_state = None if first_state is None else torch.empty_like(first_state)
         grads = {"grad_x": grad_x, "grad_weight": grad_weight, "grad_bias": grad_bias, "grad_state": grad_state}
         along = {"grad_y": rows(grad.transpose(1, 2).float()), "grad_inner": torch.empty_like(grad_x)}
-        _run("causal_conv1d_backward", given | along | grads, ctx.lengths, ctx.act)
+        _run("causal_conv1d_backward", inputs | along | grads, ctx.lengths, ctx.act)
         return (
             grad_x.transpose(1, 2).to(x.dtype),
             grad_weight.sum(0).t().to(weight.dtype),

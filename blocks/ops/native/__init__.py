@@ -25,14 +25,14 @@ _said: set[str] = set()
 
 def library(name: str) -> ctypes.CDLL | None:
     """The library made of `<name>.cpp`, or None where there is none to be had; then `missing(name)` is the reason."""
-    found = _outcome(name)
-    return None if isinstance(found, str) else found
+    outcome = _outcome(name)
+    return None if isinstance(outcome, str) else outcome
 
 
 def missing(name: str) -> str:
     """Why there is no library `name`, as a part of a sentence; "" when there is one."""
-    found = _outcome(name)
-    return found if isinstance(found, str) else ""
+    outcome = _outcome(name)
+    return outcome if isinstance(outcome, str) else ""
 
 
 def names() -> list[str]:

@@ -113,11 +113,11 @@ def open_checked(path: pathlib.Path) -> ctypes.CDLL:
     _refuse_foreign(path)
     try:
         expected = path.with_suffix(".sha256").read_text(errors="replace").strip()
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-    if found != expected:
-        raise Unavailable(f"{path} is not the file that was built: its sha256 is {found[:12]}…, not {expected[:12]}…")
+    if digest != expected:
+        raise Unavailable(f"{path} is not the file that was built: its sha256 is {digest[:12]}…, not {expected[:12]}…")
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -196,8 +196,8 @@ def _compiler() -> list[str]:
             raise Unavailable("CXX is blank, which is no command")
         return words
     for name in COMPILERS:
-        if found := shutil.which(name):
-            return [found]
+        if compiler := shutil.which(name):
+            return [compiler]
     raise Unavailable(f"no C++ compiler on the path ({', '.join(COMPILERS)}), and none in CXX")
 
 

@@ -98,9 +98,9 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         for index, (x_s, step_s, B_s, C_s, y_s) in enumerate(_blocks(size, along, by_row)):
             if keep:
                 starts[piece.kept(index)] = h.unflatten(0, (-1, groups))
-            here = _run_block(x_s * step_s, step_s, rates, B_s, h, room)
-            torch.bmm(C_s, here.flat, out=y_s)
-            h.copy_(here.states[-1])
+            block = _run_block(x_s * step_s, step_s, rates, B_s, h, room)
+            torch.bmm(C_s, block.flat, out=y_s)
+            h.copy_(block.states[-1])
         piece.put(y_rows, y)
     y, x = y.flatten(2), x.flatten(2)
     if D is not None:
@@ -135,16 +135,16 @@ def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> G
         for index, block in reversed(list(enumerate(_blocks(STEPS, along, flat)))):
             x_s, step_s, B_s, C_s, grad_s, B_r, C_r, grad_r, pulse_out, step_out, B_out, C_out, *inner_out = block
             h, pulse = starts[piece.kept(index)].flatten(0, 1), x_s * step_s
-            here = _run_block(pulse, step_s, rates, B_s, h, room)
+            block_room = _run_block(pulse, step_s, rates, B_s, h, room)
             if inner is not None:
-                torch.bmm(C_r.unsqueeze(1), here.flat, out=inner_out[0].unsqueeze(1))
-            torch.bmm(here.flat, grad_r.unsqueeze(2), out=C_out.unsqueeze(2))
+                torch.bmm(C_r.unsqueeze(1), block_room.flat, out=inner_out[0].unsqueeze(1))
+            torch.bmm(block_room.flat, grad_r.unsqueeze(2), out=C_out.unsqueeze(2))
             g = _run_back(C_s, grad_s, carry, room_back)
             torch.bmm(g.flat, pulse.view(len(g.flat), -1, 1), out=B_out.unsqueeze(2))
             torch.bmm(B_r.unsqueeze(1), g.flat, out=pulse_out.unsqueeze(1))
-            grad_exponent = here.decay  # times g by now, and times h_{t-1} the gradient of delta_t A
+            grad_exponent = block_room.decay  # times g by now, and times h_{t-1} the gradient of delta_t A
             grad_exponent[0] *= h
-            grad_exponent[1:] *= here.states[:-1]
+            grad_exponent[1:] *= block_room.states[:-1]
             sum_A[: len(step_s)].addcmul_(grad_exponent, step_s)
             by_step = grad_exponent.mul_(rates).flatten(0, 1)
             torch.bmm(ones.expand(len(by_step), -1, -1), by_step, out=step_out.unsqueeze(1))  # a fast sum

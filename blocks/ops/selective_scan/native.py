@@ -42,8 +42,8 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     u, A, B, state, borders = scan.u, scan.A, scan.B, scan.state, scan.borders
     groups, lengths = B.shape[2], lengths_of(u, borders)
     inputs = _inputs(scan)
-    given = u.new_zeros(len(lengths), *A.shape, dtype=torch.float32) if state is None else state.float()
-    last = given.unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
+    first = u.new_zeros(len(lengths), *A.shape, dtype=torch.float32) if state is None else state.float()
+    last = first.unflatten(1, (groups, -1)).transpose(-1, -2).contiguous()
     if state is not None and last.data_ptr() == state.data_ptr():
         last = last.clone()
     y = last.new_empty(u.shape)
@@ -101,8 +101,8 @@ def _inputs(scan: Scan) -> dict[str, Tensor | None]:
 
 def _parts(sequences: int, channels: int) -> int:
     """Parts of a group's channels, so that every thread has one; a part is no narrower than a vector."""
-    wanted = -(-torch.get_num_threads() // max(1, sequences))
-    return max(1, min(wanted, channels // 16))
+    parts = -(-torch.get_num_threads() // max(1, sequences))
+    return max(1, min(parts, channels // 16))
 
 
 def _run(function: str, tensors: dict[str, Tensor | None], lengths: list[int], packed: bool, softplus: bool) -> None:

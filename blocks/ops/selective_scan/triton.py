@@ -43,7 +43,7 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return eager.forward(scan, keep)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import forward_kernel
 
-    given = _inputs(scan)
+    inputs = _inputs(scan)
     at, blocks = _segments(u, borders)
     y, last = torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(len(blocks), *A.shape).float()
     groups, (channels, size) = B.shape[2], A.shape
@@ -51,7 +51,7 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     starts = last.new_empty(count, groups, size, channels // groups)
     outputs = {"y": y, "last": last, "starts": starts if keep else None}
     states = {"state": None if state is None else state.contiguous(), "borders": at, "blocks": blocks}
-    _launch(forward_kernel, given | states | outputs, given, scan.softplus, TILE)
+    _launch(forward_kernel, inputs | states | outputs, inputs, scan.softplus, TILE)
     return y, last, starts
 
 
@@ -63,21 +63,21 @@ def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> G
         return eager.backward(grad_y, grad_last, scan, starts)  # type: ignore[no-any-return]
     from blocks.ops.selective_scan._triton_kernels import backward_kernel
 
-    given = _inputs(scan)
+    inputs = _inputs(scan)
     at, blocks = _segments(u, borders)
-    kept = starts.dtype
+    dtype = starts.dtype
     grads: dict[str, Tensor | None] = {
         "grad_u": u.new_empty(u.shape),
         "grad_delta": delta.new_empty(u.shape),
-        "grad_A": A.new_empty(len(blocks), *A.shape, dtype=kept),
-        "grad_B": B.new_zeros(B.shape, dtype=kept),
-        "grad_C": C.new_zeros(C.shape, dtype=kept),
-        "grad_D": None if D is None else D.new_empty(len(blocks), *D.shape, dtype=kept),
+        "grad_A": A.new_empty(len(blocks), *A.shape, dtype=dtype),
+        "grad_B": B.new_zeros(B.shape, dtype=dtype),
+        "grad_C": C.new_zeros(C.shape, dtype=dtype),
+        "grad_D": None if D is None else D.new_empty(len(blocks), *D.shape, dtype=dtype),
         "grad_z": None if z is None else z.new_empty(u.shape),
-        "grad_bias": None if bias is None else bias.new_empty(len(blocks), *bias.shape, dtype=kept),
-        "grad_state": A.new_empty(len(blocks), *A.shape, dtype=kept),
+        "grad_bias": None if bias is None else bias.new_empty(len(blocks), *bias.shape, dtype=dtype),
+        "grad_state": A.new_empty(len(blocks), *A.shape, dtype=dtype),
     }
-    along = given | {"grad_y": rows(grad_y)}
+    along = inputs | {"grad_y": rows(grad_y)}
     rest = {"borders": at, "blocks": blocks, "starts": starts, "grad_last": grad_last.contiguous()}
     _launch(backward_kernel, along | rest | grads, along, softplus, TILE_BACK)
     for name in ("grad_A", "grad_D", "grad_bias"):
