@@ -298,7 +298,9 @@ def environment(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> dict[str, 
 
 
 def fetching(environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.artifacts.fetch", STAR, *more]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's `&` has it ignored
+    code = f"{heard}; import runpy; runpy.run_module('tests.artifacts.fetch', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, STAR, *more]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
