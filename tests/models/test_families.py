@@ -61,10 +61,20 @@ def test_deploy_form_is_exact_in_float64_where_float32_amplifies_rounding() -> N
         assert error(fuse(model)(x), model(x)) <= 1e-12
 
 
+def skip_unless_timm_has(name: str, timm: types.ModuleType) -> None:
+    """The oldest timm that is allowed knows fewer families than the pinned one, with which all are compared."""
+    if not timm.is_model(TIMM[name]):
+        pytest.skip(f"timm {timm.__version__} has no {TIMM[name]}")
+
+
 @pytest.mark.parametrize("name", TIMM)
 def test_parameters_and_macs_equal_those_of_timm(name: str, timm: types.ModuleType) -> None:
-    with torch.device("meta"):
-        theirs = timm.create_model(TIMM[name])
+    skip_unless_timm_has(name, timm)
+    try:
+        with torch.device("meta"):
+            theirs = timm.create_model(TIMM[name])
+    except (NotImplementedError, RuntimeError):  # timm 1.0.20 reads drop rates out of tensors
+        theirs = timm.create_model(TIMM[name]).to("meta")
     ours = zoo.create(name, device="meta")
     assert count(ours) == count(theirs)
     assert count_macs(ours).total == timm_macs(theirs, theirs.default_cfg["input_size"])
@@ -116,12 +126,14 @@ def check_against_timm(name: str, timm: types.ModuleType) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TIMM if name in SMALLEST])
 def test_output_equals_that_of_timm(name: str, timm: types.ModuleType) -> None:
+    skip_unless_timm_has(name, timm)
     check_against_timm(name, timm)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TIMM if name not in SMALLEST])
 def test_output_of_every_variant_equals_that_of_timm(name: str, timm: types.ModuleType) -> None:
+    skip_unless_timm_has(name, timm)
     check_against_timm(name, timm)
 
 
