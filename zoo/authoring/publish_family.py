@@ -27,6 +27,7 @@ from zoo.publish import cards
 from zoo.specs.read import Family, read_file
 from zoo.specs.resolve import resolve
 from zoo.system.children import command
+from zoo.system.folders import write_whole
 from zoo.weights.convert import KeyRules
 
 ROOT = CORE.folder.parents[1]
@@ -71,7 +72,7 @@ def publish_family(name: str) -> Publication:
     if problems:
         raise SpecError(path.name, problems)
     files = [CORE.index_file, CORE.data / profiles.PROFILES, CORE.data / load.LOADS, ROOT / DIGESTS, ROOT / CARDS]
-    CORE.index_file.write_bytes(render(CORE, path.name))
+    write_whole(CORE.index_file, render(CORE, path.name))
     _forget()
     profiles.write(CORE, path.name)
     load.write(CORE, path.name)

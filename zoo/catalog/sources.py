@@ -16,7 +16,7 @@ from zoo.artifacts.record import Made
 from zoo.catalog.external import External, is_external, refuse_edits
 from zoo.catalog.manifests import manifests
 from zoo.catalog.names import Model, is_file, split_variant
-from zoo.catalog.published import family_of, source_of
+from zoo.catalog.published import family_of, published_spec, source_of
 from zoo.catalog.saved import described
 from zoo.catalog.transformers_folders import KEYS, folder_of, is_transformers, registered
 from zoo.errors import InputError, Problem, SpecError, listed
@@ -184,9 +184,7 @@ class Named(Variant):
         return manifests(self.asked)
 
     def resolved(self, overrides: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None) -> Spec:
-        spec = super().resolved(overrides, settings)
-        spec.name = self.name
-        return spec
+        return published_spec(self.name, plain(overrides), plain(settings))
 
 
 class SavedByTransformers(Named):

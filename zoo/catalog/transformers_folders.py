@@ -89,7 +89,9 @@ def _config(folder: pathlib.Path, model: str) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         with path.open("rb") as file:
-            config = json.loads(file.read(MAX_BYTES))
+            config = json.loads(
+                file.read(MAX_BYTES)
+            )  # not strictly: limits of steps are `Infinity` in configs of Mamba2
     except OSError as error:
         expected = f"a folder with {CONFIG}, as `save_pretrained` writes it"
         raise InputError(model, Problem(str(path), expected, error.strerror or str(error))) from None

@@ -46,8 +46,7 @@ class ExternalPublished(NamedTuple):
         if spec.options.get("features_only"):
             tensors = {key: tensor for key, tensor in tensors.items() if key in expected}
         net.pretrained = self.manifest.for_input(spec.input.channels, spec.input.size)
-        same = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()} == expected
-        if same and "img_size" not in spec.options:
+        if "img_size" not in spec.options and target.takes(tensors):
             target.load(tensors, name)
             return
         first, last = (_prefixes(net, word) for word in ("first_conv", "classifier"))

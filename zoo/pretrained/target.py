@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.build.builder import build
 from zoo.specs.model import Spec
-from zoo.weights.load import load_state
+from zoo.weights.load import expected_header, load_state
 from zoo.weights.manifest import Manifest
 
 
@@ -37,6 +37,12 @@ class Target:
         if self.net.head is not None and self.net.out_indices is None:
             return set()
         return set(self.twin(spec).state_dict()) - set(self.net.state_dict())
+
+    def takes(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these are the net's own names, shapes and dtypes."""
+        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} == expected_header(
+            self.net
+        )
 
     def load(self, tensors: Mapping[str, Tensor], subject: str = "", keep: Collection[str] = ()) -> None:
         """Strictly; see `load_state`."""
