@@ -87,6 +87,7 @@ def test_only_the_registry_turns_a_name_into_code() -> None:
     assert loaders == {
         "blocks/__init__.py",
         "blocks/_moved.py",
+        "blocks/registry/__init__.py",
         "blocks/registry/index.py",
         "blocks/registry/plugins.py",
         "blocks/registry/registration.py",

@@ -10,25 +10,33 @@ calls           a call of a block in a spec, filled with its defaults
 index           the generated index of the core's blocks
 """
 
-from blocks.registry.registration import (
-    ABILITIES,
-    INDEX,
-    INDEX_OF_PLUGIN,
-    KINDS,
-    LAYOUTS,
-    BlockInfo,
-    block,
-    core_index,
-    describe,
-    forget_plugins,
-    get,
-    identities,
-    info_of,
-    list_blocks,
-    place_of,
-    plugin_index,
-    resolve,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blocks.registry.registration import (
+        ABILITIES,
+        INDEX,
+        INDEX_OF_PLUGIN,
+        KINDS,
+        LAYOUTS,
+        BlockInfo,
+        block,
+        core_index,
+        covering,
+        describe,
+        forget_plugins,
+        get,
+        identities,
+        info_of,
+        known,
+        list_blocks,
+        place_of,
+        plugin_index,
+        resolve,
+    )
 
 __all__ = [
     "ABILITIES",
@@ -39,13 +47,24 @@ __all__ = [
     "BlockInfo",
     "block",
     "core_index",
+    "covering",
     "describe",
     "forget_plugins",
     "get",
     "identities",
     "info_of",
+    "known",
     "list_blocks",
     "place_of",
     "plugin_index",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What stands in `registration`, which is loaded when it is asked for: names and sentences need none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module `blocks.registry` has no attribute `{name}`")
+    value = getattr(importlib.import_module("blocks.registry.registration"), name)
+    globals()[name] = value
+    return value

@@ -5,9 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from blocks.registry import registration as registry
+from blocks import registry
 from blocks.registry.words import short_name
 from zoo.cli.options import command
 from zoo.display.console import complain, count, dump, table
@@ -43,6 +41,8 @@ def add(commands: Any) -> None:
 
 
 def list_models(arguments: Namespace) -> int:
+    import msgspec
+
     from zoo import catalog
     from zoo.catalog import listing
     from zoo.catalog.manifests import at_hand
@@ -81,6 +81,8 @@ def _states(entry: Entry, loadable: set[str]) -> str:
 
 
 def info(arguments: Namespace) -> int:
+    import msgspec
+
     from zoo import catalog
     from zoo.catalog.manifests import manifests
     from zoo.catalog.published import published_spec
@@ -154,6 +156,8 @@ def _entry_of(found: Repository) -> Entry:
 
 def _how_it_sees(found: Repository) -> dict[str, Any]:
     """The form in which the model was saved, how pictures are prepared for it, and the names of its classes."""
+    import msgspec
+
     manifest = found.manifest
     prepared = msgspec.to_builtins(manifest.preprocess) if manifest.preprocess else {}
     return {"form": found.made.form, "preprocess": prepared, "labels": list(manifest.labels)}
@@ -168,6 +172,8 @@ def _said(fact: Any) -> str:
 
 
 def blocks(arguments: Namespace) -> int:
+    import msgspec
+
     name = arguments.name
     covering = registry.covering(name) if registry.resolve(name) is None else []
     if name and len(covering) < 2 and not any(sign in name for sign in "*?["):
@@ -190,6 +196,8 @@ def blocks(arguments: Namespace) -> int:
 
 
 def _describe(found: registry.BlockInfo, as_json: bool) -> int:
+    import msgspec
+
     from blocks.registry.schema import words
     from zoo.measure.task_table import scores
 
@@ -216,4 +224,6 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
 
 
 def _default(value: Any) -> str:
+    import msgspec
+
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

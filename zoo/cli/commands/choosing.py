@@ -6,8 +6,6 @@ from argparse import Namespace
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from zoo.cli.commands.measuring import bar
 from zoo.cli.options import (
     add_batch,
@@ -128,6 +126,8 @@ def _add_compare(commands: Any) -> None:
 
 def find(arguments: Namespace) -> int:
     """Exit code 1 when no model satisfies the limits."""
+    import msgspec
+
     from zoo.selection.find import find as search
 
     options = (
@@ -235,6 +235,8 @@ def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
 
 
 def calibrate(arguments: Namespace) -> int:
+    import msgspec
+
     from zoo import catalog
     from zoo.measure.calibrate import calibrate as learn
     from zoo.measure.latency import Runtime

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from blocks.registry.words import printable
 from zoo.cli.options import command, positive, whole
 from zoo.display.console import complain, dump, table, unguarded
@@ -53,6 +51,8 @@ def add(commands: Any) -> None:
 
 def bench(arguments: Namespace) -> int:
     """Exit code 1 when a model failed or a row is not clean."""
+    import msgspec
+
     from zoo.measure.store import Store, export_rows, import_rows, newest
     from zoo.measure.this_device import this_device
 

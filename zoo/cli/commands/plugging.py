@@ -6,15 +6,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from blocks.registry.plugins import Plugin, owner_of, package_of, refusal
-from blocks.registry.plugins import plugins as declared
 from zoo.cli.options import command
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
 if TYPE_CHECKING:
+    from blocks.registry.plugins import Plugin
     from zoo.catalog.collection import Collection
 
 
@@ -42,6 +39,8 @@ def add(commands: Any) -> None:
 
 def plugins(arguments: Namespace) -> int:
     """Exit code 1 when a plugin does not work."""
+    import msgspec
+
     from zoo.authoring.report import plugins as known
 
     reports = known(check=not arguments.no_check, timeout=arguments.timeout)
@@ -113,6 +112,9 @@ def rename(arguments: Namespace) -> int:
 
 
 def _plugin(namespace: str) -> Plugin:
+    from blocks.registry.plugins import owner_of, refusal
+    from blocks.registry.plugins import plugins as declared
+
     namespaces = sorted(space for plugin in declared().values() if plugin.usable for space in plugin.namespaces)
     plugin = owner_of(namespace)
     if plugin is None or not plugin.usable:
@@ -126,6 +128,7 @@ def _plugin(namespace: str) -> Plugin:
 
 def _packages(plugin: Plugin) -> list[tuple[Path, list[str], Collection | None]]:
     """The folders of its packages, the blocks that live in each, and the collection in it."""
+    from blocks.registry.plugins import package_of
     from zoo.catalog.collection import collections
 
     homes = [collections()[space] for space in sorted(plugin.models) if space in collections()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from zoo.cli.options import add_batch, add_changes, add_form, command, settings
 from zoo.display.console import dump, size, table
 
@@ -28,6 +26,8 @@ def add(commands: Any) -> None:
 
 def profile(arguments: Namespace) -> int:
     """Exit code 1 when counters disagree, or something cannot be counted."""
+    import msgspec
+
     from zoo import factory
     from zoo.build.inputs import meta_input
     from zoo.catalog.saved import described

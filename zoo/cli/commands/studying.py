@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from zoo.cli.options import command, positive, whole
 from zoo.display.console import complain, dump, table
 
@@ -41,6 +39,8 @@ def add(commands: Any) -> None:
 def study(arguments: Namespace) -> int:
     """Exit code 0 whatever the verdicts: a study that ran is no failure."""
     import statistics
+
+    import msgspec
 
     from zoo.training.ablation.report import growth_rows, verdict_rows, write
     from zoo.training.ablation.study import study as run

@@ -7,8 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from zoo.cli.options import command
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
@@ -51,6 +49,8 @@ def add(commands: Any) -> None:
 
 def pin(arguments: Namespace) -> int:
     """One name or all; exit code 1 when one of all failed."""
+    import msgspec
+
     from zoo.artifacts.pinning import Outcome, pin, pin_all
 
     if bool(arguments.name) == arguments.all:
@@ -87,6 +87,8 @@ def _say(outcome: Outcome) -> None:
 
 
 def lock(arguments: Namespace) -> int:
+    import msgspec
+
     from zoo.artifacts.lock import lock
 
     entries = lock(arguments.names, arguments.out)
