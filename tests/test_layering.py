@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("pretrained",),
     ("factory",),
-    ("exporting", "measure"),
+    ("exporting", "measure", "runtimes"),
     ("selection", "training"),
     ("publish", "testing"),
     ("authoring",),

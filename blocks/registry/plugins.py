@@ -5,6 +5,7 @@ A distribution declares entry points:
     [project.entry-points."zoo.blocks"]     "acme/dynconv@1" = "acme_blocks.dynconv:DynConv"
     [project.entry-points."zoo.models"]     acme = "acme_blocks"              a package with a folder `models`: data only
     [project.entry-points."zoo.factories"]  acme = "acme_blocks.factory"      a module that builds models which no spec describes
+    [project.entry-points."zoo.runtimes"]   acme = "acme_runtime:Acme"        a runtime that deployed models run in
     [project.entry-points."zoo.api"]        acme = "v1"                       the form of all this that it was written for
 
 A package may say of its blocks what the registry would otherwise have to import them for: kind, layout, abilities, parameters. That is
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 API = "v1"
-BLOCKS, MODELS, FACTORIES, APIS = GROUPS = ("zoo.blocks", "zoo.models", "zoo.factories", "zoo.api")
+BLOCKS, MODELS, FACTORIES, RUNTIMES, APIS = GROUPS = (
+    "zoo.blocks", "zoo.models", "zoo.factories", "zoo.runtimes", "zoo.api",
+)  # fmt: skip
 RESERVED = ("core", "local")
 NAMESPACE = re.compile(WORD)
 BLOCK = re.compile(rf"(?P<namespace>{WORD})/(?P<name>{WORD})(?:@(?P<major>{MAJOR}))?")
@@ -58,6 +61,8 @@ class Plugin(msgspec.Struct):
     models: dict[str, Any] = {}
     """Namespace -> entry point."""
     factories: dict[str, Any] = {}
+    runtimes: dict[str, Any] = {}
+    """Name -> entry point; a runtime has no namespace, and the zoo knows whose a name is."""
     state: State = "available"
     cause: str = ""
 
@@ -281,8 +286,12 @@ def _take(plugin: Plugin, point: EntryPoint) -> None:
         return
     match = (BLOCK if point.group == BLOCKS else NAMESPACE).fullmatch(point.name)
     if match is None:
-        form = "namespace/name@major" if point.group == BLOCKS else "a namespace in lower case"
+        forms = {BLOCKS: "namespace/name@major", RUNTIMES: "a name in lower case"}
+        form = forms.get(point.group, "a namespace in lower case")
         plugin.fails("broken", f"it declares `{point.name}` in {point.group}, which is not of the form `{form}`")
+        return
+    if point.group == RUNTIMES:
+        plugin.runtimes[point.name] = point
         return
     namespace = match["namespace"] if point.group == BLOCKS else point.name
     if namespace in RESERVED:
@@ -326,4 +335,7 @@ def _cure(cause: BaseException, plugin: Plugin) -> str:
 
 
 def _is_own(package: str, plugin: Plugin) -> bool:
-    return any(point.value.partition(":")[0].partition(".")[0] == package for point in plugin.blocks.values())
+    return any(
+        point.value.partition(":")[0].partition(".")[0] == package
+        for point in [*plugin.blocks.values(), *plugin.runtimes.values()]
+    )

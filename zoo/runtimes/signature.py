@@ -1,0 +1,165 @@
+"""What goes into a compiled net and what comes out, as data: names, dtypes and shapes, and how the outputs are handed to the caller.
+
+A runtime sees flat tensors in and flat tensors out. `Signature` says which they are, and `kind` what the caller gets of them:
+`tensor`, one tensor; `maps`, a list of feature maps; `language`, `logits` and `state`. This file imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from zoo.errors import InputError, Problem
+
+Kind = Literal["tensor", "maps", "language"]
+Sizes = tuple[int | None, ...]
+"""A shape; None where any size goes."""
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor that goes in. `shape` is what is taken, `example` the sizes that the net is compiled, checked and timed with."""
+
+    name: str
+    dtype: str
+    """As torch names it: `float32`, `int64`."""
+    shape: Sizes
+    example: tuple[int, ...]
+    low: float = 0.0
+    high: float = 0.0
+    """Of integers: the bounds of their values, `high` left out; 0 and 0 say nothing."""
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether any of its sizes is free."""
+        return None in self.shape
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape goes in; every size is at least 1."""
+        return len(shape) == len(self.shape) and all(
+            size > 0 if wanted is None else size == wanted for size, wanted in zip(shape, self.shape, strict=True)
+        )
+
+
+class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor of the state of a language model: number `index` of what the block at `path` keeps. It goes in and comes out.
+
+    The first size of `shape` is the batch. `first` are the sizes before the first token, for one sequence: zeros of these sizes are the
+    state of a sequence that has not begun."""
+
+    path: str
+    index: int
+    dtype: str
+    shape: Sizes
+    first: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the input; the output has `.after` behind it."""
+        return f"state.{self.path}.{self.index}"
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The flat inputs and outputs of a net. With `state` the leaves follow the inputs going in, and the outputs coming out."""
+
+    kind: Kind
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    """Names of what comes out, but for the leaves of the state."""
+    state: tuple[Leaf, ...] = ()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Of all that goes in, the leaves included, in their order."""
+        return (*(one.name for one in self.inputs), *(leaf.name for leaf in self.state))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of all that comes out, the leaves included, in their order."""
+        return (*self.outputs, *(f"{leaf.name}.after" for leaf in self.state))
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether any size of an input is free."""
+        return any(one.is_dynamic for one in self.inputs)
+
+    def fixed(self) -> Signature:
+        """The same for inputs of exactly the sizes of the examples."""
+        inputs = tuple(msgspec.structs.replace(one, shape=one.example) for one in self.inputs)
+        batch = inputs[0].example[0]
+        leaves = (msgspec.structs.replace(leaf, shape=(batch, *leaf.shape[1:])) for leaf in self.state)
+        return msgspec.structs.replace(self, inputs=inputs, state=tuple(leaves))
+
+    def with_example(self, *shapes: Sequence[int]) -> Signature:
+        """The same with other sizes of its examples, one shape for each input. Raises InputError for a shape that an input does not take."""
+        inputs = []
+        for one, shape in zip(self.inputs, shapes, strict=True):
+            refuse_shape(one, shape)
+            inputs.append(msgspec.structs.replace(one, example=tuple(shape)))
+        return msgspec.structs.replace(self, inputs=tuple(inputs))
+
+
+def shown(shape: Sizes) -> str:
+    """A shape as people read it: `(any, 3, 224, 224)`."""
+    return f"({', '.join('any' if size is None else str(size) for size in shape)}{',' if len(shape) == 1 else ''})"
+
+
+def refuse_shape(one: Input, shape: Sequence[int], subject: str = "deployed") -> None:
+    """Raises InputError for a shape that an input does not take, with those that work."""
+    if one.takes(shape):
+        return
+    step = "" if one.is_dynamic else f"deploy it once more with `example=` of shape {shown(tuple(shape))}"
+    raise InputError(
+        subject, Problem(one.name, f"a tensor of shape {shown(one.shape)}", shown(tuple(shape)), next=step)
+    )
+
+
+@functools.cache
+def numbers(shape: tuple[int, ...]) -> int:
+    """How many values a tensor of this shape has."""
+    return math.prod(shape)
+
+
+def signature_json(signature: Signature) -> bytes:
+    """As `signature_from` reads it."""
+    return msgspec.json.encode(signature)
+
+
+def signature_from(data: object, where: str) -> Signature:
+    """A signature of plain data that others may have written. Raises InputError with the place and what was expected there."""
+    try:
+        signature = msgspec.convert(data, Signature)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            where, Problem("signature", "the inputs and outputs of a deployed model", str(error))
+        ) from None
+    problems = list(_problems(signature))
+    if problems:
+        raise InputError(where, problems)
+    return signature
+
+
+DTYPES = ("float32", "float64", "bfloat16", "float16", "int64", "int32", "bool")
+MOST_AXES = 8
+MOST_NUMBERS = 2**34
+
+
+def _problems(signature: Signature) -> Iterator[Problem]:
+    """What is wrong with a signature whose types are right."""
+    if not signature.inputs or not signature.outputs:
+        yield Problem("signature", "at least one input and one output", "none")
+    tensors = [(one.name, one.dtype, one.example) for one in signature.inputs]
+    tensors += [(leaf.name, leaf.dtype, leaf.first) for leaf in signature.state]
+    for name, dtype, sizes in tensors:
+        if dtype not in DTYPES:
+            yield Problem(name, f"one of {', '.join(DTYPES)}", dtype)
+        if len(sizes) > MOST_AXES or any(size < 0 for size in sizes) or numbers(tuple(sizes)) > MOST_NUMBERS:
+            yield Problem(name, f"at most {MOST_AXES} sizes of a tensor that fits into memory", shown(tuple(sizes)))
+    for one in signature.inputs:
+        if not one.takes(one.example):
+            yield Problem(one.name, f"an example of shape {shown(one.shape)}", shown(one.example))
+    if len(set(signature.input_names)) < len(signature.input_names):
+        yield Problem("signature", "each name once", "one of them twice")
