@@ -1,4 +1,4 @@
-"""What a runtime is: five methods that the zoo calls, for its own runtimes and for those of plugins. This file imports no torch."""
+"""What a runtime is: a few methods that the zoo calls, for its own runtimes and for those of plugins. This file imports no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8")
 
 @runtime_checkable
 class Session(Protocol):
-    """A net that is ready to run. Calls from several threads at once are safe: none waits for, or sees, another's tensors."""
+    """A net that is ready to run. Calls from several threads at once are safe, and none sees another's tensors."""
+
+    signature: Signature
+    """What it takes: as it was asked for, or of fewer sizes, where the runtime or the exported graph takes no more."""
 
     def __call__(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """Flat tensors in, as the signature lists them, and flat tensors out: on the CPU, each with memory of its own.
@@ -60,6 +63,11 @@ class Runtime(Protocol):
 
     def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:
         """The net that `compile` left in `folder`, by the same version on a machine with the same instructions. Raises InputError."""
+        ...
+
+    def complete(self, session: Session, folder: Path) -> None:
+        """Adds to `folder`, in which a session was compiled or opened, what only a folder that is handed on needs: what `run.py` reads
+        where the zoo is not installed. May do nothing. Raises InputError."""
         ...
 
     def remake(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:

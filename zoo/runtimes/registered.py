@@ -24,7 +24,7 @@ OWN = {
     "onnxruntime": "zoo.runtimes.onnx_runtime:OnnxRuntime",
     "openvino": "zoo.runtimes.open_vino:OpenVino",
 }
-METHODS = ("missing", "version", "precisions", "compile", "open", "remake")
+METHODS = ("missing", "version", "precisions", "compile", "open", "complete", "remake")
 
 
 class Row(NamedTuple):
@@ -60,7 +60,7 @@ def find_runtime(name: str) -> Runtime:
     if name not in _declared():
         known = names()
         step = "" if nearest(name, known) else "a plugin adds one by the entry point `zoo.runtimes`"
-        problem = Problem("runtime", f"`auto` or {listed(known)}", f"`{name}`", nearest(name, ["auto", *known]), step)
+        problem = Problem("runtime", listed(["auto", *known]), f"`{name}`", nearest(name, ["auto", *known]), step)
         raise InputError("deploy", problem)
     return _loaded(name)
 
