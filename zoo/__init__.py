@@ -30,6 +30,7 @@ _HOME = {
     "export": "zoo.exporting.export",
     "save": "zoo.publish.save",
     "load": "zoo.pretrained.fill",
+    "load_deployed": "zoo.runtimes.loading",
     "labels": "zoo.catalog.labels",
     "bench": "zoo.measure.bench",
     "latency": "zoo.measure.bench",

@@ -33,6 +33,7 @@ from zoo.measure.profile import profile as profile
 from zoo.pretrained.fill import load as load
 from zoo.publish.save import save as save
 from zoo.publish.upload import push as push
+from zoo.runtimes.loading import load_deployed as load_deployed
 from zoo.selection.find import find as find
 from zoo.selection.pick import pick as pick
 from zoo.specs.model import Spec as Spec

@@ -52,7 +52,7 @@ def bill_of_materials(findings: list[Finding], form: str = "cyclonedx") -> dict[
         },
         "components": [
             *(_library(name) for name in (*LIBRARIES, *plugins.plugins())),
-            *(_weights(finding, licences) for finding in findings),
+            *(_weights(finding, licences) for finding in findings if finding.item.kind != "compiled"),
         ],
     }
 

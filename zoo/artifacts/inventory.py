@@ -1,7 +1,8 @@
 """Every file on this machine from which the zoo may load weights, and what lies beside them: who vouches for it, is it whole, may it go.
 
-Four places: the package (`shipped`), the zoo's own store (`pinned`), repositories with a `zoo.json` in the Hub's cache (`repository`), and
-what is left over (`leftover`: quarantined files, drafts of processes that died, stored files that no pin or lock names any more).
+Five places: the package (`shipped`), the zoo's own store (`pinned`), repositories with a `zoo.json` in the Hub's cache (`repository`), nets
+that were compiled here (`compiled`: folders, which vouch for their own files), and what is left over (`leftover`: quarantined files, drafts of
+processes that died, stored files that no pin or lock names any more).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from zoo.artifacts import compiled, store
 from zoo.artifacts import lockfile as locks
-from zoo.artifacts import store
 from zoo.artifacts.record import RECORD, WEIGHTS
 from zoo.catalog.collection import collections
 from zoo.errors import ProblemsError
@@ -29,7 +30,7 @@ MINUTES = 60.0
 class Item(NamedTuple):
     """One file (or folder of drafts). `sha256` is what `name`, who vouches for it, says that it is; "" where nobody does."""
 
-    kind: Literal["shipped", "pinned", "repository", "leftover"]
+    kind: Literal["shipped", "pinned", "repository", "compiled", "leftover"]
     name: str
     path: Path
     sha256: str = ""
@@ -41,6 +42,8 @@ class Item(NamedTuple):
 
     def fault(self) -> str:
         """Why these bytes must not be loaded, hashed anew, or ""."""
+        if self.kind == "compiled":
+            return compiled.fault(self.path, use_stamps=False)
         try:
             digest = sha256_of(self.path, use_stamps=False)
         except OSError as error:
@@ -51,7 +54,7 @@ class Item(NamedTuple):
 
 
 def inventory() -> list[Item]:
-    return [*_shipped(), *_stored(), *_repositories()]
+    return [*_shipped(), *_stored(), *_repositories(), *_compiled()]
 
 
 def _shipped() -> Iterator[Item]:
@@ -72,6 +75,11 @@ def _stored() -> Iterator[Item]:
     for path in sorted(store.folder().glob("*")):
         name = names.get(path.stem, "")
         yield Item("pinned", name, path, path.stem) if name else Item("leftover", "", path)
+
+
+def _compiled() -> Iterator[Item]:
+    for place, label in compiled.entries():
+        yield Item("compiled", label, place) if label else Item("leftover", "", place)
 
 
 def _repositories() -> Iterator[Item]:
@@ -110,7 +118,10 @@ def prune(dry: bool = False) -> list[Item]:
         drafted = item.path.name.startswith(".")
         if item.kind != "leftover" or (drafted and time.time() - item.path.stat().st_mtime < 60 * MINUTES):
             continue
-        leftovers.append(item)
-        if not dry:
+        if not dry and item.path.parent == compiled.folder():
+            if not compiled.remove(item.path):  # a process is making it
+                continue
+        elif not dry:
             shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
+        leftovers.append(item)
     return leftovers

@@ -142,7 +142,7 @@ def _cause(trials: list[Trial], late: str, plugin: Plugin) -> str:
 
 
 def _try_all(name: str, answers: pathlib.Path) -> None:
-    """In the process of its own: every block, factory and model of one plugin, each announced before it is tried."""
+    """In the process of its own: every block, factory, runtime and model of one plugin, each announced before it is tried."""
     plugin = declared.plugins()[name]
     trials: list[tuple[str, Callable[[], object]]] = [
         (f"block {identity}", lambda identity=identity: registry.describe(identity))  # type: ignore[misc]
@@ -151,6 +151,10 @@ def _try_all(name: str, answers: pathlib.Path) -> None:
     trials += [
         (f"factory {space}", lambda point=point, space=space: declared.load(plugin, point, f"factory `{space}`"))  # type: ignore[misc]
         for space, point in plugin.factories.items()
+    ]
+    trials += [
+        (f"runtime {word}", lambda point=point, word=word: declared.load(plugin, point, f"runtime `{word}`"))  # type: ignore[misc]
+        for word, point in plugin.runtimes.items()
     ]
     spaces = {*plugin.namespaces}
     entries = [entry for entry in catalog.entries().values() if namespace_of(entry.name) in spaces]

@@ -29,16 +29,21 @@ def deploy(model: nn.Module) -> Any:
     for a second copy of the weights at the first call. An input of another shape takes the ordinary way, and from its second call
     in a row its own layout: the two agree up to rounding.
     """
-    return packed(deploy_external(model) if isinstance(getattr(model, "spec", None), External) else fuse(model))
+    return packed(fused(model))
 
 
-def packed(fused: nn.Module) -> Any:
+def fused(model: nn.Module) -> Any:
+    """The deploy form with plain layers, as it is exported and compiled."""
+    return deploy_external(model) if isinstance(getattr(model, "spec", None), External) else fuse(model)
+
+
+def packed(net: nn.Module) -> Any:
     """A deploy form in the memory layout of its device's kernels; as it is on meta."""
-    like = next(fused.parameters(), None)
+    like = next(net.parameters(), None)
     if like is None or like.is_meta:
-        return fused
-    fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return pack(fused) if packs(like.device.type, like.dtype) else fused
+        return net
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pack(net) if packs(like.device.type, like.dtype) else net
 
 
 def packs(device_type: str, dtype: torch.dtype) -> bool:

@@ -58,6 +58,8 @@ def preprocess_of(model: Any) -> Preprocess:
         return model
     if isinstance(model, (str, os.PathLike)):
         return _of_named(model)
+    if isinstance(carried := getattr(model, "preprocess", None), Preprocess):  # of a deployed model
+        return carried
     manifest = getattr(model, "pretrained", None)
     return manifest.preprocess if manifest is not None and manifest.preprocess else _by_size(model.spec)
 

@@ -81,8 +81,7 @@ def identify(kind: str = "cpu") -> Device:
 
 
 def _cpu() -> Device:
-    text = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
-    flags = set(re.split(r"\s+", _field(text, "flags") or _field(text, "Features")))
+    text, flags = _cpuinfo(), instructions()
     return Device(
         kind="cpu",
         name=_field(text, "model name") or platform.processor() or platform.machine(),
@@ -93,6 +92,16 @@ def _cpu() -> Device:
         virtualised="hypervisor" in flags,
         fingerprint=_fingerprint("cpu"),
     )
+
+
+def instructions() -> frozenset[str]:
+    """The instruction sets of this CPU, as the system names them: `avx2`, `amx_bf16`. Empty where it does not say."""
+    text = _cpuinfo()
+    return frozenset((_field(text, "flags") or _field(text, "Features")).split())
+
+
+def _cpuinfo() -> str:
+    return CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
 
 
 def _field(text: str, name: str) -> str:

@@ -28,9 +28,11 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As torch names it: `float32`, `int64`."""
     shape: Sizes
     example: tuple[int, ...]
-    low: float = 0.0
-    high: float = 0.0
+    low: int = 0
+    high: int = 0
     """Of integers: the bounds of their values, `high` left out; 0 and 0 say nothing."""
+    least: tuple[int, ...] = ()
+    """Where sizes are free: the smallest that leave something to compute; () says 1."""
 
     @property
     def is_dynamic(self) -> bool:
@@ -39,8 +41,20 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape goes in; every size is at least 1."""
-        return len(shape) == len(self.shape) and all(
-            size > 0 if wanted is None else size == wanted for size, wanted in zip(shape, self.shape, strict=True)
+        if len(shape) != len(self.shape):
+            return False
+        least = self.least or (1,) * len(self.shape)
+        sizes = zip(shape, self.shape, least, strict=True)
+        return all(size >= smallest if wanted is None else size == wanted for size, wanted, smallest in sizes)
+
+    @property
+    def words(self) -> str:
+        """The shapes that it takes, as people read them: `(any, 3, from 32, from 32)`."""
+        least = self.least or (1,) * len(self.shape)
+        return shown(
+            tuple(
+                f"from {low}" if size is None and low > 1 else size for size, low in zip(self.shape, least, strict=True)
+            )
         )
 
 
@@ -70,6 +84,11 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[str, ...]
     """Names of what comes out, but for the leaves of the state."""
     state: tuple[Leaf, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Input | Leaf, ...]:
+        """All that goes in, in order."""
+        return (*self.inputs, *self.state)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -102,7 +121,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, inputs=tuple(inputs))
 
 
-def shown(shape: Sizes) -> str:
+def shown(shape: Sequence[int | str | None]) -> str:
     """A shape as people read it: `(any, 3, 224, 224)`."""
     return f"({', '.join('any' if size is None else str(size) for size in shape)}{',' if len(shape) == 1 else ''})"
 
@@ -112,9 +131,7 @@ def refuse_shape(one: Input, shape: Sequence[int], subject: str = "deployed") ->
     if one.takes(shape):
         return
     step = "" if one.is_dynamic else f"deploy it once more with `example=` of shape {shown(tuple(shape))}"
-    raise InputError(
-        subject, Problem(one.name, f"a tensor of shape {shown(one.shape)}", shown(tuple(shape)), next=step)
-    )
+    raise InputError(subject, Problem(one.name, f"a tensor of shape {one.words}", shown(tuple(shape)), next=step))
 
 
 @functools.cache
@@ -159,7 +176,9 @@ def _problems(signature: Signature) -> Iterator[Problem]:
         if len(sizes) > MOST_AXES or any(size < 0 for size in sizes) or numbers(tuple(sizes)) > MOST_NUMBERS:
             yield Problem(name, f"at most {MOST_AXES} sizes of a tensor that fits into memory", shown(tuple(sizes)))
     for one in signature.inputs:
-        if not one.takes(one.example):
+        if one.least and len(one.least) != len(one.shape):
+            yield Problem(one.name, f"{len(one.shape)} smallest sizes", shown(one.least))
+        elif not one.takes(one.example):
             yield Problem(one.name, f"an example of shape {shown(one.shape)}", shown(one.example))
     if len(set(signature.input_names)) < len(signature.input_names):
         yield Problem("signature", "each name once", "one of them twice")

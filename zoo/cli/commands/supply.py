@@ -36,11 +36,15 @@ def add(commands: Any) -> None:
     copy.add_argument("folder")
     copy.add_argument("--lock", default="zoo.lock", metavar="FILE")
 
-    files = command(commands, "cache", cache, "the weights files on this machine: list, verify, prune")
-    files.add_argument(
-        "action", choices=["list", "verify", "prune"], help="verify sets damaged files aside; prune deletes leftovers"
+    files = command(
+        commands, "cache", cache, "weights files and compiled nets on this machine: list, verify, prune, clear"
     )
-    files.add_argument("--dry-run", action="store_true", help="say what prune would delete")
+    files.add_argument(
+        "action",
+        choices=["list", "verify", "prune", "clear"],
+        help="verify sets damaged files aside; prune deletes leftovers; clear deletes compiled nets, which are made again when they are asked for",
+    )
+    files.add_argument("--dry-run", action="store_true", help="say what prune or clear would delete")
 
     text = "who vouches for each file that weights are loaded from; exit code 1 on a stranger"
     vouchers = command(commands, "audit", audit, text)
@@ -116,7 +120,7 @@ def mirror(arguments: Namespace) -> int:
 
 
 def cache(arguments: Namespace) -> int:
-    return {"list": _list, "verify": _verify, "prune": _prune}[arguments.action](arguments)
+    return {"list": _list, "verify": _verify, "prune": _prune, "clear": _clear}[arguments.action](arguments)
 
 
 def _list(arguments: Namespace) -> int:
@@ -133,21 +137,30 @@ def _list(arguments: Namespace) -> int:
 
 def _verify(arguments: Namespace) -> int:
     """Hashes all anew; sets damaged files of the caches aside. Exit code 1 when there was one."""
+    from zoo.artifacts.compiled import remove
     from zoo.artifacts.inventory import inventory
     from zoo.artifacts.store import set_aside
 
     bad = [(item, fault) for item in inventory() if item.kind != "leftover" and (fault := item.fault())]
     for item, _ in bad:
-        if item.kind != "shipped" and item.sha256 and item.path.exists():
+        if item.kind == "compiled":
+            remove(item.path)
+        elif item.kind != "shipped" and item.sha256 and item.path.exists():
             set_aside(item.path)
     if arguments.json:
         dump([_plain(item) | {"fault": fault} for item, fault in bad])
     for item, fault in bad if not arguments.json else ():
-        mend = "install the package again" if item.kind == "shipped" else f"`{_way_back(item)}` fetches it again"
+        mend = MENDS.get(item.kind) or f"`{_way_back(item)}` fetches it again"
         print(f"{item.name or item.path}: {fault}; {mend}")
     if not bad and not arguments.json:
         print("every file is what it should be")
     return 1 if bad else 0
+
+
+MENDS = {
+    "shipped": "install the package again",
+    "compiled": "it was removed, and is compiled again when it is asked for",
+}
 
 
 def _way_back(item: Item) -> str:
@@ -166,6 +179,19 @@ def _prune(arguments: Namespace) -> int:
         print(item.path)
     done = "would be deleted" if arguments.dry_run else "deleted"
     print(f"{len(items)} files {done}, {count(sum(size[item.path] for item in items))}bytes")
+    return 0
+
+
+def _clear(arguments: Namespace) -> int:
+    from zoo.artifacts.compiled import clear, entries, size_of
+
+    sizes = {place: size_of(place) for place, _ in entries()}
+    gone = list(sizes) if arguments.dry_run else clear()
+    if arguments.json:
+        dump([str(place) for place in gone])
+        return 0
+    done = "would be deleted" if arguments.dry_run else "deleted"
+    print(f"{len(gone)} compiled nets {done}, {count(sum(sizes[place] for place in gone))}bytes")
     return 0
 
 

@@ -1,0 +1,36 @@
+"""A deployed language model as `zoo.build.generation` asks for it: the scores of what follows, and the state behind it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zoo.build import generation
+from zoo.build.language import Prediction
+from zoo.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from zoo.runtimes.deployed import Deployed
+
+
+def generate(model: Deployed, ids: Any, max_new_tokens: int, **choice: Any) -> Tensor:
+    """The new tokens (B, N). Raises InputError for a model that keeps no state: it would read the whole text again for each token."""
+    if not model.signature.state:
+        found = "one that keeps none" if model.signature.kind == "language" else "a model of images"
+        raise InputError("generate", Problem(model.about.name, "a language model that keeps a state", found))
+    return generation.generate(_Reader(model), ids, max_new_tokens, **choice)
+
+
+class _Reader:
+    def __init__(self, model: Deployed):
+        self.model = model
+        self.spec = SimpleNamespace(input=SimpleNamespace(vocab_size=model.about.vocabulary))
+
+    def next_logits(self, tokens: Tensor, state: Any, mask: Tensor | None = None) -> Prediction:
+        if mask is not None and not bool(mask.all()):
+            step = "give prompts of one length, or generate with the model itself, which takes a mask"
+            raise InputError("generate", Problem("mask", "prompts without padding", "a mask", next=step))
+        prediction = self.model(tokens, state=state)
+        return Prediction(prediction.logits[:, -1], prediction.state)

@@ -1,0 +1,198 @@
+"""A deployed model: a callable with the model's own signature, around a session of some runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from blocks.registry.words import raised
+from zoo.build.language import Prediction
+from zoo.errors import InputError, Problem, listed
+from zoo.runtimes.about import About
+from zoo.runtimes.continuing import generate
+from zoo.runtimes.net import first_state, flattened, nested
+from zoo.runtimes.protocol import Runtime, Session
+from zoo.runtimes.signature import Input, Leaf, Signature, refuse_shape, shown
+from zoo.weights.manifest import Preprocess
+
+if TYPE_CHECKING:
+    import os
+
+
+class Deployed:
+    """y = f(x): images (B, C, H, W) -> logits, or a list of maps; tokens (B, L) -> `.logits`, and `.state` where one was given.
+
+    Without gradients, on the CPU, by any number of threads at once. Tensors of other shapes than `signature` lists are refused with those
+    that work. `close()` gives memory and files back; so does forgetting the model.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        runtime: Runtime,
+        precision: str,
+        threads: int,
+        about: About,
+        folder: Path,
+        report: Any = None,
+    ):
+        self.precision, self.threads, self.about, self.folder = precision, threads, about, folder
+        self._runtime, self._report = runtime, report
+        self._session: Session | None = session
+        self.signature: Signature = session.signature
+        self.version = runtime.version()
+
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime that it runs in."""
+        return self._runtime.name
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What `zoo.transform` reads of a model of images."""
+        return self.about.preprocess
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits; () where nobody knows them."""
+        return self.about.labels
+
+    @property
+    def session(self) -> Session:
+        """Flat tensors in, flat tensors out, unchecked: what is timed. Raises InputError where it was closed."""
+        if self._session is None:
+            raise InputError(self.about.name, Problem("", "a deployed model that is open", "one that was closed"))
+        return self._session
+
+    def report(self) -> Any:
+        """What was tried, and why this was chosen; of a model deployed in a runtime that was named, that one row."""
+        return self._report
+
+    def tell(self, report: Any) -> None:
+        """What `report` gives from now on."""
+        self._report = report
+
+    def __call__(self, x: Tensor, *, state: Mapping[str, Any] | None = None, mask: Any = None) -> Any:
+        if mask is not None:
+            step = "give sequences of one length, or the model itself, which takes a mask"
+            raise InputError(self.about.name, Problem("mask", "none", "a mask", next=step))
+        signature = self.signature
+        leaves = self._leaves(x, state)
+        arrays = (_checked(signature.inputs[0], x, self.about.name), *leaves)
+        outputs = self._run(arrays)
+        if signature.kind == "tensor":
+            return outputs[0]
+        if signature.kind == "maps":
+            return list(outputs)
+        after = nested(signature.state, outputs[1:]) if state is not None else None
+        return Prediction(outputs[0], after)
+
+    def generate(self, ids: Any, max_new_tokens: int = 64, **choice: Any) -> Tensor:
+        """Continues the prompts `ids` (B, L) of a language model; `choice` as in `zoo.LanguageModel.generate`. Raises InputError."""
+        return generate(self, ids, max_new_tokens, **choice)
+
+    def _run(self, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Raises InputError for whatever the runtime says."""
+        session = self.session
+        try:
+            return session(*arrays)
+        except InputError:
+            raise
+        except Exception as error:  # runtimes raise what they like
+            found = ", ".join(shown(tuple(x.shape)) for x in arrays[: len(self.signature.inputs)])
+            works = shown(self.signature.inputs[0].example)
+            problem = Problem("x", f"a shape that {self.runtime} computes, as {works}", f"{found}: {raised(error)}")
+            raise InputError(self.about.name, problem) from error
+
+    def _leaves(self, x: Any, state: Mapping[str, Any] | None) -> tuple[Tensor, ...]:
+        """The leaves that go in: of a state that was given, or of a sequence that begins."""
+        leaves = self.signature.state
+        if self.signature.kind != "language" and state is not None:
+            raise InputError(self.about.name, Problem("state", "a language model", "a model of images"))
+        if not leaves:
+            if state is not None:
+                step = 'deploy it with runtime="torch"'
+                raise InputError(
+                    self.about.name, Problem("state", "a deployed model that keeps one", "none", next=step)
+                )
+            return ()
+        batch = x.shape[0] if isinstance(x, Tensor) and x.ndim else 1
+        if not state:
+            return first_state(leaves, batch)
+        lacking = [leaf.name for leaf in leaves if len(state.get(leaf.path, ())) <= leaf.index]
+        if lacking:
+            found = f"one without {listed(lacking, 3)}"
+            raise InputError(self.about.name, Problem("state", "the state of a prediction before", found))
+        given = flattened(leaves, state)
+        for leaf, tensor in zip(leaves, given, strict=True):
+            _check_leaf(leaf, tensor, batch, self.about.name)
+        return given
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes all that another process or machine needs, beside a `run.py` that needs the runtime and numpy alone.
+
+        A folder that holds files already is refused. `zoo.load_deployed(folder)` opens it. Raises InputError."""
+        from zoo.runtimes.saving import save
+
+        return save(self, self._runtime, self.session, Path(folder))
+
+    def close(self) -> None:
+        """Gives memory and files back. A second close does nothing."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> Deployed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{one.name} {one.words}" for one in self.signature.inputs)
+        return (
+            f"<{self.about.name} in {self.runtime} {self.version}, {self.precision}, {self.threads} threads: {shapes}>"
+        )
+
+
+def _checked(one: Input, x: Any, subject: str) -> Tensor:
+    """A tensor that goes in, without its gradient. Raises InputError with what is wrong and what would be right."""
+    if not isinstance(x, Tensor):
+        step = (
+            "torch.as_tensor(x)"
+            if type(x).__module__ == "numpy"
+            else "`zoo.transform(deployed)` makes them of pictures"
+        )
+        raise InputError(subject, Problem(one.name, f"a tensor {one.words}", f"a {type(x).__name__}", next=step))
+    for problem in _differences(one, x):
+        raise InputError(subject, problem)
+    refuse_shape(one, tuple(x.shape), subject)
+    if one.high and x.numel() and (int(x.min()) < one.low or int(x.max()) >= one.high):
+        expected = f"numbers in [{one.low:g}, {one.high:g})"
+        raise InputError(subject, Problem(one.name, expected, f"some in [{int(x.min())}, {int(x.max())}]"))
+    return x.detach().to(getattr(torch, one.dtype))  # small integers are tokens, too
+
+
+def _differences(one: Input, x: Tensor) -> Iterator[Problem]:
+    dtype = str(x.dtype).removeprefix("torch.")
+    if x.layout != torch.strided or x.is_quantized:
+        yield Problem(one.name, "a dense tensor", str(x.layout))
+    if x.device.type != "cpu":
+        yield Problem(one.name, "a tensor on the CPU", f"one on {x.device}", next=f"{one.name}.cpu()")
+    if dtype != one.dtype and not (one.dtype == "int64" and dtype in ("int32", "int16", "uint8", "int8")):
+        yield Problem(one.name, f"dtype {one.dtype}", dtype, next=f"{one.name}.to(torch.{one.dtype})")
+
+
+def _check_leaf(leaf: Leaf, tensor: Any, batch: int, subject: str) -> None:
+    wanted = (batch, *leaf.shape[1:])
+    fits = isinstance(tensor, Tensor) and len(tensor.shape) == len(wanted)
+    if not fits or not all(free is None or size == free for size, free in zip(tensor.shape, wanted, strict=True)):
+        found = shown(tuple(tensor.shape)) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise InputError(subject, Problem(leaf.name, f"a tensor {shown(wanted)}", found))

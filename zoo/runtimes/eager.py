@@ -1,0 +1,60 @@
+"""torch as it is: the deploy form, run module by module."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torch import nn
+
+from zoo.build.deploy import packed
+from zoo.errors import InputError
+from zoo.runtimes.net import Flat
+from zoo.runtimes.protocol import Session
+from zoo.runtimes.signature import Signature
+from zoo.runtimes.torch_files import NET, PROGRAM, read_net, read_program, write_net, write_program
+from zoo.runtimes.torch_session import TorchSession, in_precision, precisions, torch_version
+
+
+class Eager:
+    """In float32 on a CPU its layers keep their weights in the layout of the kernels, as those of `zoo.deploy`."""
+
+    name = "torch"
+    distribution = "torch"
+
+    def missing(self) -> str:
+        return ""
+
+    def version(self) -> str:
+        return torch_version()
+
+    def precisions(self) -> tuple[str, ...]:
+        return precisions()
+
+    def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
+        session = self._session(copy.deepcopy(net), signature, precision, threads)
+        if not write_net(net, folder):
+            write_program(net, signature, folder, self.name, "float32")
+        return session
+
+    def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:
+        if (folder / NET).exists():
+            return self._session(read_net(folder), signature, precision, threads)
+        program = read_program(folder, self.name)
+        return TorchSession(in_precision(program, precision), signature, precision, threads)
+
+    remake = open
+
+    def complete(self, session: Session, folder: Path) -> None:
+        """The program for `run.py`; a net that is not exported runs where the zoo is."""
+        if (folder / PROGRAM).exists() or not (folder / NET).exists():
+            return
+        try:
+            write_program(read_net(folder), session.signature, folder, self.name, "float32")
+        except InputError:
+            (folder / PROGRAM).unlink(missing_ok=True)
+
+    def _session(self, net: nn.Module, signature: Signature, precision: str, threads: int) -> Session:
+        """Takes the net: it is changed."""
+        net = packed(net) if precision == "float32" else in_precision(net, precision)
+        return TorchSession(Flat(net, signature).eval(), signature, precision, threads, net)

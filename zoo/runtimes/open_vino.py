@@ -1,0 +1,131 @@
+"""OpenVINO on the CPU: its own portable form, compiled anew for the machine on which it is opened."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.runtimes.instructions import computed_here
+from zoo.runtimes.portable import ONNX, widest, write_onnx
+from zoo.runtimes.protocol import Session
+from zoo.runtimes.quiet import reason_of, refusing
+from zoo.runtimes.signature import Signature
+from zoo.runtimes.sizes import BySize
+
+IR = "model.xml"
+HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""In which its kernels compute; what is quantised says so itself, and the rest stays float32."""
+
+_lock = threading.Lock()
+_core: Any = None
+
+
+def core() -> Any:
+    """The one core of this process. Imported without its telemetry, which would tell others that it was."""
+    global _core
+    with _lock:
+        if _core is None:
+            _core = imported().Core()
+        return _core
+
+
+def imported() -> Any:
+    """The module `openvino`, whose tools see no package that sends events."""
+    import sys
+
+    name = "openvino_telemetry"
+    before = sys.modules.get(name, ...)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if before is ...:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before  # type: ignore[assignment]
+    return openvino
+
+
+class OpenVino:
+    name = "openvino"
+    distribution = "openvino"
+
+    def missing(self) -> str:
+        try:
+            imported()
+        except Exception as error:  # a broken installation raises anything
+            return f'it does not import ({reason_of(error)}); next: pip install "blockzoo[openvino]"'
+        return ""
+
+    def version(self) -> str:
+        return str(imported().__version__)
+
+    def precisions(self) -> tuple[str, ...]:
+        return computed_here()
+
+    def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
+        def write(candidate: Signature) -> None:
+            write_onnx(net, candidate, folder / ONNX, self.name)
+            with refusing(self.name, "a graph that it can read"):
+                model = core().read_model(str(folder / ONNX))
+                imported().save_model(model, str(folder / IR), compress_to_fp16=False)
+            for path in folder.glob(f"{ONNX}*"):
+                path.unlink()
+
+        return widest(net, signature, write, lambda candidate: self.open(folder, candidate, precision, threads))
+
+    def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:
+        with refusing(self.name, f"a graph in {folder / IR} that it can run"):
+            return OpenVinoSession(folder / IR, signature, precision, threads)
+
+    remake = open
+
+    def complete(self, session: Session, folder: Path) -> None:
+        """The graph is all that `run.py` reads."""
+
+
+class OpenVinoSession:
+    """A request serves one call at a time: each thread that calls takes a free one, or makes one more."""
+
+    def __init__(self, path: Path, signature: Signature, precision: str, threads: int):
+        self.signature = signature
+        config = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        self._by_size = BySize(signature, lambda of_example: _Requests(path, signature, config, of_example))
+
+    def __call__(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+        return self._by_size.of(arrays).run([x.detach().contiguous().numpy() for x in arrays])
+
+    def close(self) -> None:
+        self._by_size.close()
+
+
+class _Requests:
+    """A compiled graph and its free requests."""
+
+    def __init__(self, path: Path, signature: Signature, config: dict[str, Any], of_example: bool):
+        model = core().read_model(str(path))
+        if of_example and signature.is_dynamic and not signature.state:
+            model.reshape({one.name: list(one.example) for one in signature.inputs})
+        self._compiled = core().compile_model(model, "CPU", config)
+        self._free: deque[Any] = deque()
+
+    def run(self, arrays: list[Any]) -> tuple[Tensor, ...]:
+        try:
+            request = self._free.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            answer = request.infer(arrays, share_inputs=True)  # which copies the outputs
+            return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))
+        finally:
+            self._free.append(request)

@@ -1,0 +1,108 @@
+"""From a net to the portable file of another runtime, of the widest shapes that its graph really takes.
+
+An exporter follows one pass, and may write sizes of the example into the graph without a word. So every graph that is said to take other
+sizes is run at others, and what it answers is held against the net; where it is something else, it is written again for fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import InputError
+from zoo.runtimes.net import ANOTHER, Flat, first_state
+from zoo.runtimes.protocol import Session
+from zoo.runtimes.quiet import refusing
+from zoo.runtimes.signature import Signature
+from zoo.runtimes.torch_files import example_of
+
+ONNX = "model.onnx"
+OPSET = 18
+WRONG = 0.02
+"""Of the largest output: what is further off at another size is another computation, not rounding."""
+
+Open = Callable[[Signature], Session]
+
+
+def widest(net: nn.Module, signature: Signature, write: Callable[[Signature], None], open: Open) -> Session:
+    """The session of the widest signature whose graph computes what the net does at other sizes, too. Raises InputError."""
+    flat, refusal = Flat(net, signature).eval(), None
+    for candidate in _narrower(signature):
+        try:
+            write(candidate)
+            session = open(candidate)
+            if not candidate.is_dynamic or _agrees(flat, session, candidate):
+                return session
+            session.close()
+        except InputError as error:
+            refusal = refusal or error
+    assert refusal is not None  # the last candidate takes the example alone, and is returned or refused
+    raise refusal
+
+
+def _narrower(signature: Signature) -> Iterator[Signature]:
+    """As asked for; the batch alone free; nothing free. The state of a language model goes with the length."""
+    yield signature
+    if any(None in one.shape[1:] for one in signature.inputs):
+        inputs = tuple(msgspec.structs.replace(one, shape=(one.shape[0], *one.example[1:])) for one in signature.inputs)
+        yield msgspec.structs.replace(signature, inputs=inputs, state=())
+    if signature.is_dynamic:
+        yield msgspec.structs.replace(signature.fixed(), state=())
+
+
+def _agrees(flat: Flat, session: Session, signature: Signature) -> bool:
+    """Whether graph and net say the same at the example and at sizes that are all others."""
+    with torch.no_grad():
+        return all(
+            _close(session(*tensors), flat(*tensors))
+            for tensors in (_tensors(signature, False), _tensors(signature, True))
+        )
+
+
+def _tensors(signature: Signature, others: bool) -> list[Tensor]:
+    """Drawn inputs of the example's sizes, or of others where they are free."""
+    generator = torch.Generator().manual_seed(0)
+    more = (1, *ANOTHER) if signature.inputs[0].dtype == "float32" else (1, 5)
+    tensors = []
+    for one in signature.inputs:
+        steps = iter(more)
+        shape = [
+            size + (next(steps) if free is None and others else 0)
+            for size, free in zip(one.example, one.shape, strict=True)
+        ]
+        if one.dtype == "int64":
+            tensors.append(torch.randint(one.low, max(one.high, one.low + 1), shape, generator=generator))
+        else:
+            tensors.append(torch.randn(shape, generator=generator))
+    return [*tensors, *first_state(signature.state, tensors[0].shape[0])]
+
+
+def _close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> bool:
+    return all(
+        y.shape == z.shape and (y.double() - z.double()).abs().max() <= WRONG * z.double().abs().max() + 1e-6
+        for y, z in zip(found, wanted, strict=True)
+        if z.numel()
+    )
+
+
+def write_onnx(net: nn.Module, signature: Signature, path: Path, runtime: str) -> None:
+    """The net as one ONNX file, its free sizes named after their input and axis: `x_0`. Raises InputError."""
+    tensors = signature.tensors
+    axes = {
+        name: {axis: f"{name}_{axis}" for axis, size in enumerate(one.shape) if size is None}
+        for name, one in zip(signature.input_names, tensors, strict=True)
+    }
+    axes |= {
+        f"{leaf.name}.after": {axis: f"{leaf.name}.after_{axis}" for axis in range(len(leaf.shape))}
+        for leaf in signature.state
+    }
+    if signature.inputs[0].shape[0] is None:
+        axes |= {name: {0: f"{signature.inputs[0].name}_0"} for name in signature.outputs}
+    with refusing(runtime, "a net that ONNX can express"), torch.no_grad():
+        torch.onnx.export(
+            Flat(net, signature).eval(), tuple(example_of(one) for one in tensors), str(path), dynamo=False, opset_version=OPSET,
+            input_names=list(signature.input_names), output_names=list(signature.output_names), dynamic_axes=axes,
+        )  # fmt: skip

@@ -1,0 +1,173 @@
+"""A net in a folder, for the runtimes of torch: spec and weights, of which the zoo makes the net again, and an exported program, which
+runs where the zoo is not installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zoo.artifacts.record import Made
+from zoo.build.builder import build
+from zoo.build.deploy import fused
+from zoo.catalog.external import External
+from zoo.errors import InputError, Problem, ProblemsError, listed
+from zoo.runtimes.net import Flat
+from zoo.runtimes.quiet import refusing
+from zoo.runtimes.signature import Input, Leaf, Signature
+from zoo.specs.model import Spec
+from zoo.specs.read import family_of, read_json
+from zoo.specs.resolve import resolve
+from zoo.system.folders import write_whole
+from zoo.weights.load import expected_header, load_state, read_tensors, save_weights
+
+NET, WEIGHTS, PROGRAM = "net.json", "model.safetensors", "program.pt2"
+STANDARD = ("aten", "prims", "prim", "higher_order", "_operator", "builtins", "math")
+"""Namespaces of what torch alone can compute."""
+
+
+class Described(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`net.json`: how a deploy form is made, but for its tensors. `spec`, or the name of what a plugin's code builds, with its options."""
+
+    name: str
+    made: Made = Made()
+    spec: dict[str, Any] | None = None
+    options: dict[str, Any] = {}
+    tag: str = ""
+
+
+def write_net(net: nn.Module, folder: Path) -> bool:
+    """Spec and weights of a deploy form; nothing, and False, where no spec says how it is made. Raises WeightsError, InputError."""
+    described = _described(net)
+    if described is None:
+        return False
+    save_weights(net, folder / WEIGHTS)
+    write_whole(folder / NET, msgspec.json.encode(described))
+    return True
+
+
+def read_net(folder: Path) -> nn.Module:
+    """The deploy form that `write_net` wrote, in eval mode, its layers not packed. Raises InputError, SpecError and WeightsError."""
+    subject = str(folder / NET)
+    try:
+        described = msgspec.convert(read_json((folder / NET).read_bytes(), subject), Described)
+    except OSError as error:
+        raise InputError(subject, Problem("", "how the net is made", error.strerror or str(error))) from None
+    except msgspec.ValidationError as error:
+        raise InputError(subject, Problem("", "how the net is made", str(error))) from None
+    net = _made(described)
+    load_state(net, read_tensors(folder / WEIGHTS), described.name)
+    return net.requires_grad_(False).eval()
+
+
+def _described(net: Any) -> Described | None:
+    """How a net is made, where what is made like that has the same tensors."""
+    spec = getattr(net, "spec", None)
+    if isinstance(spec, External):
+        described = Described(spec.name, options=spec.options, tag=spec.tag)
+    elif isinstance(spec, Spec):
+        levels = None if net.out_indices is None else tuple(net.out_indices)
+        described = Described(spec.name, Made("deploy", net.head is None and levels is None, levels), spec.plain())
+    else:
+        return None
+    try:
+        return described if expected_header(_made(described)) == expected_header(net) else None
+    except (ProblemsError, RuntimeError):  # what was pruned by hand may not even be built
+        return None
+
+
+def _made(described: Described) -> nn.Module:
+    """The deploy form on meta."""
+    if described.spec is None:
+        net: Any = build(External(described.name, described.options, described.tag))
+        return fused(net)
+    spec = resolve(family_of(described.spec, described.name), "")
+    spec.name = described.name
+    net = build(spec)
+    if described.made.out_indices is not None:
+        net.out_indices = tuple(net.prune_intermediate_layers(list(described.made.out_indices)))
+    elif described.made.headless:
+        net.head = None
+    return fused(net)
+
+
+def example_of(one: Input | Leaf, least: int = 1) -> Tensor:
+    """A tensor of the sizes of its example, or of `least` where a free size is less: zeros, which are tokens as well."""
+    sizes = one.example if isinstance(one, Input) else (1, *one.first[1:])
+    shape = [max(size, least) if free is None else size for size, free in zip(sizes, one.shape, strict=True)]
+    return torch.zeros(*shape, dtype=getattr(torch, one.dtype))
+
+
+def exported(
+    net: nn.Module, signature: Signature, runtime: str, precision: str = "float32"
+) -> torch.export.ExportedProgram:
+    """The net as a program of torch.export with flat tensors. Raises InputError."""
+    flat = Flat(net, signature).eval()
+    inputs = (example_of(one, 2) for one in signature.inputs)
+    examples = [
+        *(x.to(getattr(torch, precision)) if x.is_floating_point() else x for x in inputs),
+        *(example_of(leaf, 2) for leaf in signature.state),
+    ]
+    free = [
+        {axis: torch.export.Dim.AUTO for axis, size in enumerate(one.shape) if size is None}
+        for one in signature.tensors
+    ]
+    with refusing(runtime, "a net that torch.export can follow"), torch.no_grad():
+        return torch.export.export(flat, tuple(examples), dynamic_shapes={"tensors": tuple(free)}, strict=False)
+
+
+def narrowed(signature: Signature, program: torch.export.ExportedProgram) -> Signature:
+    """The signature with the sizes that the program leaves free."""
+    names = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    shapes = [tuple(nodes[name].meta["val"].shape) for name in names]  # type: ignore[index]
+    count = len(signature.inputs)
+    inputs = [
+        msgspec.structs.replace(one, shape=_sizes(one.shape, shape), example=_fitted(one.example, one.shape, shape))
+        for one, shape in zip(signature.inputs, shapes[:count], strict=True)
+    ]
+    leaves = [
+        msgspec.structs.replace(leaf, shape=_sizes(leaf.shape, shape))
+        for leaf, shape in zip(signature.state, shapes[count:], strict=True)
+    ]
+    return msgspec.structs.replace(signature, inputs=tuple(inputs), state=tuple(leaves))
+
+
+def _sizes(wanted: tuple[int | None, ...], found: tuple[Any, ...]) -> tuple[int | None, ...]:
+    return tuple(
+        size if size is not None else int(other) if isinstance(other, int) else None
+        for size, other in zip(wanted, found, strict=True)
+    )
+
+
+def _fitted(example: tuple[int, ...], wanted: tuple[int | None, ...], found: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(
+        int(other) if free is None and isinstance(other, int) else size
+        for size, free, other in zip(example, wanted, found, strict=True)
+    )
+
+
+def write_program(net: nn.Module, signature: Signature, folder: Path, runtime: str, precision: str) -> None:
+    """The exported program of a net in the dtype of its precision. Raises InputError where it holds operators that torch alone lacks."""
+    program = exported(net, signature, runtime, precision)
+    foreign = sorted({_operator(node.target) for node in program.graph.nodes if node.op == "call_function"} - {""})
+    if foreign:
+        raise InputError("deploy", Problem("program", "operators of torch alone", listed(foreign)))
+    with refusing(runtime, "a place for the program"):
+        torch.export.save(program, folder / PROGRAM)
+
+
+def _operator(target: Any) -> str:
+    """The name of an operator that others registered, "" for one of torch."""
+    name = str(target)
+    home = getattr(target, "namespace", "") or getattr(target, "__module__", "").partition(".")[0]
+    return "" if home in STANDARD or home == "torch" else name
+
+
+def read_program(folder: Path, runtime: str) -> nn.Module:
+    """The module of an exported program. Raises InputError."""
+    with refusing(runtime, f"an exported program in {folder / PROGRAM}"):
+        return torch.export.load(folder / PROGRAM).module()
