@@ -2,23 +2,115 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from blocks.folding import fuse
+from blocks.packing import unpacked
 from zoo.build.backbone import Backbone
+from zoo.build.deploy import check_form
+from zoo.build.inputs import input_size
+from zoo.catalog.external import External
+from zoo.catalog.external import deploy as deploy_external
 from zoo.errors import InputError, Problem, nearest
+from zoo.exporting.formats import Format, Written, refuse_missing, refuse_path, write
+from zoo.exporting.ports import FREE, image_like
 from zoo.exporting.python import export_python
+from zoo.exporting.quiet import OperatorError
 from zoo.factory import create
+
+GRAPHS = {
+    "onnx": "zoo.exporting.onnx:ONNX",
+    "openvino": "zoo.exporting.openvino:OPENVINO",
+    "torch-export": "zoo.exporting.torch_formats:PROGRAM",
+    "aot": "zoo.exporting.torch_formats:AOT",
+    "torchscript": "zoo.exporting.torch_formats:SCRIPT",
+    "executorch": "zoo.exporting.executorch:EXECUTORCH",
+}
+TARGETS = ("python", *GRAPHS)
+CHOICES = (FREE, ("batch",), ())
+"""Which sizes may be free, the most first."""
 
 
 def export(
-    model: Backbone | str, path: str | os.PathLike[str], to: str = "python", form: str = "train", force: bool = False
+    model: Backbone | str,
+    path: str | os.PathLike[str],
+    to: str = "python",
+    form: str | None = None,
+    force: bool = False,
+    *,
+    pretrained: bool = False,
+    example: Tensor | None = None,
+    dynamic: Collection[str] | None = None,
 ) -> Path:
-    """Writes a model as a file that stands alone: `python`, one readable source file that needs torch alone.
+    """Writes a model as a file that stands alone, and returns its path.
 
-    A name is created first, in the `form` asked for. Returns the path. Raises InputError for a file that is there already,
-    unless `force`, and for another format.
+    `to`: `python`, one readable source file that needs torch alone; a graph with its weights, for a runtime: `onnx`, `openvino`
+    (an .xml with a .bin beside it), `executorch`; or one of torch's own: `torch-export`, `aot` (compiled for this machine, .pt2),
+    `torchscript`. A graph is run and compared with the model in float64 before it is handed out.
+    `form`: `train`, or `deploy`, the usual one of graphs. A name is created first, with initial values unless `pretrained`.
+    `example`: images to record the graph with; one of the model's size without it. `dynamic`: which sizes of them stay free, of `batch` and
+    `size`; as many as the model and the format allow without it. A graph that computes something else at other sizes is refused.
+    Raises InputError for a file that is there already, unless `force`; for another format; for what the format cannot express, with
+    the operator's name; and for outputs that differ.
     """
-    if to != "python":
-        raise InputError("export", Problem("to", "`python`", f"`{to}`", nearest(to, ["python"])))
-    return export_python(create(model, device="meta", form=form) if isinstance(model, str) else model, path, force)
+    if to not in TARGETS:
+        raise InputError("export", Problem("to", f"one of {', '.join(TARGETS)}", f"`{to}`", nearest(to, TARGETS)))
+    if to == "python":
+        made = create(model, device="meta", form=form or "train") if isinstance(model, str) else model
+        return export_python(made, path, force)
+    return export_graph(model, path, to, form, force, pretrained=pretrained, example=example, dynamic=dynamic).path
+
+
+def export_graph(
+    model: Backbone | str,
+    path: str | os.PathLike[str],
+    to: str,
+    form: str | None = None,
+    force: bool = False,
+    *,
+    pretrained: bool = False,
+    example: Tensor | None = None,
+    dynamic: Collection[str] | None = None,
+) -> Written:
+    """`export` to a graph; tells how far its outputs are from those in float64, too."""
+    wanted, target = format_of(to), Path(path)
+    refuse_path(target, wanted, force)
+    refuse_missing(wanted)
+    check_form(form or "deploy", "export")
+    net = create(model, pretrained=pretrained) if isinstance(model, str) else model
+    if form != "train":
+        net = folded(net)
+    if example is None:
+        example = image_like((1, net.spec.input.channels, *input_size(net.spec.input)))
+    return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)
+
+
+def _as_free_as_can_be(
+    wanted: Format, net: Any, example: Tensor, target: Path, dynamic: Collection[str] | None, force: bool
+) -> Written:
+    """The file with the sizes free that are asked for; without a wish with the most that the net can have."""
+    for choice in CHOICES[:-1] if dynamic is None else ():
+        try:
+            return write(wanted, net, example, target, choice, force)
+        except OperatorError:
+            raise
+        except InputError:
+            continue
+    return write(wanted, net, example, target, CHOICES[-1] if dynamic is None else dynamic, force)
+
+
+def format_of(to: str) -> Format:
+    """The format of a graph, imported when it is asked for."""
+    module, _, name = GRAPHS[to].partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def folded(net: Any) -> Any:
+    """The deploy form of a model, whose layers are plain."""
+    return deploy_external(net) if isinstance(getattr(net, "spec", None), External) else fuse(unpacked(net))

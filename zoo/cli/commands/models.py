@@ -10,6 +10,9 @@ from zoo.cli.options import add_changes, add_form, command, settings, whole
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem, ProblemsError
 
+TARGETS = ("python", "onnx", "openvino", "torch-export", "aot", "torchscript", "executorch")
+"""Those of `zoo.exporting.export`, which a grammar does not import."""
+
 
 def add(commands: Any) -> None:
     build = command(commands, "create", create, "build a model and report what it is")
@@ -24,8 +27,15 @@ def add(commands: Any) -> None:
     source = command(commands, "export", export, "write a model as a file that stands alone")
     source.add_argument("name")
     source.add_argument("path", help="the file to write")
-    source.add_argument("--to", default="python", choices=["python"], help="one readable file that needs torch alone")
-    add_form(source, "train")
+    targets = "one readable file that needs torch alone (python, the usual), or a graph that a runtime reads"
+    source.add_argument("--to", default="python", choices=TARGETS, help=targets)
+    form = "as trained, or folded for inference (default: train for python, else deploy)"
+    source.add_argument("--form", default=None, choices=["train", "deploy"], help=form)
+    source.add_argument(
+        "--pretrained", action="store_true", help="of a graph: with its best weights at hand, instead of initial ones"
+    )
+    free = "sizes that stay free in a graph (default: as many as can be)"
+    source.add_argument("--dynamic", default=None, choices=["none", "batch", "size", "batch,size"], help=free)
     source.add_argument("--force", action="store_true", help="write over a file that is there")
     add_changes(source)
 
@@ -94,25 +104,55 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
 
 
 def export(arguments: Namespace) -> int:
-    """Writes the file and says how long it is."""
+    """Writes the file and says how long a source file is, or how far the outputs of a graph are from the model's."""
     from zoo import factory
-    from zoo.exporting.export import export as write
 
+    is_graph = arguments.to != "python"
     model = factory.create(
         arguments.name,
         settings(arguments.settings, "--set"),
         swap=settings(arguments.swap, "--swap") or None,
         at=arguments.at,
-        device="meta",
-        form=arguments.form,
+        pretrained=is_graph and arguments.pretrained,
+        device=None if is_graph else "meta",
+        form="train" if is_graph else arguments.form or "train",
     )
-    path = write(model, arguments.path, arguments.to, force=arguments.force)
+    return _export_graph(arguments, model) if is_graph else _export_source(arguments, model)
+
+
+def _export_source(arguments: Namespace, model: Any) -> int:
+    from zoo.exporting.export import export as write
+
+    path = write(model, arguments.path, force=arguments.force)
     text = path.read_text(encoding="utf-8")
     lines, name = len(text.splitlines()), ast.parse(text).body[-1].name  # type: ignore[attr-defined]
     if arguments.json:
         dump({"path": str(path), "lines": lines, "digest": model.spec.digest})
     else:
         print(f"{path}: {lines} lines; needs torch alone; `{name}()` makes the net")
+    return 0
+
+
+def _export_graph(arguments: Namespace, model: Any) -> int:
+    from zoo.exporting.export import export_graph
+
+    dynamic = None if arguments.dynamic is None else arguments.dynamic.replace("none", "").split(",")
+    dynamic = None if dynamic is None else [word for word in dynamic if word]
+    made = export_graph(model, arguments.path, arguments.to, arguments.form, arguments.force, dynamic=dynamic)
+    size = made.path.stat().st_size
+    if arguments.json:
+        facts = {
+            "path": str(made.path),
+            "to": arguments.to,
+            "bytes": size,
+            "error": made.error,
+            "free": list(made.free),
+        }
+        dump(facts | {"digest": model.spec.digest, "pretrained": arguments.pretrained})
+        return 0
+    free = f"free: {', '.join(made.free)}" if made.free else "one size of input"
+    weights = "" if arguments.pretrained else "; initial values, no weights (`--pretrained`)"
+    print(f"{made.path}: {size:,} bytes; {free}; outputs within {made.error:.0e} of the model's{weights}")
     return 0
 
 

@@ -1,0 +1,76 @@
+"""Lowering: nets laid out for graph runtimes compute the same, whichever layout each part is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import zoo
+from zoo import catalog
+from zoo.catalog.listing import list_models
+from zoo.exporting.export import folded
+from zoo.exporting.functions import WrittenOut
+from zoo.exporting.lowering import Arranger, lowered
+from zoo.exporting.ports import flat, image_like
+from zoo.exporting.proof import relative_error
+
+VISION = [name for name, entry in catalog.entries().items() if entry.task == "image-classification"]
+NANO = [name for name in list_models("*_nano") if name in VISION]
+SMALLEST = [
+    min((name for name in VISION if catalog.entry(name).family == family), key=lambda name: catalog.entry(name).params)
+    for family in sorted({catalog.entry(name).family for name in VISION})
+]
+
+QUICK = sorted({*NANO, *(name for name in SMALLEST if catalog.entry(name).params < 6_000_000)})
+SLOW = sorted({*SMALLEST} - {*QUICK})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefers", ["image", "tokens"])
+@pytest.mark.parametrize("name", QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
+def test_a_lowered_net_computes_the_same(name: str, prefers: Any) -> None:
+    model: Any = folded(zoo.create(name)).eval().double()
+    size = model.spec.input.size
+    x = image_like((2, model.spec.input.channels, size, size)).double()
+    wanted = flat(model(x))
+    with WrittenOut():
+        found = flat(lowered(model, prefers)(x))
+    assert relative_error(found, wanted) < 1e-9
+
+
+@torch.no_grad()
+def test_feature_levels_of_a_lowered_net_are_the_same() -> None:
+    for name in ("convnext_tiny", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "mobilenetv4_nano"):
+        model: Any = folded(zoo.create(name, features_only=True)).eval().double()
+        size = model.spec.input.size
+        x = image_like((1, model.spec.input.channels, size, size)).double()
+        assert relative_error(tuple(lowered(model)(x)), tuple(model(x))) < 1e-9
+
+
+def test_parts_that_want_tokens_run_on_them_together() -> None:
+    swin: Any = folded(zoo.create("swin_tiny_patch4_window7_224"))
+    arranger = Arranger("tokens", by_layer=False)
+    layers = list(swin.stages[0].layers)
+    cost, layouts = arranger.cheapest(layers, "image")
+    assert layouts == ["tokens"] * len(layers) and round(cost) == 2
+
+
+def test_functions_written_out_are_those_of_torch() -> None:
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight, mask = torch.rand(8, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+    calls: list[Any] = [
+        lambda: torch.nn.functional.rms_norm(x, (8,), weight, 1e-6),
+        lambda: torch.nn.functional.rms_norm(x, (8,)),
+        lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask, scale=0.3),
+        lambda: torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True),
+        lambda: x.mean((2, 3)),
+        lambda: x.mean((-1, -2), keepdim=True),
+        lambda: x.mean(1),
+        lambda: x.mean(),
+    ]
+    for call in calls:
+        wanted = call()
+        with WrittenOut():
+            torch.testing.assert_close(call(), wanted, rtol=1e-12, atol=1e-12)

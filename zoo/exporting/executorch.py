@@ -1,0 +1,31 @@
+"""ExecuTorch: the program of a net for phones and small devices, by XNNPACK on their CPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from zoo.exporting.formats import Format
+from zoo.exporting.ports import Ports, flat
+from zoo.exporting.proof import Run
+from zoo.exporting.torch_formats import program
+
+
+def record(net: nn.Module, ports: Ports, path: Path) -> None:
+    """Writes the program as ExecuTorch's runtimes read it."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-not-found]
+    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
+
+    lowered = to_edge_transform_and_lower(program(net, ports), partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+def opened(path: Path, ports: Ports) -> Run:
+    from executorch.runtime import Runtime  # type: ignore[import-not-found]
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    return lambda inputs: flat(method.execute(list(inputs)))
+
+
+EXECUTORCH = Format("executorch", "ExecuTorch", ".pte", {"executorch": "pip install executorch"}, record, opened)

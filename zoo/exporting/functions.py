@@ -1,0 +1,83 @@
+"""Functions of torch in the operators that graph runtimes fuse: while a net is recorded, each call of one is written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class WrittenOut(TorchFunctionMode):
+    """While it is on, the functions of `TABLE` are computed by what stands there, with the same results up to rounding."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        written = TABLE.get(func)
+        outputs = written(*args, **kwargs) if written is not None else NotImplemented
+        return func(*args, **kwargs) if outputs is NotImplemented else outputs
+
+
+def rms_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """weight * x / sqrt(mean x^2 + eps), over the last axis."""
+    if len(normalized_shape) != 1:
+        return NotImplemented
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    y = x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
+    return y if weight is None else y * weight
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale q k^T + mask) v, with the scale on the queries: torch's exporter multiplies queries and keys by its root."""
+    if is_causal or dropout_p or enable_gqa or (attn_mask is not None and not attn_mask.is_floating_point()):
+        return NotImplemented
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q * scale) @ k.transpose(-2, -1)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
+
+
+def mean(x: Tensor, dim: Any = None, keepdim: bool = False, **rest: Any) -> Tensor:
+    """The mean of each map (B, C, H, W) as a pooling, which runtimes compute in the layout of their convolutions."""
+    axes = tuple(dim) if isinstance(dim, (tuple, list)) else ()
+    if x.ndim != 4 or sorted(axis % 4 for axis in axes) != [2, 3] or any(value is not None for value in rest.values()):
+        return NotImplemented
+    y = F.adaptive_avg_pool2d(x, 1)
+    return y if keepdim else y.flatten(1)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """weight * (x - m) / sqrt(v + eps) + bias with the moments of all of a map (B, C, H, W), which are means of its poolings."""
+    if num_groups != 1 or x.ndim != 4:
+        return NotImplemented
+    centred = x - F.adaptive_avg_pool2d(x, 1).mean(1, keepdim=True)
+    scale = (F.adaptive_avg_pool2d(centred * centred, 1).mean(1, keepdim=True) + eps) ** -0.5
+    y = centred * (scale if weight is None else scale * weight.view(-1, 1, 1))
+    return y if bias is None else y + bias.view(-1, 1, 1)
+
+
+TABLE: dict[Any, Callable[..., Tensor]] = {
+    F.rms_norm: rms_norm,
+    torch.rms_norm: rms_norm,
+    F.scaled_dot_product_attention: attention,
+    F.group_norm: group_norm,
+    torch.Tensor.mean: mean,
+    torch.mean: mean,
+}

@@ -1,0 +1,95 @@
+"""ONNX: the graph of a net in one file, in operators that runtimes fuse.
+
+The graph is recorded by torch's exporter that traces: see docs/deploying.md for how the two compare.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.exporting.formats import Format, write
+from zoo.exporting.functions import WrittenOut
+from zoo.exporting.lowering import lowered
+from zoo.exporting.ports import Described, Flat, Ports
+from zoo.exporting.proof import Run
+
+OPSET = 20
+"""The newest that torch's tracing exporter writes: gelu and layer norms are operators in it."""
+
+
+def write_onnx(
+    net: nn.Module,
+    signature: Ports | Tensor | Described,
+    path: str | os.PathLike[str],
+    dynamic: Collection[str] = (),
+    force: bool = False,
+    check: bool = True,
+) -> Path:
+    """Writes a net in eval mode as one ONNX file in float32, and returns its path. The net is not changed.
+
+    `signature`: an example of the images that go in, whose `batch` and `size` are free where `dynamic` names them; or `Ports`; or a
+    signature of `zoo.runtimes`. With `check` the file is run by onnxruntime and compared with the net in float64, at the sizes of the
+    example and at others that are free. Raises InputError for a file that is there, unless `force`; for an operator that ONNX has not,
+    with its name; and for outputs that differ."""
+    return write(ONNX, net, signature, path, dynamic, force, check).path
+
+
+def record(net: nn.Module, ports: Ports, path: Path) -> None:
+    """Writes the graph of a net as it is laid out for runtimes."""
+    axes = {port.name: port.free for port in ports.inputs if port.free}
+    if axes and 0 in ports.inputs[0].free:
+        axes |= {name: {0: "batch"} for name in ports.outputs}
+    graph = Flat(lowered(net))
+    with torch.no_grad(), WrittenOut():
+        torch.onnx.export(
+            graph,
+            ports.examples,
+            str(path),
+            input_names=[port.name for port in ports.inputs],
+            output_names=list(ports.outputs),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    _sign(path, net)
+
+
+def opened(path: Path, ports: Ports) -> Run:
+    """What runs a graph in onnxruntime, on the CPU and with its usual settings."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [port.name for port in ports.inputs]
+
+    def run(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        feeds = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return tuple(torch.from_numpy(y) for y in session.run(None, feeds))
+
+    return run
+
+
+def _sign(path: Path, net: nn.Module) -> None:
+    """Says in the file whose it is, and takes out where on this machine the code lies that recorded it."""
+    import onnx
+
+    model: Any = onnx.load(str(path))
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    model.producer_name = "blockzoo"
+    spec = getattr(net, "spec", None)
+    facts = {"name": getattr(spec, "name", ""), "digest": getattr(spec, "digest", "")}
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in facts.items() if value})
+    onnx.save(model, str(path))
+
+
+INSTALL = 'pip install "blockzoo[onnxruntime]"'
+ONNX = Format("onnx", "ONNX", "", {"onnx": INSTALL, "onnxruntime": INSTALL}, record, opened)

@@ -1,0 +1,63 @@
+"""The exporters' own words kept off the screen: what fails becomes one sentence of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+from blocks.registry.words import raised
+from zoo.errors import InputError, Problem
+
+LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch._dynamo",
+    "torch._inductor",
+    "onnxscript",
+    "onnx_ir",
+    "openvino",
+    "nncf",
+)
+OPERATOR = re.compile(r"\b((?!onnx::|prim::|std::|torch::|c10::)[a-z_][a-z_0-9]*::[a-z_][a-z_0-9]*)\b")
+
+
+class OperatorError(InputError):
+    """A net has an operator that a format does not express."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that is printed, warned of or logged inside reaches the screen."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def refused(subject: str, to: str) -> Iterator[None]:
+    """Whatever an exporter raises inside, as OperatorError, for an operator that it cannot express, or InputError with what it said."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        operators = OPERATOR.findall(str(error))
+        if operators:
+            raise OperatorError(subject, Problem("", f"operators that {to} expresses", f"`{operators[0]}`")) from error
+        raise InputError(subject, Problem("", f"a net that {to} can record", raised(error))) from error

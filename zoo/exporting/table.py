@@ -1,0 +1,74 @@
+"""Which models export to which formats, proved by running each file or refused with the operator's name.
+
+    python -m zoo.exporting.table [NAME ...] [--to onnx ...]     writes tests/published/exports.json, row by row
+
+Without names it is every image model that has no row yet. A row says which sizes are free in the file, or why there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from zoo import catalog
+from zoo.errors import InputError
+from zoo.exporting.export import export_graph, format_of
+from zoo.factory import create
+from zoo.system.folders import write_whole
+
+TABLE = Path(__file__).parents[2] / "tests" / "published" / "exports.json"
+FORMATS = ("onnx", "openvino", "torch-export", "torchscript")
+FIXED = "one size"
+
+Rows = dict[str, dict[str, str]]
+
+
+def image_models() -> list[str]:
+    """Every registered model of images, the smallest first."""
+    entries = catalog.entries().items()
+    named = [(entry.params, name) for name, entry in entries if entry.task == "image-classification"]
+    return [name for _, name in sorted(named)]
+
+
+def row(name: str, to: str) -> str:
+    """`batch, height, width`: the sizes that are free in the proved file of a model; or `refused: ` and why."""
+    torch.manual_seed(0)
+    model = create(name)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = export_graph(model, Path(folder) / f"net{format_of(to).suffix}", to)
+        except InputError as refusal:
+            return f"refused: {refusal.problems[0].sentence()}"
+    return ", ".join(made.free) or FIXED
+
+
+def read() -> Rows:
+    """The table as it is published."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}  # type: ignore[no-any-return]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m zoo.exporting.table", description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--to", action="append", choices=FORMATS, help="these formats alone")
+    options = parser.parse_args(arguments)
+    for name in options.names or image_models():
+        for to in options.to or FORMATS:
+            rows = read()  # another process may write others
+            if not options.names and to in rows.get(name, {}):
+                continue
+            found = row(name, to)
+            rows = read()
+            rows[name] = dict(sorted((rows.get(name, {}) | {to: found}).items()))
+            write_whole(TABLE, (json.dumps(dict(sorted(rows.items())), indent=1) + "\n").encode())
+            print(f"{name} {to}: {found}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
