@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.runtimes.portable import ONNX, widest, write_onnx
+from zoo.runtimes.portable import ONNX, free_name, widest, write_graph
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import reason_of, refusing
 from zoo.runtimes.signature import Signature
@@ -40,7 +40,7 @@ class OnnxRuntime:
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
         def write(candidate: Signature) -> None:
-            write_onnx(net, candidate, folder / ONNX, self.name)
+            write_graph(net, candidate, folder / ONNX)
 
         return widest(net, signature, write, lambda candidate: self.open(folder, candidate, precision, threads))
 
@@ -88,5 +88,5 @@ def _session(path: Path, signature: Signature, threads: int, of_example: bool) -
         for one in signature.inputs:
             for axis, (free, size) in enumerate(zip(one.shape, one.example, strict=True)):
                 if free is None:
-                    options.add_free_dimension_override_by_name(f"{one.name}_{axis}", size)
+                    options.add_free_dimension_override_by_name(free_name(one.name, axis), size)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run

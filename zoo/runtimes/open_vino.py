@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.runtimes.instructions import computed_here
-from zoo.runtimes.portable import ONNX, widest, write_onnx
+from zoo.runtimes.portable import ONNX, widest, write_graph
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import reason_of, refusing
 from zoo.runtimes.signature import Signature
@@ -70,7 +70,7 @@ class OpenVino:
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
         def write(candidate: Signature) -> None:
-            write_onnx(net, candidate, folder / ONNX, self.name)
+            write_graph(net, candidate, folder / ONNX)
             with refusing(self.name, "a graph that it can read"):
                 model = core().read_model(str(folder / ONNX))
                 imported().save_model(model, str(folder / IR), compress_to_fp16=False)

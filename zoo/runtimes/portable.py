@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError
+from zoo.exporting.onnx import write_onnx
+from zoo.exporting.ports import Port, Ports
 from zoo.runtimes.net import ANOTHER, Flat, first_state
 from zoo.runtimes.protocol import Session
-from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Signature
 from zoo.runtimes.torch_files import example_of
 
 ONNX = "model.onnx"
-OPSET = 18
 WRONG = 0.02
 """Of the largest output: what is further off at another size is another computation, not rounding."""
 
@@ -88,21 +88,18 @@ def _close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> bool:
     )
 
 
-def write_onnx(net: nn.Module, signature: Signature, path: Path, runtime: str) -> None:
-    """The net as one ONNX file, its free sizes named after their input and axis: `x_0`. Raises InputError."""
-    tensors = signature.tensors
-    axes = {
-        name: {axis: f"{name}_{axis}" for axis, size in enumerate(one.shape) if size is None}
-        for name, one in zip(signature.input_names, tensors, strict=True)
-    }
-    axes |= {
-        f"{leaf.name}.after": {axis: f"{leaf.name}.after_{axis}" for axis in range(len(leaf.shape))}
-        for leaf in signature.state
-    }
-    if signature.inputs[0].shape[0] is None:
-        axes |= {name: {0: f"{signature.inputs[0].name}_0"} for name in signature.outputs}
-    with refusing(runtime, "a net that ONNX can express"), torch.no_grad():
-        torch.onnx.export(
-            Flat(net, signature).eval(), tuple(example_of(one) for one in tensors), str(path), dynamo=False, opset_version=OPSET,
-            input_names=list(signature.input_names), output_names=list(signature.output_names), dynamic_axes=axes,
-        )  # fmt: skip
+def write_graph(net: nn.Module, signature: Signature, path: Path) -> None:
+    """The net as one ONNX file, in the layout that runtimes like; what it computes, `widest` looks at. Raises InputError."""
+    ports = tuple(
+        Port(
+            name, example_of(one), {axis: free_name(name, axis) for axis, size in enumerate(one.shape) if size is None}
+        )
+        for name, one in zip(signature.input_names, signature.tensors, strict=True)
+    )
+    flat = Flat(net, signature).eval() if signature.state else net
+    write_onnx(flat, Ports(ports, signature.output_names), path, force=True, check=False)
+
+
+def free_name(name: str, axis: int) -> str:
+    """Of a free size in the file."""
+    return "batch" if axis == 0 else f"{name}_{axis}"
