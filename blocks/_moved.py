@@ -40,7 +40,7 @@ class _Loader:
         sys.modules[self.old] = module
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """For `python -m OLD`."""
+        """The code of `python -m OLD`."""
         warnings.warn(f"`python -m {self.old}` is now `python -m {self.new}`", DeprecationWarning, stacklevel=2)
         from importlib.util import find_spec
 
@@ -69,7 +69,7 @@ _finder = Finder()
 
 
 def answer_old_paths(moved: Mapping[str, str]) -> None:
-    """From now on {old path: new path} are found."""
+    """Answers imports of {old path: new path} from now on."""
     _finder.moved |= moved
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)

@@ -13,8 +13,9 @@ arguments may hold modules of the same net, which a table of ours would keep ali
 
 
 def orphans(block: nn.Module) -> dict[str, nn.Module]:
-    """By path, the block and the modules in it that hold parameters or buffers and have no `reset_parameters`; other blocks see to
-    themselves."""
+    """{path: part}: the block and the modules in it that hold parameters or buffers and have no `reset_parameters`.
+
+    Other blocks see to themselves."""
     return {path: part for path, part in _own_parts(block, "") if part._parameters or part._buffers}
 
 
@@ -40,6 +41,6 @@ def made_again(module: nn.Module) -> nn.Module | None:
 
 
 def forget_arguments(net: nn.Module) -> None:
-    """For a net that has its values: what its blocks remembered in order to begin anew goes."""
+    """Takes from a net that has its values what its blocks remembered in order to begin anew."""
     for module in net.modules():
         module.__dict__.pop(ARGUMENTS, None)

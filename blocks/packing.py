@@ -40,7 +40,7 @@ POSTS: dict[str, Post] = {
     "core/tanh@1": ("tanh", [], ""),
     "core/hard_swish@1": ("hardswish", [], ""),
 }
-"""By activation block; gelu has two formulas and is told apart in `post_of`."""
+"""The kernels' names by activation block; gelu has two formulas and is told apart in `post_of`."""
 
 
 Kernel = Callable[[Tensor], Tensor]

@@ -52,7 +52,7 @@ def check_places(module: nn.Module, ctx: Context) -> None:
 
 
 def refuse_places(module: nn.Module, ctx: Context | None) -> None:
-    """For a block that mixes positions and is given ctx for the sake of its parts. Raises ValueError when ctx says something of them."""
+    """Refuses what ctx says of positions, for a block that mixes them and is given ctx for the sake of its parts. Raises ValueError."""
     if not has_places(ctx):
         return
     name = short_name(type(module).block_id)  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ from zoo.artifacts.lock import lock
 from zoo.artifacts.lockfile import Lock, read_lock
 from zoo.artifacts.record import SCHEMA, WEIGHTS, read_record
 from zoo.build.builder import build
-from zoo.catalog.published import source_of
+from zoo.catalog.published import spec_file
 from zoo.errors import ProblemsError
 from zoo.specs.read import read_bytes
 from zoo.specs.resolve import resolve
@@ -181,7 +181,7 @@ def accept_lock(data: bytes) -> None:
 def targets() -> dict[str, Target]:
     names = ["starnet_nano", "mambaout_nano", "moe_vit_nano", "vim_nano"]
     specs = [json.dumps(zoo.spec(name).plain()).encode() for name in names]
-    texts = [source_of(name).read_bytes() for name in names]
+    texts = [spec_file(name).read_bytes() for name in names]
     files = [
         save({"a": torch.zeros(2, 3), "b.c": torch.ones(4, dtype=torch.int8)}, {"format": "pt"}),
         save({f"layer.{i}.weight": torch.zeros(1) for i in range(20)}),

@@ -7,21 +7,19 @@ from typing import Any
 
 import torch
 
-from blocks.conv.conv import use_right_gradients
 from blocks.first_values import forget_arguments
 from zoo._typed import typed
 from zoo.build.backbone import Backbone
 from zoo.build.builder import build
 from zoo.build.deploy import check_form, deploy, packed
 from zoo.build.params import count_params
-from zoo.catalog.external import External
 from zoo.catalog.names import Model
 from zoo.catalog.sources import Request, Source, find_source
 from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
-from zoo.pretrained.external import ExternalInitial, ExternalPublished
-from zoo.pretrained.fill import Plan, fill, plan
-from zoo.specs.model import Spec
+from zoo.pretrained.fill import ExternalPlan, Plan, fill, plan
+from zoo.specs.check import ImageInput
+from zoo.specs.model import Described
 from zoo.specs.scalars import plain
 
 MAX_PARAMS = 4_000_000_000
@@ -88,24 +86,22 @@ def create(
         features_only, out_indices, dynamic_size, output_stride,
     )  # fmt: skip
     origin = find_source(model)
-    spec = origin.wanted(request)
+    wanted = origin.wanted(request)
     filling = plan(origin, weights if weights is not None else checkpoint_path, source, pretrained)
-    net = _built(origin, spec, request, filling, device)
+    net = _built(origin, wanted, request, filling, device)
     if str(device) != "meta":  # where nothing takes memory
         _guard(net, max_params)
-    fill(net, spec, filling, dtype, device)
-    _settle(net, spec, device)
+    fill(net, wanted, filling, dtype, device)
+    _settle(net, device)
     if origin.made.form == "deploy":
         return packed(net)  # type: ignore[no-any-return]
     return deploy(net) if form == "deploy" else net  # type: ignore[no-any-return]
 
 
-def _built(origin: Source, wanted: Spec, request: Request, filling: Plan, device: Any) -> Any:
-    """The net on meta, without what is not asked for; one of a plugin's code with its first values, where no others follow."""
-    if isinstance(wanted, External):
-        if isinstance(filling, ExternalPublished):
-            wanted.tag = filling.manifest.tag  # which may have other classes than usual
-        return wanted.build(device or "cpu" if isinstance(filling, ExternalInitial) else "meta")
+def _built(origin: Source, wanted: Described, request: Request, filling: Plan, device: Any) -> Any:
+    """The net as its filling awaits it, on meta as a rule, without what is not asked for."""
+    if isinstance(filling, ExternalPlan):  # a plugin's code takes the whole request
+        return filling.build(wanted, device)
     net, made = build(wanted), origin.made
     if request.global_pool == "" or (made.headless and request.num_classes is None and request.global_pool is None):
         net.head = None
@@ -121,7 +117,7 @@ def _keep_features(net: Backbone, out_indices: int | Sequence[int] | None) -> No
     net.out_indices = tuple(net.prune_intermediate_layers(out_indices))
 
 
-def _deployed_as_saved(net: Backbone, origin: Source, wanted: Spec, request: Request) -> Backbone:
+def _deployed_as_saved(net: Backbone, origin: Source, wanted: Described, request: Request) -> Backbone:
     """The structure of a deploy form that was saved. Raises InputError for one that is to be changed: its layers are folded."""
     if wanted != origin.spec or request.features_only:
         found = "a model that was saved in its deploy form, whose layers are folded"
@@ -138,13 +134,10 @@ def _guard(net: Backbone, max_params: int) -> None:
         raise SpecError(net.spec.name, Problem("", f"at most {max_params:,} parameters", f"{count:,}", next=step))
 
 
-def _settle(net: Any, wanted: Spec, device: Any) -> None:
+def _settle(net: Any, device: Any) -> None:
     """What was kept for the building goes; nets of images get their layout in memory."""
-    if isinstance(wanted, External):
-        use_right_gradients(net)
     if str(device) == "meta":
         return
-    if not isinstance(wanted, External):
-        forget_arguments(net)
-    if isinstance(wanted.tree["input"], dict) and wanted.tree["input"].get("kind") == "image":
+    forget_arguments(net)
+    if isinstance(net.spec.input, ImageInput):
         net.to(memory_format=torch.channels_last)

@@ -83,7 +83,7 @@ class CascadedGroupAttention(nn.Module):
         nn.init.zeros_(self.relative_bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """In each window and head, scores over key_dim channels and sums over C / num_heads: side^4 (h key_dim + C)."""
+        """The sum over windows and heads of scores over key_dim channels and sums over C / num_heads: side^4 (h key_dim + C)."""
         B, C, H, W = shape
         windows = -(-H // self.side) * -(-W // self.side)
         return {"matmul": B * windows * self.side**4 * (self.num_heads * self.key_dim + C)}

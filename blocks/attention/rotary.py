@@ -39,7 +39,7 @@ def check_rope(rope: Rope | None, dims: int) -> None:
 
 
 def score_scale(rope: Rope | None) -> float:
-    """By what `yarn` multiplies scores: m(mscale)^2."""
+    """The factor by which `yarn` multiplies scores: m(mscale)^2."""
     return 1.0 if rope is None else magnitude(rope, rope.mscale) ** 2
 
 

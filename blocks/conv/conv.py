@@ -68,7 +68,7 @@ def use_right_gradients(model: nn.Module) -> None:
 
 
 def _right(conv: nn.Conv2d, plain: type, strided_pointwise: type, grouped_dilated: type) -> type:
-    """Of three classes the one whose gradients are right for a convolution of these sizes."""
+    """The one of three classes whose gradients are right for a convolution of these sizes."""
     return strided_pointwise if is_strided_pointwise(conv) else grouped_dilated if is_grouped_dilated(conv) else plain
 
 

@@ -27,7 +27,7 @@ Count = Annotated[int, Meta(ge=1)]
 Odd = Annotated[int, Meta(ge=3)]
 
 SLOWEST, FASTEST = 0.3, 1.5
-"""Of the length, after which the slowest and the fastest kernels have shrunk to a hundredth."""
+"""The shares of the length after which the slowest and the fastest kernels have shrunk to a hundredth."""
 
 
 @block(

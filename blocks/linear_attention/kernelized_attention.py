@@ -71,7 +71,7 @@ class KernelizedAttention(nn.Module):
         nn.init.zeros_(self.distances)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Of the cheaper way: two products with a matrix of weights, or the convolution and what is read of its sums, F (V + 1) channels
+        """The products of the cheaper way: two products with a matrix of weights, or the convolution and what is read of its sums, F (V + 1) channels
         for each head. Features say so themselves."""
         return {"matmul": self._matrix_macs(shape)} if self._is_short(shape[1]) else self._transform_macs(shape)
 

@@ -12,7 +12,7 @@ NARROWED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def device_type(*arguments: Any) -> str:
-    """Of the first tensor among them, or in a tuple among them; "meta" where there is none."""
+    """The device type of the first tensor among them, or in a tuple among them; "meta" where there is none."""
     for argument in arguments:
         for value in argument if isinstance(argument, tuple) else (argument,):
             if isinstance(value, Tensor):

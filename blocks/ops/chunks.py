@@ -56,7 +56,7 @@ class Halves(NamedTuple):
 
 
 class Decays(NamedTuple):
-    """Of every step of a chunk: from the chunk's start to its read, from its write to the chunk's end; and over the chunk."""
+    """The decay of every step of a chunk: from the chunk's start to its read, from its write to the chunk's end; and over the chunk."""
 
     start: Tensor
     end: Tensor
@@ -83,7 +83,7 @@ def in_sequence(x: Tensor, length: int) -> Tensor:
 
 
 def halves(a: Tensor, order: str) -> Iterator[Halves | Decays]:
-    """From the factors `a` (…, C, D) of the steps: Halves for s = 1, 2, …, C / 2, each (…, C / 2 s, s, D); Decays at last."""
+    """The decays of the factors `a` (…, C, D) of the steps: Halves for s = 1, 2, …, C / 2, each (…, C / 2 s, s, D); Decays at last."""
     size = a.shape[-2]
     after = a.clone() if order_of(order).before_read else torch.ones_like(a)
     before = a.clone() if order_of(order).behind_write else torch.ones_like(a)

@@ -31,7 +31,7 @@ FASTEST_FIRST = ("triton", "native", "eager")
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Refusal = Callable[..., str]
-"""Of the tensors of a call: why a backend cannot take it, as a part of a sentence; "" when it can."""
+"""Asked about the tensors of a call: why a backend cannot take it, as a part of a sentence; "" when it can."""
 
 
 class Choice(NamedTuple):
@@ -121,7 +121,7 @@ def refusal(op: str, backend: str, *tensors: Tensor | None) -> str:
 
 
 def kernel(op: str, backend: str, *tensors: Tensor | None) -> Callable[..., Any]:
-    """For the inside of a trace: what `backend` runs for `op`; with "", what is forced or else the fastest that can."""
+    """What, inside a trace, `backend` runs for `op`; with "", what is forced or else the fastest that can."""
     forced = _forced.get()
     name = backend or (forced if forced in FASTEST_FIRST else "") or fastest(op, *tensors)[0]
     return _able(op, name, *tensors)

@@ -80,7 +80,7 @@ def eager(x: Tensor, kernel: Tensor, kernel_back: Tensor | None) -> Tensor:
 
 
 def _spectrum(kernel: Tensor, kernel_back: Tensor | None, dtype: torch.dtype, size: int) -> Tensor:
-    """Of the kernel and, reversed in time, of the one that looks ahead."""
+    """The spectra of the kernel and, reversed in time, of the one that looks ahead."""
     spectrum = torch.fft.rfft(kernel.to(dtype), size)
     return spectrum if kernel_back is None else spectrum + torch.fft.rfft(kernel_back.to(dtype), size).conj_physical()
 

@@ -59,7 +59,7 @@ def linear_recurrence(
     reverse: bool,
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As blocks.ops.linear_recurrence.reference, in float32."""
+    """What blocks.ops.linear_recurrence.reference computes, in float32."""
     decay, kind = _decay(log_decay, on_values)
     shape, dtype = _shape(k, v, kind, order, reverse), v.dtype
     q, k, v, state = _rows(q), _rows(k), _rows(v), _whole(state)
@@ -85,7 +85,7 @@ def delta_rule(
     order: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As blocks.ops.delta_rule.reference, in float32; w is empty unless it is to be kept."""
+    """What blocks.ops.delta_rule.reference computes, in float32; w is empty unless it is to be kept."""
     decay, kind = _decay(log_decay, False)
     shape, dtype = _shape(k, v, kind, order, False), v.dtype
     q, r, k, v, state = _rows(q), _rows(r), _rows(k), _rows(v), _whole(state)
@@ -121,7 +121,7 @@ def _shape(k: Tensor, v: Tensor, kind: int, order: str, reverse: bool) -> Shape:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """In float32, which the kernels read. Any strides will do, if neighbouring channels are side by side."""
+    """The tensor in float32, which the kernels read. Any strides will do, if neighbouring channels are side by side."""
     x = x.float()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 

@@ -41,7 +41,7 @@ def linear_recurrence(
     reverse: bool,
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As blocks.ops.linear_recurrence.reference, in float32."""
+    """What blocks.ops.linear_recurrence.reference computes, in float32."""
     from blocks.ops._recurrence_triton_kernels import recurrence_kernel
 
     flags = {name.upper(): flag for name, flag in order_of(order)._asdict().items()}
@@ -68,7 +68,7 @@ def delta_rule(
     order: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As blocks.ops.delta_rule.reference, in float32; w is empty unless it is to be kept."""
+    """What blocks.ops.delta_rule.reference computes, in float32; w is empty unless it is to be kept."""
     from blocks.ops._recurrence_triton_kernels import delta_kernel
 
     o, w, last = v.new_empty(v.shape), v.new_empty(v.shape if keep else 0), _first(k, v, state)

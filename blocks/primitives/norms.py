@@ -117,7 +117,7 @@ class BatchNorm(Affine, Accumulating):
     fresh = True
     path = ""
     pointwise_in_eval = True
-    """In training moments are those of all positions, padding among them."""
+    """Moments are, in training, those of all positions, padding among them."""
     accumulators = ("running_mean", "running_var")
 
     bias: nn.Parameter

@@ -13,6 +13,7 @@ index           the generated index of the core's blocks
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
         forget_plugins,
         get,
         identities,
+        identity_of,
         info_of,
         known,
         list_blocks,
         place_of,
         plugin_index,
-        resolve,
     )
 
 __all__ = [
@@ -52,17 +53,20 @@ __all__ = [
     "forget_plugins",
     "get",
     "identities",
+    "identity_of",
     "info_of",
     "known",
     "list_blocks",
     "place_of",
     "plugin_index",
-    "resolve",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """What stands in `registration`, which is loaded when it is asked for: names and sentences need none of it."""
+    if name == "resolve":  # its name in release 0.1
+        warnings.warn("`blocks.registry.resolve` is now `identity_of`", DeprecationWarning, stacklevel=2)
+        name = "identity_of"
     if name not in __all__:
         raise AttributeError(f"module `blocks.registry` has no attribute `{name}`")
     value = getattr(importlib.import_module("blocks.registry.registration"), name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from blocks.registry import registration as registry
 from blocks.registry.errors import MOST_PROBLEMS, BlockError, listed, nearest
-from blocks.registry.schema import CALL, INVALID, Issue, Path, fill, shown
+from blocks.registry.schema import CALL, INVALID, Issue, Path, complete, shown
 from blocks.registry.slots import NONE
 from blocks.registry.words import PART, is_name
 
@@ -18,28 +18,28 @@ GENERIC = ("block", "name", "out_dim")
 """Keys that any call may carry beside its block's own parameters."""
 
 
-def fill_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
+def complete_call(value: Any, path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A call, a chain or "none", filled. `schema["kinds"]` narrows which kinds of block may stand here."""
     if value == NONE or value is None:
         if path:
             issues.append(Issue(path, "a block", f'"{NONE}"'))
         return NONE
     if isinstance(value, list):
-        return fill_chain(value, path, schema, issues)
+        return complete_chain(value, path, schema, issues)
     call, parts_key = expand(value, path, issues)
     if call is None:
         return value
-    return _fill_block(call, parts_key, path, schema.get("kinds"), issues)
+    return _complete_block(call, parts_key, path, schema.get("kinds"), issues)
 
 
-def fill_chain(value: list[Any], path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
+def complete_chain(value: list[Any], path: Path, schema: dict[str, Any], issues: list[Issue]) -> Any:
     """A list of calls. "none" keeps its position; a list of one is that one."""
     if all(part == NONE for part in value):
         found = f"{shown(value)}, none of them a block" if value else shown(value)
         issues.append(Issue(path, "a block, or a list with at least one", found))
         return value
     part_schema = {"anyOf": [{"const": NONE}, {**schema, "$ref": CALL}]}
-    chain = [fill(part, part_schema, (*path, i), issues, fill_call) for i, part in enumerate(value)]
+    chain = [complete(part, part_schema, (*path, i), issues, complete_call) for i, part in enumerate(value)]
     return chain[0] if len(chain) == 1 else chain
 
 
@@ -72,7 +72,7 @@ def expand(value: Any, path: Path, issues: list[Issue]) -> tuple[dict[str, Any] 
 
 
 def is_wiring(name: str) -> bool:
-    identity = registry.resolve(name)
+    identity = registry.identity_of(name)
     return identity is not None and registry.describe(identity).kind == "wiring"
 
 
@@ -80,13 +80,13 @@ def wiring_names() -> list[str]:
     return registry.list_blocks(kind="wiring")
 
 
-def _fill_block(
+def _complete_block(
     call: dict[str, Any], parts_key: str, path: Path, kinds: list[str] | None, issues: list[Issue]
 ) -> dict[str, Any]:
     name = call["block"]
     if name is INVALID:
         return call
-    identity = registry.resolve(name) if isinstance(name, str) else None
+    identity = registry.identity_of(name) if isinstance(name, str) else None
     if identity is None:
         issues.append(_unknown_block(name, (*path, "block")))
         return call
@@ -102,13 +102,13 @@ def _fill_block(
         issues.append(Issue(path, f"a block of kind {' or '.join(kinds)}", f"`{info.name}`, of kind {info.kind}"))
         return call
     filled: dict[str, Any] = {"block": identity}
-    _fill_generic(call, info, path, filled, issues)
+    _complete_generic(call, info, path, filled, issues)
     for key, item in call.items():
         if len(issues) >= MOST_PROBLEMS:
             break
         if key in info.params:
             written = parts_key if key == "parts" else key
-            filled[key] = fill(item, info.params[key].schema, (*path, written), issues, fill_call)
+            filled[key] = complete(item, info.params[key].schema, (*path, written), issues, complete_call)
         elif key not in GENERIC:
             issues.append(_unknown_parameter(key, info, path))
     for key, param in info.params.items():
@@ -119,11 +119,11 @@ def _fill_block(
                 Issue((*path, key), f"parameter `{key}` of block `{info.name}`, which has no default", "nothing")
             )
         else:
-            filled[key] = fill(param.default, param.schema, (*path, key), issues, fill_call)
+            filled[key] = complete(param.default, param.schema, (*path, key), issues, complete_call)
     return filled
 
 
-def _fill_generic(
+def _complete_generic(
     call: dict[str, Any], info: registry.BlockInfo, path: Path, filled: dict[str, Any], issues: list[Issue]
 ) -> None:
     if call.get("name", INVALID) is not INVALID:
@@ -140,8 +140,8 @@ def _fill_generic(
                 Issue((*path, "out_dim"), f"no `out_dim`: block `{info.name}` keeps its width", shown(call["out_dim"]))
             )
         else:
-            filled["out_dim"] = fill(
-                call["out_dim"], {"type": "integer", "minimum": 1}, (*path, "out_dim"), issues, fill_call
+            filled["out_dim"] = complete(
+                call["out_dim"], {"type": "integer", "minimum": 1}, (*path, "out_dim"), issues, complete_call
             )
 
 

@@ -45,7 +45,7 @@ NAMESPACE = re.compile(WORD)
 BLOCK = re.compile(rf"(?P<namespace>{WORD})/(?P<name>{WORD})(?:@(?P<major>{MAJOR}))?")
 API_FORM = re.compile(r"v[0-9]{1,6}")
 MAX_BYTES = 4 * 2**20
-"""Of a file of metadata."""
+"""The most bytes of a file of metadata."""
 
 State = Literal["available", "loaded", "broken", "clash", "incompatible", "disabled"]
 
@@ -209,7 +209,7 @@ def name_of_folder(folder: pathlib.Path) -> str:
 
 
 def _name_and_version(folder: pathlib.Path) -> tuple[str, str]:
-    """As METADATA says. Raises ValueError for what cannot be a name or a version, OSError where there is none."""
+    """The name and version as METADATA says them. Raises ValueError for what cannot be a name or a version, OSError where there is none."""
     wheel = folder / "METADATA"
     head = _text(wheel if wheel.exists() else folder / "PKG-INFO").partition("\n\n")[0]
     fields = dict(line.split(": ", 1) for line in reversed(head.split("\n")) if ": " in line)
@@ -306,7 +306,7 @@ def _take(plugin: Plugin, point: EntryPoint) -> None:
 
 
 def _part_rivals(found: list[Plugin]) -> None:
-    """Of two that claim a namespace neither gets it."""
+    """Refuses both of two that claim a namespace."""
     claims: dict[str, list[Plugin]] = {}
     for plugin in found:
         for namespace in plugin.namespaces:

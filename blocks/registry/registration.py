@@ -162,7 +162,7 @@ def identities() -> list[str]:
     return sorted({*core_index(), *plugins.targets(), *_local})
 
 
-def resolve(name: str) -> str | None:
+def identity_of(name: str) -> str | None:
     """The identity that `name` means, or None. A bare name is core's, else local's; a missing major is 1."""
     match = IDENTITY.fullmatch(name) if isinstance(name, str) else None
     if not match:
@@ -224,7 +224,7 @@ def _claimed_by(name: str) -> str:
 
 def get(name: str) -> type:
     """The class of a block. Raises BlockError, naming the nearest block, or the distribution whose code does not load."""
-    identity = resolve(name)
+    identity = identity_of(name)
     if identity is None:
         raise unknown(name)
     if identity not in _loaded:
@@ -251,14 +251,14 @@ def describe(name: str) -> BlockInfo:
 
     Imports code only for the block of a plugin whose package has no index of its blocks. Raises BlockError.
     """
-    identity = resolve(name)
+    identity = identity_of(name)
     if identity is None:
         raise unknown(name)
     return known(identity) or _read_from_code(identity)
 
 
 def _read_from_code(identity: str) -> BlockInfo:
-    """Of the block of a plugin: what its constructor says, if it says it in a form that a spec can have."""
+    """What is known of the block of a plugin: what its constructor says, if it says it in a form that a spec can have."""
     cls, plugin = get(identity), plugins.targets().get(identity)
     try:
         return info_of(cls)
@@ -307,7 +307,7 @@ def plugin_index() -> dict[str, BlockInfo]:
 
 def _fault(info: BlockInfo) -> str:
     """What is wrong with what a package says of its block, in one sentence, or ""."""
-    from blocks.registry.schema import fill, words
+    from blocks.registry.schema import complete, words
 
     if info.kind not in KINDS or info.layout not in LAYOUTS or not {*info.abilities} <= {*ABILITIES}:
         return "its kind, layout or abilities are none that we know"
@@ -318,7 +318,7 @@ def _fault(info: BlockInfo) -> str:
     for name, param in info.params.items():
         try:
             words(param.schema)
-            fill(param.default, param.schema, (), [], lambda call, *_: call)
+            complete(param.default, param.schema, (), [], lambda call, *_: call)
             sound = is_name(name, PART)
         except Exception:  # a schema may be anything
             sound = False

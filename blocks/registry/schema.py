@@ -80,7 +80,7 @@ def signature_params(cls: type, kind: str) -> tuple[dict[str, Param], tuple[str,
             )
         schema = fragment(hints[name])
         required = parameter.default is parameter.empty
-        default = None if required else spec_form(parameter.default)
+        default = None if required else as_spec(parameter.default)
         params[name] = Param(schema, default, required, schema.pop("added", ""))
     return params, tuple(supplied)
 
@@ -130,29 +130,29 @@ def _inline(node: Any, defs: dict[str, Any]) -> Any:
         return _inline(defs[node["$ref"].rsplit("/", 1)[-1]], defs)
     out = {key: _inline(value, defs) for key, value in node.items() if key not in ("$defs", "title", "description")}
     if "default" in out:
-        out["default"] = spec_form(node["default"])
+        out["default"] = as_spec(node["default"])
     return out
 
 
-def spec_form(value: Any) -> Any:
+def as_spec(value: Any) -> Any:
     """A Python default as it would be written in a spec."""
     if value is None:
         return NONE
     if isinstance(value, Slot):
         return value.call
     if isinstance(value, msgspec.Struct):
-        return {name: spec_form(getattr(value, name)) for name in value.__struct_fields__}
+        return {name: as_spec(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, (list, tuple)):
-        return [spec_form(item) for item in value]
+        return [as_spec(item) for item in value]
     if isinstance(value, dict):
-        return {key: spec_form(item) for key, item in value.items()}
+        return {key: as_spec(item) for key, item in value.items()}
     return value
 
 
 CallFiller = Callable[[Any, Path, dict[str, Any], list[Issue]], Any]
 
 
-def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller) -> Any:
+def complete(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller) -> Any:
     """`value` checked against `schema` with every default written in; what is wrong goes to `issues`.
 
     `call(value, path, schema, issues)` checks and fills the blocks that stand in slots. After `MOST_PROBLEMS` nothing is looked at.
@@ -160,14 +160,14 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
     if value is INVALID or len(issues) >= MOST_PROBLEMS:
         return value
     if "anyOf" in schema:
-        return _fill_any(value, schema["anyOf"], path, issues, call)
+        return _complete_any(value, schema["anyOf"], path, issues, call)
     if schema.get("$ref") == CALL:
         return call(value, path, schema, issues)
     kind = schema.get("type")
     if kind == "array" and isinstance(value, list):
-        return _fill_list(value, schema, path, issues, call)
+        return _complete_list(value, schema, path, issues, call)
     if kind == "object" and isinstance(value, dict):
-        return fill_table(value, schema, path, issues, call)
+        return complete_table(value, schema, path, issues, call)
     if not fits(value, schema):
         issues.append(Issue(path, words(schema), shown(value), _near(value, schema), _hint(value, schema)))
     elif kind == "number":
@@ -175,7 +175,7 @@ def fill(value: Any, schema: dict[str, Any], path: Path, issues: list[Issue], ca
     return value
 
 
-def _fill_any(value: Any, options: list[dict[str, Any]], path: Path, issues: list[Issue], call: CallFiller) -> Any:
+def _complete_any(value: Any, options: list[dict[str, Any]], path: Path, issues: list[Issue], call: CallFiller) -> Any:
     """The first option that takes the value; else the complaint of the option nearest in shape."""
     if (
         {"const": NONE} in options
@@ -187,7 +187,7 @@ def _fill_any(value: Any, options: list[dict[str, Any]], path: Path, issues: lis
     complaints: list[list[Issue]] = []
     for option in sorted(options, key=lambda option: "const" not in option):
         trial: list[Issue] = []
-        filled = fill(value, option, path, trial, call)
+        filled = complete(value, option, path, trial, call)
         if not trial:
             return filled
         if _same_shape(value, option):
@@ -206,7 +206,7 @@ def _same_shape(value: Any, option: dict[str, Any]) -> bool:
     return isinstance(value, shapes.get(option.get("type", ""), ()))
 
 
-def _fill_list(
+def _complete_list(
     value: list[Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller
 ) -> list[Any]:
     low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
@@ -215,10 +215,12 @@ def _fill_list(
         return value
     prefix = schema.get("prefixItems", [])
     items = [prefix[i] if i < len(prefix) else schema.get("items", {}) for i in range(len(value))]
-    return [fill(item, kind, (*path, i), issues, call) for i, (item, kind) in enumerate(zip(value, items, strict=True))]
+    return [
+        complete(item, kind, (*path, i), issues, call) for i, (item, kind) in enumerate(zip(value, items, strict=True))
+    ]
 
 
-def fill_table(
+def complete_table(
     value: dict[str, Any], schema: dict[str, Any], path: Path, issues: list[Issue], call: CallFiller
 ) -> dict[str, Any]:
     """A table with known keys (a struct) or with any keys of one type (`additionalProperties` a schema)."""
@@ -228,7 +230,7 @@ def fill_table(
         if len(issues) >= MOST_PROBLEMS:
             break
         if key in properties or isinstance(rest, dict):
-            filled[key] = fill(item, properties.get(key, rest), (*path, key), issues, call)
+            filled[key] = complete(item, properties.get(key, rest), (*path, key), issues, call)
         else:
             issues.append(
                 Issue((*path, key), f"one of {listed(sorted(properties), 20)}", f"`{key}`", nearest(key, properties))
@@ -239,7 +241,7 @@ def fill_table(
         if key in schema.get("required", ()):
             issues.append(Issue((*path, key), words(kind), "nothing: this key is required"))
         elif "default" in kind:
-            filled[key] = fill(kind["default"], kind, (*path, key), issues, call)
+            filled[key] = complete(kind["default"], kind, (*path, key), issues, call)
     return filled
 
 

@@ -68,7 +68,7 @@ class WeightedDense(nn.Module):
 
 
 def _sum(outputs: list[Tensor], weights: Tensor) -> Tensor:
-    """Of each output times its weight; the weights begin with the row of these outputs."""
+    """The sum of each output times its weight; the weights begin with the row of these outputs."""
     total = outputs[0] * weights[0]
     for output, weight in zip(outputs[1:], weights[1:], strict=False):
         total = torch.addcmul(total, output, weight)

@@ -213,5 +213,5 @@ def test_a_name_of_a_plugin_that_is_switched_off_says_so(monkeypatch):
 
 def test_a_bare_name_never_means_a_plugins_block(monkeypatch):
     install(monkeypatch, ("acme/dynconv@1", "acme-blocks", unloaded))
-    assert registry.resolve("dynconv") is None
-    assert registry.resolve("acme/dynconv") == "acme/dynconv@1"
+    assert registry.identity_of("dynconv") is None
+    assert registry.identity_of("acme/dynconv") == "acme/dynconv@1"

@@ -106,7 +106,7 @@ def test_all_wrong_words_of_a_registration_come_at_once_with_the_nearest():
 
 def test_a_refused_registration_leaves_no_trace():
     message(make, "nowhere", kind="nothing")
-    assert registry.resolve("nowhere") is None
+    assert registry.identity_of("nowhere") is None
 
 
 def test_blocks_are_listed_by_pattern_kind_and_ability():
@@ -142,8 +142,8 @@ def test_an_unknown_block_names_the_nearest():
 def test_a_core_name_means_the_core_block_even_where_a_local_one_has_it():
     name = blocks.list_blocks()[0]
     make(name)
-    assert registry.resolve(name) == f"core/{name}@1"
-    assert registry.resolve(f"local/{name}") == f"local/{name}@1"
+    assert registry.identity_of(name) == f"core/{name}@1"
+    assert registry.identity_of(f"local/{name}") == f"local/{name}@1"
 
 
 def test_importing_listing_and_describing_blocks_imports_no_torch():

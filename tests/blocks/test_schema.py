@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 
 import blocks
-from blocks.registry.schema import Issue, fill, fits, fragment, shown, signature_params, spec_form, words
+from blocks.registry.schema import Issue, as_spec, complete, fits, fragment, shown, signature_params, words
 from blocks.registry.slots import slot
 
 
@@ -42,14 +42,14 @@ def call(value: Any, path: tuple, schema: dict, issues: list[Issue]) -> Any:
 
 def filled(value: Any, annotation: Any) -> Any:
     issues: list[Issue] = []
-    out = fill(value, fragment(annotation), ("key",), issues, call)
+    out = complete(value, fragment(annotation), ("key",), issues, call)
     assert issues == []
     return out
 
 
 def issues_of(value: Any, annotation: Any) -> list[Issue]:
     issues: list[Issue] = []
-    fill(value, fragment(annotation), ("key",), issues, call)
+    complete(value, fragment(annotation), ("key",), issues, call)
     return issues
 
 
@@ -217,7 +217,7 @@ def test_filling_twice_changes_nothing():
 
 
 def test_the_word_none_means_nothing_in_a_schema():
-    assert spec_form([None, (1, None)]) == ["none", [1, "none"]]
+    assert as_spec([None, (1, None)]) == ["none", [1, "none"]]
     assert not fits("none", {"type": "string"})
 
 

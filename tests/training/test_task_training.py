@@ -18,7 +18,7 @@ from zoo.measure import task_table
 from zoo.measure.task_table import TaskRecipe, TaskRow, TaskTable, scores, shipped
 from zoo.publish.mixer_card import TASKS_SAID, mixer_card
 from zoo.training import tasks as task_training
-from zoo.training.tasks import evaluate, fill_table, mixers, publish, row_of, task_spec, train_task
+from zoo.training.tasks import evaluate, measure_table, mixers, publish, row_of, task_spec, train_task
 
 
 @pytest.mark.parametrize("mixer", mixers())
@@ -79,9 +79,9 @@ def test_a_table_goes_on_where_it_was_broken_off(empty_table: None, monkeypatch:
 
     monkeypatch.setattr(task_training, "row_of", row)
     with pytest.raises(KeyboardInterrupt):
-        fill_table(["gla", "mamba2"], ["parity", "recall"], keep=publish)
+        measure_table(["gla", "mamba2"], ["parity", "recall"], keep=publish)
     monkeypatch.setattr(task_training, "row_of", lambda mixer, task, *_: TaskRow(mixer, task, [0.1], 1))
-    table = fill_table(["gla", "mamba2"], ["parity", "recall"], table=shipped(), keep=publish)
+    table = measure_table(["gla", "mamba2"], ["parity", "recall"], table=shipped(), keep=publish)
     assert [row.accuracies for row in table.rows] == [[0.5], [0.5], [0.5], [0.1]]
     shipped.cache_clear()
     assert shipped() == table
@@ -90,7 +90,7 @@ def test_a_table_goes_on_where_it_was_broken_off(empty_table: None, monkeypatch:
 def test_a_table_of_another_recipe_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_training, "row_of", lambda mixer, task, *_: TaskRow(mixer, task, [0.1], 1))
     other = TaskTable(TaskRecipe(steps=7), {}, [TaskRow("gla", "parity", [0.9], 1)])
-    assert [row.accuracies for row in fill_table(["gla"], ["parity"], table=other).rows] == [[0.1]]
+    assert [row.accuracies for row in measure_table(["gla"], ["parity"], table=other).rows] == [[0.1]]
 
 
 def test_the_shipped_table_is_of_the_recipe_the_mixers_and_the_tasks_of_the_code() -> None:

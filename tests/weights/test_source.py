@@ -19,7 +19,7 @@ from zoo.artifacts import lockfile as locks
 from zoo.errors import WeightsError
 from zoo.weights import source
 from zoo.weights.manifest import Manifest
-from zoo.weights.source import open_checkpoint, resolve
+from zoo.weights.source import open_checkpoint, path_of
 
 DATA = safetensors.torch.save({"w": torch.arange(3.0)})
 
@@ -47,7 +47,7 @@ def manifest(source: str, state: str) -> Manifest:
 def test_an_embedded_file_stands_beside_its_manifest(tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "net.safetensors").write_bytes(DATA)
-    path = resolve(manifest("embedded:weights/net.safetensors", "embedded"), tmp_path)
+    path = path_of(manifest("embedded:weights/net.safetensors", "embedded"), tmp_path)
     assert path == tmp_path / "weights" / "net.safetensors"
 
 
@@ -56,14 +56,14 @@ def test_a_link_out_of_the_package_is_refused(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(DATA)
     os.symlink(tmp_path / "net.safetensors", tmp_path / "package" / "net.safetensors")
     with pytest.raises(WeightsError, match="the file lies outside the package; nothing was loaded"):
-        resolve(manifest("embedded:net.safetensors", "embedded"), tmp_path / "package")
+        path_of(manifest("embedded:net.safetensors", "embedded"), tmp_path / "package")
 
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_a_file_source_may_be_relative_or_absolute(tmp_path, relative):
     (tmp_path / "net.safetensors").write_bytes(DATA)
     source = "file:net.safetensors" if relative else f"file:{tmp_path}/net.safetensors"
-    assert resolve(manifest(source, "pinned"), tmp_path).read_bytes() == DATA
+    assert path_of(manifest(source, "pinned"), tmp_path).read_bytes() == DATA
 
 
 def test_changed_bytes_are_refused(tmp_path):
@@ -71,12 +71,12 @@ def test_changed_bytes_are_refused(tmp_path):
     with pytest.raises(
         WeightsError, match="next      restore the file; if the change is meant, write its manifest anew"
     ):
-        resolve(manifest("file:net.safetensors", "pinned"), tmp_path)
+        path_of(manifest("file:net.safetensors", "pinned"), tmp_path)
 
 
 def test_a_source_on_the_network_says_what_to_do_now(tmp_path):
     with pytest.raises(WeightsError) as caught:
-        resolve(manifest("hub:org/net/model.safetensors", "pinned"), tmp_path)
+        path_of(manifest("hub:org/net/model.safetensors", "pinned"), tmp_path)
     assert str(caught.value) == (
         "net.digits: these weights are not on this machine; nothing was loaded\n"
         "  where     hub:org/net/model.safetensors\n"

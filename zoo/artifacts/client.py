@@ -20,7 +20,7 @@ REFERENCE = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ADDRESS = re.compile(r"(?P<scheme>\w+://)(?:[^\s/?#]*@)?(?P<place>[^\s?#'\"`]*)(?P<query>[?#][^\s'\"`]*)?")
 MOST_BYTES = 2**40
-"""Of any file."""
+"""The most bytes of any file."""
 PACE = 20_000
 """Bytes in a second, the least of a download."""
 GRACE_S = 120.0

@@ -58,7 +58,7 @@ def inventory() -> list[Item]:
 
 
 def _shipped() -> Iterator[Item]:
-    """Of the core and of plugins."""
+    """The manifests of the core and of plugins."""
     for home in collections().values():
         vouched = {path.name: ("", "") for path in home.weights.glob("*.safetensors")}
         for path in home.weights.glob("*.json"):
@@ -83,7 +83,7 @@ def _compiled() -> Iterator[Item]:
 
 
 def _repositories() -> Iterator[Item]:
-    """With a project's lock it alone vouches for a repository; without one the record of a repository vouches for its weights."""
+    """What vouches for a repository: a project's lock alone, or without one the record of the repository for its weights."""
     from zoo.artifacts.client import client
 
     cache = Path(client().constants.HF_HUB_CACHE)

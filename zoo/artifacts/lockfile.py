@@ -111,7 +111,7 @@ def project_lock() -> Path | None:
 
 
 def read_lock(path: str | Path) -> dict[str, Locked]:
-    """By name. Raises InputError for a file that cannot be read or is no lock."""
+    """What is locked, by name. Raises InputError for a file that cannot be read or is no lock."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_LOCK_BYTES + 1)

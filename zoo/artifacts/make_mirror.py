@@ -27,7 +27,7 @@ def mirror(lock: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list
         for file in entry.files:
             path = target / _folder_of(entry) / Path(file.name).name
             if not (path.exists() and sha256_of(path, use_stamps=False) == file.sha256):
-                _copy(source_of(entry, file), path, file)
+                _copy(place_of(entry, file), path, file)
             written.append(path)
         card = target / _folder_of(entry) / "card.md"
         write_whole(card, _card(entry).encode())
@@ -41,7 +41,7 @@ def mirror(lock: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list
     return [*written, target / SUMS]
 
 
-def source_of(entry: Locked, file: File) -> Path:
+def place_of(entry: Locked, file: File) -> Path:
     """Where the bytes of a locked file lie on this machine. Raises WeightsError and what fetching raises."""
     if entry.source.startswith("embedded:"):
         return catalog.home_of(entry.name).weights / file.name

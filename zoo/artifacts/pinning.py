@@ -28,11 +28,10 @@ from zoo.artifacts import store
 from zoo.artifacts.client import Reference, commit_of, fetch, offline
 from zoo.artifacts.download import download
 from zoo.artifacts.lockfile import File, Locked
-from zoo.catalog.external import External, is_external
+from zoo.catalog.external import is_external
 from zoo.catalog.manifests import manifests, published
-from zoo.catalog.published import published_spec
+from zoo.catalog.sources import find_source
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
-from zoo.specs.model import Spec
 from zoo.system import children
 from zoo.weights.errors import BytesError, TensorsError, refuse_file
 from zoo.weights.header import check_header, read_header
@@ -210,10 +209,10 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
-    """In a child process: the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
+    """Writes, in a child process, the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
     model = (
         manifest.name if is_external(manifest.model) else manifest.model
-    )  # the tag decides the classes of the former
+    )  # its tag decides the classes of the former
     command = children.command("zoo.artifacts.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}
@@ -236,17 +235,10 @@ def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     raise TensorsError(manifest.name, problems)
 
 
-def spec_of(manifest: Manifest) -> Spec:
-    """What the weights are for; where the code of a plugin builds it, with the classes that these weights have."""
-    if is_external(manifest.model):
-        return External(manifest.model, tag=manifest.tag)
-    return published_spec(manifest.model)
-
-
 def _prove(manifest: Manifest, path: Path) -> None:
     """The header of the converted file is that of the published spec, name by name. Raises WeightsError."""
     from zoo.build.builder import build
     from zoo.weights.load import expected_header, ties_of
 
-    model = build(spec_of(manifest))
+    model = build(find_source(manifest.name).spec)
     check_header(read_header(path, manifest.name), expected_header(model), manifest.name, ties_of(model))

@@ -59,7 +59,7 @@ def repository(text: str) -> Repository:
 
 
 def _file(reference: Reference, name: str, locked: locks.Locked | None, max_bytes: int, anew: bool = False) -> Path:
-    """From the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
+    """A file from the Hub, or, where a lock names its bytes, from wherever these are. Raises WeightsError for other bytes than the locked."""
     file = next((entry for entry in locked.files if entry.name == name), None) if locked else None
     if file is None:
         return fetch(reference, name, anew, max_bytes)

@@ -70,7 +70,7 @@ class Names:
         self.old, self.new = old, new
         bare = old.removesuffix("@1")
         self.spellings = {old, bare} | (
-            {bare.removeprefix("local/")} if registry.resolve(bare.removeprefix("local/")) == old else set()
+            {bare.removeprefix("local/")} if registry.identity_of(bare.removeprefix("local/")) == old else set()
         )
         self.written = new.removesuffix("@1")
 

@@ -96,7 +96,7 @@ def _tried(plugin: Plugin, timeout: float) -> Report:
 
 def described(name: str, timeout: float = PATIENCE) -> BlockInfo:
     """What is known of a block; where its package says nothing of it, its code is asked, in a process of its own. Raises BlockError."""
-    identity = registry.resolve(name)
+    identity = registry.identity_of(name)
     info = registry.known(identity) if identity else None
     if identity is None or info or identity not in declared.targets():
         return info or registry.describe(name)
@@ -142,7 +142,7 @@ def _cause(trials: list[Trial], late: str, plugin: Plugin) -> str:
 
 
 def _try_all(name: str, answers: pathlib.Path) -> None:
-    """In the process of its own: every block, factory, runtime and model of one plugin, each announced before it is tried."""
+    """Tries, in the process of its own, every block, factory, runtime and model of one plugin, each announced before it is tried."""
     plugin = declared.plugins()[name]
     trials: list[tuple[str, Callable[[], object]]] = [
         (f"block {identity}", lambda identity=identity: registry.describe(identity))  # type: ignore[misc]
@@ -174,7 +174,7 @@ def _try_all(name: str, answers: pathlib.Path) -> None:
 
 
 def _describe(identity: str, answers: pathlib.Path) -> None:
-    """In the process of its own: one block, as its code says."""
+    """Tries, in the process of its own, one block, as its code says."""
     answers.write_bytes(msgspec.json.encode(Trial(f"block `{identity}`")) + b"\n")
     try:
         trial = Trial(f"block `{identity}`", "", registry.describe(identity))

@@ -173,7 +173,7 @@ class Backbone(nn.Module):
         return InputError(self.spec.name, Problem("", expected, found, next=ways))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, ctx: Context | None = None) -> Tensor:
-        """From features to logits; with `pre_logits` to what the classifier reads, (B, head_hidden_size).
+        """The logits of features; with `pre_logits` to what the classifier reads, (B, head_hidden_size).
 
         The features of `forward_features` themselves, where the head reads slots: a copy of them no longer carries those."""
         ctx = getattr(x, "ctx", None) if ctx is None and self.reads_slots else ctx

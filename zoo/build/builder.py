@@ -21,15 +21,16 @@ from zoo.build.language import LanguageModel
 from zoo.catalog.external import External
 from zoo.errors import SpecError
 from zoo.specs.check import ImageInput, TokenInput
-from zoo.specs.model import Spec
+from zoo.specs.model import Described, Spec
 
 
-def build(spec: Spec) -> Backbone:
+def build(spec: Described) -> Backbone:
     """The model of a spec on the meta device, in eval mode: a Backbone, or what the code of a plugin builds.
 
     Raises SpecError with every block that refuses its place."""
     if isinstance(spec, External):
         return spec.build("meta")  # type: ignore[return-value]
+    assert isinstance(spec, Spec)
     problems: list[Problem] = []
     with torch.device("meta"):
         model = _Builder(spec, problems).build()

@@ -21,7 +21,8 @@ __all__ = ["NAME", "Entry", "entries", "entry", "forget", "home_of", "is_model",
 
 _MOVED = {
     **dict.fromkeys(["list_models", "list_modules", "list_pretrained"], "zoo.catalog.listing"),
-    **dict.fromkeys(["family_of", "published_spec", "source_of", "specs_in"], "zoo.catalog.published"),
+    **dict.fromkeys(["family_of", "published_spec", "specs_in"], "zoo.catalog.published"),
+    "source_of": "zoo.catalog.published:spec_file",
     "render": "zoo.authoring.core_index",
 }
 """Where names that stood here in release 0.1 are now; they answer under their old place for one release more."""
@@ -30,4 +31,5 @@ _MOVED = {
 def __getattr__(name: str) -> Any:
     if name not in _MOVED:
         raise AttributeError(f"module `zoo.catalog` has no attribute `{name}`")
-    return getattr(importlib.import_module(_MOVED[name]), name)
+    module, _, now = _MOVED[name].partition(":")
+    return getattr(importlib.import_module(module), now or name)

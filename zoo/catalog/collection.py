@@ -71,7 +71,7 @@ CORE = Collection("", pathlib.Path(__file__).parents[1] / "models", "blockzoo")
 
 @functools.cache
 def collections() -> dict[str, Collection]:
-    """By namespace, the core's first. A plugin whose folder is not there is marked as broken, and left out."""
+    """The collections by namespace, the core's first. A plugin whose folder is not there is marked as broken, and left out."""
     homes = {"": CORE}
     for plugin in plugins.plugins().values():
         if not plugin.usable:

@@ -19,13 +19,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from blocks.registry import plugins
 from zoo import catalog
 from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, InputError, Problem, listed
-from zoo.specs.model import Spec
+from zoo.specs.check import ImageInput
 from zoo.specs.read import FamilyText
-from zoo.specs.tree import Origin, rooted
 from zoo.weights.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -38,23 +39,32 @@ OPTIONS = (
 )  # fmt: skip
 
 
-class External(Spec):
-    """Stands where others have a Spec: a name, an input and a digest, on which records hang. `options` are what was asked for."""
+class External:
+    """Stands where others have a Spec (`Described`). `options` are what was asked for; the weights of `tag` may have classes of their own."""
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, tag: str = ""):
-        self.tag = tag
         entry = catalog.entry(name)
+        self.name, self.source, self.tag = entry.name, catalog.home_of(name).owner, tag
+        self.family = FamilyText(entry.family, entry.title, entry.paper, entry.task, entry.licence, entry.code)
         self.options = {key: value for key, value in (options or {}).items() if value is not None}
-        size = self.options.get("img_size", entry.input_size)
-        size = size if isinstance(size, int) else size[0] if size[0] == size[-1] else list(size)
-        tree = {
-            "input": {"kind": "image", "channels": self.options.get("in_chans", 3), "size": size},
-            "num_classes": self.options.get("num_classes", 1000),
-        }
-        text = FamilyText(entry.family, entry.title, entry.paper, entry.task, entry.licence, entry.code)
-        super().__init__(entry.name, text, rooted(tree, Origin(entry.name, "")), catalog.home_of(name).owner)
+        self.num_classes: int = self.options.get("num_classes", 1000)
 
     @functools.cached_property
+    def input(self) -> ImageInput:
+        size = self.options.get("img_size", catalog.entry(self.name).input_size)
+        size = size if isinstance(size, int) else size[0] if size[0] == size[-1] else list(size)
+        return msgspec.convert({"channels": self.options.get("in_chans", 3), "size": size}, ImageInput)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, External) and self.digest == other.digest and self.tag == other.tag
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"<External {self.name}: digest {self.digest[:12]}>"
+
+    @property
     def digest(self) -> str:
         return digest_of(self.name, self.options)
 
@@ -70,6 +80,8 @@ class External(Spec):
         """The model in eval mode. Raises InputError with what the factory says when it refuses."""
         import torch
 
+        from blocks.conv.conv import use_right_gradients
+
         factory = factory_of(self.name)
         try:
             with torch.device(device):
@@ -79,8 +91,9 @@ class External(Spec):
             raise InputError(self.name, Problem("", "a request that its builder takes", message)) from refusal
         classes = getattr(model, "num_classes", None) or self.num_classes
         if classes != self.num_classes and "num_classes" not in self.options:  # the weights have others
-            self.options["num_classes"] = self.tree["num_classes"] = classes
+            self.options["num_classes"] = self.num_classes = classes
         model.spec, model.digest, model.pretrained = self, self.digest, None
+        use_right_gradients(model)
         built: nn.Module = model.eval()
         return built
 

@@ -58,7 +58,7 @@ def private_name(file: pathlib.Path) -> str:
 
 
 def _executed(file: pathlib.Path) -> ModuleType:
-    name, source = private_name(file), _source(file)
+    name, source = private_name(file), _text(file)
     spec = importlib.machinery.ModuleSpec(name, None, origin=str(file))
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(file)
@@ -74,7 +74,7 @@ def _executed(file: pathlib.Path) -> ModuleType:
     return module
 
 
-def _source(file: pathlib.Path) -> str:
+def _text(file: pathlib.Path) -> str:
     try:
         text = importlib.util.decode_source(file.read_bytes())
     except FileNotFoundError:

@@ -52,7 +52,7 @@ def at_hand(name: str = "") -> list[str]:
 
 
 def _pinned(manifest: Manifest) -> Manifest:
-    """With the bytes of its pin, where there is one."""
+    """The manifest with the bytes of its pin, where there is one."""
     entry = locks.entries().get(manifest.name)
     if entry is None:
         return manifest

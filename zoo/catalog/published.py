@@ -21,7 +21,7 @@ def family_of(path: pathlib.Path) -> Family:
     return read_file(path)
 
 
-def source_of(name: str) -> pathlib.Path:
+def spec_file(name: str) -> pathlib.Path:
     """The file with the spec of a model. Raises InputError for one that no spec describes."""
     match, home = entry(name), home_of(name)
     if not match.file:
@@ -34,7 +34,7 @@ def published_spec(
 ) -> Spec:
     """The spec of a model as published, or with changes from code and from the shell."""
     full = entry(name).name
-    spec = resolve(family_of(source_of(name)), home_of(name).short(full), overrides, settings)
+    spec = resolve(family_of(spec_file(name)), home_of(name).short(full), overrides, settings)
     spec.name = full
     return spec
 

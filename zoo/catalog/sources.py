@@ -16,12 +16,12 @@ from zoo.artifacts.record import Made
 from zoo.catalog.external import External, is_external, refuse_edits
 from zoo.catalog.manifests import manifests
 from zoo.catalog.names import Model, is_file, split_variant
-from zoo.catalog.published import family_of, published_spec, source_of
+from zoo.catalog.published import family_of, published_spec, spec_file
 from zoo.catalog.saved import described
 from zoo.catalog.transformers_folders import KEYS, folder_of, is_transformers, registered
 from zoo.errors import InputError, Problem, SpecError, listed
 from zoo.specs.arguments import Settings, with_arguments, with_drop_rates
-from zoo.specs.model import Spec
+from zoo.specs.model import Described, Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.read import Family, read_file
 from zoo.specs.read import family_of as family_in
@@ -64,8 +64,8 @@ class Source(Protocol):
     """What is known of a model before it is built."""
 
     @property
-    def spec(self) -> Spec:
-        """As it was published, saved or given."""
+    def spec(self) -> Described:
+        """What describes the model as it was published, saved or given."""
         ...
 
     @property
@@ -75,12 +75,12 @@ class Source(Protocol):
 
     @property
     def tag(self) -> str:
-        """Of the weights that the name asks for."""
+        """The tag of the weights that the name asks for."""
         ...
 
     @property
     def manifests(self) -> list[Manifest]:
-        """Of the weights that belong to it, best first."""
+        """The manifests of the weights that belong to it, best first."""
         ...
 
     @property
@@ -93,12 +93,12 @@ class Source(Protocol):
         """The weights of others that come with it."""
         ...
 
-    def changed(self, overrides: Mapping[str, Any] | None) -> Spec:
+    def changed(self, overrides: Mapping[str, Any] | None) -> Described:
         """The spec with {path or selector: value}. Raises SpecError."""
         ...
 
-    def wanted(self, request: Request) -> Spec:
-        """The spec of what is asked for. Raises SpecError and InputError."""
+    def wanted(self, request: Request) -> Described:
+        """What is asked for. Raises SpecError and InputError."""
         ...
 
 
@@ -177,7 +177,7 @@ class Named(Variant):
     def __init__(self, name: str):
         self.name, self.tag = catalog.entry(name).name, catalog.split_tag(name)[1]
         self.asked = name
-        super().__init__(family_of(source_of(name)), catalog.home_of(name).short(self.name))
+        super().__init__(family_of(spec_file(name)), catalog.home_of(name).short(self.name))
 
     @property
     def manifests(self) -> list[Manifest]:  # type: ignore[override]
@@ -200,26 +200,28 @@ class Factory:
 
     made, carries_weights, checkpoint = Made(), False, None
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
         self.name, self.tag = catalog.split_tag(name)
+        self.options = options or {}
 
     @property
-    def spec(self) -> Spec:
-        return External(self.name, {}, self.tag)
+    def spec(self) -> External:
+        return External(self.name, self.options, self.tag)
 
     @property
     def manifests(self) -> list[Manifest]:
         return manifests(f"{self.name}.{self.tag}" if self.tag else self.name)
 
-    def changed(self, overrides: Mapping[str, Any] | None) -> Spec:
+    def changed(self, overrides: Mapping[str, Any] | None) -> External:
         refuse_edits(self.name, {"overrides": overrides})
         return self.spec
 
-    def wanted(self, request: Request) -> Spec:
+    def wanted(self, request: Request) -> External:
         options = request._asdict()
         edits = {name: options.pop(name) for name in ("overrides", "swap", "at", "dynamic_size", "output_stride")}
         refuse_edits(self.name, edits)
-        return External(self.name, plain(options | {"features_only": request.features_only or None}), self.tag)
+        asked = {key: value for key, value in options.items() if value is not None and value is not False}
+        return External(self.name, {**self.options, **plain(asked)}, self.tag)
 
 
 def find_source(model: Model) -> Source:
@@ -230,6 +232,8 @@ def find_source(model: Model) -> Source:
     """
     if isinstance(model, Spec):
         return Given(model)
+    if isinstance(model, External):
+        return Factory(f"{model.name}.{model.tag}" if model.tag else model.name, model.options)
     if isinstance(model, Mapping):
         return Variant(family_in(model, "spec"), "")
     if is_transformers(model):
@@ -252,8 +256,10 @@ def spec(
     source = find_source(model)
     if overrides and settings and isinstance(source, Variant):
         return source.resolved(overrides, settings)
-    changed = source.changed(overrides)
-    return (Given(changed) if overrides else source).changed(Settings(settings)) if settings else changed
+    changed: Any = source.changed(overrides)
+    if settings:
+        changed = (Given(changed) if overrides else source).changed(Settings(settings))
+    return changed  # type: ignore[no-any-return]  # for a model of a plugin's code what stands for its spec
 
 
 def _of_file(text: str) -> Variant:

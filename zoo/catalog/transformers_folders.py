@@ -80,7 +80,7 @@ def registered(model: str) -> str:
 
 @functools.cache
 def tables() -> dict[str, Table]:
-    """By `model_type`."""
+    """The tables of all families by `model_type`."""
     return msgspec.convert(tomllib.loads((CORE.data / "transformers.toml").read_text()), dict[str, Table])
 
 

@@ -1,33 +1,17 @@
 """The command line: `zoo COMMAND`. Human tables by default, `--json` for machines; exit code 2 for a user's error.
 
-Each file of `zoo/cli/commands` adds its commands, with their options, and says what they do; what options share is in `options`.
+`zoo/cli/commands` lists the commands; each of its files says what some of them take and do. What options share is in `options`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from zoo.cli.commands import (
-    catalogue,
-    choosing,
-    completing,
-    demo,
-    doctor,
-    families,
-    hub,
-    language,
-    measuring,
-    models,
-    plugging,
-    profiling,
-    specs,
-    studying,
-    supply,
-    training,
-)
+from zoo.cli.commands import COMMANDS, MODULES, TEXTS
 from zoo.display.console import OutputError, broken_off, complain, dump, guarded
 from zoo.errors import ProblemsError, listed, nearest
 from zoo.system.distributions import naming_damaged_files
@@ -58,8 +42,35 @@ class Parser(argparse.ArgumentParser):
         return f"{what}: expected one of {listed(choices)}; found `{word}`{near}"
 
 
-def parser() -> Parser:
-    """The whole grammar of the command line."""
+class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """The commands by name; what one takes is read from its module when it is called."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.choices = dict.fromkeys(TEXTS)
+        self._choices_actions = [self._ChoicesPseudoAction(name, (), text) for name, text in TEXTS.items()]
+
+    def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser:
+        return super().add_parser(name, **{key: value for key, value in kwargs.items() if key != "help"})
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        self.read(MODULES[values[0]])
+        super().__call__(parser, namespace, values, option_string)
+
+    def read(self, module: str) -> None:
+        """Takes in the commands of a module of `zoo.cli.commands`."""
+        importlib.import_module(f"zoo.cli.commands.{module}").add(self)
+
+    def read_all(self) -> None:
+        for module in COMMANDS:
+            self.read(module)
+        self.choices = self._name_parser_map
+
+
+def parser(whole: bool = True) -> Parser:
+    """The grammar of the command line; where it is not the `whole` of it, each command's is read when the command is called."""
     top = Parser(prog="zoo", description="A model zoo on one registry of efficient blocks.")
     top.add_argument(
         "--with",
@@ -70,14 +81,9 @@ def parser() -> Parser:
         help="a Python file that defines blocks; loaded first",
     )
     top.add_argument("--version", action="store_true", help="print the version and stop")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    subjects = (
-        catalogue, specs, models, language, profiling, measuring, choosing, hub, supply, training, studying, plugging, families, demo,
-        doctor,
-    )  # fmt: skip
-    for subject in subjects:
-        subject.add(commands)
-    completing.add(commands, top)
+    commands: Any = top.add_subparsers(dest="command", metavar="COMMAND", action=Commands)
+    if whole:
+        commands.read_all()
     return top
 
 
@@ -102,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    top = parser()
+    top = parser(whole=False)
     parsed = top.parse_args(arguments)
     if parsed.version:
         import zoo

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blocks.registry.words import LONGEST_NAME, printable
+from zoo.cli.commands import TEXTS
 from zoo.display.console import complain
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ Handler = Callable[[argparse.Namespace], int]
 """What a command does: it takes the parsed arguments and returns an exit code."""
 
 
-def command(commands: Any, name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
-    """The parser of a new command, with `--json`; `text` is its help and its description."""
+def command(commands: Any, name: str, handler: Handler, text: str = "") -> argparse.ArgumentParser:
+    """The parser of a new command, with `--json`; `text` is its help and its description, if those of `COMMANDS` are not."""
+    text = text or TEXTS[name]
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(handler=handler)

@@ -140,7 +140,7 @@ TASKS = {
         Task("listops", 16, 48, 1 / 10, "arXiv:1804.06028", listops),
     )
 }
-"""Of a size at which one core trains a small net on one of them in seconds, and its state does not simply hold all pairs."""
+"""The tasks at a size at which one core trains a small net on one of them in seconds, and its state does not simply hold all pairs."""
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> float:

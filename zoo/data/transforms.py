@@ -32,7 +32,7 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""From the EXIF orientation, as the camera was held, to the way back."""
+"""The way back from each EXIF orientation, as the camera was held."""
 ORIENTATION = 0x0112
 GROUND = "white"
 """What shows through transparent parts, as on a page."""

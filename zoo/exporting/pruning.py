@@ -145,7 +145,7 @@ def _without_made(text: str) -> str:
 
 
 def _lines(node: ast.stmt) -> set[int]:
-    """Of a statement, decorators included."""
+    """The lines of a statement, decorators included."""
     first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
     return set(range(first, (node.end_lineno or node.lineno) + 1))
 

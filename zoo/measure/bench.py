@@ -71,7 +71,7 @@ def jobs_for(
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
     # not the device's id: a machine first seen on a busy day gets another, and the run goes on
     facts = this_device(device).facts
-    text = f"{_spec(model).digest} {form} {runtime.key} {facts} {source_of(model)} {__version__}"
+    text = f"{_spec(model).digest} {form} {runtime.key} {facts} {code_hash(model)} {__version__}"
     return Job(hashlib.sha256(text.encode()).hexdigest()[:24], model, form, runtime, device)
 
 
@@ -80,7 +80,7 @@ def _spec(model: str) -> Spec:
     return find_spec(model)
 
 
-def source_of(model: str) -> str:
+def code_hash(model: str) -> str:
     """Hash of the source of the blocks that a model is made of."""
     return source_hash(tuple(_spec(model).blocks()))
 
@@ -133,7 +133,7 @@ def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
     rows = {}
     for job in jobs:
         row = newest_rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
-        if row and row.source == source_of(job.model) and row.runtime.torch.partition("+")[0] == today:
+        if row and row.source == code_hash(job.model) and row.runtime.torch.partition("+")[0] == today:
             rows[job.key] = row
     return rows
 
@@ -202,7 +202,7 @@ def _row(job: Job, samples: list[Sample], store: Store) -> Latency:
     facts = {
         "model": spec.name, "digest": spec.digest, "form": job.form, "device": device,
         "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch),
-        "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": source_of(job.model),
+        "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": code_hash(job.model),
         "version": __version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     return compose(facts, samples, job.device == "cuda", usual_anchor(store, device, job.runtime.threads))

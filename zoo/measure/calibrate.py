@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zoo.specs.model import Spec
 
 SECONDS = 0.1
-"""For the samples of one model, or of one net's pieces."""
+"""Seconds for the samples of one model, or of one net's pieces."""
 CLEAN, CONTENDED, SUMMED = 0.02, 0.15, 0.08
 """Standard deviations of log ms: of a clean row, of a sample that others slowed down, of a sum of pieces; beside `GLANCE`."""
 
@@ -136,7 +136,7 @@ def _subjects(name: str, runtime: Runtime) -> list[Subject]:
 
 
 def _subject_of(spec: Spec, form: str, runtime: Runtime) -> Subject:
-    """Of a spec that is not in the catalogue; one that was made from a model is of its family."""
+    """The subject of a spec that is not in the catalogue; one that was made from a model is of its family."""
     entry = catalog.entries().get(spec.name)
     net: Any = build(spec)
     load = load_of(deploy(net) if form == "deploy" else net)
@@ -161,7 +161,9 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
     here = [
         row
         for row in alike
-        if row.device == device and row.runtime.threads == runtime.threads and row.source == _source_today(row.digest)
+        if row.device == device
+        and row.runtime.threads == runtime.threads
+        and row.source == _code_hash_today(row.digest)
     ]
     usual = usual_anchor(store, device, runtime.threads)
     found = [(row, row.p50_ms, CLEAN) for row in elsewhere if row.runtime.threads == nearest]
@@ -170,7 +172,7 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _source_today(digest: str) -> str:
+def _code_hash_today(digest: str) -> str:
     """Hash of the source of the blocks that a model of the catalogue is made of."""
     entry = next(entry for entry in catalog.entries().values() if entry.digest == digest)
     return source_hash(tuple(entry.blocks))
@@ -189,7 +191,7 @@ def _unhurried(row: Latency, usual_anchor_ms: float | None) -> tuple[float, floa
 
 
 def _predictions(law: Law, asked: Sequence[Subject], errors: Errors | None) -> dict[str, dict[str, Prediction]]:
-    """By digest and form. A range also holds what one measurement differs from the next."""
+    """Predictions by digest and form. A range also holds what one measurement differs from the next."""
     means, covariance = law.predict(asked)
     found: dict[str, dict[str, Prediction]] = {}
     for one, mean, deviation in zip(asked, means, deviations(covariance), strict=True):

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 LEAST = 3
 """Families that must be measured here before anything is claimed."""
 SHARE = 0.9
-"""Of measured times that lie in their ranges."""
+"""The share of measured times that lie in their ranges."""
 NORMAL = 1.645
 """Standard deviations that would hold so many if all were as the law thinks: ranges are widened, never narrowed."""
 
 
 class Errors(msgspec.Struct, frozen=True):
-    """Of predictions for families that the law was not fitted to: shares by which they are off, in the median and at the 95th
+    """How good predictions are for families that the law was not fitted to: shares by which they are off, in the median and at the 95th
     percentile. `width` is how many standard deviations on both sides hold nine in ten of the times that were measured."""
 
     median: float

@@ -25,7 +25,7 @@ ISA = ("amx_tile", "avx512_bf16", "avx512f", "avx2", "sse4_2", "asimddp", "asimd
 """Instruction sets that decide how fast a network runs, the strongest first."""
 
 SPREAD = {"gemm_gflops": 1.3, "copy_gb_s": 3.0, "dispatch_us": 1.6}
-"""By how much the best of many runs may differ between two days on one machine that other work shares; it takes memory first."""
+"""The share by which the best of many runs may differ between two days on one machine that other work shares; it takes memory first."""
 
 
 class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

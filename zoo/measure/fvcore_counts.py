@@ -59,7 +59,7 @@ def _handle(kind: str, formula: Callable[..., int]) -> Any:
 
 
 def _shape(value: Any) -> list[int]:
-    """Of a traced tensor; nothing for what is none."""
+    """The shape of a traced tensor; nothing for what is none."""
     kind = value.type()
     sizes = kind.sizes() if kind.isSubtypeOf(torch._C.TensorType.get()) else None
     return list(sizes) if sizes is not None else []

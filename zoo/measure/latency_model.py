@@ -52,7 +52,7 @@ class Spread(NamedTuple):
 
 SHARED = Spread(constant=0.5, kinds=0.35, smooth=0.22, family=0.13, family_form=0.05, name=0.05, subject=0.035)
 OWN = Spread(constant=1.0, kinds=0.40, smooth=0.08, family=0.05, family_form=0.04, name=0.02, subject=0.02)
-"""By the likelihood of rows at one and at two threads; kinds of work, families and models may differ more between makers of processors."""
+"""Chosen by the likelihood of rows at one and at two threads; kinds of work, families and models may differ more between makers of processors."""
 REACH = 0.45
 """Distance in shares of work within which models resemble each other."""
 DOUBTS = (1.0, 2.0, 4.0, 8.0)
@@ -80,7 +80,7 @@ class Law:
         self.doubt, self._fit = max(zip(DOUBTS, fits, strict=True), key=lambda pair: pair[1].likelihood)
 
     def left_out(self, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Of what was seen at these indices, predicted from all else: errors of log ms, and the deviations expected of them.
+        """What was seen at these indices, predicted from all else: errors of log ms, and the deviations expected of them.
 
         With P = K^-1 they are P_gg^-1 (P rest)_g, of covariance P_gg^-1 (the same book, eq. 5.10 to 5.12, for groups).
         """
@@ -153,7 +153,7 @@ def _covariance(some: Sequence[Subject], others: Sequence[Subject], spread: Spre
 
 
 def _features(subjects: Sequence[Subject]) -> np.ndarray:
-    """Of each subject the shares of its kinds of work, and how much work it is, around the middle of the catalogue."""
+    """The shares of each subject: those of its kinds of work, and how much work it is, around the middle of the catalogue."""
     import numpy as np
 
     times = np.array([nominal_ms(subject.load) for subject in subjects]).reshape(len(subjects), KINDS)

@@ -67,7 +67,7 @@ def nominal_ms(load: Load) -> list[float]:
 
 
 Loads = dict[str, dict[str, Load]]
-"""By model and form."""
+"""The loads by model and form."""
 
 
 @functools.cache

@@ -138,7 +138,7 @@ class Work(TorchDispatchMode):
 
 
 def _kind(func: Any) -> str:
-    """Of an operation without a formula: element-wise, moving, a view, or unknown."""
+    """The kind of an operation without a formula: element-wise, moving, a view, or unknown."""
     name = func._overloadpacket.__name__
     if torch.Tag.pointwise in func.tags or name in REDUCTIONS:
         return "elementwise"

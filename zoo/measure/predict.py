@@ -37,7 +37,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predictions(store: Store, device: str, runtime: Runtime) -> dict[tuple[str, str], Prediction]:
-    """Of all models of the catalogue that a calibration of the device knows, by digest and form. Times nothing."""
+    """The latencies of all models of the catalogue that a calibration of the device knows, by digest and form. Times nothing."""
     calibration = read(store, device, runtime)
     if calibration is None:
         return {}
@@ -60,7 +60,7 @@ def runtime_key(runtime: Runtime) -> str:
 
 
 def known_threads(store: Store, device: str, runtime: Runtime) -> list[int]:
-    """With how many threads latencies of a device are known, measured or predicted, all else being as in a runtime."""
+    """The numbers of threads with which latencies of a device are known, measured or predicted, all else being as in a runtime."""
     keys = {row.runtime.key for row in store.rows(device=device, verdict="clean")}
     torch = runtime_key(runtime).removeprefix(runtime.key)
     keys |= {key.removesuffix(torch) for key in store.calibrated(device) if key.endswith(torch)}

@@ -39,7 +39,7 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 Costs = dict[str, dict[str, Cost]]
-"""By model and form."""
+"""The profiles by model and form."""
 
 
 @functools.cache

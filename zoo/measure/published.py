@@ -34,7 +34,7 @@ class Published(NamedTuple):
 
 @functools.cache
 def published() -> dict[str, Published]:
-    """By model."""
+    """The rows by model."""
     figures: dict[str, Published] = {}
     for collection in collections().values():
         figures |= read_data(

@@ -19,7 +19,7 @@ from zoo.measure.latency import DTYPES, Latency
 DAY_MS = 86_400_000.0
 """No forward pass is longer."""
 SKEW = timedelta(days=1)
-"""By which clocks may differ."""
+"""The time by which clocks may differ."""
 LETTERS = 300
 DIGEST = re.compile(r"[0-9a-f]{64}")
 

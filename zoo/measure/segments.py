@@ -27,7 +27,7 @@ from zoo.measure.clock import measure
 Call = Callable[[nn.Module, Tensor, Context | None, Any], Any]
 
 DRAWN = 262_147
-"""Random numbers that `fill` draws; a prime, so that no two rows of a matrix are the same ones."""
+"""Random numbers that `give_values` draws; a prime, so that no two rows of a matrix are the same ones."""
 
 
 class Piece(NamedTuple):
@@ -126,7 +126,7 @@ def _exit(module: nn.Module, x: Tensor, ctx: Context | None, memo: Any) -> Any:
 
 def _key(module: nn.Module, call: Call, x: Tensor, ctx: Context | None, memo: Any) -> str:
     """Hash of all that the time can depend on: classes, plain attributes, shapes of parameters and buffers, the input."""
-    lines = [call.__name__, _form((x, ctx, memo))]
+    lines = [call.__name__, _layout((x, ctx, memo))]
     for name, part in module.named_modules():
         plain = {key: value for key, value in vars(part).items() if key not in UNTIMED and _is_plain(value)}
         tensors = {
@@ -156,21 +156,21 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, tuple))
 
 
-def _form(value: Any) -> str:
+def _layout(value: Any) -> str:
     """Shapes, dtypes and strides of all tensors in a value."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {value.dtype} {value.stride()}"
     if isinstance(value, Context):
-        return _form(list(value.slots.values()))
+        return _layout(list(value.slots.values()))
     if isinstance(value, dict):
-        return _form(list(value.values()))
+        return _layout(list(value.values()))
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_form(part) for part in value)}]"
+        return f"[{', '.join(_layout(part) for part in value)}]"
     return repr(value) if _is_plain(value) else type(value).__name__
 
 
 @torch.no_grad()
-def fill(module: nn.Module) -> None:
+def give_values(module: nn.Module) -> None:
     """Values that keep activations normal numbers, in a fraction of the time of an initialisation."""
     drawn = torch.empty(DRAWN).uniform_(-1, 1)
     for part in module.modules():

@@ -306,7 +306,7 @@ def _shipped() -> list[Path]:
 
 
 def newest(rows: Iterable[Latency]) -> Iterator[Latency]:
-    """Of rows of the same model, form, device and runtime the last clean one, or the last. A date that has not been is before all:
+    """The last clean one of rows of the same model, form, device and runtime, or the last. A date that has not been is before all:
     the clock was wrong, and may have been set back since."""
     best: dict[tuple[str, ...], Latency] = {}
     for row in sorted(rows, key=lambda row: (row.verdict == "clean", row.date if is_past(row.date) else "")):

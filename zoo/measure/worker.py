@@ -88,7 +88,7 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
     from blocks.packing import pack
     from zoo.build.deploy import packs
     from zoo.catalog.external import is_external
-    from zoo.measure.segments import fill
+    from zoo.measure.segments import give_values
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)
@@ -100,7 +100,7 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
         model = zoo.create(spec or job.model, device="meta", form=job.form).to(dtype)
         _check_room(model, job.device, copies=2 if packed else 1)
         model = model.to_empty(device="cpu")
-        fill(model)
+        give_values(model)
     model = model.to(device=job.device, dtype=dtype).to(memory_format=torch.channels_last).eval()
     model = pack(model) if packed else model
     return torch.compile(model) if job.runtime.engine == "compile" else model  # type: ignore[return-value]

@@ -100,7 +100,7 @@ def _resized(
 
 
 def _size(spec: Spec) -> Any:
-    """Of the images that a model takes; None for one of tokens."""
+    """The size of the images that a model takes; None for one of tokens."""
     return getattr(spec.input, "size", None)
 
 
@@ -144,7 +144,7 @@ def _saved(weights: str | os.PathLike[str], spec: Spec) -> Repository | None:
 
 
 def _differences(saved: Spec, wanted: Spec, file: str) -> list[Problem]:
-    """In what the spec beside some weights differs from the one that is asked for."""
+    """How the spec beside some weights differs from the one that is asked for."""
     pairs = {
         "num_classes": (wanted.num_classes, saved.num_classes),
         "in_chans": tuple(getattr(spec.input, "channels", None) for spec in (wanted, saved)),

@@ -18,6 +18,9 @@ from zoo.weights.source import open_checkpoint, read_published
 class ExternalInitial:
     """The first values that the plugin's code gave it."""
 
+    def build(self, wanted: Any, device: Any) -> Any:
+        return wanted.build(device or "cpu")
+
     def fill(self, target: Target) -> None:
         if target.dtype is not None:
             target.net.to(target.dtype)
@@ -28,6 +31,9 @@ class ExternalCheckpoint(NamedTuple):
 
     weights: Weights
 
+    def build(self, wanted: Any, device: Any) -> Any:
+        return wanted.build("meta")
+
     def fill(self, target: Target) -> None:
         target.load(open_checkpoint(self.weights, target.spec.name))
 
@@ -36,6 +42,10 @@ class ExternalPublished(NamedTuple):
     """The bytes of a manifest."""
 
     manifest: Manifest
+
+    def build(self, wanted: Any, device: Any) -> Any:
+        wanted.tag = self.manifest.tag  # whose weights may have other classes than usual
+        return wanted.build("meta")
 
     def fill(self, target: Target) -> None:
         """Adapts what the request changes, with a report in `.adapt_report`. Raises WeightsError."""

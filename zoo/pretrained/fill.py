@@ -18,7 +18,7 @@ from zoo.artifacts.pinning import brought
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.catalog.manifests import manifests
-from zoo.catalog.sources import Factory, Source
+from zoo.catalog.sources import Source
 from zoo.errors import Problem, WeightsError, listed
 from zoo.pretrained.checkpoint import Checkpoint, Weights
 from zoo.pretrained.external import ExternalCheckpoint, ExternalInitial, ExternalPublished
@@ -81,31 +81,32 @@ class Published(NamedTuple):
         net.adapt_report = report
 
 
-Plan = Initial | Published | Checkpoint | ExternalInitial | ExternalPublished | ExternalCheckpoint
+ExternalPlan = ExternalInitial | ExternalPublished | ExternalCheckpoint
+Plan = Initial | Published | Checkpoint | ExternalPlan
 
 
 def plan(source: Source, weights: Weights | None, keys: str, pretrained: bool | str) -> Plan:
-    """With what a model is filled: the checkpoint that is named, its own weights, those of a tag, or first values.
+    """What a model is filled with: the checkpoint that is named, its own weights, those of a tag, or first values.
 
     Raises WeightsError where no weights can be had that were asked for.
     """
-    external = isinstance(source, Factory)
+    spec = source.spec
     if weights is not None:
-        return ExternalCheckpoint(weights) if external else Checkpoint(weights, keys, source.spec)
-    if source.checkpoint is not None:
-        return Checkpoint(source.checkpoint.path, source.checkpoint.keys, source.spec)
-    if source.carries_weights:
-        return Published(source.manifests[0], source.spec, beside=True)
+        return Checkpoint(weights, keys, spec) if isinstance(spec, Spec) else ExternalCheckpoint(weights)
+    if source.checkpoint is not None and isinstance(spec, Spec):
+        return Checkpoint(source.checkpoint.path, source.checkpoint.keys, spec)
+    if source.carries_weights and isinstance(spec, Spec):
+        return Published(source.manifests[0], spec, beside=True)
     if tag := pretrained if isinstance(pretrained, str) else source.tag:
-        manifest = _usable(f"{source.spec.name}.{tag}")
+        manifest = _usable(f"{spec.name}.{tag}")
     elif pretrained:
-        manifest = _usable(source.spec.name)
+        manifest = _usable(spec.name)
     else:
-        return ExternalInitial() if external else Initial()
-    return ExternalPublished(manifest) if external else Published(manifest, source.spec)
+        return Initial() if isinstance(spec, Spec) else ExternalInitial()
+    return Published(manifest, spec) if isinstance(spec, Spec) else ExternalPublished(manifest)
 
 
-def fill(net: Any, wanted: Spec, plan: Plan, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+def fill(net: Any, wanted: Any, plan: Plan, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     """Gives a net on meta its tensors, on the device. Raises WeightsError; the net is then still on meta."""
     plan.fill(Target(net, wanted, dtype, device))
 

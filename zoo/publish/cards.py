@@ -15,7 +15,7 @@ from typing import Any
 from blocks.registry.words import printable, printable_lines, short_name
 from zoo import catalog
 from zoo.catalog.manifests import published as published_weights
-from zoo.catalog.published import published_spec, source_of
+from zoo.catalog.published import published_spec, spec_file
 from zoo.display.console import count, markdown_table
 from zoo.display.markup import fenced, flow, markdown, yaml
 from zoo.errors import InputError, Problem
@@ -27,6 +27,7 @@ from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
 from zoo.selection.find import Candidate
 from zoo.specs.tree import plain
+from zoo.system.folders import write_text
 from zoo.weights.licences import licence_class
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
@@ -53,7 +54,7 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + (TEXT_USE if _reads_text(entry) else USE).format(name=_shown(names)),
-        "## Spec\n\n" + fenced(printable_lines(source_of(entry.name).read_text(encoding="utf-8").strip()), "toml"),
+        "## Spec\n\n" + fenced(printable_lines(spec_file(entry.name).read_text(encoding="utf-8").strip()), "toml"),
         "## Cite\n\n" + _cite(entry),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -359,5 +360,5 @@ def write(folder: Path) -> list[str]:
         raise InputError(str(folder), Problem("", "a place for a folder", error.strerror or str(error))) from None
     writers = pages()
     for name, make in writers.items():
-        (folder / name).write_text(make(), encoding="utf-8")
+        write_text(folder / name, make())
     return list(writers)

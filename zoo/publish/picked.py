@@ -20,6 +20,7 @@ from zoo.exporting.python import export_python
 from zoo.exporting.sources import docstring_text
 from zoo.publish.save import save
 from zoo.selection.pick import Picked
+from zoo.system.folders import write_text
 
 RUN = '''"""Classifies image files with {told}: python run.py IMAGE..."""
 
@@ -58,23 +59,24 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     usable = [manifest for manifest in manifests(name) if manifest.state != "listed"]
     model = factory.create(name, pretrained=bool(usable))
     export_python(model, folder / "net.py")
-    (folder / "spec.json").write_text(json.dumps(model.spec.tree, indent=1))
+    write_text(folder / "spec.json", json.dumps(model.spec.tree, indent=1))
     if usable:
         save(model, folder / "model.safetensors")
     prepare = transforms.transform(model)
-    (folder / "preprocess.json").write_text(json.dumps(msgspec.to_builtins(prepare.preprocess), indent=1))
+    write_text(folder / "preprocess.json", json.dumps(msgspec.to_builtins(prepare.preprocess), indent=1))
     labels = _labels(name)
     if labels:
-        (folder / "labels.txt").write_text("\n".join(labels) + "\n")
-    (folder / "run.py").write_text(
+        write_text(folder / "labels.txt", "\n".join(labels) + "\n")
+    write_text(
+        folder / "run.py",
         RUN.format(
             told=docstring_text(printable(name)),
             name=literal(name),
             form=picked.row.form,
             threads=picked.row.runtime.threads,
-        )
+        ),
     )
-    (folder / "report.json").write_text(json.dumps(report(picked), indent=1))
+    write_text(folder / "report.json", json.dumps(report(picked), indent=1))
     return sorted(folder.iterdir())
 
 

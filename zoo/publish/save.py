@@ -121,7 +121,7 @@ def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
     net: Any = model
     spec = getattr(net, "spec", None)
-    if not isinstance(spec, Spec) or isinstance(spec, External):
+    if not isinstance(spec, Spec):
         return None
     twin, made = build(spec), Made()
     if getattr(net, "out_indices", None) is not None:

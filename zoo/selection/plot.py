@@ -15,6 +15,7 @@ from typing import NamedTuple
 from zoo.errors import InputError, Problem
 from zoo.selection.figures import less_is_better
 from zoo.selection.find import Candidate, pareto_front
+from zoo.system.folders import write_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
 LETTER, LINE = 6.4, 13
@@ -56,7 +57,7 @@ def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
     if path.suffix == ".png":
         _png(picture, path)
     else:
-        path.write_text(_page(picture, points), encoding="utf-8")
+        write_text(path, _page(picture, points))
 
 
 def page(found: Sequence[Candidate], metric: str) -> str:
@@ -141,7 +142,7 @@ def _ticks(low: float, high: float, powers: bool) -> list[float]:
 def _labels(
     names: list[str], own: list[tuple[float, float]], points: list[tuple[float, float]]
 ) -> list[tuple[float, float] | None]:
-    """For each name the first of eight places round its point where it meets neither a label, a point nor the border; else none."""
+    """The place of each name: the first of eight places round its point where it meets neither a label, a point nor the border; else none."""
     boxes: list[tuple[float, float, float, float]] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     placed: list[tuple[float, float] | None] = []
     for name, (x, y) in zip(names, own, strict=True):

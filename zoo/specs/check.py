@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from blocks import registry
-from blocks.registry.calls import fill_call
-from blocks.registry.schema import INVALID, Issue, fill, fragment, shown
+from blocks.registry.calls import complete_call
+from blocks.registry.schema import INVALID, Issue, complete, fragment, shown
 from blocks.registry.words import PART, is_name
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
@@ -58,22 +58,22 @@ HEAD: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["head"]}
 STAGE = ("downsample", "view", "layers", "post")
 
 
-def fill_tree(tree: Table, problems: list[Problem]) -> Table:
+def complete_tree(tree: Table, problems: list[Problem]) -> Table:
     """The expanded tree with every default written in and every call in canonical form, origins kept."""
     issues: list[Issue] = []
-    filled: dict[str, Any] = {"input": _fill_input(tree.get("input", {}), issues)}
+    filled: dict[str, Any] = {"input": _complete_input(tree.get("input", {}), issues)}
     classes = tree.get("num_classes", _classes(filled["input"]))
-    filled["num_classes"] = fill(classes, CLASSES_SCHEMA, ("num_classes",), issues, fill_call)
+    filled["num_classes"] = complete(classes, CLASSES_SCHEMA, ("num_classes",), issues, complete_call)
     if "stem" in tree:
-        filled["stem"] = fill(tree["stem"], OPTIONAL_CALL, ("stem",), issues, fill_call)
+        filled["stem"] = complete(tree["stem"], OPTIONAL_CALL, ("stem",), issues, complete_call)
     if "dims" in tree:
-        filled["dims"] = fill(tree["dims"], WIDTHS_SCHEMA, ("dims",), issues, fill_call)
-    filled["stages"] = _fill_stages(tree["stages"], issues)
+        filled["dims"] = complete(tree["dims"], WIDTHS_SCHEMA, ("dims",), issues, complete_call)
+    filled["stages"] = _complete_stages(tree["stages"], issues)
     if "head" in tree:
-        filled["head"] = fill(tree["head"], HEAD, ("head",), issues, fill_call)
-    filled["init"] = fill(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, fill_call)
+        filled["head"] = complete(tree["head"], HEAD, ("head",), issues, complete_call)
+    filled["init"] = complete(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, complete_call)
     for key in ("drop_rate", "drop_path_rate"):
-        filled[key] = fill(tree.get(key, 0.0), RATE_SCHEMA, (key,), issues, fill_call)
+        filled[key] = complete(tree.get(key, 0.0), RATE_SCHEMA, (key,), issues, complete_call)
     if not issues and not any(value is INVALID for _, value in walk(filled)):
         issues += list(_semantic_issues(filled))
     add_unique(problems, [Problem(str(origin_of(tree, issue.path)), *issue[1:]) for issue in issues])
@@ -87,15 +87,15 @@ def add_unique(problems: list[Problem], more: list[Problem]) -> None:
     problems += [problem for problem in dict.fromkeys(more) if problem not in present]
 
 
-def _fill_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:
+def _complete_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:
     """The stages, whose outer form only a selector can have spoilt."""
     if not isinstance(stages, list):
         issues.append(Issue(("stages",), "a list of stages", shown(stages)))
         return []
-    return [_fill_stage(stage, ("stages", i), issues) for i, stage in enumerate(stages)]
+    return [_complete_stage(stage, ("stages", i), issues) for i, stage in enumerate(stages)]
 
 
-def _fill_input(value: Any, issues: list[Issue]) -> Any:
+def _complete_input(value: Any, issues: list[Issue]) -> Any:
     kind = value.get("kind", "image") if isinstance(value, dict) else "image"
     if kind is INVALID:
         return value
@@ -110,7 +110,7 @@ def _fill_input(value: Any, issues: list[Issue]) -> Any:
             )
         )
         return value
-    return fill(value, INPUT_SCHEMA[kind], ("input",), issues, fill_call)
+    return complete(value, INPUT_SCHEMA[kind], ("input",), issues, complete_call)
 
 
 def _classes(form: Any) -> int:
@@ -119,7 +119,7 @@ def _classes(form: Any) -> int:
     return tokens if isinstance(tokens, int) else 1000
 
 
-def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
+def _complete_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
     if not isinstance(stage, dict) or set(stage) != set(STAGE):
         found = listed([key for key in stage if key not in STAGE]) if isinstance(stage, dict) else shown(stage)
         issues.append(Issue(path, f"a stage with {listed(STAGE)}", found))
@@ -128,10 +128,10 @@ def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
         issues.append(Issue((*path, "layers"), "a list of layers", shown(stage["layers"])))
         return {}
     filled = {
-        "downsample": fill(stage["downsample"], OPTIONAL_CALL, (*path, "downsample"), issues, fill_call),
-        "view": fill(stage["view"], VIEW, (*path, "view"), issues, fill_call),
+        "downsample": complete(stage["downsample"], OPTIONAL_CALL, (*path, "downsample"), issues, complete_call),
+        "view": complete(stage["view"], VIEW, (*path, "view"), issues, complete_call),
         "layers": [],
-        "post": fill(stage["post"], OPTIONAL_CALL, (*path, "post"), issues, fill_call),
+        "post": complete(stage["post"], OPTIONAL_CALL, (*path, "post"), issues, complete_call),
     }
     for j, layer in enumerate(stage["layers"]):
         branches = layer if isinstance(layer, list) else [layer]
@@ -142,7 +142,7 @@ def _fill_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, Any]:
             )
         filled["layers"].append(
             [
-                fill(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, fill_call)
+                complete(branch, OPTIONAL_CALL, (*at, k) if isinstance(layer, list) else at, issues, complete_call)
                 for k, branch in enumerate(branches)
             ]
         )

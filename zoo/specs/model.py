@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -25,6 +25,34 @@ class Stage(msgspec.Struct, frozen=True):
     view: Any
     layers: list[list[Any]]
     post: Any
+
+
+class Described(Protocol):
+    """What records hang on, whoever builds the net: a Spec, or what stands for one where the code of a plugin builds it."""
+
+    name: str
+    family: FamilyText
+    source: str
+    """The owner of the collection that lists it, or the file that it stood in."""
+
+    @property
+    def input(self) -> ImageInput | TokenInput: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the model computes."""
+        ...
+
+    def blocks(self) -> list[str]:
+        """The identities of the blocks in use, sorted."""
+        ...
+
+    def plain(self) -> dict[str, Any]:
+        """The model as it would stand in a file of its own. Raises InputError where there is no spec to show."""
+        ...
 
 
 class Spec:
@@ -138,7 +166,7 @@ def _is_rate(key: str, params: dict[str, Any]) -> bool:
 
 
 def _default(param: Any, key: str) -> Any:
-    from blocks.registry.calls import fill_call
-    from blocks.registry.schema import fill
+    from blocks.registry.calls import complete_call
+    from blocks.registry.schema import complete
 
-    return fill(param.default, param.schema, (key,), [], fill_call)
+    return complete(param.default, param.schema, (key,), [], complete_call)

@@ -239,10 +239,10 @@ def blocks_named(node: Any, name: str, path: Path = ()) -> Iterator[Path]:
 def _is_call_of(name: str, value: Any) -> bool:
     if not (isinstance(value, dict) and isinstance(value.get("block"), str)):
         return False
-    identity = registry.resolve(value["block"])
+    identity = registry.identity_of(value["block"])
     if identity is None:
         return False
-    return identity == registry.resolve(name) or registry.describe(identity).kind == name
+    return identity == registry.identity_of(name) or registry.describe(identity).kind == name
 
 
 def _at(node: Any, path: Path) -> Any:
@@ -260,7 +260,7 @@ def _reaches(tree: Table, path: Path) -> bool:
 
 
 def _near_block(tree: Table, steps: list[str]) -> str:
-    """For a selector that matches nothing: the block or kind of this tree that was probably meant."""
+    """A hint for a selector that matches nothing: the block or kind of this tree that was probably meant."""
     name = next((step[1:-1] for step in steps if step.startswith("<")), None)
     if name is None:
         return ""
@@ -289,4 +289,4 @@ def _without_role(tree: Table, steps: list[str]) -> str:
 def _blocks_of(node: Any) -> Iterator[BlockInfo]:
     """What the registry says of the block of every call at and below `node` that names one; an edit before may have put anything."""
     names = (call["block"] for _, call in calls(node))
-    return (registry.describe(name) for name in names if isinstance(name, str) and registry.resolve(name))
+    return (registry.describe(name) for name in names if isinstance(name, str) and registry.identity_of(name))

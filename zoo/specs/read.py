@@ -66,7 +66,7 @@ def read_file(path: str | pathlib.Path) -> Family:
 
 
 def read_bytes(data: bytes, source: str) -> Family:
-    """As `read_file`, from bytes; JSON when `source` ends in .json or the text begins with `{`, else TOML."""
+    """The family that `read_file` would read, from bytes; JSON when `source` ends in .json or the text begins with `{`, else TOML."""
     if len(data) > MAX_BYTES:
         raise SpecError(source, Problem("", f"a spec of at most {MAX_BYTES:,} bytes", "a larger file"))
     try:
@@ -144,7 +144,7 @@ def family_of(values: Any, source: str) -> Family:
         )
     problems = bounds(values)
     if not problems:
-        problems = list(islice(_outer_form(values), MOST_PROBLEMS))
+        problems = list(islice(_outer_problems(values), MOST_PROBLEMS))
     if problems:
         raise SpecError(source, problems)
     text = msgspec.convert(values.get("family", {}), FamilyText)
@@ -194,7 +194,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(str(step) for step in path)
 
 
-def _outer_form(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _outer_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _unknown(values, ("schema", "family", "spec", "variants", "keys"), "")
     schema = values.get("schema")
     if schema != SCHEMA:
@@ -208,25 +208,25 @@ def _outer_form(values: Mapping[str, Any]) -> Iterator[Problem]:
     if "spec" not in values:
         yield Problem("spec", "a table [spec]", "nothing", next="every spec has one")
     if isinstance(values.get("family"), Mapping):
-        yield from _family_form(values["family"])
+        yield from _family_problems(values["family"])
     if isinstance(values.get("keys"), Mapping):
         yield from key_sets.problems(values["keys"])
     if isinstance(values.get("variants"), Mapping):
         for name in values["variants"]:
-            yield from _variant_form(name, values["variants"])
+            yield from _variant_problems(name, values["variants"])
 
 
-def _variant_form(name: str, variants: Mapping[str, Any]) -> Iterator[Problem]:
+def _variant_problems(name: str, variants: Mapping[str, Any]) -> Iterator[Problem]:
     patch = variants[name]
     if not is_name(name, MODEL):
         yield Problem(f"variants.{name}", "a name of lower-case letters, digits and _", f"`{name}`", next=_about(name))
     if not isinstance(patch, Mapping):
         yield Problem(f"variants.{name}", "a table of changes", shown(patch))
     elif EXTENDS in patch:
-        yield from _extends_form(name, patch[EXTENDS], variants)
+        yield from _extends_problems(name, patch[EXTENDS], variants)
 
 
-def _extends_form(name: str, sibling: Any, variants: Mapping[str, Any]) -> Iterator[Problem]:
+def _extends_problems(name: str, sibling: Any, variants: Mapping[str, Any]) -> Iterator[Problem]:
     where = f"variants.{name}.{EXTENDS}"
     if not isinstance(sibling, str):
         yield Problem(where, "the name of another variant", shown(sibling))
@@ -238,7 +238,7 @@ def _extends_form(name: str, sibling: Any, variants: Mapping[str, Any]) -> Itera
         yield Problem(where, "a variant that stands on the family in the end", fault_of(chain))
 
 
-def _family_form(family: Mapping[str, Any]) -> Iterator[Problem]:
+def _family_problems(family: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _unknown(family, FamilyText.__struct_fields__, "family.")
     for key, value in family.items():
         if key in FamilyText.__struct_fields__ and key != "levels" and not isinstance(value, str):

@@ -8,7 +8,7 @@ from typing import Any
 
 from blocks.registry.schema import shown
 from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
-from zoo.specs.check import add_unique, fill_tree
+from zoo.specs.check import add_unique, complete_tree
 from zoo.specs.expand import expand
 from zoo.specs.limits import TooLarge
 from zoo.specs.model import Spec
@@ -46,13 +46,13 @@ def resolve(
             problems += apply_literal(source, edit, _stage_count(source))
     try:
         tree = expand(source, problems)
-        filled = fill_tree(tree, problems)
+        filled = complete_tree(tree, problems)
         _refuse(name, problems)
         selectors = [edit for edit in edits if edit.is_selector]
         for edit in selectors:
             problems += apply_selector(filled, edit)
         if selectors:
-            filled = fill_tree(filled, problems)
+            filled = complete_tree(filled, problems)
     except TooLarge as bomb:
         problems = [bomb.problem]
     _refuse(name, problems)
@@ -91,7 +91,7 @@ def respec(spec: Spec, edits: list[Edit]) -> Spec:
     tree = copy.deepcopy(spec.tree)
     for edit in edits:
         problems += apply_selector(tree, edit, spec.name)
-    filled = fill_tree(tree, problems)
+    filled = complete_tree(tree, problems)
     _refuse(spec.name, problems)
     return Spec(spec.name, spec.family, filled, spec.source, spec.keys)
 
@@ -107,6 +107,6 @@ def with_values(spec: Spec, **values: Any) -> Spec:
         else:
             tree.put(key, value, origin)
     problems: list[Problem] = []
-    filled = fill_tree(tree, problems)
+    filled = complete_tree(tree, problems)
     _refuse(spec.name, problems)
     return Spec(spec.name, spec.family, filled, spec.source, spec.keys)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from blocks.registry.calls import fill_call
+from blocks.registry.calls import complete_call
 from blocks.registry.errors import MOST_PROBLEMS
-from blocks.registry.schema import INVALID, Issue, fill
+from blocks.registry.schema import INVALID, Issue, complete
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.check import WIDTHS_SCHEMA
 from zoo.specs.indexed import Where, pick
@@ -21,7 +21,7 @@ def numbers_of_stages(source: Table, key: str, problems: list[Problem]) -> list[
     if key not in source:
         return []
     issues: list[Issue] = []
-    values = fill(source[key], WIDTHS_SCHEMA, (key,), issues, fill_call)
+    values = complete(source[key], WIDTHS_SCHEMA, (key,), issues, complete_call)
     problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
     return [] if issues or values is INVALID or INVALID in values else list(values)
 

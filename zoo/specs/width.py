@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from blocks.registry.calls import fill_call
-from blocks.registry.schema import INVALID, Issue, fill, fragment, shown
+from blocks.registry.calls import complete_call
+from blocks.registry.schema import INVALID, Issue, complete, fragment, shown
 from zoo.errors import Problem
 from zoo.specs.tree import Items, Table, origin_of, walk
 
@@ -51,7 +51,7 @@ def _law(source: Table, problems: list[Problem]) -> Width | None:
         problems.append(Problem(str(source.origins["width"]), expected, f"the keys {keys}" if keys else shown(table)))
         return None
     issues: list[Issue] = []
-    values = fill(table, WIDTH_SCHEMA, ("width",), issues, fill_call)
+    values = complete(table, WIDTH_SCHEMA, ("width",), issues, complete_call)
     problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
     return None if issues or INVALID in values.values() else Width(**values)
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-from blocks.registry.plugins import name_of_folder
 from blocks.registry.words import raised
 from zoo.errors import InputError, Problem, ProblemsError
 
@@ -41,6 +40,8 @@ def _is_of_metadata(trace: TracebackType | None) -> bool:
 def _damaged() -> Iterator[Problem]:
     """The files of entry points in sys.path that cannot be read, each with the cure."""
     from importlib.metadata import PathDistribution
+
+    from blocks.registry.plugins import name_of_folder
 
     for place in dict.fromkeys(sys.path):
         try:

@@ -56,6 +56,11 @@ def write_whole(path: pathlib.Path, data: bytes) -> None:
         raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """`write_whole`, in UTF-8."""
+    write_whole(path, text.encode())
+
+
 def _system_folder() -> pathlib.Path:
     home = pathlib.Path.home()
     if sys.platform == "win32":

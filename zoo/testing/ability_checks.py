@@ -133,7 +133,7 @@ def step(subject: Subject) -> None:
 
 
 def padding(subject: Subject) -> None:
-    """With `ctx.mask`, what stands at padding changes no output at a real token; or the mask is refused with a sentence."""
+    """What stands at padding changes, with `ctx.mask`, no output at a real token; or the mask is refused with a sentence."""
     if subject.info.kind == "view":
         raise NotApplicable("a view is not given ctx; where one is entered, masks are refused that it does not keep")
     ways: list[dict[str, bool]] = [{"causal": True}, {"causal": False}] if "causal" in subject.info.params else [{}]
@@ -176,7 +176,7 @@ def _real(subject: Subject, y: Tensor, mask: Tensor) -> Tensor:
 
 
 def packing(subject: Subject) -> None:
-    """With `ctx.cu_seqlens`, sequences packed into one sample give what each gives alone; or they are refused with a sentence."""
+    """Sequences packed into one sample give, with `ctx.cu_seqlens`, what each gives alone; or they are refused with a sentence."""
     if "tokens" not in subject.forms or subject.info.kind == "view":
         raise NotApplicable("no tokens pass through it")
     module, x = copy.deepcopy(subject.lived_in("tokens")).double(), subject.input("tokens")[:1]

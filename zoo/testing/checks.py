@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blocks.chain import channels
 from blocks.context import Context
-from blocks.registry.calls import fill_call
+from blocks.registry.calls import complete_call
 from blocks.registry.schema import Issue
 from zoo.testing.block_cases import BATCH, NUM_CLASSES, Subject, perturbed
 from zoo.testing.outcomes import ConformanceFailure, NotApplicable, require, require_close, require_equal
@@ -26,7 +26,7 @@ STREAM = (*KEEP_SHAPE, "stem", "downsample", "linear", "wiring", "embed")
 def schema(subject: Subject) -> None:
     """The signature is a schema, and every default fits it."""
     issues: list[Issue] = []
-    fill_call(subject.call, (), {}, issues)
+    complete_call(subject.call, (), {}, issues)
     wrong = [f"`{'.'.join(map(str, issue.path))}`: expected {issue.expected}; found {issue.found}" for issue in issues]
     require(not wrong, "the defaults do not fit their own bounds: " + "; ".join(wrong))
 

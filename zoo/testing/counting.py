@@ -28,7 +28,7 @@ def macs(subject: Subject) -> None:
 
 
 def counts(subject: Subject, form: str) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """By class what the block says, and what its operations are; and the operations that nobody counts."""
+    """The MACs by class: what the block says, and what its operations are; and the operations that nobody counts."""
     module, work = subject.build(form, device="meta"), Work()
     x = subject.input(form).to("meta")
     with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as by_path:

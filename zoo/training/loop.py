@@ -69,6 +69,6 @@ def train(
 
 
 def cosine_rate(step: int, steps: int, warmup: float) -> float:
-    """Of the learning rate, at a step: up in a straight line for the share `warmup` of all steps, then a cosine to 0."""
+    """The factor of the learning rate at a step: up in a straight line for the share `warmup` of all steps, then a cosine to 0."""
     rise = max(1, int(steps * warmup))
     return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

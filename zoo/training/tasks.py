@@ -25,7 +25,7 @@ from zoo.system.folders import write_whole
 from zoo.training.loop import Progress, train
 
 HELD_OUT_SEED = 1_000_003
-"""Of the sequences that accuracy is measured on; no recipe trains with it."""
+"""The seed of the sequences that accuracy is measured on; no recipe trains with it."""
 HELD_OUT = 512
 AS_IN_LANGUAGE_MODELS: dict[str, Any] = {"causal": True, "rope": {}}
 """Parameters that a mixer is given where it has them."""
@@ -114,7 +114,7 @@ Heard = Callable[[str, str], Progress]
 """Called with a mixer and a task before each row; what it gives hears of the steps."""
 
 
-def fill_table(
+def measure_table(
     names: Sequence[str], tasks: Iterable[str] = TASKS, seeds: int = 1, table: TaskTable | None = None,
     keep: Callable[[TaskTable], None] = lambda _: None, heard: Heard | None = None,
 ) -> TaskTable:  # fmt: skip

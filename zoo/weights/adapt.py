@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from zoo.errors import Problem, nearest
 from zoo.weights.errors import TensorsError
-from zoo.weights.header import form
+from zoo.weights.header import shape_and_type
 
 Action = Literal["kept", "resampled", "summed", "repeated", "dropped", "new"]
 Shape = tuple[int, ...]
@@ -103,7 +103,7 @@ def adapt(
         resize = functools.partial(_by_its_owner, model, before, name)
         outcome = _fit(name, tensors.get(name), tuple(shape), tuple(head), tuple(stem), tuple(swapped), resize)
         if outcome is None:
-            problems.append(_unfit(name, tensors.get(name), str(form(shape, dtype)), lost))
+            problems.append(_unfit(name, tensors.get(name), str(shape_and_type(shape, dtype)), lost))
             continue
         changes.append(Change(name, outcome.action, outcome.detail))
         if outcome.tensor is not None:
@@ -170,7 +170,7 @@ def _unfit(name: str, tensor: Tensor | None, expected: str, lost: list[str]) -> 
     if tensor is None:
         return Problem(name, expected, "none", nearest(name, lost[:1000]))
     advice = "name its block in `swapped` to start it anew, or give the block a method `resize_table`"
-    return Problem(name, expected, f"{form(tensor.shape, tensor.dtype)}, which no rule adapts", next=advice)
+    return Problem(name, expected, f"{shape_and_type(tensor.shape, tensor.dtype)}, which no rule adapts", next=advice)
 
 
 def _by_its_owner(

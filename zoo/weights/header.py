@@ -60,7 +60,7 @@ class Header(msgspec.Struct, frozen=True):
     metadata: dict[str, str]
 
 
-class Form(NamedTuple):
+class ShapeAndType(NamedTuple):
     """What a header promises of one tensor."""
 
     shape: tuple[int, ...]
@@ -70,9 +70,9 @@ class Form(NamedTuple):
         return f"{self.dtype} {self.shape}"
 
 
-def form(shape: Iterable[int], dtype: object) -> Form:
+def shape_and_type(shape: Iterable[int], dtype: object) -> ShapeAndType:
     """`dtype` may be a torch.dtype or its name."""
-    return Form(tuple(shape), str(dtype).removeprefix("torch."))
+    return ShapeAndType(tuple(shape), str(dtype).removeprefix("torch."))
 
 
 class _Bad(Exception):
@@ -107,15 +107,15 @@ def check_header(
     """Raise WeightsError naming every tensor that is missing, extra, wrongly shaped or of another dtype.
 
     `expected` is {name: (shape, dtype)}; of each group of names in `ties` (shared parameters) one name suffices."""
-    found_forms = {name: form(info.shape, info.dtype) for name, info in found.tensors.items()}
-    problems = differences(found_forms, {name: form(*pair) for name, pair in expected.items()}, ties)
+    found_types = {name: shape_and_type(info.shape, info.dtype) for name, info in found.tensors.items()}
+    problems = differences(found_types, {name: shape_and_type(*pair) for name, pair in expected.items()}, ties)
     if problems:
         raise TensorsError(subject, problems)
 
 
 def differences(
-    found: Mapping[str, Form],
-    expected: Mapping[str, Form],
+    found: Mapping[str, ShapeAndType],
+    expected: Mapping[str, ShapeAndType],
     ties: Iterable[Collection[str]] = (),
     any_float: bool = False,
 ) -> list[Problem]:
@@ -134,7 +134,7 @@ def differences(
     return problems
 
 
-def _same(found: Form, expected: Form, any_float: bool) -> bool:
+def _same(found: ShapeAndType, expected: ShapeAndType, any_float: bool) -> bool:
     floats = any_float and "float" in found.dtype and "float" in expected.dtype
     return found.shape == expected.shape and (floats or found.dtype == expected.dtype)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 LicenceClass = Literal["permissive", "noncommercial", "research", "unknown"]
 FORBIDDING = ("noncommercial", "research")
 """Classes that forbid commercial use."""
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
-NONCOMMERCIAL = ("NC", "Non-Commercial", "noncommercial")
-RESEARCH = ("Research", "research")
-"""Words in the name of a licence."""
+NONCOMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[- _]?commercial", re.IGNORECASE)
+RESEARCH = re.compile(r"research", re.IGNORECASE)
+"""What the name of a licence holds as a word: CC-BY-NC-4.0, and not ENCORE."""
 
 
 def licence_class(licence: str) -> LicenceClass:
     """What a licence allows, by its name; `unknown` is nothing to rely on."""
     if licence in PERMISSIVE:
         return "permissive"
-    if any(word in licence for word in NONCOMMERCIAL):
+    if NONCOMMERCIAL.search(licence):
         return "noncommercial"
-    return "research" if any(word in licence for word in RESEARCH) else "unknown"
+    return "research" if RESEARCH.search(licence) else "unknown"

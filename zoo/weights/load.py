@@ -17,7 +17,7 @@ from blocks.accumulators import accumulators_of, wide
 from zoo.errors import Problem, WeightsError, listed
 from zoo.system.folders import replacing
 from zoo.weights.errors import TensorsError, refuse_file
-from zoo.weights.header import TensorInfo, as_weights_error, differences, form, read_header
+from zoo.weights.header import TensorInfo, as_weights_error, differences, read_header, shape_and_type
 from zoo.weights.manifest import Manifest
 from zoo.weights.opening import opened
 from zoo.weights.operations import bit_equal
@@ -91,8 +91,8 @@ def load_state(
         raise TensorsError(subject, problems + strange)
     given, ties, grown = kept | tensors, ties_of(model), accumulators_of(model)
     given |= {name: tensor.to(wide(tensor.dtype)) for name, tensor in given.items() if name in grown}
-    found = {name: form(tensor.shape, tensor.dtype) for name, tensor in given.items()}
-    expected = {name: form(tensor.shape, tensor.dtype) for name, tensor in before.items()}
+    found = {name: shape_and_type(tensor.shape, tensor.dtype) for name, tensor in given.items()}
+    expected = {name: shape_and_type(tensor.shape, tensor.dtype) for name, tensor in before.items()}
     problems += differences(found, expected, ties, any_float=dtype is not None)
     misfits = {problem.where for problem in problems}
     fitting = {name: _apart(tensor) for name, tensor in given.items() if name not in misfits}

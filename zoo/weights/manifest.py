@@ -140,7 +140,7 @@ def parse_manifest(text: str | bytes, subject: str) -> Manifest:
 
 
 def manifest_from(data: Any, subject: str) -> Manifest:
-    """As `parse_manifest`, from plain data that is read already. Raises WeightsError; TypeError for values that JSON does not have."""
+    """The manifest that `parse_manifest` would read, from plain data. Raises WeightsError; TypeError for values that JSON does not have."""
     return _checked(data, subject, [])
 
 

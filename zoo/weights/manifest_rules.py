@@ -106,7 +106,7 @@ def _source(values: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _has_host(address: str) -> bool:
-    """Of an address without user and password, for these would stand in every lock and card."""
+    """Whether an address names a host, and no user nor password, for these would stand in every lock and card."""
     try:
         parts = urlsplit(address)
         return bool(parts.hostname) and "@" not in parts.netloc and (parts.port is None or parts.port > 0)

@@ -28,7 +28,7 @@ MOST_SHARING = 64
 SAFE_TORCH = (2, 10)
 """Older ones can be made to run code by a pickle even with `weights_only=True`."""
 MAGIC = 0x1950A86A20F9469CFC6C
-"""With this number began a file of torch before 1.6."""
+"""The number with which a file began of torch before 1.6."""
 
 
 class Claim(NamedTuple):

@@ -24,7 +24,7 @@ from zoo.weights.verify import verify
 PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 
 
-def resolve(manifest: Manifest, folder: str | Path) -> Path:
+def path_of(manifest: Manifest, folder: str | Path) -> Path:
     """The local path of the weights, their bytes verified. Raises WeightsError.
 
     `folder` is that of the manifest; embedded files and relative `file:` paths are counted from it."""

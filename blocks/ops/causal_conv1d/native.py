@@ -48,7 +48,7 @@ def causal_conv1d(
     act: Activation | None,
     borders: Tensor | None,
 ) -> Tensor:
-    """As eager; a float32 sum also where x is narrower. The result has channels side by side in memory."""
+    """What eager computes; a float32 sum also where x is narrower. The result has channels side by side in memory."""
     lengths = lengths_of(x.transpose(1, 2), borders)
     y: Tensor = _Conv.apply(x, weight, bias, state, act, lengths)
     return y

@@ -112,7 +112,7 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 
 @implements(BACKWARD, "eager")
 def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
-    """With g_t the gradient of h_t, g_t = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}, from the last block to the first."""
+    """The gradients: with g_t that of h_t, g_t = C_t grad_y_t + exp(delta_{t+1} A) g_{t+1}, from the last block to the first."""
     u, delta, A, B, C, D, z, bias, softplus, _, borders = scan
     groups, lengths, dtype = B.shape[2], lengths_of(u, borders), starts.dtype
     x, step = _by_group(u.to(dtype), groups), _by_group(_step_sizes(delta.to(dtype), bias, softplus), groups)

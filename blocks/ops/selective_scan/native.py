@@ -38,7 +38,7 @@ def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: 
 
 @implements(OP, "native", unless=refusal)
 def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward` of eager."""
+    """What `forward` of eager computes."""
     u, A, B, state, borders = scan.u, scan.A, scan.B, scan.state, scan.borders
     groups, lengths = B.shape[2], lengths_of(u, borders)
     inputs = _inputs(scan)
@@ -55,7 +55,7 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 
 @implements(BACKWARD, "native", unless=refusal)
 def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
-    """As `backward` of eager."""
+    """What `backward` of eager computes."""
     u, _, A, B, C, D, z, bias, softplus, _, borders = scan
     groups, lengths = B.shape[2], lengths_of(u, borders)
     inputs = _inputs(scan) | {"grad_y": rows(grad_y.float()), "starts": starts}

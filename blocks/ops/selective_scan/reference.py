@@ -13,7 +13,7 @@ from blocks.ops.sequences import lengths_of
 
 @implements(OP, "reference")
 def reference(scan: Scan) -> tuple[Tensor, Tensor]:
-    """As `forward` of eager. `unbind`, since the gradient of an index is a full-size tensor at every step."""
+    """What `forward` of eager computes. `unbind`, since the gradient of an index is a full-size tensor at every step."""
     u, delta, A, B, C, D, z, bias, softplus, state, borders = scan
     dtype = common_dtype(u, delta, A, B, C, state)
     x, step = u.to(dtype), delta.to(dtype)

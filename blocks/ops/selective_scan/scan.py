@@ -47,7 +47,7 @@ def selective_scan(
 
 
 def _check_shapes(scan: Scan) -> None:
-    """Of tensors as a caller gives them, with time last. Raises ValueError."""
+    """Checks tensors as a caller gives them, with time last. Raises ValueError."""
     u, delta, A, B, C, D, z, bias, _, state, borders = scan
     batch, channels, length = u.shape
     groups, size = B.shape[1], A.shape[-1]

@@ -30,7 +30,7 @@ class Scan(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of the inputs of a scan that have one, in the order in which the op gives them; None where there is no such input."""
+    """The gradients of the inputs of a scan that have one, in the order in which the op gives them; None where there is no such input."""
 
     u: Tensor
     delta: Tensor

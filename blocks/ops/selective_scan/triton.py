@@ -37,7 +37,7 @@ def refusal(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: 
 
 @implements(OP, "triton", unless=refusal)
 def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward` of eager."""
+    """What `forward` of eager computes."""
     u, A, B, state, borders = scan.u, scan.A, scan.B, scan.state, scan.borders
     if not (u.numel() and A.numel()):
         return eager.forward(scan, keep)  # type: ignore[no-any-return]
@@ -57,7 +57,7 @@ def forward(scan: Scan, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 
 @implements(BACKWARD, "triton", unless=refusal)
 def backward(grad_y: Tensor, grad_last: Tensor, scan: Scan, starts: Tensor) -> Gradients:
-    """As `backward` of eager; the gradients of B and C are added up in no fixed order."""
+    """What `backward` of eager computes; the gradients of B and C are added up in no fixed order."""
     u, delta, A, B, C, D, z, bias, softplus, _, borders = scan
     if not (u.numel() and A.numel()):
         return eager.backward(grad_y, grad_last, scan, starts)  # type: ignore[no-any-return]

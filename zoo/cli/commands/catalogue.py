@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    listing = command(commands, "list", list_models, "the models, with parameters and MACs")
+    listing = command(commands, "list", list_models)
     listing.add_argument("pattern", nargs="?", default="", help="a glob: '*former_s*'")
     listing.add_argument("--family", default="", help="only this family")
     listing.add_argument("--task", default="", help="only this task")
@@ -30,11 +30,11 @@ def add(commands: Any) -> None:
     listing.add_argument("--listed", action="store_true", help="only models with weights that `zoo pin` fetches")
     listing.add_argument("--names", action="store_true", help="names only, one a line")
 
-    about = command(commands, "info", info, "all that is known of one model")
+    about = command(commands, "info", info)
     about.add_argument("name", help="a model, or what `zoo.save` wrote")
     about.add_argument("--tree", action="store_true", help="one line for each layer: shape, parameters, MACs")
 
-    registered = command(commands, "blocks", blocks, "the registered blocks, or one block's parameters")
+    registered = command(commands, "blocks", blocks)
     registered.add_argument("name", nargs="?", default="", help="a block to describe, or a glob")
     registered.add_argument("--kind", default=None)
     registered.add_argument("--ability", default=None)
@@ -175,13 +175,13 @@ def blocks(arguments: Namespace) -> int:
     import msgspec
 
     name = arguments.name
-    covering = registry.covering(name) if registry.resolve(name) is None else []
+    covering = registry.covering(name) if registry.identity_of(name) is None else []
     if name and len(covering) < 2 and not any(sign in name for sign in "*?["):
         from zoo.authoring.report import described
 
         return _describe(described(covering[0] if covering else name), arguments.json)
     names = covering or registry.list_blocks(name, kind=arguments.kind, ability=arguments.ability)
-    infos = {name: registry.known(registry.resolve(name) or "") for name in names}
+    infos = {name: registry.known(registry.identity_of(name) or "") for name in names}
     registered = [info for info in infos.values() if info is not None]
     if silent := [name for name, info in infos.items() if info is None]:
         complain(f"their packages say nothing of {listed(silent)}; `zoo blocks NAME` loads and describes one")

@@ -34,8 +34,7 @@ def add(commands: Any) -> None:
 
 
 def _add_calibrate(commands: Any) -> None:
-    text = "measure the models that tell most, to predict the latencies of all here"
-    parser = command(commands, "calibrate", calibrate, text)
+    parser = command(commands, "calibrate", calibrate)
     parser.add_argument("--minutes", type=positive, default=3.0, help="about; a second call goes on (default 3)")
     add_threads(parser)
     add_batch(parser)
@@ -48,7 +47,7 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _add_find(commands: Any) -> None:
-    parser = command(commands, "find", find, "the best models for a device and a budget")
+    parser = command(commands, "find", find)
     parser.add_argument("--device", default="this", help="this machine, or the id of one that rows name (default this)")
     parser.add_argument("--max-latency-ms", type=positive, default=None, metavar="MS", help="what one batch may take")
     parser.add_argument(
@@ -89,8 +88,7 @@ def _add_find(commands: Any) -> None:
 
 
 def _add_pick(commands: Any) -> None:
-    text = "measure the finalists for a budget, and write a folder with the best"
-    parser = command(commands, "pick", pick, text)
+    parser = command(commands, "pick", pick)
     parser.add_argument("--latency-ms", type=positive, required=True, help="what one image may take")
     parser.add_argument(
         "--quantile",
@@ -116,7 +114,7 @@ def _add_pick(commands: Any) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    parser = command(commands, "compare", compare, "time models against each other on this machine, in turns")
+    parser = command(commands, "compare", compare)
     parser.add_argument("names", nargs="+", metavar="NAME", help="two models at least; the first is the measure")
     add_form(parser, "deploy")
     add_threads(parser)

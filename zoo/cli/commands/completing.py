@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from functools import partial
+from argparse import Namespace
 from typing import Any
 
 from zoo.cli.options import command
@@ -21,20 +20,21 @@ MODELS = {
 COMPLETE = {"bash": "_zoo_models", "zsh": "_zoo_models", "tcsh": "`zoo list --names`"}
 
 
-def add(commands: Any, top: ArgumentParser) -> None:
-    """The script is written from the whole grammar: `top`."""
-    text = "a script that completes commands, options and models"
-    parser = command(commands, "completion", partial(completion, top), text)
+def add(commands: Any) -> None:
+    parser = command(commands, "completion", completion)
     parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
 
 
-def completion(top: ArgumentParser, arguments: Namespace) -> int:
+def completion(arguments: Namespace) -> int:
     """Prints a script for the shell to read at its start: `eval "$(zoo completion bash)"`."""
+    from zoo.cli.arguments import parser as whole_grammar
+
     try:
         import shtab
     except ImportError:
         cure = 'pip install "blockzoo[completion]"'
         raise InputError("completion", Problem("", "the package shtab", "none", next=cure)) from None
+    top = whole_grammar()
     for parser in _parsers(top):
         for action in parser._actions:
             if action.dest in ("name", "names") and not action.option_strings and action.choices is None:

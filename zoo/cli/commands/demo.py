@@ -24,7 +24,7 @@ SWAP = ("unireplknet_nano", "pooling")
 
 
 def add(commands: Any) -> None:
-    command(commands, "demo", demo, "run every embedded model on real held-out images, offline")
+    command(commands, "demo", demo)
 
 
 def demo(arguments: Namespace) -> int:

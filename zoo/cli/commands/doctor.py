@@ -16,7 +16,7 @@ OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
 
 
 def add(commands: Any) -> None:
-    command(commands, "doctor", doctor, "what this installation has, and what is broken")
+    command(commands, "doctor", doctor)
 
 
 def doctor(arguments: Namespace) -> int:
@@ -74,7 +74,7 @@ def _catalogue() -> list[tuple[str, str, str]]:
     from zoo import catalog
     from zoo.catalog.collection import CORE
     from zoo.weights.manifest import read_manifest
-    from zoo.weights.source import resolve
+    from zoo.weights.source import path_of
 
     rows = [
         ("blocks", "ok", f"{len(blocks.list_blocks())} registered"),
@@ -82,7 +82,7 @@ def _catalogue() -> list[tuple[str, str, str]]:
     ]
     for path in sorted(CORE.weights.glob("*.json")):
         try:
-            resolve(read_manifest(path), CORE.weights)
+            path_of(read_manifest(path), CORE.weights)
             rows.append((f"weights {path.stem}", "ok", "bytes verified"))
         except ProblemsError as error:
             rows.append((f"weights {path.stem}", "broken", str(error).replace("\n", " ")))

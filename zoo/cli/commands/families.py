@@ -12,15 +12,13 @@ from zoo.errors import InputError, Problem
 
 
 def add(commands: Any) -> None:
-    page = command(commands, "card", card, "the page of a model's family, from the data that ships")
+    page = command(commands, "card", card)
     page.add_argument("name", nargs="?", default="", help="a model or a family")
     page.add_argument(
         "--all", default="", metavar="DIR", help="write the pages of all families, an index and an overview"
     )
 
-    publish = command(
-        commands, "publish-family", publish_family, "write all data that follow from a family's file, in a checkout"
-    )
+    publish = command(commands, "publish-family", publish_family)
     publish.add_argument("name", help="the family, as zoo/models/NAME.toml is called")
 
 

@@ -10,7 +10,7 @@ from zoo.display.console import dump
 
 
 def add(commands: Any) -> None:
-    upload = command(commands, "push", push, "upload a model to a repository of the Hub")
+    upload = command(commands, "push", push)
     upload.add_argument("name", help="a model, a tag means its weights: starnet_nano.digits")
     upload.add_argument("repo", metavar="ORG/REPO", help="a repository of the Hub, or a folder: ./mymodel")
     upload.add_argument(
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     upload.add_argument("--private", action="store_true")
     upload.add_argument("--licence", default="", help="of the weights, where they are yours")
 
-    download = command(commands, "pull", pull, "fetch a repository of the Hub, verified, into a folder")
+    download = command(commands, "pull", pull)
     download.add_argument("reference", metavar="hub:ORG/REPO[@REVISION]")
     download.add_argument("folder")
 

@@ -12,7 +12,7 @@ from zoo.display.console import dump
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "generate", generate, "continue a text with a language model")
+    parser = command(commands, "generate", generate)
     parser.add_argument("name")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--tokens", type=int, default=200, help="most tokens to add (default 200)")

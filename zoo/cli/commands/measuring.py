@@ -23,7 +23,7 @@ FORMS = ("train", "deploy")
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "bench", bench, "measure latency on this machine, in fresh processes")
+    parser = command(commands, "bench", bench)
     parser.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
     parser.add_argument("--all", action="store_true", help="every model of the catalogue")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")

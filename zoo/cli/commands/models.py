@@ -15,7 +15,7 @@ TARGETS = ("python", "onnx", "openvino", "torch-export", "aot", "torchscript", "
 
 
 def add(commands: Any) -> None:
-    build = command(commands, "create", create, "build a model and report what it is")
+    build = command(commands, "create", create)
     build.add_argument("name")
     build.add_argument(
         "--pretrained", action="store_true", help="with its best weights at hand, instead of initial ones"
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     build.add_argument("--out", default="", help="save the model: a .safetensors file, or a folder")
     add_changes(build)
 
-    source = command(commands, "export", export, "write a model as a file that stands alone")
+    source = command(commands, "export", export)
     source.add_argument("name")
     source.add_argument("path", help="the file to write")
     targets = "one readable file that needs torch alone (python, the usual), or a graph that a runtime reads"
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     source.add_argument("--force", action="store_true", help="write over a file that is there")
     add_changes(source)
 
-    classify = command(commands, "predict", predict, "classify image files (`zoo find` predicts latencies)")
+    classify = command(commands, "predict", predict)
     classify.add_argument("name", help="a model with weights, or what `zoo.save` wrote")
     classify.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG and whatever else Pillow reads")
     classify.add_argument(

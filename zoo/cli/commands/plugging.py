@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    installed = command(commands, "plugins", plugins, "the installed plugins, and whether they work")
+    installed = command(commands, "plugins", plugins)
     installed.add_argument("--no-check", action="store_true", help="what they declare only; their code is not tried")
     installed.add_argument("--timeout", type=float, default=60.0, help="seconds for each plugin (default 60)")
 
-    begin = command(commands, "new-plugin", new_plugin, "begin a package of your own blocks and models")
+    begin = command(commands, "new-plugin", new_plugin)
     begin.add_argument("namespace", help="your namespace, as `acme` in acme/my_mixer")
     begin.add_argument(
         "--from", dest="source", default="", metavar="FILE.py", help="a file with blocks, instead of the template's"
     )
     begin.add_argument("--out", default="", metavar="DIR", help="the folder to make (default NAMESPACE-blocks)")
 
-    move = command(commands, "rename", rename, "give a block another name; weights and records go with it")
+    move = command(commands, "rename", rename)
     move.add_argument("old", help="local/my_mixer")
     move.add_argument("new", help="acme/my_mixer@1")
     move.add_argument("folder", help="a folder with zoo.json, or the `models` of a plugin")
 
-    data = command(commands, "index", index, "write the catalogue data of a plugin you are working on")
+    data = command(commands, "index", index)
     data.add_argument("namespace")
     data.add_argument("--check", action="store_true", help="only say whether it is up to date")
 

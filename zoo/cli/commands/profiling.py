@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "profile", profile, "MACs, parameters and bytes of a model, exactly")
+    parser = command(commands, "profile", profile)
     parser.add_argument("name")
     add_form(parser, "train")
     parser.add_argument("--by", default="", choices=["block", "stage", "op"], help="rows below the totals")

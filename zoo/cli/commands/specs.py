@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    text = command(commands, "spec", show, "a model's spec")
+    text = command(commands, "spec", show)
     text.add_argument("name")
     text.add_argument("--filled", action="store_true", help="with every default written in")
     text.add_argument("--why", metavar="PATH", default="", help="where the value at PATH of the filled spec came from")
     add_changes(text)
 
-    file = command(commands, "check", check, "check a spec file, or the blocks of a Python file")
+    file = command(commands, "check", check)
     file.add_argument("path", help="net.toml, net.json or my_block.py")
 
-    json_schema = command(commands, "schema", schema, "JSON Schema 2020-12 of specs")
+    json_schema = command(commands, "schema", schema)
     json_schema.add_argument("--plugins", action="store_true", help="with the blocks of installed plugins")
 
 
@@ -44,20 +44,20 @@ def show(arguments: Namespace) -> int:
     if arguments.filled or arguments.json or swaps or arguments.settings or saved_path(arguments.name):
         print(spec.to_json(indent=1))
         return 0
-    print(_source(arguments.name), end="")
+    print(_text(arguments.name), end="")
     return 0
 
 
-def _source(name: str) -> str:
+def _text(name: str) -> str:
     """The family file as its author wrote it."""
     import pathlib
 
     from zoo.catalog import names
-    from zoo.catalog.published import source_of
+    from zoo.catalog.published import spec_file
 
     if names.is_file(name):
         return pathlib.Path(names.split_variant(name)[0]).read_text()
-    return source_of(name).read_text()
+    return spec_file(name).read_text()
 
 
 def _why(spec: Spec, text: str, as_json: bool) -> int:

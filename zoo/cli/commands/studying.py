@@ -12,7 +12,7 @@ from zoo.display.console import complain, dump, table
 
 
 def add(commands: Any) -> None:
-    parser = command(commands, "study", study, "does a new block learn better than others, at the same cost?")
+    parser = command(commands, "study", study)
     parser.add_argument("block", help="a registered block, or a Python file that defines one")
     parser.add_argument(
         "--hosts",

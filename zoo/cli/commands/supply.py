@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.options import command
 from zoo.display.console import complain, count, dump, table
 from zoo.errors import InputError, Problem
+from zoo.system.folders import write_text
 
 if TYPE_CHECKING:
     from zoo.artifacts.inventory import Item
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    pinning = command(commands, "pin", pin, "fetch listed weights, prove them against the spec, keep them")
+    pinning = command(commands, "pin", pin)
     pinning.add_argument("name", nargs="?", default="", metavar="NAME.TAG")
     pinning.add_argument(
         "--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)"
@@ -26,19 +27,17 @@ def add(commands: Any) -> None:
     pinning.add_argument("--all", action="store_true", help="every listed name, one after the other")
     pinning.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
 
-    record = command(commands, "lock", lock, "write zoo.lock: the spec and the bytes of each name")
+    record = command(commands, "lock", lock)
     record.add_argument(
         "names", nargs="*", metavar="NAME", help="MODEL, MODEL.TAG or hub:ORG/REPO (default: all at hand)"
     )
     record.add_argument("--out", default="zoo.lock", metavar="FILE")
 
-    copy = command(commands, "mirror", mirror, "copy all that a lock names into a folder, for ZOO_MIRROR")
+    copy = command(commands, "mirror", mirror)
     copy.add_argument("folder")
     copy.add_argument("--lock", default="zoo.lock", metavar="FILE")
 
-    files = command(
-        commands, "cache", cache, "weights files and compiled nets on this machine: list, verify, prune, clear"
-    )
+    files = command(commands, "cache", cache)
     files.add_argument(
         "action",
         choices=["list", "verify", "prune", "clear"],
@@ -46,8 +45,7 @@ def add(commands: Any) -> None:
     )
     files.add_argument("--dry-run", action="store_true", help="say what prune or clear would delete")
 
-    text = "who vouches for each file that weights are loaded from; exit code 1 on a stranger"
-    vouchers = command(commands, "audit", audit, text)
+    vouchers = command(commands, "audit", audit)
     vouchers.add_argument("--sbom", default="", metavar="FORMAT", help="print a bill of materials: cyclonedx")
 
 
@@ -73,7 +71,7 @@ def pin(arguments: Namespace) -> int:
         for outcome in outcomes
     ]
     if arguments.report:
-        Path(arguments.report).write_text(json.dumps(rows, indent=1))
+        write_text(Path(arguments.report), json.dumps(rows, indent=1))
     if arguments.json:
         dump(rows)
     elif not arguments.all:

@@ -13,9 +13,7 @@ from zoo.errors import InputError, Problem, listed, nearest
 
 
 def add(commands: Any) -> None:
-    data = commands.add_parser("train", help="train a model on data at hand").add_subparsers(
-        dest="data", metavar="DATA", required=True
-    )
+    data = commands.add_parser("train").add_subparsers(dest="data", metavar="DATA", required=True)
     images = command(data, "digits", digits, "train on scikit-learn's handwritten digits")
     images.add_argument("name")
     images.add_argument("--epochs", type=int, default=None)
@@ -114,14 +112,14 @@ def tasks(arguments: Namespace) -> int:
 
     from zoo.catalog.local_files import block_of
     from zoo.measure.task_table import shipped
-    from zoo.training.tasks import fill_table, mixers, publish
+    from zoo.training.tasks import measure_table, mixers, publish
 
     if arguments.seeds < 1:
         raise InputError("train tasks", Problem("--seeds", "at least 1", str(arguments.seeds)))
     chosen = _chosen(arguments.tasks)
     names = [block_of(mixer, ("token_mixer",)) for mixer in arguments.mixers] or mixers()
     before, keep = (shipped(), publish) if arguments.publish else (None, lambda _: None)
-    results = fill_table(names, chosen, arguments.seeds, before, keep, _heard)
+    results = measure_table(names, chosen, arguments.seeds, before, keep, _heard)
     if arguments.json:
         dump([msgspec.to_builtins(row) for row in results.rows if row.mixer in names and row.task in chosen])
         return 0

@@ -33,7 +33,7 @@ class Growth(NamedTuple):
 
 
 def growth(calls: dict[str, Any], dim: int, tokens: bool) -> list[Growth]:
-    """For each block by name; images are square."""
+    """How the time of each block grows with the length, by name; images are square."""
     rows: list[Growth] = []
     slow: set[str] = set()
     with on_threads(1):
@@ -77,6 +77,6 @@ def _peak(call: Any, x: Tensor, dim: int) -> int:
 
 
 def ratio(rows: Sequence[Growth], block: str) -> float:
-    """By how much the time grows from the shortest to the longest length that was tried, for each token."""
+    """The factor by which the time grows from the shortest to the longest length that was tried, for each token."""
     block_rows = [row for row in rows if row.block == block]
     return (block_rows[-1].ms / block_rows[0].ms) / (block_rows[-1].length / block_rows[0].length)

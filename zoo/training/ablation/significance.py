@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 
 class Difference(NamedTuple):
-    """Of the block under study less another: the mean over seeds, and an interval that holds for all comparisons of a study at once."""
+    """The difference of the block under study from another: its mean over seeds, and an interval that holds for all comparisons of a study at once."""
 
     mean: float
     low: float
