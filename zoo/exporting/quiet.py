@@ -31,9 +31,11 @@ class OperatorError(InputError):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that is printed, warned of or logged inside reaches the screen."""
+    """Nothing that is printed, warned of or logged inside reaches the screen, the graph that torch prints where an export fails included."""
+    from torch import _C
+
     loggers = [logging.getLogger(name) for name in LOGGERS]
-    levels = [logger.level for logger in loggers]
+    levels, tell = [logger.level for logger in loggers], _C._jit_onnx_log
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -42,11 +44,19 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
+        _C._jit_onnx_log = (
+            _nothing  # its own switch is on during every export: torch asks a function where it means its answer
+        )
         try:
             yield
         finally:
+            _C._jit_onnx_log = tell
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _nothing(*args: object) -> None:
+    """In the place of what prints."""
 
 
 @contextlib.contextmanager

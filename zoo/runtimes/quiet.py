@@ -1,49 +1,15 @@
-"""The noise of exporters and compilers, kept off the screen: what goes wrong is an exception, and becomes a sentence."""
+"""What runtimes raise, in sentences; what they print meanwhile stays off the screen."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator
 
 from blocks.registry.words import printable, raised
 from zoo.errors import InputError, Problem
+from zoo.exporting.quiet import quiet
 
-TALKERS = (
-    "torch",
-    "torch.onnx",
-    "torch.export",
-    "torch._dynamo",
-    "torch._inductor",
-    "onnx",
-    "onnxscript",
-    "onnx_ir",
-    "nncf",
-    "openvino",
-)
 LONGEST_REASON = 300
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings, no lines of loggers, no prints of Python code within."""
-    loggers = [logging.getLogger(name) for name in TALKERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextlib.contextmanager
