@@ -132,6 +132,17 @@ def test_the_head_may_begin_with_a_spread_of_its_own() -> None:
     assert model.stages[1].downsample.get_submodule("0.conv").weight.std() > 0.02
 
 
+def test_a_law_of_linear_layers_leaves_convolutions_as_torch_makes_them() -> None:
+    torch.manual_seed(0)
+    table = zoo.spec("unireplknet_nano").plain()
+    table["spec"]["init"] = {"weight": "trunc_normal", "layers": "linear"}
+    model = zoo.create(table)
+    conv, linear = model.stages[1].downsample.get_submodule("0.conv"), model.head.classifier
+    bound = conv.weight[0].numel() ** -0.5
+    assert 0.9 * bound < conv.weight.abs().max() <= bound
+    assert linear.weight.std() < 0.03 and not linear.bias.any()
+
+
 def test_the_same_seed_gives_the_same_model() -> None:
     outputs = []
     for _ in range(2):

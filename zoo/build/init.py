@@ -27,7 +27,7 @@ def materialise(model: nn.Module, init: Init, device: torch.device | str | None 
 @torch.no_grad()
 def initialise(module: nn.Module, init: Init) -> None:
     """Children before parents, so that a block has the last word on what it holds (a mixer on its step sizes)."""
-    rest = Init(init.weight, init.std)
+    rest = Init(init.weight, init.std, layers=init.layers)
     for name, child in module.named_children():
         head = name == "head" and init.head_std > 0
         initialise(child, Init("trunc_normal", init.head_std) if head else rest)
@@ -68,11 +68,13 @@ def _begin_anew(block: nn.Module) -> None:
 def _has_law(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> bool:
     """Whether the spec decides, rather than the layer's `reset_parameters`: not where a subclass has one of its own.
 
-    `fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do.
+    `fan_out` is a law for convolutions (He et al., arXiv:1502.01852, eq. 14); linear layers then begin as torch's do. A law of linear
+    layers alone leaves convolutions so.
     """
     if type(layer).reset_parameters not in (nn.Linear.reset_parameters, nn.modules.conv._ConvNd.reset_parameters):
         return False
-    return init.weight != "torch" and not (init.weight == "fan_out" and isinstance(layer, nn.Linear))
+    linear = isinstance(layer, nn.Linear)
+    return init.weight != "torch" and not (init.weight == "fan_out" if linear else init.layers == "linear")
 
 
 def _weights(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> None:
