@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "create": "zoo.factory",
     "create_model": "zoo.factory:create",
-    "deploy": "zoo.build.deploy",
+    "deploy": "zoo.runtimes.deploy",
     "export": "zoo.exporting.export",
     "save": "zoo.publish.save",
     "load": "zoo.pretrained.fill",

@@ -7,7 +7,6 @@ from zoo.artifacts.pinning import pin as pin
 from zoo.artifacts.repository import pull as pull
 from zoo.authoring.report import plugins as plugins
 from zoo.build.backbone import Backbone as Backbone
-from zoo.build.deploy import deploy as deploy
 from zoo.build.groups import param_groups as param_groups
 from zoo.build.language import LanguageModel as LanguageModel
 from zoo.catalog import entry
@@ -33,6 +32,7 @@ from zoo.measure.profile import profile as profile
 from zoo.pretrained.fill import load as load
 from zoo.publish.save import save as save
 from zoo.publish.upload import push as push
+from zoo.runtimes.deploy import deploy as deploy
 from zoo.runtimes.loading import load_deployed as load_deployed
 from zoo.selection.find import find as find
 from zoo.selection.pick import pick as pick

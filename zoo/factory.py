@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import zoo
 from blocks.first_values import forget_arguments
 from zoo._typed import typed
 from zoo.build.backbone import Backbone
@@ -52,6 +53,8 @@ def create(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     max_params: int = MAX_PARAMS,
+    runtime: str | Sequence[str] | None = None,
+    precision: str | None = None,
 ) -> Backbone:
     """A ready model, **in eval mode** (call `.train()` to train it), its convolutions in channels_last memory.
 
@@ -77,10 +80,13 @@ def create(
     dynamic_size: a net whose positions are made for one picture size takes any at each call: tables are interpolated, windows padded.
     output_stride: 8, 16 or 32: of a convolutional net, by how much its last map is smaller than the picture at most; strides beyond it
         become dilations of what follows.
+    runtime, precision: with `form="deploy"` what `zoo.deploy(model, runtime, precision)` makes of it, such as the fastest form on this machine
+        with `runtime="auto"`.
 
     Raises UnknownModelError, SpecError (all problems at once), WeightsError; nothing is built half.
     """
     check_form(form)
+    _check_deployed(form, runtime, precision)
     request = Request(
         overrides, swap, at, num_classes, in_chans, img_size, global_pool, drop_rate, drop_path_rate, attn_drop_rate, proj_drop_rate,
         features_only, out_indices, dynamic_size, output_stride,
@@ -93,9 +99,20 @@ def create(
         _guard(net, max_params)
     fill(net, wanted, filling, dtype, device)
     _settle(net, device)
+    if runtime is not None or precision is not None:
+        return zoo.deploy(net, runtime, precision)  # type: ignore[return-value]
     if origin.made.form == "deploy":
         return packed(net)  # type: ignore[no-any-return]
     return deploy(net) if form == "deploy" else net  # type: ignore[no-any-return]
+
+
+def _check_deployed(form: str, runtime: str | Sequence[str] | None, precision: str | None) -> None:
+    """Raises InputError for a runtime or a precision of a train form."""
+    if form != "deploy" and (runtime is not None or precision is not None):
+        asked = "a runtime" if runtime is not None else "a precision"
+        raise InputError(
+            "create", Problem("form", f"`deploy` where {asked} is named", f"`{form}`", next='add form="deploy"')
+        )
 
 
 def _built(origin: Source, wanted: Described, request: Request, filling: Plan, device: Any) -> Any:

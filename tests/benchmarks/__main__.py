@@ -16,6 +16,7 @@ from tests.benchmarks import (
     clocks,
     creation,
     deployed,
+    deploying,
     experts,
     forward,
     gradients,
@@ -27,6 +28,7 @@ from tests.benchmarks import (
     recurrences,
 )
 from tests.benchmarks.harness import Comparison
+from zoo.measure.this_device import this_device
 
 WHAT = [
     "imports",
@@ -41,9 +43,10 @@ WHAT = [
     "choosing",
     "gradients",
     "predictions",
+    "deploy",
 ]
-UNASKED = {"predictions"}
-"""Run only when named: it takes many minutes of a quiet machine."""
+UNASKED = {"predictions", "deploy"}
+"""Run only when named: they take many minutes of a quiet machine."""
 
 
 def main(arguments: list[str]) -> int:
@@ -51,12 +54,24 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speeds, compared within one run.")
     parser.add_argument("what", nargs="*", choices=WHAT, help="all without a word")
     parser.add_argument(
-        "--models", default="", metavar="TEXT", help="models whose name holds TEXT, all of them; predictions: how many"
+        "--models",
+        default="",
+        metavar="TEXT",
+        help="models whose name holds TEXT, all of them; predictions: how many; deploy: names with commas between",
     )
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", default="1", metavar="N,N", help="inputs at one time; several for deploy alone")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--minutes", type=float, default=4.0, help="predictions: for the calibration")
+    parser.add_argument(
+        "--minutes", type=float, default=4.0, help="predictions: for the calibration; deploy: for each choice"
+    )
+    parser.add_argument(
+        "--rows",
+        default="deploy-rows.jsonl",
+        metavar="FILE",
+        help="deploy: rows as they come; those in it are not measured again",
+    )
+    parser.add_argument("--runtimes", default=",".join(deploying.RUNTIMES), help="deploy: what `auto` chooses from")
     parser.add_argument("--families", type=int, default=12, help="predictions: of so many, `--models` in number")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     parser.add_argument("--markdown", metavar="FILE", help="bring the rows of a table of ratios up to date")
@@ -75,7 +90,7 @@ def main(arguments: list[str]) -> int:
                 _show(results, f"create {name}", comparison)
     if "forward" in what:
         for name in forward.models(chosen.models):
-            _show(results, name, forward.against_timm(name, chosen.batch, chosen.rounds))
+            _show(results, name, forward.against_timm(name, int(chosen.batch), chosen.rounds))
     if "deployed" in what:
         for name, comparison in deployed.run(chosen.rounds).items():
             _show(results, name, comparison)
@@ -99,6 +114,8 @@ def main(arguments: list[str]) -> int:
     if "predictions" in what:
         models = int(chosen.models) if chosen.models.isdigit() else 30
         print("", *predictions.report(chosen.minutes, models, chosen.families, chosen.threads), sep="\n")
+    if "deploy" in what:
+        return _deploy(chosen)
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump(results, file, indent=1)
@@ -109,11 +126,33 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _deploy(chosen: argparse.Namespace) -> int:
+    """Runs on unattended: a net that fails is told of, and the exit code is 1."""
+    names = chosen.models.split(",") if chosen.models else deploying.NETS
+    batches = [int(word) for word in chosen.batch.split(",")]
+    rows = deploying.run(
+        names,
+        batches,
+        chosen.threads,
+        chosen.minutes,
+        chosen.rounds,
+        pathlib.Path(chosen.rows),
+        chosen.runtimes.split(","),
+    )
+    print("", *deploying.table(rows), sep="\n")
+    if chosen.markdown:
+        path = pathlib.Path(chosen.markdown)
+        part = deploying.section(rows, f"{this_device().id}, {chosen.threads} threads, torch {torch.__version__}")
+        path.write_text(deploying.with_section(path.read_text() if path.exists() else "", part))
+    if chosen.json:
+        pathlib.Path(chosen.json).write_text(json.dumps(rows, indent=1))
+    return 1 if any("failed" in row for row in rows) else 0
+
+
 def markdown(results: dict[str, Any], machine: str, before: str = "") -> str:
     """The figures as one table: each candidate's ratio to the first, with its 95 % interval. What was not measured stays as `before`."""
-    rows = {
-        line.split(" | ")[0][2:]: line for line in before.splitlines() if line.startswith("| ") and " ms | " in line
-    }
+    table, _, _ = before.partition("\n## ")
+    rows = {line.split(" | ")[0][2:]: line for line in table.splitlines() if line.startswith("| ") and " ms | " in line}
     lines = [
         "# Speeds, compared within one run",
         "",
@@ -131,7 +170,8 @@ def markdown(results: dict[str, Any], machine: str, before: str = "") -> str:
         ]
         first = f"{names[0]}, {row['seconds'][names[0]] * 1e3:.1f} ms"
         rows[title] = f"| {title} | {row['verdict']} | {first} | {'; '.join(others)} |"
-    return "\n".join([*lines, *rows.values()]) + "\n"
+    start = before.find("\n## ")
+    return "\n".join([*lines, *rows.values()]) + "\n" + (before[start:] if start >= 0 else "")
 
 
 def _show(results: dict[str, Any], title: str, comparison: Comparison) -> None:

@@ -6,17 +6,15 @@ the median of many such ratios can be trusted. What the neighbours took of the p
 
 from __future__ import annotations
 
-import os
-import pathlib
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from zoo.measure.company import BUSY, Company
+
 Work = Callable[[], object]
-BUSY = 0.08
-"""Share of the machine taken by others above which a run counts as disturbed."""
 SLICE = 0.04
 """Seconds for which a candidate runs in one round: long against the clock, short against a neighbour's burst."""
 
@@ -41,8 +39,10 @@ class Comparison(NamedTuple):
         return "clean" if self.others <= BUSY else "contended"
 
 
-def compare(candidates: Mapping[str, Work], rounds: int = 15, seed: int = 0) -> Comparison:
-    """Times every candidate once per round, in a new order each round. The first is the baseline."""
+def compare(candidates: Mapping[str, Work], rounds: int = 15, seed: int = 0, pause: float = 0.0) -> Comparison:
+    """Times every candidate once per round, in a new order each round. The first is the baseline.
+
+    pause: seconds before each turn, and behind them a call that does not count: for candidates whose threads spin on when they are done."""
     loops = {name: _calibrated(work) for name, work in candidates.items()}
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     order, draw = list(candidates), random.Random(seed)
@@ -50,6 +50,9 @@ def compare(candidates: Mapping[str, Work], rounds: int = 15, seed: int = 0) -> 
     for _ in range(rounds):
         draw.shuffle(order)
         for name in order:
+            if pause:
+                time.sleep(pause)
+                candidates[name]()
             samples[name].append(_once(candidates[name], loops[name]))
     baseline = samples[next(iter(candidates))]
     ratios = {name: ratio(baseline, times) for name, times in samples.items()}
@@ -77,30 +80,3 @@ def _calibrated(work: Work) -> int:
     work()
     seconds = min(_once(work, 1) for _ in range(3))
     return max(1, round(SLICE / max(seconds, 1e-9)))
-
-
-class Company:
-    """What other processes take of the machine, between its making and `share()`; NaN where the kernel does not tell."""
-
-    def __init__(self) -> None:
-        self.start = self._busy(), self._own(), time.perf_counter()
-
-    def share(self) -> float:
-        busy, own, since = self.start
-        capacity = (time.perf_counter() - since) * (os.cpu_count() or 1)
-        return max(0.0, (self._busy() - busy - (self._own() - own)) / capacity)
-
-    @staticmethod
-    def _busy() -> float:
-        """Seconds of work that all processors have done, without idling and waiting for disks."""
-        try:
-            fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        except (OSError, ValueError):
-            return float("nan")
-        user, nice, system, _, _, irq, softirq, steal = fields[:8]
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-    @staticmethod
-    def _own() -> float:
-        times = os.times()
-        return times.user + times.system + times.children_user + times.children_system

@@ -51,7 +51,10 @@ def test_a_command_prints_and_succeeds(capsys: pytest.CaptureFixture[str], argum
             ("profile", "linear_vit_nano", "--by", "stages"),
             "zoo: --by: expected one of `block`, `stage` or `op`; found `stages`; nearest `stage`",
         ),
-        (("cache", "lst"), "zoo: action: expected one of `list`, `verify`, `prune` or `clear`; found `lst`; nearest `list`"),
+        (
+            ("cache", "lst"),
+            "zoo: action: expected one of `list`, `verify`, `prune` or `clear`; found `lst`; nearest `list`",
+        ),
         (("train", "digit", "x"), "zoo: no command `digit`; nearest `digits`; `zoo train --help` lists them all"),
         (("find", "--max-params", "25x"), "expected a number like 25M, 4.1G, 1e9 or 512MiB; found `25x`"),
         (("info", "convfrmer_s18"), "UnknownModelError: no model `convfrmer_s18`: expected one of"),

@@ -29,6 +29,9 @@ COMMANDS = {
         "pick": "measure the finalists for a budget, and write a folder with the best",
         "compare": "time models against each other on this machine, in turns",
     },
+    "deploying": {
+        "deploy": "try a model in every runtime that is installed, refuse what is not equal, keep the fastest"
+    },
     "hub": {
         "push": "upload a model to a repository of the Hub",
         "pull": "fetch a repository of the Hub, verified, into a folder",

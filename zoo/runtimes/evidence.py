@@ -1,0 +1,161 @@
+"""What a loss is measured on: the user's pictures, the scans that ship for nets of digits, text for models of bytes, or drawn inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.catalog.labels import labels as labels_of
+from zoo.errors import InputError, Problem
+from zoo.runtimes.judging import drawn
+from zoo.runtimes.loss import ENOUGH, natural_noise
+from zoo.runtimes.signature import Signature, shown
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LEAST = 500
+"""Inputs without labels that say anything."""
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""Pixels of the input by which a scan is moved, so that 359 scans make 1,795 pictures."""
+
+Data = Any
+"""What `zoo.deploy(data=)` takes: a folder of pictures, (x, y), or x alone."""
+
+
+class Evidence(NamedTuple):
+    """`size` inputs of a signature's first input, drawn or opened when they are asked for, and where they are known their classes."""
+
+    size: int
+    part: Callable[[int, int], Tensor]
+    """Inputs `start` to `stop`, which are at most `size`."""
+    labels: Tensor | None
+    what: str
+    """As a report says it: `labelled pictures of my_folder`."""
+
+    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Parts of exactly `count` inputs; what is left over at the end is not used."""
+        for start in range(0, self.size - count + 1, count):
+            stop = start + count
+            yield self.part(start, stop), self.labels[start:stop] if self.labels is not None else None
+
+
+def evidence_for(model: nn.Module, signature: Signature, data: Data = None) -> Evidence:
+    """The best that there is: what the user gave, the scans of digits for a net that was trained on them, and drawn inputs for all others.
+
+    Raises InputError for data of the user's that the model cannot be tried on."""
+    if data is not None:
+        return _of_folder(model, Path(data)) if isinstance(data, (str, os.PathLike)) else _of_tensors(signature, data)
+    first = signature.inputs[0]
+    if not first.dtype.startswith("float"):
+        return _tokens(model, signature)
+    scans = _scans(model, first.example[1:]) if reads_digits(model) else None
+    return scans or _drawn(first.example[1:])
+
+
+def _of_tensors(signature: Signature, data: Data) -> Evidence:
+    x, y = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
+    sizes = tuple(signature.inputs[0].example[1:])
+    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != sizes or x.ndim != 1 + len(sizes):
+        expected = f"a folder, or a tensor {shown((None, *sizes))}, alone or with its classes (N,)"
+        found = shown(tuple(x.shape)) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise InputError("deploy", Problem("data", expected, found))
+    if y is not None and (not isinstance(y, Tensor) or y.shape != x.shape[:1] or y.is_floating_point()):
+        found = f"{shown(tuple(y.shape))} of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise InputError("deploy", Problem("data", f"whole numbers ({len(x)},), a class for each input", found))
+    what = "labelled inputs of yours" if y is not None else "inputs of yours"
+    return _refuse_few(Evidence(len(x), lambda start, stop: x[start:stop], y, what), "data")
+
+
+def _of_folder(model: nn.Module, folder: Path) -> Evidence:
+    """Pictures in folders that are called like classes are labelled; where none is, all are used without labels."""
+    from zoo.data.transforms import open_image, transform
+
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not files:
+        raise InputError("deploy", Problem("data", f"a folder with {', '.join(PICTURES)} files", f"none in {folder}"))
+    classes = _classes(model)
+    labelled = [path for path in files if path.parent.name in classes]
+    chosen, prepare = labelled or files, transform(model)
+    labels = torch.tensor([classes[path.parent.name] for path in labelled]) if labelled else None
+    what = f"labelled pictures of {folder.name}" if labelled else f"pictures of {folder.name}"
+
+    def opened(start: int, stop: int) -> Tensor:
+        return prepare([open_image(path) for path in chosen[start:stop]])
+
+    return _refuse_few(Evidence(len(chosen), opened, labels, what), str(folder))
+
+
+def _refuse_few(evidence: Evidence, where: str) -> Evidence:
+    least = LEAST if evidence.labels is None else 1
+    if evidence.size < least:
+        step = (
+            "fewer say something where they are labelled: (x, y), or folders that are called like the model's classes"
+        )
+        expected = f"at least {least} inputs" + (" without labels" if evidence.labels is None else "")
+        raise InputError("deploy", Problem(where, expected, str(evidence.size), next=step))
+    return evidence
+
+
+def _classes(model: nn.Module) -> dict[str, int]:
+    try:
+        return {label: index for index, label in enumerate(labels_of(model))}  # type: ignore[arg-type]
+    except (InputError, ImportError):
+        return {}
+
+
+def reads_digits(model: nn.Module) -> bool:
+    """Whether it has the weights that were trained on the scans which ship."""
+    manifest = getattr(model, "pretrained", None)
+    return getattr(manifest, "tag", "") == "digits" and getattr(manifest, "preprocess", None) is not None
+
+
+def _scans(model: Any, sizes: Sequence[int]) -> Evidence | None:
+    """The 359 held-out scans, each in five positions a pixel apart; None for a net that was asked for at other sizes."""
+    from zoo.data.digits import held_out, to_input
+
+    images, classes = held_out()
+    x = to_input(images, model.pretrained.preprocess)
+    if tuple(x.shape[1:]) != tuple(sizes):
+        return None
+    moved = torch.cat([x.roll(move, dims=(-2, -1)) for move in MOVES])
+    what = f"labelled pictures: {len(x)} scans in {len(MOVES)} positions"
+    return Evidence(
+        len(moved), lambda start, stop: moved[start:stop], torch.from_numpy(classes).repeat(len(MOVES)), what
+    )
+
+
+def _drawn(sizes: Sequence[int]) -> Evidence:
+    """Pictures with nature's spectrum; for what is no picture normal numbers. Each part has a seed of its own."""
+
+    def part(start: int, stop: int) -> Tensor:
+        generator = torch.Generator().manual_seed(2 + start)
+        if len(sizes) == 3:
+            return natural_noise((stop - start, *sizes), generator)
+        return torch.randn(stop - start, *sizes, generator=generator)
+
+    return Evidence(ENOUGH, part, None, "pictures drawn with nature's spectrum" if len(sizes) == 3 else "random inputs")
+
+
+def _tokens(model: nn.Module, signature: Signature) -> Evidence:
+    """Sequences (N, L), as many as make `ENOUGH` answers twice over: text for a model of bytes, else random tokens."""
+    from zoo.data.pydoc import held_out_text
+
+    first = signature.inputs[0]
+    length = first.example[1] if len(first.example) > 1 else 1
+    count = max(2 * first.example[0], -(-2 * ENOUGH // length))
+    text = held_out_text() if _reads_bytes(model) else b""
+    if len(text) >= count * length:
+        ids, what = torch.tensor(list(text[: count * length])).view(count, length), "held-out text"
+    else:
+        ids, what = drawn(signature, seed=2, batch=count)[0], "random tokens"
+    return Evidence(count, lambda start, stop: ids[start:stop], None, what)
+
+
+def _reads_bytes(model: Any) -> bool:
+    from zoo.data.pydoc import BYTES
+
+    return getattr(getattr(getattr(model, "spec", None), "input", None), "vocab_size", 0) == BYTES
