@@ -20,8 +20,9 @@ from zoo.errors import InputError
 from zoo.exporting import export as exporting
 from zoo.exporting import lowering, onnx
 from zoo.exporting.export import GRAPHS, TARGETS, export_graph, folded
+from zoo.exporting.openvino import without_telemetry
 from zoo.exporting.ports import Port, Ports, image_like
-from zoo.exporting.quiet import OperatorError
+from zoo.exporting.quiet import OperatorError, quiet
 
 ALONE = """
 import sys, torch
@@ -102,7 +103,7 @@ def test_feature_maps_come_out_as_maps(tmp_path: Path) -> None:
 def test_a_graph_that_computes_something_else_is_not_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx, "lowered", lambda net: zoo.create("starnet_nano", {"dims": [16, 32, 64]}))
+    monkeypatch.setattr(onnx, "lowered", lambda net, prefers: zoo.create("starnet_nano", {"dims": [16, 32, 64]}))
     with pytest.raises(InputError, match="expected the outputs of the net in float64; found outputs that differ by"):
         zoo.export("starnet_nano", tmp_path / "net.onnx", "onnx")
     assert not list(tmp_path.iterdir())
@@ -181,6 +182,19 @@ def test_the_grammar_has_the_formats() -> None:
     from zoo.cli.commands import models
 
     assert models.TARGETS == TARGETS
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+@pytest.mark.parametrize("name", ["starnet_nano", "convnext_tiny", "efficientvit_m0"])
+def test_openvino_converts_the_module_itself(name: str, form: str) -> None:
+    """Its converter records a net twice, with gradients and without, and refuses one whose two graphs differ."""
+    pytest.importorskip("openvino", reason="openvino is an extra")
+    model: Any = zoo.create(name, form=form, img_size=32 if name != "efficientvit_m0" else None).eval()
+    x = images(model)
+    with quiet():
+        graph = without_telemetry().convert_model(model, example_input=x)
+    found = without_telemetry().Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x.numpy())[0]
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-3, atol=1e-4)
 
 
 def transposes(model: Any, tmp_path: Path) -> int:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import zoo
+from blocks.attention.attention import Attention
 from zoo import catalog
 from zoo.catalog.listing import list_models
 from zoo.exporting.export import folded
 from zoo.exporting.functions import WrittenOut
+from zoo.exporting.heads import PlainHeads
 from zoo.exporting.lowering import Arranger, lowered
 from zoo.exporting.ports import flat, image_like
 from zoo.exporting.proof import relative_error
@@ -74,3 +76,18 @@ def test_functions_written_out_are_those_of_torch() -> None:
         wanted = call()
         with WrittenOut():
             torch.testing.assert_close(call(), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_scales_and_shifts_of_group_norms_go_into_what_follows() -> None:
+    twin = lowered(folded(zoo.create("poolformer_s12")))
+    norms = [module for module in twin.modules() if type(module).__name__ == "GroupNorm"]
+    assert norms and all(norm.weight is None and norm.bias is None for norm in norms)
+
+
+def test_the_scale_of_plain_attention_goes_into_its_queries() -> None:
+    model: Any = folded(zoo.create("deit_tiny_patch16_224"))
+    twin: Any = lowered(model)
+    before = next(part for part in model.modules() if isinstance(part, Attention))
+    after = next(part for part in twin.modules() if isinstance(part, PlainHeads))
+    torch.testing.assert_close(after.qkv.weight[:192], before.qkv.weight[:192] / 8)
+    torch.testing.assert_close(after.qkv.weight[192:], before.qkv.weight[192:])

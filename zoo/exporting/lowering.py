@@ -14,9 +14,11 @@ What is turned where follows from the layouts that blocks declare, by dynamic pr
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,12 +26,14 @@ from blocks.attention.window_attention import WindowAttention
 from blocks.chain import Chain, as_tokens, run
 from blocks.context import Context
 from blocks.conv.conv import StridedPointwise
+from blocks.conv.parameter_free import Pooling
 from blocks.packing import unpacked
 from blocks.primitives.linears import Dense
-from blocks.primitives.norms import LayerNorm, RmsNorm
+from blocks.primitives.norms import GroupNorm, LayerNorm, RmsNorm
 from blocks.wiring.gated import Gated
 from blocks.wiring.residual import Residual
 from zoo.build.backbone import Backbone, Stage
+from zoo.exporting.heads import PlainHeads, is_plain
 from zoo.exporting.windows import Grid, TokenWindows
 
 Layout = Literal["image", "tokens"]
@@ -45,13 +49,46 @@ def lowered(net: nn.Module, prefers: Layout = "tokens") -> nn.Module:
     plain = unpacked(net)
     shared = {id(tensor): tensor for tensor in [*plain.parameters(), *plain.buffers()]}
     twin = copy.deepcopy(plain, shared).eval()
-    Arranger(prefers, by_layer=isinstance(twin, Backbone) and twin.levels_are_layers).arrange(twin)
+    _free_norms(twin)
+    by_layer = any(isinstance(module, Backbone) and module.levels_are_layers for module in twin.modules())
+    Arranger(prefers, by_layer).arrange(twin)
+    _write_heads(twin)
     for module in twin.modules():
         if type(module).forward is Dense.forward:
             module.__class__ = PointwiseMap
         elif isinstance(module, StridedPointwise):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return twin
+
+
+def _free_norms(net: nn.Module) -> None:
+    """Group norms without scale and shift where the part behind them takes these in: as graphs have them, they are passes of their own."""
+    for chain in [module for module in net.modules() if is_chain(module)]:
+        for norm, after in itertools.pairwise(parts_of(chain)):
+            if type(norm) is GroupNorm and _takes_in(chain, after, norm):
+                norm.weight = norm.bias = None  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def _takes_in(chain: nn.Module, part: nn.Module, norm: GroupNorm) -> bool:
+    """Whether a part has taken in the scale and the shift of the norm before it."""
+    shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+    if isinstance(part, Pooling) and isinstance(chain, Residual) and parts_of(chain)[-1] is part:
+        scale = (
+            norm.weight if chain.scale is None else chain.scale * norm.weight
+        )  # of a mean less x, shifts leave nothing
+        chain.scale = nn.Parameter(scale, requires_grad=False)
+        return True
+    absorb: Any = getattr(part, "absorb_input", None)
+    return bool(absorb is not None and absorb(norm.weight, shift))
+
+
+def _write_heads(net: nn.Module) -> None:
+    """Attention as graphs have it best, in place."""
+    for owner in list(net.modules()):
+        for name, part in list(owner.named_children()):
+            if is_plain(part):
+                setattr(owner, name, PlainHeads(part))  # type: ignore[arg-type]
 
 
 class PointwiseMap(Dense):

@@ -5,6 +5,7 @@ The graph is recorded by torch's exporter that traces: see docs/deploying.md for
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.exporting.formats import Format, write
 from zoo.exporting.functions import WrittenOut
-from zoo.exporting.lowering import lowered
+from zoo.exporting.lowering import Layout, lowered
 from zoo.exporting.ports import Described, Flat, Ports
 from zoo.exporting.proof import Run
 
@@ -30,22 +31,25 @@ def write_onnx(
     dynamic: Collection[str] = (),
     force: bool = False,
     check: bool = True,
+    prefers: Layout = "image",
 ) -> Path:
     """Writes a net in eval mode as one ONNX file in float32, and returns its path. The net is not changed.
 
     `signature`: an example of the images that go in, whose `batch` and `size` are free where `dynamic` names them; or `Ports`; or a
     signature of `zoo.runtimes`. With `check` the file is run by onnxruntime and compared with the net in float64, at the sizes of the
-    example and at others that are free. Raises InputError for a file that is there, unless `force`; for an operator that ONNX has not,
+    example and at others that are free. `prefers` says what runs faster where a part could run on both, images (in ONNX Runtime) or tokens
+    (in OpenVINO). Raises InputError for a file that is there, unless `force`; for an operator that ONNX has not,
     with its name; and for outputs that differ."""
-    return write(ONNX, net, signature, path, dynamic, force, check).path
+    made = ONNX._replace(record=functools.partial(record, prefers=prefers))
+    return write(made, net, signature, path, dynamic, force, check).path
 
 
-def record(net: nn.Module, ports: Ports, path: Path) -> None:
+def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") -> None:
     """Writes the graph of a net as it is laid out for runtimes."""
     axes = {port.name: port.free for port in ports.inputs if port.free}
     if axes and 0 in ports.inputs[0].free:
         axes |= {name: {0: "batch"} for name in ports.outputs}
-    graph = Flat(lowered(net))
+    graph = Flat(lowered(net, prefers))
     with torch.no_grad(), WrittenOut():
         torch.onnx.export(
             graph,

@@ -46,7 +46,7 @@ def record(net: nn.Module, ports: Ports, path: Path) -> None:
     """Writes both files."""
     openvino = without_telemetry()
     graph = path.with_suffix(".onnx")
-    record_onnx(net, ports, graph)
+    record_onnx(net, ports, graph, prefers="tokens")
     openvino.save_model(openvino.convert_model(str(graph)), str(path), compress_to_fp16=False)
     graph.unlink()
 
