@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from blocks.chain import Chain
-from blocks.conv.conv import Conv, GroupedDilated, StridedPointwise, is_strided_pointwise, strided_pixels
+from blocks.conv.conv import Conv, GroupedDilated, Strided, StridedPointwise, is_strided_pointwise, strided_pixels
 from blocks.primitives.linears import Dense
 from blocks.wiring.residual import Residual
 
@@ -249,7 +249,7 @@ def available() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-FORWARDS = nn.Conv2d.forward, StridedPointwise.forward, GroupedDilated.forward
+FORWARDS = nn.Conv2d.forward, StridedPointwise.forward, GroupedDilated.forward, Strided.forward
 PACKED_LINEAR: dict[type, Any] = {nn.Linear: PackedLinear, Dense: PackedDense}
 
 

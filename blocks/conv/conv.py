@@ -47,33 +47,96 @@ class GroupedDilated(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        autocast = torch.is_autocast_enabled("cpu") and x.dtype is not torch.float64
-        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        if not (torch.is_grad_enabled() and self.weight.requires_grad and dtype is torch.bfloat16 and x.is_cpu):
-            return self._conv_forward(x, self.weight, self.bias)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.float()
-            return self._conv_forward(x.float(), self.weight.float(), bias).to(torch.bfloat16)
+        if torch.is_grad_enabled() and self.weight.requires_grad and is_bfloat16_on_cpu(x):
+            return in_float32(self, x)
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 def is_grouped_dilated(conv: nn.Conv2d) -> bool:
     return conv.groups > 1 and conv.dilation != (1, 1)
 
 
+class FewChannels(nn.Conv2d):
+    """y = W * x + b, for which oneDNN lays the columns of a wide kernel over few channels side by side: in bfloat16 on a CPU it is
+    computed in float32, and y rounded.
+
+    (B, C, H, W) -> (B, out_dim, H', W'), as nn.Conv2d, whose outputs on CPUs with AMX have nothing to do with x (oneDNN 3.12,
+    torch 2.13, `brg_conv_fwd:avx10_1_512_amx`), as of patches of 16 x 16 pixels in four channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_float32(self, x) if is_bfloat16_on_cpu(x) else self._conv_forward(x, self.weight, self.bias)
+
+
+def is_of_few_channels(conv: nn.Conv2d) -> bool:
+    """Whether a row of the kernel, all channels of it, fills AMX's tiles of 32 numbers, and the channels alone do not."""
+    dim, columns = conv.in_channels // conv.groups, conv.kernel_size[1]
+    return dim < 32 < dim * columns and dim * columns % 32 == 0
+
+
+class Strided(nn.Conv2d):
+    """y = W * x + b with a stride: in bfloat16 on a CPU, maps of at most one stride are computed in float32, and y rounded; so are all
+    maps where the stride is more than four and there is a border.
+
+    (B, C, H, W) -> (B, out_dim, H', W'), as nn.Conv2d, of whose weight oneDNN 3.12 (torch 2.13) leaves parts of the gradient as they
+    were in memory, or writes outside of its memory (7 x 7 with a stride of 7 and a border of 3).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_bfloat16_on_cpu(x) and (has_far_steps(self) or is_one_step(x, self.stride)):
+            return in_float32(self, x)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+def is_strided(conv: nn.Conv2d) -> bool:
+    return conv.stride != (1, 1)
+
+
+def has_far_steps(conv: nn.Conv2d) -> bool:
+    return max(conv.stride) > 4 and conv.padding not in ((0, 0), "valid")
+
+
+def is_one_step(x: Tensor, stride: tuple[int, ...]) -> bool:
+    down, across = stride
+    return x.shape[-2] <= down or x.shape[-1] <= across
+
+
+def is_bfloat16_on_cpu(x: Tensor) -> bool:
+    """Whether a convolution of x is computed in bfloat16, as autocast may have it, on a CPU."""
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype is not torch.float64
+    dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+    return dtype is torch.bfloat16 and x.is_cpu
+
+
+def in_float32(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution of x in float32, rounded to bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        bias = None if conv.bias is None else conv.bias.float()
+        return conv._conv_forward(x.float(), conv.weight.float(), bias).to(torch.bfloat16)
+
+
 def use_right_gradients(model: nn.Module) -> None:
-    """Turns torch's own convolutions of a model whose gradients a CPU gets wrong, in place, into ours; their state stays as it is."""
+    """Turns torch's own convolutions of a model that a CPU gets wrong, in place, into ours; their state stays as it is."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
-            module.__class__ = _right(module, nn.Conv2d, StridedPointwise, GroupedDilated)
+            module.__class__ = _right(module, nn.Conv2d, StridedPointwise, FewChannels, GroupedDilated, Strided)
 
 
-def _right(conv: nn.Conv2d, plain: type, strided_pointwise: type, grouped_dilated: type) -> type:
-    """The one of three classes whose gradients are right for a convolution of these sizes."""
-    return strided_pointwise if is_strided_pointwise(conv) else grouped_dilated if is_grouped_dilated(conv) else plain
+def _right(
+    conv: nn.Conv2d, plain: type, pointwise: type, few_channels: type, grouped_dilated: type, strided: type
+) -> type:
+    """The one of these classes whose outputs and gradients are right for a convolution of these sizes."""
+    if is_strided_pointwise(conv):
+        return pointwise
+    if is_of_few_channels(conv):
+        return few_channels
+    if is_grouped_dilated(conv):
+        return grouped_dilated
+    return strided if is_strided(conv) else plain
 
 
 def conv2d(dim: int, out_dim: int, kernel_size: int | tuple[int, int], **arguments: Any) -> nn.Conv2d:
-    """A convolution inside a block: torch's own, with its arguments, in the form whose gradients are right on a CPU."""
+    """A convolution inside a block: torch's own, with its arguments, in the form whose outputs and gradients are right on a CPU."""
     conv = nn.Conv2d(dim, out_dim, kernel_size, **arguments)
     use_right_gradients(conv)
     return conv
@@ -115,7 +178,7 @@ class Conv(nn.Conv2d):
         super().__init__(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
         self.out_dim = out_dim
         if type(self) is Conv:
-            self.__class__ = _right(self, Conv, StridedPointwiseConv, GroupedDilatedConv)
+            self.__class__ = _right(self, Conv, StridedPointwiseConv, FewChannelsConv, GroupedDilatedConv, StridedConv)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         scale_output(self, scale, shift)
@@ -150,8 +213,16 @@ class StridedPointwiseConv(StridedPointwise, Conv):
     """What `conv` is with a 1 x 1 kernel and a stride."""
 
 
+class FewChannelsConv(FewChannels, Conv):
+    """What `conv` is with a wide kernel over few channels."""
+
+
 class GroupedDilatedConv(GroupedDilated, Conv):
     """What `conv` is with groups and a dilation."""
+
+
+class StridedConv(Strided, Conv):
+    """What `conv` is with a stride."""
 
 
 @block("conv_norm_act", kind="whole", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))

@@ -71,7 +71,7 @@ def test_training_in_channels_last_gives_the_gradients_of_float64(dim, out_dim, 
 
 def test_only_strided_pointwise_convolutions_without_a_border_are_changed():
     plain = [Conv(8, kernel_size=1), Conv(8, kernel_size=2, stride=2), Conv(8, kernel_size=1, stride=2, padding=1)]
-    assert [type(conv) for conv in plain] == [Conv] * 3
+    assert not any(isinstance(conv, StridedPointwise) for conv in plain)
     assert isinstance(ConvNormAct(8, 16, kernel_size=1, stride=2).conv, StridedPointwise)
 
 
@@ -92,7 +92,7 @@ def test_a_convolution_inside_a_block_takes_its_pixels_first():
 
 
 def test_layers_of_others_are_turned_in_place_with_their_state():
-    net = nn.Sequential(nn.Conv2d(3, 8, 1, 2), nn.Conv2d(8, 8, 3, 2))
+    net = nn.Sequential(nn.Conv2d(3, 8, 1, 2), nn.Conv2d(8, 8, 3, padding=1))
     x, before = torch.randn(2, 3, 9, 9), dict(net.state_dict())
     right = net(x)
     use_right_gradients(net)
