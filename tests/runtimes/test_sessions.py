@@ -37,6 +37,22 @@ def test_a_convolutional_net_takes_any_batch_and_any_size(deploy: Deploy, runtim
     assert error_of(model(x), truth(net, x)) < ROUNDING
 
 
+@pytest.mark.parametrize("runtime", ("onnxruntime", "openvino"))
+def test_a_graph_that_holds_sizes_of_its_example_is_written_again_for_fewer(
+    deploy: Deploy, runtime: str, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = net_of("hourglass_nano")
+    plain = type(net).forward
+
+    def forward(self: Any, x: Tensor) -> Any:
+        return plain(self, x) * float(x.shape[-1])  # a number that a trace takes for a constant
+
+    monkeypatch.setattr(type(net), "forward", forward)
+    model = deploy(net, runtime)
+    assert model.signature.inputs[0].shape == (None, 1, 32, 32)
+    assert error_of(model(pictures), truth(net, pictures)) < ROUNDING
+
+
 @pytest.mark.parametrize("runtime", QUICK)
 def test_a_net_of_one_size_takes_any_batch_and_refuses_other_sizes_with_those_that_work(
     deploy: Deploy, runtime: str

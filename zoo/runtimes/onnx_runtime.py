@@ -14,7 +14,8 @@ from zoo.runtimes.quiet import reason_of, refusing
 from zoo.runtimes.signature import Signature
 from zoo.runtimes.sizes import BySize
 
-ERRORS_ALONE = 3
+FATAL_ALONE = 4
+"""What fails is an exception; it need not stand on the screen, too."""
 
 
 class OnnxRuntime:
@@ -80,7 +81,7 @@ def _session(path: Path, signature: Signature, threads: int, of_example: bool) -
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ALONE
+    options.log_severity_level = FATAL_ALONE
     options.add_session_config_entry(
         "session.force_spinning_stop", "1"
     )  # its threads would wait for work at full speed

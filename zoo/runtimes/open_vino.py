@@ -21,6 +21,9 @@ IR = "model.xml"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 """In which its kernels compute; what is quantised says so itself, and the rest stays float32."""
 
+MOST_KNOWN = 4096
+"""Shapes that are remembered as sound."""
+
 _lock = threading.Lock()
 _core: Any = None
 
@@ -110,16 +113,25 @@ class OpenVinoSession:
 
 
 class _Requests:
-    """A compiled graph and its free requests."""
+    """A compiled graph and its free requests. One for any size asks of each new size whether it goes through the graph: kernels that meet
+    a size that the graph contradicts do not raise, they end the process."""
 
     def __init__(self, path: Path, signature: Signature, config: dict[str, Any], of_example: bool):
         model = core().read_model(str(path))
         if of_example and signature.is_dynamic and not signature.state:
             model.reshape({one.name: list(one.example) for one in signature.inputs})
+            self._asked: Any = None
+        else:
+            self._asked = core().read_model(str(path)) if signature.is_dynamic else None
+        self._names = signature.input_names
+        self._known: set[tuple[tuple[int, ...], ...]] = set()
+        self._lock = threading.Lock()
         self._compiled = core().compile_model(model, "CPU", config)
         self._free: deque[Any] = deque()
 
     def run(self, arrays: list[Any]) -> tuple[Tensor, ...]:
+        if self._asked is not None:
+            self._refuse_contradictions(tuple(array.shape for array in arrays))
         try:
             request = self._free.pop()
         except IndexError:
@@ -129,3 +141,13 @@ class _Requests:
             return tuple(torch.from_numpy(answer[index]) for index in range(len(answer)))
         finally:
             self._free.append(request)
+
+    def _refuse_contradictions(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Raises RuntimeError, as OpenVINO does, for sizes that the shapes within the graph exclude."""
+        if shapes in self._known:
+            return
+        with self._lock:
+            self._asked.reshape({name: list(shape) for name, shape in zip(self._names, shapes, strict=True)})
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known.add(shapes)

@@ -202,7 +202,7 @@ def in_onnxruntime(record: dict[str, Any], threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
     session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = input_names(record)
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
