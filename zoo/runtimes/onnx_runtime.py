@@ -41,7 +41,7 @@ class OnnxRuntime:
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
         def write(candidate: Signature) -> None:
-            write_graph(net, candidate, folder / ONNX)
+            write_graph(net, candidate, folder / ONNX, "image")
 
         return widest(net, signature, write, lambda candidate: self.open(folder, candidate, precision, threads))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError
+from zoo.exporting.lowering import Layout
 from zoo.exporting.onnx import write_onnx
 from zoo.exporting.ports import Port, Ports
 from zoo.runtimes.net import ANOTHER, Flat, first_state
@@ -92,8 +93,8 @@ def _close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> bool:
     )
 
 
-def write_graph(net: nn.Module, signature: Signature, path: Path) -> None:
-    """The net as one ONNX file, in the layout that runtimes like; what it computes, `widest` looks at. Raises InputError."""
+def write_graph(net: nn.Module, signature: Signature, path: Path, prefers: Layout) -> None:
+    """The net as one ONNX file, laid out as its runtime prefers; what it computes, `widest` looks at. Raises InputError."""
     ports = tuple(
         Port(
             name, example_of(one), {axis: free_name(name, axis) for axis, size in enumerate(one.shape) if size is None}
@@ -101,7 +102,7 @@ def write_graph(net: nn.Module, signature: Signature, path: Path) -> None:
         for name, one in zip(signature.input_names, signature.tensors, strict=True)
     )
     flat = Flat(net, signature).eval() if signature.state else net
-    write_onnx(flat, Ports(ports, signature.output_names), path, force=True, check=False)
+    write_onnx(flat, Ports(ports, signature.output_names), path, force=True, check=False, prefers=prefers)
 
 
 def free_name(name: str, axis: int) -> str:
