@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from blocks.ops.recorded import lengths_are_free
 from blocks.recurrent import State
 
 
@@ -42,41 +43,54 @@ def look_back(
     (B, M). Of a window it keeps what the next token sees. `after` (B,) are the tokens then.
     """
     length, ragged = where.shape[1], mask is not None
-    real = torch.ones(where.shape, dtype=torch.bool, device=where.device) if mask is None else mask
+    real = mask
     if state is not None:
         ragged = ragged or state[-1].dtype == torch.bool
         before = state[: len(parts)]
-        real_before = state[-1] if state[-1].dtype == torch.bool else real.new_ones(before[0].shape[:2])
+        if ragged:
+            fresh = torch.ones(where.shape, dtype=torch.bool, device=where.device) if mask is None else mask
+            was_real = state[-1] if state[-1].dtype == torch.bool else fresh.new_ones(before[0].shape[:2])
+            real = torch.cat([was_real, fresh], 1)
         parts = tuple(torch.cat([old.to(new.dtype), new], 1) for old, new in zip(before, parts, strict=True))
-        real = torch.cat([real_before, real], 1)
-    memory = _kept(parts, real if ragged else None, window)
+    memory = _kept(parts, real, window)
     rest: State = (after, memory[-1]) if ragged else (after,)
-    plain = not ragged and (window is None or real.shape[1] <= window)
-    if plain and (state is None or length == 1):
+    if not ragged and _is_plain(parts[0].shape[1], length, state, window):
         return LookBack(parts, None, state is None, (*memory[: len(parts)], *rest))
-    return LookBack(parts, _visible(where, after, real, window), False, (*memory[: len(parts)], *rest))
+    visible = _visible(where, after, parts[0].shape[1], real, window, mask is not None)
+    return LookBack(parts, visible, False, (*memory[: len(parts)], *rest))
+
+
+def _is_plain(count: int, length: int, state: State | None, window: int | None) -> bool:
+    """Whether queries see all that there is, but for what comes after them; in a graph for any length only where no length can change it."""
+    if lengths_are_free():
+        return state is None and window is None
+    return (window is None or count <= window) and (state is None or length == 1)
 
 
 def _kept(parts: tuple[Tensor, ...], known: Tensor | None, window: int | None) -> tuple[Tensor, ...]:
     """The columns that later tokens may see, and which of them are tokens."""
     columns = parts if known is None else (*parts, known)
-    if window is None or parts[0].shape[1] < window:
+    if window is None or (not lengths_are_free() and parts[0].shape[1] < window):
         return columns
     if known is not None:  # tokens last, in their order
         order = known.to(torch.uint8).argsort(dim=1, stable=True)
         columns = tuple(x.gather(1, order.view(*order.shape, *[1] * (x.ndim - 2)).expand_as(x)) for x in columns)
-    return tuple(x[:, x.shape[1] - window + 1 :] for x in columns)
+    return tuple(x[:, 1 - window :] if window > 1 else x[:, :0] for x in columns)
 
 
-def _visible(where: Tensor, after: Tensor, known: Tensor, window: int | None) -> Tensor:
-    """(B, 1, L, M). What is held of a sample are its last tokens. A query sees itself at least, padding too: a softmax of
-    nothing is NaN."""
-    count = known.cumsum(1)
-    keys = (after.unsqueeze(1) - count[:, -1:] + count - 1).unsqueeze(1)
-    queries = where.unsqueeze(2)
-    visible = known.unsqueeze(1) & (keys <= queries)
+def _visible(where: Tensor, after: Tensor, held: int, known: Tensor | None, window: int | None, padded: bool) -> Tensor:
+    """(B, 1, L, M). What is held of a sample are its last tokens, `known` (B, M) or all. A query sees itself at least, padding too:
+    a softmax of nothing is NaN. Where none of the new tokens is padding, each sees itself in any case."""
+    if known is None:
+        keys = after.unsqueeze(1) - held + torch.arange(held, device=where.device)
+    else:
+        count = known.cumsum(1)
+        keys = after.unsqueeze(1) - count[:, -1:] + count - 1
+    keys, queries = keys.unsqueeze(1), where.unsqueeze(2)
+    visible = keys <= queries if known is None else known.unsqueeze(1) & (keys <= queries)
     if window is not None:
-        visible &= keys > queries - window
-    diagonal = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
-    visible[..., visible.shape[-1] - where.shape[1] :] |= diagonal  # not from -L on, which for no queries is all
+        visible = visible & (keys > queries - window)
+    if padded:
+        diagonal = torch.eye(where.shape[1], dtype=torch.bool, device=where.device)
+        visible[..., visible.shape[-1] - where.shape[1] :] |= diagonal  # not from -L on, which for no queries is all
     return visible.unsqueeze(1)

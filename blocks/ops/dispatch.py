@@ -7,6 +7,7 @@ An op is a name with implementations, one per backend. All of them take and retu
     native      C++ on a CPU, where a compiler built it (blocks.ops.native)
     triton      CUDA
     trace       one torch op, of which counters and export see shapes and FLOPs, whatever runs in it
+    graph       operators that every runtime has, for whoever writes a graph; only when forced (blocks.ops.graph)
 
 `trace` runs where torch looks on (counting, compiling, exporting, meta tensors) and where a gradient is wanted, as the
 owner of the backward pass. Inside it one of the three before does the work. An op without it is plain torch throughout.
@@ -28,6 +29,7 @@ from blocks.ops.autocast import autocasts, device_type
 from blocks.registry.errors import BlockError, Problem, listed, nearest
 
 FASTEST_FIRST = ("triton", "native", "eager")
+GRAPH = "graph"
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Refusal = Callable[..., str]
@@ -90,6 +92,8 @@ def choose(op: str, *tensors: Tensor | None) -> Choice:
     """The backend for these tensors with its reason; raises BlockError as `implementation` does."""
     backends, forced = _known[op], _forced.get()
     watched = watcher(*tensors)
+    if forced == GRAPH:
+        return Choice(GRAPH, "forced", _able(op, GRAPH, *tensors))
     if "trace" in backends and (forced == "trace" or (watched and forced != "reference")):
         name = forced if forced in FASTEST_FIRST else ""
         return Choice("trace", watched or "forced", functools.partial(backends["trace"], backend=name))

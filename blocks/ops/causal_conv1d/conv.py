@@ -71,7 +71,7 @@ def conv_state(x: Tensor, kernel_size: int, state: Tensor | None = None, cu_seql
         states = [None] * len(parts) if state is None else state.split(1)
         return torch.cat([conv_state(part, kernel_size, h) for part, h in zip(parts, states, strict=True)])
     before = x.new_zeros(*x.shape[:2], kernel_size - 1) if state is None else state.to(x)
-    joined = torch.cat([before, x[..., max(0, x.shape[-1] - kernel_size + 1) :]], -1)
+    joined = torch.cat([before, x[..., -(kernel_size - 1) :] if kernel_size > 1 else x[..., :0]], -1)
     return joined[..., joined.shape[-1] - (kernel_size - 1) :].clone()
 
 

@@ -1,0 +1,96 @@
+"""A language model as a net of flat tensors: tokens and what it keeps of the past go in, logits and what it keeps then come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.build.language import LanguageModel
+from zoo.errors import InputError, Problem
+
+
+@dataclass(frozen=True)
+class StateLeaf:
+    """Tensor number `index` of what the block at `path` keeps. `shape` has None where a size depends on the batch or on the tokens so far.
+
+    `first` are its sizes before the first token, for one sequence: zeros of these sizes are the state of a sequence that has not begun.
+    """
+
+    path: str
+    index: int
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+    first: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the input; the output has `.after` behind it."""
+        return f"state.{self.path}.{self.index}"
+
+    def empty(self, batch: int = 1) -> Tensor:
+        """What it is before the first token."""
+        return torch.zeros(batch, *self.first[1:], dtype=self.dtype)
+
+
+class Streaming(nn.Module):
+    """(tokens (B, L), *leaves) -> (logits (B, L, vocabulary), *leaves after them), the leaves as `leaves` lists them.
+
+    Without `leaves` it keeps nothing: tokens -> logits. `last` gives the logits (B, 1, vocabulary) of the last position alone.
+    """
+
+    def __init__(self, model: LanguageModel, leaves: Sequence[StateLeaf] = (), last: bool = False):
+        super().__init__()
+        self.model, self.leaves, self.last = model, tuple(leaves), last
+
+    def forward(self, tokens: Tensor, *state: Tensor) -> Any:
+        past = of_leaves(self.leaves, state) if self.leaves else None
+        if self.last:
+            logits, after = self.model.next_logits(tokens, {} if past is None else past)
+            logits = logits.unsqueeze(1)
+        else:
+            logits, after = self.model(tokens, state=past)
+        return (logits, *leaves_of(self.leaves, after or {})) if self.leaves else logits
+
+
+def of_leaves(leaves: Sequence[StateLeaf], tensors: Sequence[Tensor]) -> dict[str, tuple[Tensor, ...]]:
+    """The state as the model takes it, of its tensors in the order of the leaves."""
+    state: dict[str, tuple[Tensor, ...]] = {}
+    for leaf, tensor in zip(leaves, tensors, strict=True):
+        state[leaf.path] = (*state.get(leaf.path, ()), tensor)
+    return state
+
+
+def leaves_of(leaves: Sequence[StateLeaf], state: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """The tensors of a state in the order of the leaves."""
+    return tuple(state[leaf.path][leaf.index] for leaf in leaves)
+
+
+def state_leaves(model: LanguageModel) -> tuple[StateLeaf, ...]:
+    """What the model keeps of a sequence, found by reading none, one and two tokens. Raises InputError for what is no tensor."""
+    like = next(model.parameters())
+
+    def state_after(batch: int, length: int) -> dict[str, Any]:
+        tokens = torch.zeros(batch, length, dtype=torch.int64, device=like.device)
+        with torch.no_grad():
+            state: dict[str, Any] | None = model(tokens, state={}).state
+        return {} if state is None else state
+
+    first, others = state_after(1, 0), [state_after(1, 1), state_after(1, 2), state_after(2, 1)]
+    leaves = []
+    for path, kept in first.items():
+        for index, tensor in enumerate(kept):
+            if not isinstance(tensor, Tensor) or bool(tensor.any()):
+                found = "zeros of it" if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise InputError(
+                    model.spec.name,
+                    Problem(f"state.{path}.{index}", "a tensor, zeros before the first token", f"not {found}"),
+                )
+            shapes = [tuple(state[path][index].shape) for state in others]
+            free = [len({tensor.shape[axis], *(shape[axis] for shape in shapes)}) > 1 for axis in range(tensor.ndim)]
+            shape = tuple(None if is_free else size for size, is_free in zip(tensor.shape, free, strict=True))
+            leaves.append(StateLeaf(path, index, tensor.dtype, shape, tuple(tensor.shape)))
+    return tuple(leaves)
