@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +16,8 @@ from blocks.ops.causal_conv1d import causal_conv1d
 from blocks.ops.long_conv import long_conv
 from blocks.ops.selective_scan import selective_scan
 from tests.ops import test_long_conv, test_recurrences, test_selective_scan
-from zoo.exporting.recurrences import recorded_ops, with_loops
+from zoo.exporting.onnx import write_onnx
+from zoo.exporting.ports import Port, Ports
 
 LENGTHS = [1, 7, 64, 257]
 RECORDED = 7
@@ -103,18 +102,13 @@ def _error(found: Tensor, right: Tensor) -> float:
     return float((found.double() - right).norm() / right.double().norm().clamp_min(1e-30))
 
 
-def graph_of(case: Case, dynamic: bool = True, length: int = RECORDED) -> onnx.ModelProto:
+def graph_of(case: Case, folder: Path, dynamic: bool = True, length: int = RECORDED) -> onnx.ModelProto:
     """The op as an ONNX graph, for any length where `dynamic`."""
     inputs, net = case.inputs(length), Net(case)
-    axes = {name: {axis: "length"} for name, axis in case.time.items() if name in inputs}
-    buffer = io.BytesIO()
-    with recorded_ops("onnx", dynamic), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net, tuple(inputs.values()), buffer, input_names=list(inputs), opset_version=20, dynamo=False,
-            dynamic_axes=axes if dynamic else {},
-        )  # fmt: skip
-    return with_loops(onnx.load_from_string(buffer.getvalue()))
+    free = {name: {axis: "length"} for name, axis in case.time.items() if dynamic}
+    ports = tuple(Port(name, x, free.get(name, {})) for name, x in inputs.items())
+    outputs = tuple(f"output_{index}" for index in range(len(net(*inputs.values()))))
+    return onnx.load(str(write_onnx(net, Ports(ports, outputs), folder / "recorded.onnx", force=True, check=False)))
 
 
 def run_onnxruntime(model: onnx.ModelProto, inputs: Inputs) -> list[Any]:

@@ -19,10 +19,15 @@ NANO = [name for name in list_models("*_nano") if language.is_language(name)]
 every_model = pytest.mark.parametrize("name", NANO)
 
 
-@pytest.fixture(scope="module", params=NANO)
-def recorded(request: pytest.FixtureRequest) -> tuple[Any, onnx.ModelProto]:
+QUICK = ("gla_nano", "llama_nano", "rwkv7_nano")
+"""Models that every run of the tests records: a product, an attention, a loop."""
+marked = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NANO]
+
+
+@pytest.fixture(scope="module", params=marked)
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, onnx.ModelProto]:
     model = language.model_of(request.param)
-    return model, language.graph_of(model)
+    return model, language.graph_of(model, tmp_path_factory.mktemp("graph"))
 
 
 def test_onnxruntime_gives_logits_and_state_at_any_length(recorded: tuple[Any, onnx.ModelProto]) -> None:
@@ -46,6 +51,7 @@ def test_pieces_with_the_state_between_them_equal_the_whole(recorded: tuple[Any,
     assert error([torch.cat(logits, 1), *state], language.exact(model, 64)) <= BOUND
 
 
+@pytest.mark.slow
 def test_openvino_gives_logits_and_state(recorded: tuple[Any, onnx.ModelProto], tmp_path: Path) -> None:
     model, graph = recorded
     run, leaves = run_openvino(graph, tmp_path), state_leaves(model)

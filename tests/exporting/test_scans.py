@@ -15,6 +15,8 @@ from blocks.registry.errors import BlockError
 from tests.exporting.scans import CASES, LENGTHS, RECORDED, Net, error, exact, graph_of, run_onnxruntime, run_openvino
 
 BOUND = 1e-4
+QUICK = ("decay per head", "scan")
+"""Of which torch.export records a program in every run of the tests: with a loop it takes long."""
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -29,8 +31,8 @@ def test_graph_equals_the_reference(name: str, length: int) -> None:
 
 
 @every_case
-def test_onnx_holds_standard_operators_and_takes_any_length(name: str) -> None:
-    case, model = CASES[name], graph_of(CASES[name])
+def test_onnx_holds_standard_operators_and_takes_any_length(name: str, tmp_path: Path) -> None:
+    case, model = CASES[name], graph_of(CASES[name], tmp_path)
     onnx.checker.check_model(model)
     assert {node.domain for node in model.graph.node} == {""}
     for length in LENGTHS:
@@ -38,16 +40,17 @@ def test_onnx_holds_standard_operators_and_takes_any_length(name: str) -> None:
 
 
 @every_case
-def test_onnx_of_one_length_equals_the_reference(name: str) -> None:
+def test_onnx_of_one_length_equals_the_reference(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    found = run_onnxruntime(graph_of(case, dynamic=False, length=70), case.inputs(70))
+    found = run_onnxruntime(graph_of(case, tmp_path, dynamic=False, length=70), case.inputs(70))
     assert error(found, exact(case, 70)) <= BOUND
 
 
+@pytest.mark.slow
 @every_case
 def test_openvino_takes_the_graph_at_any_length(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    run = run_openvino(graph_of(case), tmp_path)
+    run = run_openvino(graph_of(case, tmp_path), tmp_path)
     for length in LENGTHS:
         assert error(run(case.inputs(length)), exact(case, length)) <= BOUND
 
@@ -77,7 +80,9 @@ print("equal", len(cases))
 """
 
 
-@every_case
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_program_of_torch_export_runs_without_the_zoo(name: str, tmp_path: Path) -> None:
     case, lengths = CASES[name], [2, 7, 64, 257]
     inputs = case.inputs(33)

@@ -19,6 +19,7 @@ from zoo.exporting.functions import WrittenOut
 from zoo.exporting.lowering import Layout, lowered
 from zoo.exporting.ports import Described, Flat, Ports
 from zoo.exporting.proof import Run
+from zoo.exporting.recurrences import recorded_ops, with_loops
 
 OPSET = 20
 """The newest that torch's tracing exporter writes: gelu and layer norms are operators in it."""
@@ -50,7 +51,7 @@ def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") 
     if axes and 0 in ports.inputs[0].free:
         axes |= {name: {0: "batch"} for name in ports.outputs}
     graph = Flat(lowered(net, prefers))
-    with torch.no_grad(), WrittenOut():
+    with torch.no_grad(), WrittenOut(), recorded_ops("onnx", ports.lengths_are_free):
         torch.onnx.export(
             graph,
             ports.examples,
@@ -61,7 +62,7 @@ def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") 
             opset_version=OPSET,
             dynamo=False,
         )
-    _sign(path, net)
+    _finish(path, net)
 
 
 def opened(path: Path, ports: Ports) -> Run:
@@ -81,11 +82,11 @@ def opened(path: Path, ports: Ports) -> Run:
     return run
 
 
-def _sign(path: Path, net: nn.Module) -> None:
-    """Says in the file whose it is, and takes out where on this machine the code lies that recorded it."""
+def _finish(path: Path, net: nn.Module) -> None:
+    """Writes loops out, says in the file whose it is, and takes out where on this machine the code lies that recorded it."""
     import onnx
 
-    model: Any = onnx.load(str(path))
+    model: Any = with_loops(onnx.load(str(path)))
     for node in model.graph.node:
         node.ClearField("doc_string")
     model.producer_name = "blockzoo"

@@ -39,11 +39,16 @@ class Ports(NamedTuple):
         """Whether any axis is free."""
         return any(port.free for port in self.inputs)
 
+    @property
+    def lengths_are_free(self) -> bool:
+        """Whether an axis is free that is not the batch: of pictures their sides, of sequences their lengths."""
+        return any(set(port.free) - {0} for port in self.inputs)
+
     def others(self) -> Iterator[tuple[Tensor, ...]]:
         """Inputs of other sizes along the free axes: one more sample, and maps that are no squares, of even and of odd sides."""
         if self.is_free:
             yield tuple(_other(port, (1, 32, 64)) for port in self.inputs)
-        if any(set(port.free) - {0} for port in self.inputs):
+        if self.lengths_are_free:
             yield tuple(_other(port, (0, -11, 5)) for port in self.inputs)
 
 

@@ -99,7 +99,7 @@ def recorded_ops(loops: Loops = "onnx", dynamic: bool = False) -> Iterator[None]
 
 
 class StandardCalls(TorchFunctionMode):
-    """Calls of torch that exporters refuse, in calls that they know: keys shared by heads, the norm by the root of the mean square."""
+    """Calls of torch that exporters refuse, or take for calls of fixed sizes, in calls that they know."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -122,13 +122,6 @@ def _of_each_head(x: Tensor, heads: int) -> Tensor:
     """(B, G, M, K) -> (B, H, M, K)."""
     groups = fixed(x)[1]
     return x if groups == heads else x.unsqueeze(2).expand(-1, -1, heads // groups, -1, -1).flatten(1, 2)
-
-
-def _rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axes, as many as `shape` has."""
-    axes = tuple(range(-len(tuple(shape)), 0))
-    y = x / (x.pow(2).mean(axes, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt()
-    return y if weight is None else y * weight
 
 
 def _unflatten(x: Tensor, dim: int, sizes: Any) -> Tensor:
@@ -154,8 +147,6 @@ def _squeeze(x: Tensor, dim: int | None = None) -> Tensor:
 
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
-    F.rms_norm: _rms_norm,
-    torch.rms_norm: _rms_norm,
 }
 _OF_FREE_LENGTHS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.unflatten: _unflatten,

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocks.ops.graph.loops import Loops
 from blocks.packing import unpacked
 from zoo.errors import InputError, Problem
 from zoo.exporting.formats import Format
 from zoo.exporting.ports import Port, Ports, flat
 from zoo.exporting.proof import Run
+from zoo.exporting.recurrences import recorded_ops
 
 TORCH_OWN = ("aten", "prim", "prims", "higher_order", "_operator", "builtins", "math")
 """Whose operators are there wherever torch is."""
@@ -45,7 +47,7 @@ def record_compiled(net: nn.Module, ports: Ports, path: Path) -> None:
 
 def record_script(net: nn.Module, ports: Ports, path: Path) -> None:
     """Writes a trace as `torch.jit.load` reads it."""
-    with torch.no_grad():
+    with torch.no_grad(), recorded_ops("script", ports.lengths_are_free):
         traced = torch.jit.trace(Whole(unpacked(net)), ports.examples, check_trace=False, strict=False)
     _refuse_foreign(node.kind() for node in traced.inlined_graph.nodes() if "::" in node.kind())
     torch.jit.save(traced, str(path))
@@ -55,7 +57,8 @@ def program(net: nn.Module, ports: Ports) -> Any:
     """The exported program of a net, which runs where torch is and the zoo is not."""
     free = [{axis: torch.export.Dim.AUTO for axis in port.free} or None for port in ports.inputs]
     examples = tuple(_at_least_two(port) for port in ports.inputs)
-    with torch.no_grad():
+    loops: Loops = "scan" if ports.lengths_are_free else "unrolled"
+    with torch.no_grad(), recorded_ops(loops, ports.lengths_are_free):
         found = torch.export.export(Whole(unpacked(net)), examples, dynamic_shapes={"inputs": tuple(free)})
     for node in found.graph.nodes:
         node.meta.pop("stack_trace", None)  # where on this machine the code lies

@@ -143,9 +143,9 @@ def _scanned_steps(step: Tensor, x: Tensor, B: Tensor, C: Tensor, A: Tensor, sta
         rates, h = carry
         step_t, x_t, B_t, C_t = along
         h = torch.exp(step_t * rates) * h + B_t * x_t
-        return (rates.clone(), h), C_t @ h
+        return (rates.clone(), h.contiguous()), C_t @ h
 
-    (_, last), y = scan(body, (A, state), (step, x, B, C))
+    (_, last), y = scan(body, (A.contiguous(), state.contiguous()), (step, x, B, C))
     return y, last
 
 
@@ -154,9 +154,9 @@ def _scanned_carried(decay: Tensor, written: Tensor, state: Tensor) -> tuple[Ten
 
     def body(S: Tensor, along: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         decay_i, written_i = along
-        return decay_i * S + written_i, S.clone()
+        return (decay_i * S + written_i).contiguous(), S.clone()
 
-    last, before = scan(body, state, (decay, written))
+    last, before = scan(body, state.contiguous(), (decay, written))
     return before, last
 
 
@@ -168,9 +168,9 @@ def _scanned_chunks(
     def body(S: Tensor, along: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         writes_i, of_state_i, shown_i, kept_i, total_i = along
         w = writes_i + of_state_i @ S
-        return total_i * S + kept_i @ w, (w, shown_i @ S)
+        return (total_i * S + kept_i @ w).contiguous(), (w, shown_i @ S)
 
-    last, (w, seen) = scan(body, state, (writes, of_state, shown, kept, total))
+    last, (w, seen) = scan(body, state.contiguous(), (writes, of_state, shown, kept, total))
     return w, seen, last
 
 

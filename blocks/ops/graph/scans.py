@@ -85,7 +85,7 @@ def _in_blocks(steps: Steps, rates: Tensor, first: Tensor) -> tuple[Tensor, Tens
     if is_number(length):
         size, count = chunks_of(length, min(BLOCK, math.isqrt(max(length, 1) - 1) + 1))
     else:
-        size, count = BLOCK, (length + BLOCK - 1) // BLOCK + isinstance(length, torch.SymInt)
+        size, count = BLOCK, (length + BLOCK - 1) // BLOCK + int(isinstance(length, torch.SymInt))
     blocks = Steps(*(in_chunks(x, length, size, count, axis=0) for x in steps))
     decays, written = (blocks.step * rates).exp().unbind(1), (blocks.B * blocks.x).unbind(1)
     states, since = [written[0]], [decays[0]]
