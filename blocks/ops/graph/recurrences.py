@@ -186,6 +186,6 @@ def _through_chunks(
         return w, shown @ state.unsqueeze(2), kept_state + kept.squeeze(2) @ w.squeeze(2)
     if total is None:
         total = torch.ones_like(kept[..., :1, :1])
-    along = [x.permute(2, 0, 1, 3, 4) for x in (writes, of_state, shown, kept, total)]
-    w, seen, last = loops.delta_chunks(*along, state=state)
+    writes, of_state, shown, kept, total = (x.permute(2, 0, 1, 3, 4) for x in (writes, of_state, shown, kept, total))
+    w, seen, last = loops.delta_chunks(writes, of_state, shown, kept, total, state)
     return w.permute(1, 2, 0, 3, 4), seen.permute(1, 2, 0, 3, 4), last

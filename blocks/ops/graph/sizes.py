@@ -49,7 +49,7 @@ def filled(x: Tensor, length: Size, whole: Size, axis: int) -> Tensor:
     if is_number(whole) and whole == length:
         return x
     if isinstance(whole, torch.SymInt):  # padding would ask whether there is any, and the program hold for one answer
-        at = torch.arange(whole, device=x.device)
+        at = torch.arange(whole, device=x.device)  # type: ignore[call-overload]
         real = (at < length).view(*[1] * axis, -1, *[1] * (x.ndim - axis - 1))
         return x.index_select(axis, at.clamp(max=length - 1)) * real.to(x.dtype)
     return F.pad(x, (0, 0) * (x.ndim - axis - 1) + (0, whole - length))
