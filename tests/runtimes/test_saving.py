@@ -129,6 +129,16 @@ def test_a_folder_with_files_is_not_written_over(deploy: Deploy, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt"]
 
 
+def test_the_report_goes_with_the_folder(tmp_path: Path) -> None:
+    fast = zoo.deploy(net_of(), runtime="openvino", threads=1)
+    fast.save(tmp_path / "net")
+    with load_deployed(tmp_path / "net") as model:
+        assert str(model.report()) == str(fast.report()) and model.report().chosen.runtime == "openvino"
+    (tmp_path / "net" / "report.json").write_text("{")
+    with load_deployed(tmp_path / "net") as model:
+        assert model.report() is None
+
+
 def test_another_version_of_the_runtime_makes_it_again_of_the_portable_file(
     saved: Saved, pictures: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

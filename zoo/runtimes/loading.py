@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.identity import key_of_folder
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import RECORD, REPORT, DeployedRecord, record_of
+from zoo.runtimes.report import report_from
 from zoo.runtimes.saving import marker_of
 from zoo.system.strict_json import parse_json
 
@@ -95,6 +95,7 @@ def _opened(place: Path, record: DeployedRecord) -> list[str]:
 def _report(place: Path) -> Any:
     """What was written beside the record; it decides nothing, so a damaged one is none."""
     try:
-        return parse_json((place / REPORT).read_bytes())
-    except (OSError, ValueError, json.JSONDecodeError):
+        plain = parse_json((place / REPORT).read_bytes())
+        return None if plain is None else report_from(plain, str(place / REPORT))
+    except (OSError, ValueError):  # an InputError is one
         return None

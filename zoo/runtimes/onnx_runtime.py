@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.runtimes.portable import ONNX, free_name, widest, write_graph
+from zoo.runtimes.portable import ONNX, free_name, widest, write_graph, written_before
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import reason_of, refusing
 from zoo.runtimes.signature import Signature
@@ -40,6 +40,10 @@ class OnnxRuntime:
         return ("float32",)
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
+        known = written_before(self, net, signature, threads, folder)
+        if known is not None:
+            return self.open(folder, known, precision, threads)
+
         def write(candidate: Signature) -> None:
             write_graph(net, candidate, folder / ONNX, "image")
 

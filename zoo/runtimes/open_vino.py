@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections import deque
 from pathlib import Path
@@ -11,16 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.artifacts import compiled
-from zoo.runtimes.identity import key_of
 from zoo.runtimes.instructions import computed_here
-from zoo.runtimes.portable import ONNX, widest, write_graph
+from zoo.runtimes.portable import ONNX, widest, write_graph, written_before
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import reason_of, refusing
-from zoo.runtimes.record import SIGNATURE
-from zoo.runtimes.signature import Signature, signature_from
+from zoo.runtimes.signature import Signature
 from zoo.runtimes.sizes import BySize
-from zoo.system.strict_json import parse_json
 
 IR = "model.xml"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
@@ -77,7 +72,7 @@ class OpenVino:
         return computed_here()
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
-        known = self._written_before(net, signature, threads, folder) if precision != "float32" else None
+        known = written_before(self, net, signature, threads, folder)
         if known is not None:
             return self.open(folder, known, precision, threads)
 
@@ -90,18 +85,6 @@ class OpenVino:
                 path.unlink()
 
         return widest(net, signature, write, lambda candidate: self.open(folder, candidate, precision, threads))
-
-    def _written_before(self, net: nn.Module, signature: Signature, threads: int, folder: Path) -> Signature | None:
-        """The graph of the same net in float32, which is that of every precision, where it was compiled here; None where it was not."""
-        place = compiled.folder() / key_of(net, self, signature, "float32", threads)
-        if compiled.fault(place):
-            return None
-        try:
-            for path in place.glob("model.*"):
-                shutil.copyfile(path, folder / path.name)
-            return signature_from(parse_json((place / SIGNATURE).read_bytes()), str(place))
-        except OSError:  # another process has just removed it
-            return None
 
     def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:
         with refusing(self.name, f"a graph in {folder / IR} that it can run"):

@@ -5,6 +5,7 @@ sizes is run at others, and what it answers is held against the net; where it is
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,18 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from zoo.artifacts import compiled
 from zoo.errors import InputError
 from zoo.exporting.lowering import Layout
 from zoo.exporting.onnx import write_onnx
 from zoo.exporting.ports import Port, Ports
+from zoo.runtimes.identity import key_of
 from zoo.runtimes.net import ANOTHER, Flat, first_state
-from zoo.runtimes.protocol import Session
-from zoo.runtimes.signature import Signature
+from zoo.runtimes.protocol import Runtime, Session
+from zoo.runtimes.record import SIGNATURE
+from zoo.runtimes.signature import Signature, signature_from
 from zoo.runtimes.torch_files import example_of
+from zoo.system.strict_json import parse_json
 
 ONNX = "model.onnx"
 WRONG = 0.02
@@ -91,6 +96,22 @@ def _close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> bool:
         for y, z in zip(found, wanted, strict=True)
         if z.numel()
     )
+
+
+def written_before(
+    runtime: Runtime, net: nn.Module, signature: Signature, threads: int, folder: Path
+) -> Signature | None:
+    """Copies the graph of the same net, which is one for all precisions, from where it was compiled in float32, and returns what it takes;
+    None where it was not."""
+    place = compiled.folder() / key_of(net, runtime, signature, "float32", threads)
+    if compiled.fault(place):  # as of the folder that is just being filled
+        return None
+    try:
+        for path in place.glob("model.*"):
+            shutil.copyfile(path, folder / path.name)
+        return signature_from(parse_json((place / SIGNATURE).read_bytes()), str(place))
+    except OSError:  # another process has just removed it
+        return None
 
 
 def write_graph(net: nn.Module, signature: Signature, path: Path, prefers: Layout) -> None:
