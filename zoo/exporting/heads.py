@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,14 +35,15 @@ class PlainHeads(nn.Module):
     def __init__(self, attention: Attention):
         super().__init__()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
-        self.qkv = Dense(attention.qkv.in_features, attention.qkv.out_features, bias=attention.qkv.bias is not None)
+        before: Any = attention.qkv
+        self.qkv = Dense(before.in_features, before.out_features, bias=before.bias is not None)
         self.proj = attention.proj
         with torch.no_grad():
-            factors = torch.ones(self.qkv.out_features, dtype=attention.qkv.weight.dtype)
+            factors = torch.ones(before.out_features, dtype=before.weight.dtype)
             factors[: self.num_heads * self.head_dim] = attention.scale
-            self.qkv.weight = nn.Parameter(attention.qkv.weight * factors[:, None], requires_grad=False)
-            if attention.qkv.bias is not None:
-                self.qkv.bias = nn.Parameter(attention.qkv.bias * factors, requires_grad=False)
+            self.qkv.weight = nn.Parameter(before.weight * factors[:, None], requires_grad=False)
+            if before.bias is not None:
+                self.qkv.bias = nn.Parameter(before.bias * factors, requires_grad=False)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         qkv = run(self.qkv, x, ctx).unflatten(-1, (3, self.num_heads, self.head_dim))
