@@ -162,6 +162,7 @@ RUNNING = (
         meaning="The width of the output.",
         callers=(
             "blocks.construct",
+            "blocks.heads.conv_head",
             "blocks.wiring.parallel",
             "blocks.wiring.residual",
             "blocks.wiring.weighted_dense",
@@ -563,7 +564,13 @@ FOLDING = (
         "as_affine() -> tuple[Tensor, Tensor] | None",
         OPTIONAL,
         meaning="(scale, shift), both (C,), where the block is y = scale * x + shift for each channel in eval mode; None where it is not.",
-        callers=("blocks.folding", "blocks.heads.linear_head", "blocks.heads.mlp_head", "blocks.heads.conv_head"),
+        callers=(
+            "blocks.attention.pooled_attention",
+            "blocks.folding",
+            "blocks.heads.linear_head",
+            "blocks.heads.mlp_head",
+            "blocks.heads.conv_head",
+        ),
         when="while a model is fused",
         absent="The block is no such map.",
     ),

@@ -59,6 +59,24 @@ class MaxPool(nn.Module):
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
 
+@block("avg_pool", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class AvgPool(nn.Module):
+    """y = mean of the k x k neighbours at every `stride`-th position, of those inside the map.
+
+    (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which cuts the
+    map up, has no border, and its last cells may be smaller: H' = ceil((H - k) / stride) + 1.
+    """
+
+    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2, stride: Annotated[int, Meta(ge=1)] = 2):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.is_odd = kernel_size % 2 == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.kernel_size // 2 if self.is_odd else 0
+        return F.avg_pool2d(x, self.kernel_size, self.stride, padding, not self.is_odd, count_include_pad=False)
+
+
 @block("space_to_depth", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class SpaceToDepth(nn.Module):
     """The k x k neighbours of every cell one behind the other along the channels, column by column.

@@ -1,4 +1,4 @@
-"""Squeeze and excite: every channel gated by what the whole map holds. Paper: arXiv:1709.01507."""
+"""Squeeze and excite: every channel gated by what the whole map holds. Papers: arXiv:1709.01507, arXiv:2012.11879 (other squeezes)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 from torch import Tensor, nn
 
+from blocks.chain import run
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.registry.slots import Act, slot
+from blocks.registry.slots import Act, Pool, slot
 
 
 @block(
@@ -20,9 +21,9 @@ from blocks.registry.slots import Act, slot
     covers=("se", "squeeze_and_excitation"),
 )
 class SqueezeExcite(nn.Module):
-    """y = x * gate(W_2 act(W_1 mean x)), the mean over all positions; W_1: C -> max(1, int(ratio * C)).
+    """y = x * gate(W_2 act(W_1 pool(x))), pool the mean over all positions without one; W_1: C -> max(1, int(ratio * C)).
 
-    (B, C, H, W) or (B, L, C) -> the same shape.
+    (B, C, H, W) or (B, L, C) -> the same shape. A `pool` gives (B, C, 1, 1). `bias` holds for both maps.
     """
 
     def __init__(
@@ -32,17 +33,22 @@ class SqueezeExcite(nn.Module):
         ratio: Annotated[float, Meta(gt=0)] = 0.25,
         act: Act = slot("relu"),
         gate: Act = slot("sigmoid"),
+        bias: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = True,
+        pool: Annotated[Pool | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
         hidden_dim = max(1, int(dim * ratio))
-        self.down = Dense(dim, hidden_dim)
+        self.pool = pool(dim) if pool else None
+        self.down = Dense(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim)
-        self.up = Dense(hidden_dim, dim)
+        self.up = Dense(hidden_dim, dim, bias=bias)
         self.gate = gate(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if type(x) is Tensor and not x.numel():
             return x
-        positions = (2, 3) if x.ndim == 4 else (1,)
-        summary = x.mean(positions, keepdim=True)
+        if self.pool is not None:
+            summary = run(self.pool, x)
+        else:
+            summary = x.mean((2, 3) if x.ndim == 4 else (1,), keepdim=True)
         return x * self.gate(self.up(self.act(self.down(summary))))

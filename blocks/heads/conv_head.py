@@ -14,12 +14,12 @@ from blocks.heads.pool import Pool, pooled
 from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.registry.slots import Act, Norm, slot
+from blocks.registry.slots import Act, Norm, Slot, slot
 
 
 @block("conv_head", kind="head", abilities=("noncausal", "any_resolution"), paper="arXiv:1905.02244")
 class ConvHead(nn.Module):
-    """logits = W_2 drop(act(norm(W_1 pool x))) + b, W_1: C -> `hidden_dim`.
+    """logits = W_2 drop(act(norm(W_1 pool pre(x)))) + b, W_1 to `hidden_dim` channels; `pre`, if there is one, sees the map.
 
     (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, hidden_dim) with `pre_logits`, or when there are no classes.
     `fuse()` folds a batch norm into W_1.
@@ -36,17 +36,21 @@ class ConvHead(nn.Module):
         act: Act | None = slot("relu"),
         bias: bool = False,
         drop: Annotated[float, Meta(ge=0, lt=1)] = 0.0,
+        pre: Annotated[Slot | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
         self.num_features, self.num_classes = hidden_dim, num_classes
         self.pool: Pool = pool
         self.drop = drop
-        self.fc = Dense(dim, hidden_dim, bias=bias)
+        self.pre = pre(dim) if pre else None
+        self.fc = Dense(getattr(self.pre, "out_dim", dim), hidden_dim, bias=bias)
         self.norm = norm(hidden_dim) if norm else None
         self.act = act(hidden_dim) if act else None
         self.classifier = Dense(hidden_dim, num_classes) if num_classes else None
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
+        if self.pre is not None:
+            x = run(self.pre, x, ctx)
         x = self.fc(pooled(x, self.pool, ctx))
         for part in (self.norm, self.act):
             if part is not None:

@@ -45,3 +45,15 @@ def test_levels_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
 @pytest.mark.parametrize("name", [name for name in TIMM if name not in smallest("timm")])
 def test_levels_of_every_model_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
     check(name, timm)
+
+
+@pytest.mark.parametrize(("level", "names"), [(0, ["stages.0.layers.0"]), (2, ["stages.0.layers.0", "stages.0.layers.1", "stages.1.layers.0"])])  # fmt: skip
+def test_layers_of_several_stages_are_levels_and_are_cut_off_behind_the_last(level: int, names: list[str]) -> None:
+    model: Any = zoo.create("convit_nano").eval()
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, [level], intermediates_only=True)
+        assert model.prune_intermediate_layers([level]) == [level]
+        found = model.forward_intermediates(x, [level], intermediates_only=True)
+    assert model.level_names() == names
+    assert torch.equal(found[0], expected[0]) and found[0].shape == (2, 48, 8, 8)

@@ -22,6 +22,9 @@ from zoo.errors import InputError, Problem
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 
+LAYERS = ("layers",)
+"""`family.levels` of nets in which each layer of each stage is a level."""
+
 
 def in_memory_order(x: Tensor) -> Tensor:
     """An image as the blocks want it in memory, channels last. Raises InputError for a batch of batches."""
@@ -97,7 +100,8 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.num_features = num_features
-        self.levels_are_layers = len(stages) == 1  # and stay so: pruning may leave one stage of many
+        # and stay so: pruning may leave one stage of many
+        self.levels_are_layers = len(stages) == 1 or spec.family.levels == LAYERS
         self.reads_slots = any(getattr(module, "reads", None) is not None for module in self.modules())
 
     # what it is
@@ -226,9 +230,7 @@ class Backbone(nn.Module):
         if ctx is None and self.reads_slots:
             ctx = Context()
         if self.levels_are_layers:
-            shown_layers = dict.fromkeys(wanted, x)
-            x = self.stages[0](self._enter(x, ctx), ctx, shown_layers, stop_early)
-            return x, [shown_layers[i] for i in wanted]
+            return self._run_layers(x, wanted, ctx, stop_early)
         names = self.level_names()
         last = names[max(wanted)]
         features: dict[str, Tensor] = {}
@@ -238,6 +240,22 @@ class Backbone(nn.Module):
             if stop_early and name == last:
                 break
         return x, [features[names[i]] for i in wanted]
+
+    def _run_layers(
+        self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`_run_levels` where levels are layers, which count through all stages."""
+        x, first, levels = self._enter(x, ctx), 0, dict.fromkeys(wanted, x)
+        for stage in self.stages:
+            end = first + len(stage.layers)  # type: ignore[arg-type]
+            is_last = stop_early and max(wanted) < end
+            show = {i - first: x for i in wanted if first <= i < end}
+            x = stage(x, ctx, show, is_last)
+            levels |= {first + i: level for i, level in show.items()}
+            if is_last:
+                break
+            first = end
+        return x, [levels[i] for i in wanted]
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """Everything before the head in its order: the stem, or each part of it, and the stages."""
@@ -255,7 +273,8 @@ class Backbone(nn.Module):
     def level_names(self) -> list[str]:
         """The modules behind which a feature level stands: those that the family names, else each stage, or each layer of the only one."""
         if self.levels_are_layers:
-            return [f"stages.0.layers.{i}" for i in range(len(self.stages[0].layers))]  # type: ignore[arg-type]
+            counts = [len(stage.layers) for stage in self.stages]  # type: ignore[arg-type]
+            return [f"stages.{i}.layers.{j}" for i, count in enumerate(counts) for j in range(count)]
         parts = [name for name, _ in self.parts()]
         named = [name for name in self.spec.family.levels if name in parts]
         return named or [name for name in parts if name.startswith("stages")]

@@ -78,10 +78,16 @@ def _fit(twin: nn.Module, model: Any) -> None:
 
 
 def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> list[int]:
-    """Cuts off the parts (or layers of the only stage) behind the last level wanted, and the head."""
+    """Cuts off the parts (or layers, where levels are layers) behind the last level wanted, and the head."""
     levels = chosen_levels(indices, model.num_levels)
     if model.levels_are_layers:
-        model.stages[0].layers = model.stages[0].layers[: max(levels) + 1]
+        count = 0
+        for place, stage in enumerate(model.stages):
+            if count > max(levels):
+                model.stages = model.stages[:place]
+                break
+            stage.layers = stage.layers[: max(levels) + 1 - count]
+            count += len(stage.layers)
     else:
         last, names = model.level_names()[max(levels)], [name for name, _ in model.parts()]
         remaining = names[: names.index(last) + 1]

@@ -15,6 +15,8 @@ from zoo.exporting.sources import Sources
 WIDTH = 120
 NUMBER = re.compile(r"(?<![\w.\"'-])\d+(?![\w.\"'])")
 PLAIN = (int, float, str, bool, type(None))
+NATIVE = (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.Linear, nn.LayerNorm)
+"""Layers of torch that are written with the arguments of their own constructors."""
 
 
 class Call(NamedTuple):
@@ -130,7 +132,7 @@ def _owner(kind: type) -> type:
 
 
 def _native(module: nn.Module, kind: type) -> type | None:
-    return next((base for base in (nn.Conv2d, nn.Conv1d, nn.Linear, nn.LayerNorm) if issubclass(kind, base)), None)
+    return next((base for base in NATIVE if issubclass(kind, base)), None)
 
 
 def _native_arguments(module: Any, native: type) -> list[Any]:

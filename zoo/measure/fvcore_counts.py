@@ -26,7 +26,7 @@ def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
     from fvcore.nn import FlopCountAnalysis
 
     handles = {f"aten::{name}": _handle(kind, formula) for name, (kind, formula) in FORMULAS.items()}
-    handles["aten::einsum"] = _summed
+    handles |= {"aten::einsum": _summed, "aten::_convolution": _convolved_either_way}
     with warnings.catch_warnings(), torch.no_grad(), traced_as_run():
         warnings.simplefilter("ignore")
         analysis = FlopCountAnalysis(model.eval(), x)
@@ -79,6 +79,17 @@ def _convolved(inputs: list[list[int]], out: list[int]) -> int:
     return math.prod(out) * math.prod(inputs[1][1:])
 
 
+def _transposed(inputs: list[list[int]], out: list[int]) -> int:
+    """Each input goes into the kernel (C_out / groups, k, ...)."""
+    return math.prod(inputs[0]) * math.prod(inputs[1][1:])
+
+
+def _convolved_either_way(inputs: list[Any], outputs: list[Any]) -> int:
+    """A convolution, or a transposed one, which the seventh argument says."""
+    shapes = [_shape(value) for value in inputs[:2]]
+    return (_transposed if inputs[6].toIValue() else _convolved)(shapes, _shape(outputs[0]))
+
+
 def _attended(inputs: list[list[int]], out: list[int]) -> int:
     """Scores and sums: every query meets every key."""
     query, key, value = inputs[:3]
@@ -89,6 +100,7 @@ FORMULAS: dict[str, tuple[str, Callable[..., int]]] = {
     "linear": ("matmul", _product), "matmul": ("matmul", _product), "mm": ("matmul", _product), "bmm": ("matmul", _product),
     "addmm": ("matmul", _added), "baddbmm": ("matmul", _added),
     "_convolution": ("convolution", _convolved), "conv1d": ("convolution", _convolved), "conv2d": ("convolution", _convolved),
+    "conv_transpose2d": ("convolution", _transposed),
     "scaled_dot_product_attention": ("attention", _attended),
 }  # fmt: skip
 KINDS = {name: kind for name, (kind, _) in FORMULAS.items()} | {"einsum": "matmul"}

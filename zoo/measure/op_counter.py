@@ -230,6 +230,11 @@ def conv_macs(conv: Any, x: Tensor) -> dict[str, int]:
     return {"convolution": x.shape[0] * math.prod(out) * conv.weight.numel()}
 
 
+def transposed_conv_macs(conv: Any, x: Tensor) -> dict[str, int]:
+    """Inputs times taps: B H W C_in (C_out / groups) k k."""
+    return {"convolution": x.shape[0] * math.prod(x.shape[2:]) * conv.weight.numel()}
+
+
 def linear_macs(linear: Any, x: Tensor) -> dict[str, int]:
     """Rows times C_in C_out."""
     return {"matmul": x.numel() // linear.in_features * linear.weight.numel()}
@@ -238,5 +243,6 @@ def linear_macs(linear: Any, x: Tensor) -> dict[str, int]:
 COUNT: dict[type, Callable[[Any, Tensor], dict[str, int]]] = {
     nn.Conv1d: conv_macs,
     nn.Conv2d: conv_macs,
+    nn.ConvTranspose2d: transposed_conv_macs,
     nn.Linear: linear_macs,
 }

@@ -26,7 +26,7 @@ SCHEMA = "zoo.spec/1"
 MAX_BYTES = 1_000_000
 MAX_VALUES = 200_000
 SURROGATE = re.compile("[\ud800-\udfff]")
-LEVEL = re.compile(r"stem(\.[0-9]{1,3})?|stages\.[0-9]{1,3}")
+LEVEL = re.compile(r"layers|stem(\.[0-9]{1,3})?|stages\.[0-9]{1,3}")
 TEXTS = ("title", "paper", "licence", "code", "about")
 
 TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
@@ -35,7 +35,8 @@ TASKS = ("image-classification", "language-modeling", "sequence-classification",
 class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a family says of itself; no part of the digest.
 
-    `levels`: the parts whose outputs are its feature levels, in order: `stem`, `stem.0`, `stages.1`. Without it each stage is one."""
+    `levels`: the parts whose outputs are its feature levels, in order: `stem`, `stem.0`, `stages.1`, or `layers`, all of them. Without it
+    each stage is one."""
 
     name: str = ""
     title: str = ""
@@ -250,7 +251,7 @@ def _family_problems(family: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(f"family.{key}", f"one line of at most {LONGEST_TEXT} letters that can be seen", shown(value))
     levels = family.get("levels", [])
     if not isinstance(levels, list) or not all(isinstance(level, str) and LEVEL.fullmatch(level) for level in levels):
-        expected = "names of parts like `stem`, `stem.0`, `stages.1`"
+        expected = "names of parts like `stem`, `stem.0`, `stages.1`, or `layers`"
         yield Problem("family.levels", expected, shown(levels))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
