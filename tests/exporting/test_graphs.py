@@ -20,6 +20,7 @@ from zoo.errors import InputError
 from zoo.exporting import export as exporting
 from zoo.exporting import lowering, onnx
 from zoo.exporting.export import GRAPHS, TARGETS, export_graph, folded
+from zoo.exporting.language import streaming
 from zoo.exporting.openvino import without_telemetry
 from zoo.exporting.ports import Port, Ports, image_like
 from zoo.exporting.quiet import OperatorError, quiet
@@ -89,6 +90,15 @@ def test_the_size_is_fixed_where_the_model_takes_one(tmp_path: Path) -> None:
     ):
         export_graph("gmlp_nano", tmp_path / "other.onnx", "onnx", dynamic=("batch", "size"))
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_language_model_comes_with_its_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "net.onnx")
+    assert main(["export", "gla_nano", path, "--to", "onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["free"] == ["batch", "length"]
+    model: Any = zoo.create("gla_nano", form="deploy")
+    net, ports = streaming(model)
+    assert ports.outputs[0] == "logits" and len(ports.inputs) == len(ports.outputs) == len(net.leaves) + 1 > 1
 
 
 def test_feature_maps_come_out_as_maps(tmp_path: Path) -> None:

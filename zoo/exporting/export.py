@@ -15,10 +15,12 @@ from blocks.packing import unpacked
 from zoo.build.backbone import Backbone
 from zoo.build.deploy import check_form
 from zoo.build.inputs import input_size
+from zoo.build.language import LanguageModel
 from zoo.catalog.external import External
 from zoo.catalog.external import deploy as deploy_external
 from zoo.errors import InputError, Problem, nearest
 from zoo.exporting.formats import Format, Written, refuse_missing, refuse_path, write
+from zoo.exporting.language import streaming
 from zoo.exporting.ports import FREE, image_like
 from zoo.exporting.python import export_python
 from zoo.exporting.quiet import OperatorError
@@ -54,7 +56,8 @@ def export(
     (an .xml with a .bin beside it), `executorch`; or one of torch's own: `torch-export`, `aot` (compiled for this machine, .pt2),
     `torchscript`. A graph is run and compared with the model in float64 before it is handed out.
     `form`: `train`, or `deploy`, the usual one of graphs. A name is created first, with initial values unless `pretrained`.
-    `example`: images to record the graph with; one of the model's size without it. `dynamic`: which sizes of them stay free, of `batch` and
+    A language model reads tokens and its state, and gives logits and the state behind them (`zoo.exporting.language`).
+    `example`: images, or tokens, to record the graph with; without it one image of the model's size. `dynamic`: which sizes of them stay free, of `batch` and
     `size`; as many as the model and the format allow without it. A graph that computes something else at other sizes is refused.
     Raises InputError for a file that is there already, unless `force`; for another format; for what the format cannot express, with
     the operator's name; and for outputs that differ.
@@ -86,6 +89,8 @@ def export_graph(
     net = create(model, pretrained=pretrained) if isinstance(model, str) else model
     if form != "train":
         net = folded(net)
+    if isinstance(net, LanguageModel):
+        return write(wanted, *streaming(net.eval(), example), target, force=force)
     if example is None:
         example = image_like((1, net.spec.input.channels, *input_size(net.spec.input)))
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem
+from zoo.exporting.ports import Port, Ports
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,21 @@ def state_leaves(model: LanguageModel) -> tuple[StateLeaf, ...]:
             shape = tuple(None if is_free else size for size, is_free in zip(tensor.shape, free, strict=True))
             leaves.append(StateLeaf(path, index, tensor.dtype, shape, tuple(tensor.shape)))
     return tuple(leaves)
+
+
+@torch.no_grad()
+def streaming(model: LanguageModel, tokens: Tensor | None = None) -> tuple[Streaming, Ports]:
+    """A model as a net of tokens and state, and its ports: any batch, number of tokens and past. `tokens` (B, L) are its example."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.spec.input.vocab_size  # type: ignore[union-attr]
+    drawn = torch.randint(0, vocabulary, (2, 10), generator=generator)
+    tokens = drawn[:, :7] if tokens is None else tokens
+    net = Streaming(model, state_leaves(model)).eval()
+    net.spec = model.spec  # type: ignore[assignment]
+    before = drawn[:1, 7:].expand(len(tokens), -1)
+    kept = net(before, *(leaf.empty(len(tokens)) for leaf in net.leaves))[1:] if net.leaves else ()
+    ports = [Port("tokens", tokens, {0: "batch", 1: "length"})]
+    for leaf, tensor in zip(net.leaves, kept, strict=True):
+        free = {axis: "batch" if axis == 0 else "past" for axis, size in enumerate(leaf.shape) if size is None}
+        ports.append(Port(leaf.name, tensor, free))
+    return net, Ports(tuple(ports), ("logits", *(f"{leaf.name}.after" for leaf in net.leaves)))
