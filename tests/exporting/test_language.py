@@ -12,6 +12,7 @@ import torch
 from tests.exporting import language
 from tests.exporting.scans import LENGTHS, error, run_onnxruntime, run_openvino
 from zoo.catalog.listing import list_models
+from zoo.exporting.export import export_graph
 from zoo.exporting.language import Streaming, leaves_of, of_leaves, state_leaves
 
 BOUND = 1e-4
@@ -79,3 +80,10 @@ def test_without_leaves_a_model_keeps_nothing_and_last_is_the_last_position() ->
         whole, last = Streaming(model)(tokens), Streaming(model, last=True)(tokens)
     assert last.shape == (2, 1, whole.shape[-1])
     torch.testing.assert_close(last, whole[:, -1:])
+
+
+@pytest.mark.parametrize("to", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow), "torchscript"])
+def test_a_language_model_is_exported_with_its_state_and_proved(to: str, tmp_path: Path) -> None:
+    written = export_graph("gla_nano", tmp_path / ("net.pt2" if to == "torch-export" else "net"), to)
+    assert written.error is not None and written.error <= BOUND
+    assert written.free == ("batch", "length")
