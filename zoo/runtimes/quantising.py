@@ -44,14 +44,15 @@ def missing(runtime: str) -> str:
     return ""
 
 
-def quantise(runtime: str, folder: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> int:
-    """Quantises the file that a runtime compiled into `folder`, in its place; returns how many operators stay in float32.
+def quantise(runtime: str, folder: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> None:
+    """Quantises the file that a runtime compiled into `folder`, in its place.
 
     Ends with the first attempt whose loss is allowed, or the last. Raises InputError."""
     with refusing(runtime, "a net that its library can quantise"):
         if runtime == "onnxruntime":
-            return _quantise_onnx(folder / ONNX, names, batches, loss, max_loss)
-        return _quantise_openvino(folder, names, batches, loss, max_loss)
+            _quantise_onnx(folder / ONNX, names, batches, loss, max_loss)
+        else:
+            _quantise_openvino(folder, names, batches, loss, max_loss)
 
 
 class _Reader:
@@ -82,7 +83,7 @@ def _arrays(batches: Batches, most: int) -> Iterator[tuple[np.ndarray, ...]]:
             return
 
 
-def _quantise_onnx(path: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> int:
+def _quantise_onnx(path: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -91,18 +92,15 @@ def _quantise_onnx(path: Path, names: tuple[str, ...], batches: Batches, loss: L
     try:
         quant_pre_process(str(plain), str(whole), skip_symbolic_shape=True)
         sensitive: list[str] = []
-        excluded: list[str] = []
         for share in LEFT_OUT:
-            excluded = sensitive[: round(share * len(sensitive))]
             quantize_static(
                 str(whole), str(path), _Reader(names, batches, CALIBRATION), quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=excluded,
+                nodes_to_exclude=sensitive[: round(share * len(sensitive))],
             )  # fmt: skip
             if loss() <= max_loss:
-                break
+                return
             sensitive = sensitive or _by_sensitivity(whole, path, _Reader(names, batches, RANKING))
-        return len(excluded)
     finally:
         for file in (plain, whole):
             file.unlink(missing_ok=True)
@@ -134,7 +132,7 @@ def _by_sensitivity(whole: Path, quantised: Path, reader: _Reader) -> list[str]:
     return [node.name for node in sorted(known, key=lambda node: noise[node.input[0]])]
 
 
-def _quantise_openvino(folder: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> int:
+def _quantise_openvino(folder: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> None:
     import nncf
 
     from zoo.runtimes.open_vino import IR, core, imported
@@ -142,17 +140,14 @@ def _quantise_openvino(folder: Path, names: tuple[str, ...], batches: Batches, l
     path, openvino = folder / IR, imported()
     whole = core().read_model(str(path))
     data = nncf.Dataset([dict(zip(names, values, strict=True)) for values in _arrays(batches, CALIBRATION)])
-    kept = 0
-    for model in (
+    attempts = (
         lambda: nncf.quantize(whole.clone(), data, subset_size=CALIBRATION),
         lambda: _controlled(whole, data, max_loss),
-    ):
-        made = model()
-        _write(openvino, made, path)
+    )
+    for attempt in attempts:
+        _write(openvino, attempt(), path)
         if loss() <= max_loss:
-            break
-        kept = -1  # as many as its accuracy control found
-    return kept
+            return
 
 
 def _write(openvino: Any, model: Any, path: Path) -> None:
