@@ -3,6 +3,7 @@ runs where the zoo is not installed."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from zoo.build.builder import build
 from zoo.build.deploy import fused
 from zoo.catalog.external import External
 from zoo.errors import InputError, Problem, ProblemsError, listed
+from zoo.exporting.recurrences import recorded_ops
 from zoo.runtimes.net import Flat
 from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Input, Leaf, Signature
@@ -102,9 +104,9 @@ def example_of(one: Input | Leaf, least: int = 1) -> Tensor:
 
 
 def exported(
-    net: nn.Module, signature: Signature, runtime: str, precision: str = "float32"
+    net: nn.Module, signature: Signature, runtime: str, precision: str = "float32", alone: bool = False
 ) -> torch.export.ExportedProgram:
-    """The net as a program of torch.export with flat tensors. Raises InputError."""
+    """The net as a program of torch.export with flat tensors; `alone` in operators of torch, without the zoo's. Raises InputError."""
     flat = Flat(net, signature).eval()
     inputs = (example_of(one, 2) for one in signature.inputs)
     examples = [
@@ -115,8 +117,13 @@ def exported(
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(one.shape) if size is None}
         for one in signature.tensors
     ]
-    with refusing(runtime, "a net that torch.export can follow"), torch.no_grad():
-        return torch.export.export(flat, tuple(examples), dynamic_shapes={"tensors": tuple(free)}, strict=False)
+    is_long = any(None in one.shape[1:] for one in signature.inputs if one.dtype == "int64")
+    ops = recorded_ops("scan" if is_long else "unrolled", is_long) if alone else contextlib.nullcontext()
+    with refusing(runtime, "a net that torch.export can follow"), torch.no_grad(), ops:
+        program = torch.export.export(flat, tuple(examples), dynamic_shapes={"tensors": tuple(free)}, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # where on this machine the code lies
+    return program
 
 
 def narrowed(signature: Signature, program: torch.export.ExportedProgram) -> Signature:
@@ -152,7 +159,7 @@ def _fitted(example: tuple[int, ...], wanted: tuple[int | None, ...], found: tup
 
 def write_program(net: nn.Module, signature: Signature, folder: Path, runtime: str, precision: str) -> None:
     """The exported program of a net in the dtype of its precision. Raises InputError where it holds operators that torch alone lacks."""
-    program = exported(net, signature, runtime, precision)
+    program = exported(net, signature, runtime, precision, alone=True)
     foreign = sorted({_operator(node.target) for node in program.graph.nodes if node.op == "call_function"} - {""})
     if foreign:
         raise InputError("deploy", Problem("program", "operators of torch alone", listed(foreign)))
