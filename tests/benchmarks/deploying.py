@@ -35,6 +35,8 @@ PAUSE_S = 0.06
 EAGER, PLAIN_ORT, PLAIN_ORT_NEW, PLAIN_OV, PLAIN_OV_BF16 = (
     "timm", "timm, onnxruntime", "timm, onnxruntime (dynamo)", "timm, openvino", "timm, openvino bfloat16",
 )  # fmt: skip
+LIMIT, LOW_LIMIT = 1e-2, 0.3
+"""Of the largest output: a form that is further off timm's net, in float32 or below, is told of and not timed."""
 LIMIT_S = 1800
 """Seconds that one net may take at one batch size."""
 
@@ -110,7 +112,7 @@ def measured(name: str, batch: int, threads: int, minutes: float, rounds: int, r
     forms: dict[str, Any] = {EAGER: theirs}
     forms |= _plain(theirs, x, threads, bfloat16="bfloat16" in offered.get("openvino", ()))
     _tell(f"{name}, batch {batch}: timm is exported")
-    wish: dict[str, Any] = {"example": x, "threads": threads, "minutes": minutes, "max_loss": 1.0}
+    wish: dict[str, Any] = {"example": x, "threads": threads, "minutes": minutes, "max_loss": 1.0, "again": True}
     chosen = {}
     for precision in ("float32", "auto"):
         fast = zoo.deploy(ours, runtimes, precision, **wish)
@@ -124,10 +126,11 @@ def measured(name: str, batch: int, threads: int, minutes: float, rounds: int, r
                 _tell(f"{name}, {runtime}, {precision}: {error}")
     with torch.inference_mode():
         expected = theirs(x)
-        for form, call in forms.items():
-            off = float((torch.as_tensor(call(x)).float() - expected).abs().max() / expected.abs().max())
-            limit = 0.3 if "bfloat16" in form or "float16" in form else 1e-2
-            assert off < limit, f"{form} is off by {off:.1e}"
+        for form in list(forms):
+            off = float((torch.as_tensor(forms[form](x)).float() - expected).abs().max() / expected.abs().max())
+            if not off < (LOW_LIMIT if "float16" in form else LIMIT):  # in bfloat16, too; NaN is below nothing
+                _tell(f"{name}, {form}: off by {off:.1e} of the largest output, and left out")
+                del forms[form]
         comparison = compare({form: _calling(call, x) for form, call in forms.items()}, rounds, pause=PAUSE_S)
     return {
         "net": name, "batch": batch, "threads": threads, "others": round(comparison.others, 3), "chosen": chosen,
