@@ -546,6 +546,16 @@ TRAINING = (
         when="when parameters are grouped for an optimiser",
         absent="1 for each.",
     ),
+    Member(
+        "anneal",
+        "anneal(share: float) -> None",
+        OPTIONAL,
+        meaning="What the block changes in itself when the share of training that is over, from 0 to 1, is `share`. Where nobody calls it, "
+        "the block stands where training ends; what it changes is no part of the state.",
+        callers=("blocks.annealing",),
+        when="before every step of training, by `zoo.anneal`",
+        absent="The block changes by its gradients alone.",
+    ),
 )
 
 FOLDING = (
@@ -570,6 +580,7 @@ FOLDING = (
             "blocks.heads.linear_head",
             "blocks.heads.mlp_head",
             "blocks.heads.conv_head",
+            "blocks.heads.distilled_head",
         ),
         when="while a model is fused",
         absent="The block is no such map.",

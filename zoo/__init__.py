@@ -43,6 +43,7 @@ _HOME = {
     "predict_latency": "zoo.measure.calibrate:predict",
     "compare": "zoo.measure.compare",
     "param_groups": "zoo.build.groups",
+    "anneal": "blocks.annealing",
     "list_models": "zoo.catalog.listing",
     "list_modules": "zoo.catalog.listing",
     "list_pretrained": "zoo.catalog.listing",

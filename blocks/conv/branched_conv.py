@@ -1,6 +1,7 @@
-"""MobileOne's convolutions: trained as parallel branches, deployed as one.
+"""Convolutions that are trained as parallel branches and deployed as one: those of RepVGG, MobileOne, RepLKNet and RepGhost.
 
-Paper: arXiv:2206.04040. Upstream: apple/ml-mobileone (Apple's sample code licence).
+Papers: arXiv:2206.04040, arXiv:2101.03697, arXiv:2203.06717, arXiv:2211.06088. Upstream: apple/ml-mobileone (Apple's sample code
+licence), DingXiaoH/RepVGG, DingXiaoH/RepLKNet-pytorch, ChengpengChen/RepGhost (MIT).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from blocks.registry import block
 from blocks.registry.slots import Act, Mixer
 
 Count = Annotated[int, Meta(ge=1)]
+Small = Annotated[int, Meta(ge=0, le=63, extra_json_schema={"added": "0.1"})]
+Added = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -31,11 +34,12 @@ Count = Annotated[int, Meta(ge=1)]
     covers=("repvgg", "mobileone"),
 )
 class BranchedConv(nn.Module):
-    """y = act(gate(sum_b BN_b(W_b * x) + BN_s(S * x) + BN_x(x))): k x k branches b, a 1 x 1 branch S, and x itself.
+    """y = act(gate(sum_b BN_b(W_b * x) + BN_s(S * x) + BN_x(x))): k x k branches b, a small branch S, and x itself.
 
-    (B, C, H, W) -> (B, out_dim, H', W'). S is there when k > 1, x itself when neither width nor size change; `gate` is
-    squeeze and excite, or nothing. `fuse()` adds the branches up to one k x k convolution with bias. Raises ValueError for
-    an even `kernel_size`, whose centre is between two taps, and when `groups` does not divide both widths.
+    (B, C, H, W) -> (B, out_dim, H', W'). S is `small` x `small`, and there when k is more than that; 0 leaves it out. x itself is there
+    when neither width nor size change, unless `identity` is false. `gate` is squeeze and excite, or nothing.
+    `fuse()` adds the branches up to one k x k convolution with bias. Raises ValueError for an even kernel, whose centre is
+    between two taps, and when `groups` does not divide both widths.
     """
 
     def __init__(
@@ -49,15 +53,18 @@ class BranchedConv(nn.Module):
         branches: Count = 1,
         gate: Mixer | None = None,
         act: Act | None = None,
+        small: Small = 1,
+        identity: Added = True,
     ):
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size = {kernel_size} is even; the nearest that has a centre is {kernel_size + 1}")
+        for name, size in (("kernel_size", kernel_size), ("small", small or 1)):
+            if size % 2 == 0:
+                raise ValueError(f"{name} = {size} is even; the nearest that has a centre is {size + 1}")
         self.dim, self.out_dim = dim, out_dim or dim
         self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
         self.branches = nn.ModuleList(self._branch(kernel_size) for _ in range(branches))
-        self.scale = self._branch(1) if kernel_size > 1 else None
-        self.identity = BatchNorm(dim) if self.out_dim == dim and stride == 1 else None
+        self.scale = self._branch(small) if 0 < small < kernel_size else None
+        self.identity = BatchNorm(dim) if identity and self.out_dim == dim and stride == 1 else None
         self.gate = gate(self.out_dim) if gate else None
         self.act = act(self.out_dim) if act else None
 
@@ -91,7 +98,7 @@ class BranchedConv(nn.Module):
         bias = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
         if self.scale is not None:
             small: Any = self.scale.conv
-            weight += F.pad(small.weight, [self.kernel_size // 2] * 4)
+            weight += F.pad(small.weight, [(self.kernel_size - small.kernel_size[0]) // 2] * 4)
             bias += small.bias
         if self.identity is not None:
             scale, shift = self.identity.as_affine()
@@ -112,10 +119,10 @@ class BranchedConv(nn.Module):
     layout="BCHW",
     abilities=("noncausal", "any_resolution", "2d"),
     paper="arXiv:2206.04040",
-    covers=("mobileone",),
+    covers=("mobileone", "replknet", "reparam_large_kernel_conv", "repghost", "repghostnet"),
 )
 class BranchedDepthwiseConv(BranchedConv):
-    """The same where each channel has its own kernels.
+    """The same where each channel has its own kernels: with `small` = 5 and no `identity` RepLKNet's, with `small` = 0 RepGhost's.
 
     (B, C, H, W) -> (B, C, H', W').
     """
@@ -129,5 +136,10 @@ class BranchedDepthwiseConv(BranchedConv):
         branches: Count = 1,
         gate: Mixer | None = None,
         act: Act | None = None,
+        small: Small = 1,
+        identity: Added = True,
     ):
-        super().__init__(dim, kernel_size=kernel_size, stride=stride, groups=dim, branches=branches, gate=gate, act=act)
+        super().__init__(
+            dim, kernel_size=kernel_size, stride=stride, groups=dim, branches=branches, gate=gate, act=act, small=small,
+            identity=identity,
+        )  # fmt: skip

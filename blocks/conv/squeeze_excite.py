@@ -8,6 +8,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from blocks.chain import run
+from blocks.conv.universal_inverted_residual import rounded
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.registry.slots import Act, Pool, slot
@@ -23,7 +24,8 @@ from blocks.registry.slots import Act, Pool, slot
 class SqueezeExcite(nn.Module):
     """y = x * gate(W_2 act(W_1 pool(x))), pool the mean over all positions without one; W_1: C -> max(1, int(ratio * C)).
 
-    (B, C, H, W) or (B, L, C) -> the same shape. A `pool` gives (B, C, 1, 1). `bias` holds for both maps.
+    (B, C, H, W) or (B, L, C) -> the same shape. A `pool` gives (B, C, 1, 1). `bias` holds for both maps. With `round_to` the hidden width
+    is the nearest multiple of it, not more than a tenth down.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class SqueezeExcite(nn.Module):
         gate: Act = slot("sigmoid"),
         bias: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = True,
         pool: Annotated[Pool | None, Meta(extra_json_schema={"added": "0.1"})] = None,
+        round_to: Annotated[int, Meta(ge=1, extra_json_schema={"added": "0.1"})] = 1,
     ):
         super().__init__()
-        hidden_dim = max(1, int(dim * ratio))
+        hidden_dim = max(1, int(dim * ratio)) if round_to == 1 else rounded(dim * ratio, round_to)
         self.pool = pool(dim) if pool else None
         self.down = Dense(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim)

@@ -57,6 +57,21 @@ def test_routers_adapt_only_where_that_is_asked_for() -> None:
     assert (plain.adaptations, adaptive.adaptations) == (0, 3)
 
 
+def test_blocks_with_a_schedule_know_before_each_step_how_far_training_is() -> None:
+    class Scheduled(Router):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shares: list[float] = []
+
+        def anneal(self, share: float) -> None:
+            self.shares.append(share)
+
+    model = Scheduled()
+    average = RunningAverage(model, decay=0.5)
+    losses(model, 5, average=average)
+    assert model.shares == average.model.shares == [0, 0.25, 0.5, 0.75, 1]
+
+
 def test_the_average_follows_slowly_at_most_by_its_decay() -> None:
     model = nn.Linear(1, 1, bias=False)
     average = RunningAverage(model, decay=0.15)

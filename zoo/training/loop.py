@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blocks.annealing import anneal
 from blocks.context import Context
 from blocks.moe.adaptation import adapt_routers
 
@@ -49,11 +50,14 @@ def train(
     """Trains in place, one step for each batch, and yields the loss of each step; a step begins when its loss is asked for.
 
     The rates of `optimizer` are multiplied by `cosine_rate`, for which `steps` is the number of batches. The losses that blocks leave
-    in the context are added. With `adapts_routers` the routers even out their loads after each step (`adapt_routers`).
+    in the context are added. With `adapts_routers` the routers even out their loads after each step (`adapt_routers`). Blocks with a
+    schedule, in the model and in its average, know before each step how far training is (`anneal`).
     """
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, steps, warmup))
     model.train()
-    for batch in batches:
+    for step, batch in enumerate(batches):
+        for net in (model, *([average.model] if average is not None else [])):
+            anneal(net, min(1.0, step / max(1, steps - 1)))
         ctx = Context()
         total = loss(model, batch, ctx) + ctx.total_loss()
         optimizer.zero_grad(set_to_none=True)
