@@ -143,6 +143,15 @@ def test_a_law_of_linear_layers_leaves_convolutions_as_torch_makes_them() -> Non
     assert linear.weight.std() < 0.03 and not linear.bias.any()
 
 
+def test_a_law_of_convolutions_may_hold_for_linear_layers_too() -> None:
+    torch.manual_seed(0)
+    table = zoo.spec("van_nano").plain()
+    spread = zoo.create(table).get_submodule("stages.2.layers.0.1.1.fc1").weight.std()
+    assert abs(spread / (2 / 256) ** 0.5 - 1) < 0.05
+    table["spec"]["init"]["weight"] = "fan_out"
+    assert zoo.create(table).get_submodule("stages.2.layers.0.1.1.fc1").weight.std() < 0.95 * spread
+
+
 def test_the_same_seed_gives_the_same_model() -> None:
     outputs = []
     for _ in range(2):

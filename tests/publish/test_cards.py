@@ -28,6 +28,11 @@ def test_a_layer_is_drawn_with_its_residuals() -> None:
     ]
 
 
+def test_a_chain_inside_a_residual_is_drawn_part_by_part() -> None:
+    parts = [["core/conv@1", "none", "gelu"], "mlp"]
+    assert cards.drawing([{"block": "core/residual@1", "parts": parts}])[0] == "x --+-- conv -- gelu -- mlp --(+) -->"
+
+
 def test_a_licence_that_is_not_permissive_is_said_first() -> None:
     assert "> The licence" in cards.card("mambavision") and "forbids commercial use" in cards.card("mambavision")
     assert "> The licence" not in cards.card("starnet")

@@ -264,8 +264,10 @@ def drawing(branches: Sequence[Any]) -> list[str]:
 
 
 def _name(call: Any) -> str:
-    name = call if isinstance(call, str) else str(call.get("block", ""))
-    return short_name(name)
+    """The name of a block, or of each of a chain."""
+    if isinstance(call, list):
+        return " -- ".join(_name(part) for part in call if part != "none")
+    return short_name(call if isinstance(call, str) else str(call.get("block", "")))
 
 
 def _shown(names: list[str]) -> str:

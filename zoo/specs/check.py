@@ -38,11 +38,13 @@ class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How convolutions and linear layers begin. `fan_out`: normal with variance 2 / fan out (ResNet's); `torch`: torch's default.
 
+    `fan_out` is a law of convolutions; `fan_out_all` is that of linear layers, too, in nets where these are 1 x 1 convolutions.
+
     Where `head_std` is not 0, those of the head begin as truncated normals of that deviation, whatever the rest does. With `layers`
     "linear" the law is that of linear layers alone, and convolutions begin as torch's.
     """
 
-    weight: Literal["trunc_normal", "normal", "fan_out", "xavier_uniform", "torch"] = "trunc_normal"
+    weight: Literal["trunc_normal", "normal", "fan_out", "fan_out_all", "xavier_uniform", "torch"] = "trunc_normal"
     std: Annotated[float, Meta(gt=0, le=10)] = 0.02
     head_std: Annotated[float, Meta(ge=0, le=10)] = 0.0
     layers: Literal["all", "linear"] = "all"
