@@ -72,8 +72,8 @@ IDENTITY = (
         "kind: str  # of blocks.registry.KINDS",
         DECORATOR,
         meaning="What the block is for; it decides in which slots the block may stand and which shape its output has.",
-        callers=("blocks.registry.registration", "blocks.places"),
-        when="when a spec is checked, and when a pass has a mask or packed sequences",
+        callers=("blocks.registry.registration", "blocks.places", "zoo.exporting.lowering"),
+        when="when a spec is checked, when a pass has a mask or packed sequences, and when a graph is laid out",
         absent="Only blocks have one.",
     ),
     Member(
@@ -81,8 +81,8 @@ IDENTITY = (
         'layout: str  # "any", "BCHW" or "BLC"',
         DECORATOR,
         meaning="The layout that `forward` takes. A BLC block that meets an image is shown (B, H*W, C), a view of the same memory.",
-        callers=("blocks.chain", "blocks.places"),
-        when="at every call through `blocks.run`",
+        callers=("blocks.chain", "blocks.places", "zoo.exporting.lowering"),
+        when="at every call through `blocks.run`, and when a graph is laid out",
         absent="`any`: the input is handed on as it is.",
     ),
     Member(
@@ -599,8 +599,8 @@ FOLDING = (
         "absorb_input(scale: Tensor, shift: Tensor) -> bool",
         OPTIONAL,
         meaning="Takes the map scale * x + shift before the block into its own weights; False where it cannot, as before a border of zeros.",
-        callers=("blocks.folding", "blocks.mlp.mlp", "blocks.heads.linear_head"),
-        when="while a model is fused, for a norm before the block",
+        callers=("blocks.folding", "blocks.mlp.mlp", "blocks.heads.linear_head", "zoo.exporting.lowering"),
+        when="while a model is fused or laid out as a graph, for a norm before the block",
         absent="The map stays.",
     ),
     Member(

@@ -50,6 +50,15 @@ ELSEWHERE = {
     "pretrained": "models",
     "spec": "models",
     "deploy": "factories of plugins",
+    "digest": "specs",
+    "plain": "specs",
+    "namespace": "plugins",
+    "tag": "what stands for a spec where a plugin's code builds the model",
+    "preprocess": "deployed models",
+    "holds_code": "runtimes",
+    "low": "inputs of a deployed model",
+    "high": "inputs of a deployed model",
+    "disable_telemetry_events": "onnxruntime",
 }
 """Names that are looked up on something that is no block."""
 ROOMS_WITHOUT_BLOCKS = ("zoo.cli", "zoo.display", "zoo.system")
