@@ -1,5 +1,6 @@
 """The types of the front door, for checkers that do not follow lazy imports."""
 
+from blocks.annealing import anneal as anneal
 from zoo.artifacts.audits import audit as audit
 from zoo.artifacts.lock import lock as lock
 from zoo.artifacts.make_mirror import mirror as mirror

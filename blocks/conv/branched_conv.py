@@ -122,7 +122,7 @@ class BranchedConv(nn.Module):
     covers=("mobileone", "replknet", "reparam_large_kernel_conv", "repghost", "repghostnet"),
 )
 class BranchedDepthwiseConv(BranchedConv):
-    """The same where each channel has its own kernels: with `small` = 5 and no `identity` RepLKNet's, with `small` = 0 RepGhost's.
+    """The same where each channel has its own kernels: with `small` = 5 and no `identity` RepLKNet's, with 0 RepGhost's.
 
     (B, C, H, W) -> (B, C, H', W').
     """

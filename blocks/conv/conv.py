@@ -75,8 +75,9 @@ def is_of_few_channels(conv: nn.Conv2d) -> bool:
 
 
 class Strided(nn.Conv2d):
-    """y = W * x + b with a stride: in bfloat16 on a CPU, maps of at most one stride are computed in float32, and y rounded; so are all
-    maps where the stride is more than four and there is a border.
+    """y = W * x + b with a stride: in bfloat16 on a CPU, maps of at most one stride are computed in float32, and y rounded.
+
+    So are all maps where the stride is more than four and there is a border.
 
     (B, C, H, W) -> (B, out_dim, H', W'), as nn.Conv2d, of whose weight oneDNN 3.12 (torch 2.13) leaves parts of the gradient as they
     were in memory, or writes outside of its memory (7 x 7 with a stride of 7 and a border of 3).

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-_free: ContextVar[bool] = ContextVar("blocks.ops.recorded.free_lengths", default=False)
+FREE = False
+"""Whether lengths are free now. One for all threads, since compilers read it as a constant: where another thread runs a net meanwhile, that
+computes the same in the form for any length."""
 
 
 @contextmanager
 def free_lengths(free: bool) -> Iterator[None]:
     """Whether lengths that are recorded inside hold for other inputs too."""
-    token = _free.set(free)
+    global FREE
+    before, FREE = FREE, free
     try:
         yield
     finally:
-        _free.reset(token)
+        FREE = before
 
 
 def lengths_are_free() -> bool:
     """Whether what is recorded now has to hold for other lengths."""
-    return _free.get()
+    return FREE
 
 
 def fixed(x: Tensor) -> tuple[int, ...]:

@@ -95,9 +95,9 @@ def test_the_file_of_every_family_gives_the_same_outputs(name: str, tmp_path: pa
 
 
 @pytest.mark.parametrize("name", CONVNETS)
-def test_a_convnet_takes_at_most_420_lines(name: str) -> None:
+def test_a_convnet_takes_at_most_460_lines(name: str) -> None:
     text = python_text(zoo.create(name, device="meta"))
-    assert len(text.splitlines()) <= 420
+    assert len(text.splitlines()) <= 460
     assert max(map(len, text.splitlines())) <= 130
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from blocks.tables import Table
+from blocks.wiring.parallel import Parallel
 from zoo.exporting.sources import Sources
 
 WIDTH = 120
@@ -70,7 +71,9 @@ def expression(module: nn.Module, sources: Sources) -> Call:
     arguments: list[Any] = []
     if all(key.isdigit() for key in children):
         at = {int(key): child for key, child in children.items()}
-        arguments += [expression(at[i], sources) if i in at else "None" for i in range(max(at, default=-1) + 1)]
+        absent = "nn.Identity()" if type(module) is Parallel else "None"  # a branch without parts is x itself
+        count = max(at, default=-1) + 1 if type(module) is not Parallel else len(module._modules)
+        arguments += [expression(at[i], sources) if i in at else absent for i in range(count)]
         children = {}
     if any(key.isdigit() for key in children):  # the order of the parts is the order in which they run
         pairs = [Call("part", [literal(key), expression(child, sources)]) for key, child in children.items()]

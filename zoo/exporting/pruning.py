@@ -50,8 +50,9 @@ def _settled(text: str) -> str:
     tree = ast.parse(text)
     keywords = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
     doomed: set[int] = set()
-    for cls in [node for node in tree.body if isinstance(node, ast.ClassDef)]:
-        values = {name: item for item in cls.body for name in _assigned(item) if name not in keywords}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for cls in classes:
+        values = {name: item for name, item in _values(cls, classes, text).items() if name not in keywords}
         for node in ast.walk(cls):
             if isinstance(node, ast.If) and not node.orelse and _asks_for(node.test, values):
                 doomed |= _lines(node)
@@ -64,6 +65,19 @@ def _settled(text: str) -> str:
             if unread:
                 return _settled(_cut(text, _lines(item)))
     return text
+
+
+def _values(cls: ast.ClassDef, classes: list[ast.ClassDef], text: str) -> dict[str, ast.stmt]:
+    """What a class says of itself; of one that is there for an heir alone, what that one says."""
+    values = {name: item for item in cls.body for name in _assigned(item)}
+    heir = _heir(cls, classes, text)
+    return values if heir is None else values | _values(heir, classes, text)
+
+
+def _heir(cls: ast.ClassDef, classes: list[ast.ClassDef], text: str) -> ast.ClassDef | None:
+    """The class for whose sake alone this one is there: the only one that extends it, where nothing is made of it itself."""
+    heirs = [heir for heir in classes if any(isinstance(base, ast.Name) and base.id == cls.name for base in heir.bases)]
+    return heirs[0] if len(heirs) == 1 and not re.search(rf"(?<!class )\b{cls.name}\(", text) else None
 
 
 SPOKEN = {"layout", "takes_ctx", "fresh"}
@@ -128,11 +142,16 @@ def _unreferenced(text: str) -> str:
 
 
 def _unused_methods(text: str) -> str:
-    """Without methods that no other line calls; `forward` and its like are called by torch and by views."""
-    for cls in [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]:
+    """Without methods that no other line calls; `forward` and its like are called by torch and by views, if no heir has its own."""
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    for cls in classes:
+        heir = _heir(cls, classes, text)
+        own = [item for item in heir.body if isinstance(item, ast.FunctionDef)] if heir is not None else []
+        replaced = {item.name for item in own if "super()" not in ast.unparse(item)}
         for method in [item for item in cls.body if isinstance(item, ast.FunctionDef)]:
             rest = _cut(text, _lines(method))
-            is_called = method.name.startswith("__") or method.name in SPOKEN_METHODS
+            is_spoken = method.name in SPOKEN_METHODS and method.name not in replaced
+            is_called = method.name.startswith("__") or is_spoken
             if not is_called and not re.search(rf"\.{method.name}\b", rest):
                 return _unused_methods(rest)
     return text

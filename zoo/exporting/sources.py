@@ -83,13 +83,12 @@ class Sources:
             name = todo.pop()
             if name not in names:
                 names.add(name)
-                todo += [other for other in _self_names(methods[name]) if other in methods]
+                todo += [other for other in _reads(cls, name) if other in methods]
         return [name for name in methods if name in names]
 
     def attributes_used(self, cls: type) -> set[str]:
         """What the emitted methods read from `self`."""
-        methods = _methods(cls)
-        return {name for method in self.reached(cls) for name in _self_names(methods[method])}
+        return {name for method in self.reached(cls) for name in _reads(cls, method)}
 
     def _base(self, cls: type) -> str:
         for base in cls.__mro__[1:]:
@@ -243,6 +242,19 @@ def _methods(cls: type) -> dict[str, ast.FunctionDef]:
             node: Any = _parsed(base)[1].body[0]
             methods |= {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
     return methods
+
+
+def _reads(cls: type, method: str) -> set[str]:
+    """What a method reads from `self`; where it goes on with `super()`, what that of the base reads, too."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        node: Any = _parsed(base)[1].body[0] if base.__module__.startswith("blocks.") else None
+        function = next((item for item in node.body if getattr(item, "name", "") == method), None) if node else None
+        if function is not None:
+            names |= _self_names(function)
+            if "super()" not in ast.unparse(function):
+                break
+    return names
 
 
 def _self_names(node: ast.AST) -> set[str]:

@@ -80,10 +80,8 @@ def deploy(
     given = (runtime, precision, example, minutes, max_loss, data, threads, dynamic)
     if all(value is None for value in given):
         return torch_form(model)
-    runtimes = _runtimes(runtime)
-    is_named = len(runtimes) == 1 and AUTO not in runtimes
-    precision = precision or ("float32" if is_named else AUTO)
-    check_wish(runtimes, precision)
+    runtimes, precision = wish_of(runtime, precision)
+    is_named = _is_named(runtimes)
     _check_model(model)
     plan = plan_for(runtimes, precision, has_pictures=data is not None or reads_digits(model))
     net = fused(model)
@@ -179,12 +177,18 @@ def _with_other_weights(rows: Sequence[Tried], chosen: Tried) -> list[Tried]:
     return [msgspec.structs.replace(row, **(known if row.outcome == "chosen" else unknown)) for row in rows]
 
 
-def _runtimes(runtime: str | Sequence[str] | None) -> list[str]:
-    """The names that were given; `auto` where none was."""
-    if runtime is None:
-        return [AUTO]
-    names = [runtime] if isinstance(runtime, str) else list(runtime)
-    return [name if isinstance(name, str) else repr(name) for name in names]
+def wish_of(runtime: str | Sequence[str] | None, precision: str | None) -> tuple[list[str], str]:
+    """The runtimes, `auto` where none is named, and the precision that is meant. Raises InputError for a word that is neither."""
+    names = [AUTO] if runtime is None else [runtime] if isinstance(runtime, str) else list(runtime)
+    runtimes = [name if isinstance(name, str) else repr(name) for name in names]
+    precision = precision or ("float32" if _is_named(runtimes) else AUTO)
+    check_wish(runtimes, precision)
+    return runtimes, precision
+
+
+def _is_named(runtimes: Sequence[str]) -> bool:
+    """Whether it is one runtime, by its name."""
+    return len(runtimes) == 1 and AUTO not in runtimes
 
 
 def _check_model(net: nn.Module) -> None:
