@@ -56,8 +56,6 @@ ELSEWHERE = {
     "tag": "what stands for a spec where a plugin's code builds the model",
     "preprocess": "deployed models",
     "holds_code": "runtimes",
-    "low": "inputs of a deployed model",
-    "high": "inputs of a deployed model",
     "disable_telemetry_events": "onnxruntime",
 }
 """Names that are looked up on something that is no block."""

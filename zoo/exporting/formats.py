@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from zoo.errors import InputError, Problem
-from zoo.exporting.ports import Described, Ports, ports_of
+from zoo.exporting.ports import Ports, ports_of
 from zoo.exporting.proof import Run, prove
 from zoo.exporting.quiet import quiet, refused
 from zoo.system.folders import replacing
@@ -44,7 +44,7 @@ class Written(NamedTuple):
 def write(
     made: Format,
     net: nn.Module,
-    signature: Ports | Tensor | Described,
+    signature: Ports | Tensor,
     path: str | os.PathLike[str],
     dynamic: Collection[str] = (),
     force: bool = False,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.exporting.formats import Format, write
 from zoo.exporting.functions import WrittenOut
 from zoo.exporting.lowering import Layout, lowered
-from zoo.exporting.ports import Described, Flat, Ports
+from zoo.exporting.ports import Flat, Ports
 from zoo.exporting.proof import Run
 from zoo.exporting.recurrences import recorded_ops, with_loops
 
@@ -27,7 +27,7 @@ OPSET = 20
 
 def write_onnx(
     net: nn.Module,
-    signature: Ports | Tensor | Described,
+    signature: Ports | Tensor,
     path: str | os.PathLike[str],
     dynamic: Collection[str] = (),
     force: bool = False,
@@ -36,8 +36,8 @@ def write_onnx(
 ) -> Path:
     """Writes a net in eval mode as one ONNX file in float32, and returns its path. The net is not changed.
 
-    `signature`: an example of the images that go in, whose `batch` and `size` are free where `dynamic` names them; or `Ports`; or a
-    signature of `zoo.runtimes`. With `check` the file is run by onnxruntime and compared with the net in float64, at the sizes of the
+    `signature`: an example of the images that go in, whose `batch` and `size` are free where `dynamic` names them; or `Ports`.
+    With `check` the file is run by onnxruntime and compared with the net in float64, at the sizes of the
     example and at others that are free. `prefers` says what runs faster where a part could run on both, images (in ONNX Runtime) or tokens
     (in OpenVINO). Raises InputError for a file that is there, unless `force`; for an operator that ONNX has not,
     with its name; and for outputs that differ."""

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from zoo.exporting.formats import Format, write
 from zoo.exporting.onnx import record as record_onnx
-from zoo.exporting.ports import Described, Ports
+from zoo.exporting.ports import Ports
 from zoo.exporting.proof import Run
 
 
 def write_openvino(
     net: nn.Module,
-    signature: Ports | Tensor | Described,
+    signature: Ports | Tensor,
     path: str | os.PathLike[str],
     dynamic: Collection[str] = (),
     force: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,6 @@ class Ports(NamedTuple):
             yield tuple(_other(port, (0, -11, 5)) for port in self.inputs)
 
 
-class Described(Protocol):
-    """A signature, as data, that ports can be made of: see `zoo.runtimes`."""
-
-    @property
-    def inputs(self) -> Sequence[Any]: ...
-    @property
-    def outputs(self) -> Sequence[str]: ...
-
-
 def image_ports(net: nn.Module, example: Tensor, dynamic: Collection[str] = ()) -> Ports:
     """The ports of a net that reads images, of which `example` (B, C, H, W) is one batch.
 
@@ -77,14 +68,9 @@ def image_ports(net: nn.Module, example: Tensor, dynamic: Collection[str] = ()) 
     return Ports((Port("image", example, free),), names)
 
 
-def ports_of(net: nn.Module, signature: Ports | Tensor | Described, dynamic: Collection[str] = ()) -> Ports:
-    """Ports as they are; of an example image; or of a signature, whose inputs have a name, a dtype, a shape and an example of it."""
-    if isinstance(signature, Ports):
-        return signature
-    if isinstance(signature, Tensor):
-        return image_ports(net, signature, dynamic)
-    inputs = tuple(Port(one.name, _drawn(one), _free(one)) for one in signature.inputs)
-    return Ports(inputs, tuple(signature.outputs))
+def ports_of(net: nn.Module, signature: Ports | Tensor, dynamic: Collection[str] = ()) -> Ports:
+    """Ports as they are, or those of an example image."""
+    return signature if isinstance(signature, Ports) else image_ports(net, signature, dynamic)
 
 
 def flat(outputs: Any) -> tuple[Tensor, ...]:
@@ -108,20 +94,6 @@ class Flat(nn.Module):
 def image_like(shape: Sequence[int], seed: int = 0) -> Tensor:
     """Normal numbers of a shape, the same each time."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
-
-
-def _drawn(one: Any) -> Tensor:
-    """An example of an input: normal numbers, or whole ones within its bounds."""
-    dtype, generator = getattr(torch, one.dtype), torch.Generator().manual_seed(0)
-    if dtype.is_floating_point:
-        return torch.randn(tuple(one.example), generator=generator).to(dtype)
-    low, high = int(getattr(one, "low", 0)), int(getattr(one, "high", 0))
-    return torch.randint(low, max(high, low + 2), tuple(one.example), generator=generator).to(dtype)
-
-
-def _free(one: Any) -> dict[int, str]:
-    names = AXES if len(one.shape) == 4 else ("batch", *(f"{one.name}_{i}" for i in range(1, len(one.shape))))
-    return {axis: names[axis] for axis, size in enumerate(one.shape) if size is None}
 
 
 def _other(port: Port, more: tuple[int, int, int]) -> Tensor:

@@ -91,19 +91,26 @@ def plan(source: Source, weights: Weights | None, keys: str, pretrained: bool | 
     Raises WeightsError where no weights can be had that were asked for.
     """
     spec = source.spec
+    if not isinstance(spec, Spec):  # a plugin's code builds the net
+        if weights is not None:
+            return ExternalCheckpoint(weights)
+        manifest = _asked(source, pretrained)
+        return ExternalInitial() if manifest is None else ExternalPublished(manifest)
     if weights is not None:
-        return Checkpoint(weights, keys, spec) if isinstance(spec, Spec) else ExternalCheckpoint(weights)
-    if source.checkpoint is not None and isinstance(spec, Spec):
+        return Checkpoint(weights, keys, spec)
+    if source.checkpoint is not None:
         return Checkpoint(source.checkpoint.path, source.checkpoint.keys, spec)
-    if source.carries_weights and isinstance(spec, Spec):
+    if source.carries_weights:
         return Published(source.manifests[0], spec, beside=True)
+    manifest = _asked(source, pretrained)
+    return Initial() if manifest is None else Published(manifest, spec)
+
+
+def _asked(source: Source, pretrained: bool | str) -> Manifest | None:
+    """The weights of the tag that is asked for, or the best at hand; None where none are asked for. Raises WeightsError."""
     if tag := pretrained if isinstance(pretrained, str) else source.tag:
-        manifest = _usable(f"{spec.name}.{tag}")
-    elif pretrained:
-        manifest = _usable(spec.name)
-    else:
-        return Initial() if isinstance(spec, Spec) else ExternalInitial()
-    return Published(manifest, spec) if isinstance(spec, Spec) else ExternalPublished(manifest)
+        return _usable(f"{source.spec.name}.{tag}")
+    return _usable(source.spec.name) if pretrained else None
 
 
 def fill(net: Any, wanted: Any, plan: Plan, dtype: torch.dtype | None, device: torch.device | str | None) -> None:

@@ -5,7 +5,6 @@ the first input of another shape does, for all that follow."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from zoo.runtimes.net import Flat
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Signature
-from zoo.runtimes.torch_files import NET, example_of, read_net, read_program, write_net, write_program
+from zoo.runtimes.torch_files import NET, example_of, read_net, read_program
 from zoo.runtimes.torch_session import TorchSession, in_precision, lacks_compiler
 
 OPTIONS: dict[str, Any] = {"freezing": True}
@@ -26,16 +25,9 @@ OPTIONS: dict[str, Any] = {"freezing": True}
 
 class Compiled(Eager):
     name = "compile"
-    distribution = "torch"
 
     def missing(self) -> str:
         return lacks_compiler()
-
-    def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
-        session = self._session(copy.deepcopy(net), signature, precision, threads)
-        if not write_net(net, folder):
-            write_program(net, signature, folder, self.name, "float32")
-        return session
 
     def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:
         if (folder / NET).exists():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.exporting.openvino import without_telemetry
 from zoo.runtimes.instructions import computed_here
 from zoo.runtimes.portable import ONNX, widest, write_graph, written_before
 from zoo.runtimes.protocol import Session
@@ -33,25 +34,8 @@ def core() -> Any:
     global _core
     with _lock:
         if _core is None:
-            _core = imported().Core()
+            _core = without_telemetry().Core()
         return _core
-
-
-def imported() -> Any:
-    """The module `openvino`, whose tools see no package that sends events."""
-    import sys
-
-    name = "openvino_telemetry"
-    before = sys.modules.get(name, ...)
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    finally:
-        if before is ...:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before  # type: ignore[assignment]
-    return openvino
 
 
 class OpenVino:
@@ -60,13 +44,13 @@ class OpenVino:
 
     def missing(self) -> str:
         try:
-            imported()
+            without_telemetry()
         except Exception as error:  # a broken installation raises anything
             return f'it does not import ({reason_of(error)}); next: pip install "blockzoo[openvino]"'
         return ""
 
     def version(self) -> str:
-        return str(imported().__version__)
+        return str(without_telemetry().__version__)
 
     def precisions(self) -> tuple[str, ...]:
         return computed_here()
@@ -80,7 +64,7 @@ class OpenVino:
             write_graph(net, candidate, folder / ONNX, "tokens")
             with refusing(self.name, "a graph that it can read"):
                 model = core().read_model(str(folder / ONNX))
-                imported().save_model(model, str(folder / IR), compress_to_fp16=False)
+                without_telemetry().save_model(model, str(folder / IR), compress_to_fp16=False)
             for path in folder.glob(f"{ONNX}*"):
                 path.unlink()
 

@@ -135,9 +135,10 @@ def _by_sensitivity(whole: Path, quantised: Path, reader: _Reader) -> list[str]:
 def _quantise_openvino(folder: Path, names: tuple[str, ...], batches: Batches, loss: Loss, max_loss: float) -> None:
     import nncf
 
-    from zoo.runtimes.open_vino import IR, core, imported
+    from zoo.exporting.openvino import without_telemetry
+    from zoo.runtimes.open_vino import IR, core
 
-    path, openvino = folder / IR, imported()
+    path, openvino = folder / IR, without_telemetry()
     whole = core().read_model(str(path))
     data = nncf.Dataset([dict(zip(names, values, strict=True)) for values in _arrays(batches, CALIBRATION)])
     attempts = (

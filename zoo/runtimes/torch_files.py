@@ -31,7 +31,7 @@ STANDARD = ("aten", "prims", "prim", "higher_order", "_operator", "builtins", "m
 """Namespaces of what torch alone can compute."""
 
 
-class Described(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class NetRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`net.json`: how a deploy form is made, but for its tensors. `spec`, or the name of what a plugin's code builds, with its options."""
 
     name: str
@@ -55,7 +55,7 @@ def read_net(folder: Path) -> nn.Module:
     """The deploy form that `write_net` wrote, in eval mode, its layers not packed. Raises InputError, SpecError and WeightsError."""
     subject = str(folder / NET)
     try:
-        described = msgspec.convert(read_json((folder / NET).read_bytes(), subject), Described)
+        described = msgspec.convert(read_json((folder / NET).read_bytes(), subject), NetRecord)
     except OSError as error:
         raise InputError(subject, Problem("", "how the net is made", error.strerror or str(error))) from None
     except msgspec.ValidationError as error:
@@ -65,14 +65,14 @@ def read_net(folder: Path) -> nn.Module:
     return net.requires_grad_(False).eval()
 
 
-def _described(net: Any) -> Described | None:
+def _described(net: Any) -> NetRecord | None:
     """How a net is made, where what is made like that has the same tensors."""
     spec = getattr(net, "spec", None)
     if isinstance(spec, External):
-        described = Described(spec.name, options=spec.options, tag=spec.tag)
+        described = NetRecord(spec.name, options=spec.options, tag=spec.tag)
     elif isinstance(spec, Spec):
         levels = None if net.out_indices is None else tuple(net.out_indices)
-        described = Described(spec.name, Made("deploy", net.head is None and levels is None, levels), spec.plain())
+        described = NetRecord(spec.name, Made("deploy", net.head is None and levels is None, levels), spec.plain())
     else:
         return None
     try:
@@ -81,7 +81,7 @@ def _described(net: Any) -> Described | None:
         return None
 
 
-def _made(described: Described) -> nn.Module:
+def _made(described: NetRecord) -> nn.Module:
     """The deploy form on meta."""
     if described.spec is None:
         net: Any = build(External(described.name, described.options, described.tag))
