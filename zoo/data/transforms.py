@@ -9,6 +9,7 @@ parts on white, and 16 bits, whole numbers and floats as the greys that they sta
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pathlib
@@ -40,8 +41,6 @@ MOST_SCALED = 64
 """Pixels of a scaled picture for each that is kept, from which on only what is kept is computed."""
 REACH = 3
 """Pixels to each side that PIL's widest filter reads, at its scale."""
-TRAIN_AREA = (0.08, 1.0)
-TRAIN_RATIO = (3 / 4, 4 / 3)
 
 
 def transform(model: Any, train: bool = False, generator: torch.Generator | None = None) -> Transform:
@@ -90,6 +89,9 @@ class Transform:
         ImageFolder(root, transform=zoo.transform(model).one)
     """
 
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
     def __init__(self, preprocess: Preprocess, train: bool = False, generator: torch.Generator | None = None):
         if preprocess.channels not in (1, 3):
             raise InputError("transform", Problem("channels", "1 or 3", str(preprocess.channels)))
@@ -110,14 +112,20 @@ class Transform:
 
     def one(self, picture: Any) -> Tensor:
         """A single picture as (C, H, W), the item of a Dataset."""
-        image = in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB")
-        image = self._random_crop(image) if self.train else self._centre_crop(image)
+        image = self.cropped(in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB"))
         values = np.asarray(image, np.float32) / 255.0
         x = torch.from_numpy(values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy())
         low, high = self.preprocess.range
         x = x * (high - low) + low
         mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (self.preprocess.mean, self.preprocess.std))
         return (x - mean) / std
+
+    def cropped(self, image: Image.Image) -> Image.Image:
+        """What the net sees of a picture, as many pixels as it takes."""
+        if not self.train:
+            return self._centre_crop(image)
+        image = self.random_crop(image)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._uniform(0, 1) < 0.5 else image
 
     def _centre_crop(self, image: Image.Image) -> Image.Image:
         rows, columns = self.preprocess.rows_and_columns
@@ -158,20 +166,20 @@ class Transform:
             return rows, int(rows * height / width)
         return int(rows * width / height), rows
 
-    def _random_crop(self, image: Image.Image) -> Image.Image:
+    def random_crop(self, image: Image.Image) -> Image.Image:
+        """A share of the picture within `area`, of a width over height within `ratio`, wherever it lies; else the whole picture."""
         width, height = image.size
         box = (0, 0, width, height)
         for _ in range(10):
-            area = width * height * self._uniform(*TRAIN_AREA)
-            ratio = math.exp(self._uniform(math.log(TRAIN_RATIO[0]), math.log(TRAIN_RATIO[1])))
+            area = width * height * self._uniform(*self.area)
+            ratio = math.exp(self._uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
                 left, top = round(self._uniform(0, width - w)), round(self._uniform(0, height - h))
                 box = (left, top, left + w, top + h)
                 break
         rows, columns = self.preprocess.rows_and_columns
-        image = image.resize((columns, rows), RESAMPLING[self.preprocess.interpolation], box)
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if self._uniform(0, 1) < 0.5 else image
+        return image.resize((columns, rows), RESAMPLING[self.preprocess.interpolation], box)
 
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
@@ -278,14 +286,20 @@ def _greys(image: Image.Image) -> Image.Image:
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in a file, wholly decoded. Raises InputError with a sentence for anything that is no readable image."""
     path = pathlib.Path(path)
-    found = ""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would wait for ever
+        raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", "something else than a file"))
+    return _decoded(path, str(path))
+
+
+def read_image(data: bytes, name: str) -> Image.Image:
+    """The image that `open_image` would give of a file with these bytes; `name` stands for it in the error."""
+    return _decoded(io.BytesIO(data), name)
+
+
+def _decoded(file: pathlib.Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        if (
-            os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-        ):  # opening a pipe would wait for ever
-            raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", "something else than a file"))
-        with Image.open(path) as image:
-            image.load()  # what is wrong with a file is told with its path, below
+        with Image.open(file) as image:
+            image.load()  # what is wrong with a file is told with its name, below
             seen = as_seen(image)
             return seen.copy() if seen is image else seen
     except FileNotFoundError:
@@ -295,11 +309,12 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except PermissionError:
         found = "a file that may not be read"
     except UnidentifiedImageError:
-        found = "an empty file" if path.stat().st_size == 0 else "a file that is no image"
+        size = file.stat().st_size if isinstance(file, pathlib.Path) else len(file.getbuffer())
+        found = "an empty file" if size == 0 else "a file that is no image"
     except Image.DecompressionBombError:
         found = "an image of too many pixels to be meant"
     except InputError as error:
-        raise InputError(str(path), error.problems) from None
+        raise InputError(name, error.problems) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         found = f"a damaged image: {error}"
-    raise InputError(str(path), Problem("", "an image file (PNG, JPEG, …)", found))
+    raise InputError(name, Problem("", "an image file (PNG, JPEG, …)", found))
