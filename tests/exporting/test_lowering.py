@@ -71,6 +71,10 @@ def test_functions_written_out_are_those_of_torch() -> None:
         lambda: x.mean((-1, -2), keepdim=True),
         lambda: x.mean(1),
         lambda: x.mean(),
+        lambda: torch.nn.functional.adaptive_avg_pool2d(x, (3, 5)),
+        lambda: torch.nn.functional.adaptive_avg_pool2d(x, (None, 7)),
+        lambda: torch.nn.functional.adaptive_avg_pool2d(x, 1),
+        lambda: torch.nn.functional.adaptive_avg_pool2d(x[0], 3),
     ]
     for call in calls:
         wanted = call()

@@ -73,11 +73,34 @@ def group_norm(
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
+def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+    """y = R x C^T with the means of rows R and of columns C, for maps (B, C, H, W) whose cells are not of one size: graphs pool by one."""
+    if x.ndim != 4:
+        return NotImplemented
+    grid = [output_size] * 2 if isinstance(output_size, int) else list(output_size)
+    sizes = [int(size) for size in x.shape[2:]]
+    wanted = [size if cells is None else cells for size, cells in zip(sizes, grid, strict=True)]
+    if all(size % cells == 0 for size, cells in zip(sizes, wanted, strict=True)):
+        return NotImplemented
+    rows, columns = (means_of_cells(size, cells).to(x) for size, cells in zip(sizes, wanted, strict=True))
+    return rows @ x @ columns.T
+
+
+def means_of_cells(size: int, cells: int) -> Tensor:
+    """M (cells, size): M x is the mean of each cell of `size` values, cell i being those from floor(i size / cells) to ceil((i + 1) size / cells)."""
+    matrix = torch.zeros(cells, size, dtype=torch.float64)
+    for cell in range(cells):
+        first, behind = cell * size // cells, -(-(cell + 1) * size // cells)
+        matrix[cell, first:behind] = 1 / (behind - first)
+    return matrix
+
+
 TABLE: dict[Any, Callable[..., Tensor]] = {
     F.rms_norm: rms_norm,
     torch.rms_norm: rms_norm,
     F.scaled_dot_product_attention: attention,
     F.group_norm: group_norm,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
     torch.Tensor.mean: mean,
     torch.mean: mean,
 }

@@ -23,11 +23,13 @@ from zoo import __version__
 from zoo.catalog.sources import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
+from zoo.measure.engines import engines_named, refuse_impossible, usual_forms
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
+from zoo.runtimes.registered import version_of
 from zoo.specs.model import Spec
 from zoo.system import children
 
@@ -54,18 +56,18 @@ class Progress(NamedTuple):
 
 def jobs_for(
     models: Iterable[str], forms: Sequence[str], threads: Sequence[int], batches: Sequence[int] = (1,),
-    dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
+    dtypes: Sequence[str] = ("float32",), engines: Sequence[str] = ("eager",), device: Literal["cpu", "cuda"] = "cpu",
 ) -> list[Job]:  # fmt: skip
-    """Every combination, those of one model and form in a row."""
-    jobs = []
-    for model in models:
-        for form in forms:
-            for dtype in dtypes:
-                for batch in batches:
-                    for count in threads:
-                        runtime = Runtime(count, dtype, batch, engine)
-                        jobs.append(_job(model, form, runtime, device))
-    return jobs
+    """Every combination, those of one model and form in a row. Raises InputError for an engine that cannot run them here."""
+    runtimes = [
+        Runtime(count, dtype, batch, engine)
+        for engine in engines
+        for dtype in dtypes
+        for batch in batches
+        for count in threads
+    ]
+    refuse_impossible(runtimes, forms, device)
+    return [_job(model, form, runtime, device) for model in models for form in forms for runtime in runtimes]
 
 
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
@@ -125,7 +127,6 @@ def run(
 
 def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
     """Clean rows of this store, of today's code and torch, by the key of the job that would measure them again."""
-    today = importlib.metadata.version("torch").partition("+")[0]
     newest_rows = {
         (row.digest, row.form, row.device, row.runtime.key): row
         for row in newest(store.rows(shipped=False, verdict="clean"))
@@ -133,9 +134,16 @@ def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
     rows = {}
     for job in jobs:
         row = newest_rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
-        if row and row.source == code_hash(job.model) and row.runtime.torch.partition("+")[0] == today:
+        if row and row.source == code_hash(job.model) and _is_of_today(row.runtime):
             rows[job.key] = row
     return rows
+
+
+def _is_of_today(runtime: Runtime) -> bool:
+    """Whether it was measured with the torch, or the other runtime, that is installed."""
+    if runtime.is_torch:
+        return runtime.torch.partition("+")[0] == importlib.metadata.version("torch").partition("+")[0]
+    return runtime.version == version_of(runtime.engine)
 
 
 def _measured(
@@ -201,7 +209,7 @@ def _row(job: Job, samples: list[Sample], store: Store) -> Latency:
     spec, device = _spec(job.model), this_device(job.device).id
     facts = {
         "model": spec.name, "digest": spec.digest, "form": job.form, "device": device,
-        "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch),
+        "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch, version=samples[-1].version),
         "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": code_hash(job.model),
         "version": __version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -219,14 +227,17 @@ def usual_anchor(store: Store, device: str, threads: int) -> float | None:
 
 @tabled
 def bench(
-    *models: str | Iterable[str], forms: Sequence[str] = ("train",), threads: Sequence[int] = (1,), batches: Sequence[int] = (1,),
+    *models: str | Iterable[str], forms: Sequence[str] | None = None, threads: Sequence[int] = (1,), batches: Sequence[int] = (1,),
     dtypes: Sequence[str] = ("float32",), engine: Literal["eager", "compile"] = "eager", device: Literal["cpu", "cuda"] = "cpu",
-    processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False,
+    processes: int = MIN_PROCESSES, seconds: float = 0.3, resume: bool = False, runtimes: Sequence[str] = (),
 ) -> list[Latency]:  # fmt: skip
     """Measures models (names, or a list of them) on this machine, in fresh processes, and stores the rows.
 
-    Raises InputError for models that fail."""
-    jobs = jobs_for(flat(models), forms, threads, batches, dtypes, engine, device)
+    runtimes: `torch`, `compile`, `onnxruntime`, `openvino` and others that `zoo.deploy` takes, or `any` for torch and all that are
+    installed; `engine` is the older word for the first two. forms: the train form, or the deploy form for runtimes that run no other.
+    Raises InputError for a runtime that cannot be had, and behind all other rows for models that fail."""
+    engines = engines_named(runtimes, "bench") if runtimes else [engine]
+    jobs = jobs_for(flat(models), forms or usual_forms(engines), threads, batches, dtypes, engines, device)
     return list(run(jobs, processes, seconds, resume))
 
 

@@ -28,6 +28,7 @@ from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.coverage import Errors, checked
 from zoo.measure.design import GLANCE, Look, explored
+from zoo.measure.engines import refuse_impossible
 from zoo.measure.latency import MAX_WALL_CPU, MIN_PROCESSES, Latency, Runtime
 from zoo.measure.latency_model import Law, Seen, Subject, deviations
 from zoo.measure.load import batched, load_of, loads
@@ -61,6 +62,7 @@ def calibrate(
     untimed: names of models that are predicted and not measured, for those who want to see how well.
     """
     runtime = runtime or Runtime()
+    refuse_impossible([runtime], [], "cpu")
     names = [name for name in models or list_models() if catalog.entry(name).file]  # the others are code alone
     asked = [subject for name in names for subject in _subjects(name, runtime)]
     device, end = this_device().id, time.monotonic() + 60 * minutes
@@ -87,10 +89,11 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
     `zoo.predict` is its older name. Pictures are classified by `zoo predict NAME IMAGE` on the command line, and in Python by
     `model(zoo.transform(model)(picture))`.
     """
+    runtime = runtime or Runtime()
+    refuse_impossible([runtime], [form], "cpu")
     if form not in ("train", "deploy"):
         step = "model(zoo.transform(model)(picture)) classifies pictures; zoo.predict predicts latencies"
         raise InputError("predict", Problem("form", "`train` or `deploy`", f"`{form}`"[:80], next=step))
-    runtime = runtime or Runtime()
     spec, device = find_spec(model), this_device().id
     with Store() as store:
         made = read(store, device, runtime)
@@ -102,7 +105,8 @@ def predict(model: Model, form: str = "train", runtime: Runtime | None = None) -
         if known := made.models.get(spec.digest, {}).get(form):
             return known
         subject = _subject_of(spec, form, runtime)
-        seen, total = _seen(store, device, runtime), _sum_of_pieces(store, device, spec, form, runtime)
+        seen = _seen(store, device, runtime)
+        total = _sum_of_pieces(store, device, spec, form, runtime) if runtime.is_torch else None
         law = Law(seen + ([Seen(subject, device, total, SUMMED)] if total is not None else []), device)
     return _predictions(law, [subject], made.errors)[spec.digest][form]
 
@@ -117,7 +121,9 @@ def _looking(
         jobs = {
             job.key: (job, one)
             for one in picked
-            for job in jobs_for([one.name], [one.form], [runtime.threads], [runtime.batch], [runtime.dtype])
+            for job in jobs_for(
+                [one.name], [one.form], [runtime.threads], [runtime.batch], [runtime.dtype], [runtime.engine]
+            )
         }
         for job, row in glance([job for job, _ in jobs.values()], SECONDS, store):
             one = jobs[job.key][1]
@@ -132,6 +138,7 @@ def _subjects(name: str, runtime: Runtime) -> list[Subject]:
     return [
         Subject(entry.digest, name, entry.family, form, batched(load, runtime.batch))
         for form, load in loads()[name].items()
+        if runtime.is_torch or form == "deploy"
     ]
 
 

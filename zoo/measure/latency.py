@@ -27,6 +27,8 @@ MAX_SLOWER = 1.15
 on the same core, a hot chip, a lower clock."""
 
 DTYPES = ("float32", "bfloat16", "float16")
+TORCH = {"torch": "eager", "compile": "compile"}
+"""The engines of torch itself, which run any form on any device, by the names that people ask for; others go by their own names."""
 
 
 class Runtime(Row, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -35,13 +37,25 @@ class Runtime(Row, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     threads: int = 1
     dtype: str = "float32"
     batch: int = 1
-    engine: Literal["eager", "compile"] = "eager"
+    engine: str = "eager"
     torch: str = ""
+    version: str = ""
+    """Of an engine that is not torch's own."""
 
     @property
     def key(self) -> str:
         """The runtime without torch's version, as tables name it."""
         return f"{self.engine} {self.dtype} b{self.batch} t{self.threads}"
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether torch itself runs it, as a module."""
+        return self.engine in TORCH.values()
+
+    @property
+    def name(self) -> str:
+        """The engine as people ask for it."""
+        return next((name for name, engine in TORCH.items() if engine == self.engine), self.engine)
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +69,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_bytes: int
     torch: str = ""
     clocks: str = ""
+    version: str = ""
 
 
 class Latency(Row, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import msgspec
 from zoo.measure.coverage import Errors
 from zoo.measure.latency import Runtime
 from zoo.measure.store import Store
+from zoo.runtimes.registered import version_of
 
 
 class Prediction(NamedTuple):
@@ -55,15 +56,17 @@ def read(store: Store, device: str, runtime: Runtime) -> Calibration | None:
 
 
 def runtime_key(runtime: Runtime) -> str:
-    """Predictions and times of pieces hold for one version of torch."""
+    """Predictions and times of pieces hold for one version of torch, or of the runtime that runs instead of it."""
+    if not runtime.is_torch:
+        return f"{runtime.key} version {version_of(runtime.engine)}"
     return f"{runtime.key} torch {importlib.metadata.version('torch')}"
 
 
 def known_threads(store: Store, device: str, runtime: Runtime) -> list[int]:
     """The numbers of threads with which latencies of a device are known, measured or predicted, all else being as in a runtime."""
     keys = {row.runtime.key for row in store.rows(device=device, verdict="clean")}
-    torch = runtime_key(runtime).removeprefix(runtime.key)
-    keys |= {key.removesuffix(torch) for key in store.calibrated(device) if key.endswith(torch)}
+    version = runtime_key(runtime).removeprefix(runtime.key)
+    keys |= {key.removesuffix(version) for key in store.calibrated(device) if key.endswith(version)}
     rest, _ = runtime.key.rsplit(" t", 1)
     return sorted(int(match[1]) for key in keys if (match := re.fullmatch(rf"{re.escape(rest)} t(\d+)", key)))
 
@@ -74,5 +77,6 @@ def calibrate_command(runtime: Runtime) -> str:
         f" --threads {runtime.threads}" if runtime.threads != 1 else "",
         f" --batch {runtime.batch}" if runtime.batch != 1 else "",
         f" --dtype {runtime.dtype}" if runtime.dtype != "float32" else "",
+        f" --runtime {runtime.name}" if runtime.name != "torch" else "",
     ]
     return f"zoo calibrate{''.join(words)}"

@@ -66,8 +66,10 @@ def _row_names(row: Latency) -> Iterator[Problem]:
         yield Problem("device", "the id of a device: letters, digits, dashes", printable(row.device))
     if row.runtime.dtype not in DTYPES:
         yield Problem("runtime.dtype", f"one of {', '.join(DTYPES)}", printable(row.runtime.dtype))
+    if not is_name(row.runtime.engine, DEVICE):
+        yield Problem("runtime.engine", "the name of a runtime", printable(row.runtime.engine))
     texts = {name: getattr(row, name) for name in ("anchor", "reason", "source", "version", "clocks")}
-    yield from _texts({**texts, "runtime.torch": row.runtime.torch})
+    yield from _texts({**texts, "runtime.torch": row.runtime.torch, "runtime.version": row.runtime.version})
 
 
 def _texts(values: dict[str, str]) -> Iterator[Problem]:

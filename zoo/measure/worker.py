@@ -17,9 +17,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from zoo.measure.clock import Clock, CpuClock, CudaClock, measure
+from zoo.measure.clock import Clock, CpuClock, CudaClock, ProcessClock, measure
 from zoo.measure.device import query_gpu
+from zoo.measure.engines import Running, running
 from zoo.measure.latency import Runtime, Sample
+from zoo.runtimes.registered import version_of
 from zoo.specs.model import Spec
 
 ANCHOR = "mobilenetv4_conv_small"
@@ -62,15 +64,20 @@ def work(plan: Plan) -> Iterator[Answer]:
         load_file(file)
     anchors: dict[str, nn.Module] = {}
     current: tuple[Any, ...] = ()
-    model: nn.Module | None = None
+    model: nn.Module | Running | None = None
     for job in plan.jobs:
         try:
-            settings = job.model, job.form, job.runtime.dtype, job.device, job.runtime.engine
+            settings = (
+                job.model,
+                job.form,
+                job.device,
+                job.runtime if not job.runtime.is_torch else _module(job.runtime),
+            )
             if settings != current:
                 model = None
                 _give_back_memory()
                 current, before = settings, _memory()
-                model = prepared(job)
+                model = prepared(job) if job.runtime.is_torch else _in_its_runtime(job)
             if job.device not in anchors:
                 anchors[job.device] = prepared(Job("", ANCHOR, "train", Runtime(), job.device))
             assert model is not None
@@ -80,7 +87,23 @@ def work(plan: Plan) -> Iterator[Answer]:
             yield Answer(job.key, None, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
+def _module(runtime: Runtime) -> tuple[str, str]:
+    """What a module that torch runs depends on: it takes any batch, on any number of threads."""
+    return runtime.dtype, runtime.engine
+
+
+def _in_its_runtime(job: Job) -> Running:
+    """The deploy form of a job's model in a runtime that is not torch. What it was made of is given back."""
+    from zoo.build.inputs import meta_input
+
+    net = prepared(msgspec.structs.replace(job, runtime=Runtime()), pack_layers=False)
+    made = running(net, job.runtime, tuple(meta_input(net.spec, job.runtime.batch).shape))  # type: ignore[arg-type]
+    del net
+    _give_back_memory()
+    return made
+
+
+def prepared(job: Job, spec: Spec | None = None, pack_layers: bool = True) -> nn.Module:
     """The model of a job, or of a spec in its stead, with values that keep activations normal numbers, on its device.
 
     Raises MemoryError where its weights would not fit."""
@@ -92,7 +115,7 @@ def prepared(job: Job, spec: Spec | None = None) -> nn.Module:
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)
-    packed = job.form == "deploy" and packs(job.device, dtype)
+    packed = pack_layers and job.form == "deploy" and packs(job.device, dtype)
     model: Any
     if is_external(job.model):
         model, packed = zoo.create(job.model, form=job.form).to(dtype), False
@@ -119,7 +142,7 @@ def _check_room(model: nn.Module, device: str, copies: int) -> None:
         )
 
 
-def example(job: Job, model: nn.Module) -> Tensor:
+def example(job: Job, model: Callable[..., Any]) -> Tensor:
     """A random input of the model's own form, in the memory format of its stream."""
     from zoo.build.inputs import meta_input
 
@@ -127,13 +150,15 @@ def example(job: Job, model: nn.Module) -> Tensor:
     empty = torch.empty_like(meta_input(spec, job.runtime.batch), device=job.device)
     if not empty.is_floating_point():
         return empty.random_(0, spec.input.vocab_size)
+    if not job.runtime.is_torch:  # which takes pictures as they come, whatever it computes in
+        return empty.normal_().contiguous()
     x = empty.normal_().to(getattr(torch, job.runtime.dtype))
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def _sample(job: Job, model: nn.Module, anchor: nn.Module, seconds: float, before: int) -> Sample:
+def _sample(job: Job, model: Callable[..., Any], anchor: nn.Module, seconds: float, before: int) -> Sample:
     torch.set_num_threads(job.runtime.threads)
-    clock: Clock = CudaClock() if job.device == "cuda" else CpuClock()
+    clock: Clock = CudaClock() if job.device == "cuda" else CpuClock() if job.runtime.is_torch else ProcessClock()
     x = example(job, model)
     beside = example(Job("", ANCHOR, "train", Runtime(), job.device), anchor)
     with torch.inference_mode():
@@ -156,6 +181,7 @@ def _sample(job: Job, model: nn.Module, anchor: nn.Module, seconds: float, befor
         max(0, peak),
         str(torch.__version__),
         clocks,
+        "" if job.runtime.is_torch else version_of(job.runtime.engine),
     )
 
 

@@ -18,10 +18,12 @@ from zoo.errors import InputError, Problem
 from zoo.exporting.expressions import literal
 from zoo.exporting.python import export_python
 from zoo.exporting.sources import docstring_text
+from zoo.measure.latency import Runtime
 from zoo.publish.save import save
 from zoo.selection.pick import Picked
 from zoo.system.folders import write_text
 
+DEPLOYED = "deployed"
 RUN = '''"""Classifies image files with {told}: python run.py IMAGE..."""
 
 import json
@@ -33,15 +35,20 @@ import zoo
 
 HERE = Path(__file__).parent
 weights = HERE / "model.safetensors"
+deployed = HERE / "deployed"
 if not weights.exists():
     print("there is no model.safetensors beside this file: the answers are random", file=sys.stderr)
-model = zoo.create({name}, weights=weights if weights.exists() else None, form="{form}")
+if deployed.exists():
+    model = zoo.load_deployed(deployed)
+else:
+    model = zoo.create({name}, weights=weights if weights.exists() else None, form="{form}")
 prepare = zoo.transform(zoo.Preprocess(**json.loads((HERE / "preprocess.json").read_text())))
 labels = (HERE / "labels.txt").read_text().splitlines() if (HERE / "labels.txt").exists() else None
 torch.set_num_threads({threads})
 with torch.inference_mode():
     for path in sys.argv[1:]:
-        best = model(prepare(path)).softmax(-1)[0].topk(min(3, model.num_classes))
+        shares = model(prepare(path)).softmax(-1)[0]
+        best = shares.topk(min(3, len(shares)))
         for share, index in zip(best.values.tolist(), best.indices.tolist()):
             print(f"{{path}}: {{share:.1%}} {{labels[index] if labels else index}}")
 '''
@@ -67,6 +74,9 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     labels = _labels(name)
     if labels:
         write_text(folder / "labels.txt", "\n".join(labels) + "\n")
+    runtime = picked.row.runtime
+    if not runtime.is_torch:
+        _deploy(model, runtime).save(folder / DEPLOYED)
     write_text(
         folder / "run.py",
         RUN.format(
@@ -78,6 +88,13 @@ def write(picked: Picked, folder: Path) -> list[Path]:
     )
     write_text(folder / "report.json", json.dumps(report(picked), indent=1))
     return sorted(folder.iterdir())
+
+
+def _deploy(model: Any, runtime: Runtime) -> Any:
+    """The model in the runtime in which it was measured. Raises InputError where it loses more there than `zoo.deploy` allows."""
+    from zoo.runtimes.deploy import deploy
+
+    return deploy(model, runtime.name, runtime.dtype, threads=runtime.threads, progress=lambda _: None)
 
 
 def report(picked: Picked) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 from typing import Any, NamedTuple
 
 from blocks.registry import plugins
@@ -63,6 +64,14 @@ def find_runtime(name: str) -> Runtime:
         problem = Problem("runtime", listed(["auto", *known]), f"`{name}`", nearest(name, ["auto", *known]), step)
         raise InputError("deploy", problem)
     return _loaded(name)
+
+
+def version_of(name: str) -> str:
+    """The version of what pip installs for a runtime, without importing it; "" where there is none."""
+    try:
+        return importlib.metadata.version(find_runtime(name).distribution).partition("+")[0]
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return ""
 
 
 def rows() -> list[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -17,6 +17,7 @@ from zoo import catalog
 from zoo.display.console import count
 from zoo.display.rows import Row, tabled
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.measure.engines import ANY, engines_named
 from zoo.measure.latency import DTYPES, Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
@@ -32,8 +33,8 @@ SORTS = ("metric", "latency", "macs", "params", "memory", "name")
 
 class Candidate(Row, frozen=True, omit_defaults=True):
     """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured with
-    an older source of its blocks; `device` is the one that `ms` is of, `devices` how many have measured the model in this form and
-    runtime; `why` is what leaves it out."""
+    an older source of its blocks; `device` is the one that `ms` is of, `runtime` and `dtype` what it ran in, `devices` how many have
+    measured the model so in this form; `why` is what leaves it out."""
 
     name: str
     family: str
@@ -51,6 +52,8 @@ class Candidate(Row, frozen=True, omit_defaults=True):
     stale: bool = False
     device: str = ""
     devices: int = 0
+    runtime: str = "torch"
+    dtype: str = "float32"
     memory_bytes: int | None = None
     figure: Figure | None = None
     why: list[str] = []
@@ -106,19 +109,22 @@ def find(
     threads: int = 1,
     batch: int = 1,
     dtype: str = "float32",
+    runtime: str = "torch",
     explain: bool = False,
 ) -> list[Candidate]:
     """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
 
-    device: `this` machine, or the id of one that rows name. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
+    device: `this` machine, or the id of one that rows name. runtime: `torch`, `onnxruntime`, `openvino` and others that `zoo bench` takes, or
+    `any`: each model in that in which it is fastest; dtype may be `any` as well. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
     per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`, `research`,
     `unknown`, or a name, `MIT`; commercial is `permissive`. metric: the data set and measure that ranks, `imagenet-1k/top1`, at one size
     with `@384` behind it; models without such a figure are left out where it ranks or limits. min_metric: the worst that will do, in
     percent, or in bits. sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model
     equals. Raises InputError.
     """
-    runtime = Runtime(threads, dtype, batch)
     _check(metric, task=task, family=family, quantile=quantile, licence=licence, sort=sort, form=form, dtype=dtype)
+    dtypes = DTYPES if dtype == ANY else [dtype]
+    runtimes = [Runtime(threads, one, batch, engine) for engine in engines_named([runtime], "find") for one in dtypes]
     limits = [
         Limit("latency in ms", max_latency_ms, True, lambda each: each.p90_ms if quantile == "p90" else each.ms)
         if max_latency_ms is not None else None,
@@ -131,7 +137,7 @@ def find(
     ]  # fmt: skip
     matches: list[Candidate] = []
     rest: list[Candidate] = []
-    for candidate in candidates(device, runtime, form, metric):
+    for candidate in candidates(device, runtimes, form, metric):
         entry = catalog.entry(candidate.name)
         if (task and entry.task != task) or (family and entry.family != family):
             continue
@@ -154,29 +160,65 @@ def find(
     return matches + ordered(rest, "name") if explain else matches
 
 
-def candidates(device: str, runtime: Runtime, form: str, metric: str = METRIC) -> Iterable[Candidate]:
-    """Every model of the catalogue with its latency on a device, and its figure of a metric."""
+def candidates(device: str, runtimes: Sequence[Runtime], form: str, metric: str = METRIC) -> Iterable[Candidate]:
+    """Every model of the catalogue with its latency on a device, in the fastest of these runtimes, and its figure of a metric."""
     with Store() as store:
         where = this_device().id if device == "this" else device
-        clean = [row for row in newest(store.rows(verdict="clean", form=form)) if row.runtime.key == runtime.key]
-        rows = {row.digest: row for row in clean if row.device == where}
-        devices = Counter(row.digest for row in clean)  # the newest of each device
-        guesses = predictions(store, where, runtime)
+        rows = list(newest(store.rows(verdict="clean", form=form)))
+        known = [_Known.of(runtime, rows, where, predictions(store, where, runtime)) for runtime in runtimes]
         if device != "this":
             check_device(store, device, "find")
     for name, entry in catalog.entries().items():
         cost = costs()[name][form]
-        row = rows.get(entry.digest)
-        timed = _timed(row, guesses.get((entry.digest, form)))
+        runtime, row, timed, devices = min(
+            (one.of_model(entry.digest, form) for one in known), key=lambda each: _preference(each.timed)
+        )
         timed["stale"] = row is not None and bool(row.source) and row.source != source_hash(tuple(entry.blocks))
         timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
         yield Candidate(
             name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),
-            figure=figure_of(name, metric), device=where if timed.get("latency") else "", devices=devices[entry.digest], **timed,
+            figure=figure_of(name, metric), device=where if timed.get("latency") else "", devices=devices,
+            runtime=runtime.name, dtype=runtime.dtype, **timed,
         )  # fmt: skip
 
 
-def _timed(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
+class _Timed(NamedTuple):
+    """What is known of one model in one runtime."""
+
+    runtime: Runtime
+    row: Latency | None
+    timed: dict[str, Any]
+    devices: int
+
+
+class _Known(NamedTuple):
+    """What is known of all models in one runtime: the rows of a device, how many devices measured each, and predictions."""
+
+    runtime: Runtime
+    rows: dict[str, Latency]
+    devices: Counter[str]
+    guesses: dict[tuple[str, str], Prediction]
+
+    @staticmethod
+    def of(
+        runtime: Runtime, rows: Iterable[Latency], device: str, guesses: dict[tuple[str, str], Prediction]
+    ) -> _Known:
+        alike = [row for row in rows if row.runtime.key == runtime.key]
+        here = {row.digest: row for row in alike if row.device == device}
+        return _Known(runtime, here, Counter(row.digest for row in alike), guesses)
+
+    def of_model(self, digest: str, form: str) -> _Timed:
+        row = self.rows.get(digest)
+        return _Timed(self.runtime, row, _figures(row, self.guesses.get((digest, form))), self.devices[digest])
+
+
+def _preference(timed: dict[str, Any]) -> tuple[bool, bool, float]:
+    """The smaller, the better: what was measured before what is predicted, and the faster of two."""
+    kind = timed.get("latency", "")
+    return kind != "measured", kind != "predicted", timed.get("ms", math.inf)
+
+
+def _figures(row: Latency | None, guess: Prediction | None) -> dict[str, Any]:
     """Measured before predicted. A prediction's 90th percentile is the upper end of its error bar."""
     if row is not None:
         fields = {
@@ -224,7 +266,7 @@ def _check(metric: str, **words: str) -> None:
     )
     choices = {
         "task": tasks, "family": families, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
-        "sort": SORTS, "form": ["train", "deploy"], "dtype": DTYPES,
+        "sort": SORTS, "form": ["train", "deploy"], "dtype": [*DTYPES, ANY],
     }  # fmt: skip
     problems = [
         Problem(what, f"one of {listed(choices[what])}", f"`{word}`", nearest(word, choices[what]))

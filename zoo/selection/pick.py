@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress, jobs_for, run
-from zoo.measure.latency import Latency, Runtime
+from zoo.measure.engines import runtime_meant
+from zoo.measure.latency import TORCH, Latency
 from zoo.measure.predict import calibrate_command
 from zoo.measure.published import METRIC
+from zoo.measure.worker import Job
 from zoo.selection.evaluation import Trial, trial
 from zoo.selection.find import Candidate, find
 
@@ -42,6 +44,8 @@ def pick(
     latency_ms: float,
     metric: str = METRIC,
     *,
+    runtime: str = "torch",
+    dtype: str = "float32",
     quantile: Literal["p50", "p90"] = "p50",
     form: Literal["train", "deploy"] = "deploy",
     threads: int = 1,
@@ -53,7 +57,8 @@ def pick(
     known: Sequence[Candidate] | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Picked:
-    """The model with the best figure of `metric` whose measured latency is within the budget, of `known` or all models.
+    """The model with the best figure of `metric` whose measured latency is within the budget, of `known` or all models, each in the
+    runtime that is named or, with `any`, in that in which it is known to be fastest here.
 
     Finalists are measured from the best figure down, a few at a time: of all whose range, and one step as wide beyond it, reaches into the
     budget. What they turn out to take, against what was predicted, moves the other predictions; better models that come within reach
@@ -62,13 +67,16 @@ def pick(
     are none, on one thread. Where images lie in folders that are called like classes, the finalists that fit are tried on them, and
     those with weights are chosen by what they do there. Raises InputError when nothing fits, or when no latency is known.
     """
-    known = find(metric=metric, form=form, threads=threads, commercial=commercial, task="") if known is None else known
+    if known is None:
+        known = find(
+            metric=metric, form=form, threads=threads, commercial=commercial, task="", runtime=runtime, dtype=dtype
+        )
     timed = [candidate for candidate in known if candidate.ms is not None]
     if not timed:
-        next_step = f"run `{calibrate_command(Runtime(threads))}` first"
+        next_step = f"run `{calibrate_command(runtime_meant(runtime, dtype, threads))}` first"
         found = f"none with {threads} thread{'s' if threads > 1 else ''}"
         raise InputError("pick", Problem("", "latencies of this machine", found, next=next_step))
-    measure = measure or _measuring(form, threads, progress)
+    measure = measure or _measuring({one.name: one for one in timed}, threads, progress)
     finalists: list[tuple[Candidate, Latency]] = []
     fit: list[Picked] = []
     ahead, end = timed, time.monotonic() + 60 * minutes
@@ -118,11 +126,19 @@ def _least_ms(one: Candidate, pace: float) -> float:
     return pace * min(ms / REACH, one.low_ms**2 / ms if one.low_ms and ms else ms)
 
 
-def _measuring(form: str, threads: int, progress: Callable[[Progress], None]) -> Measure:
+def _measuring(known: Mapping[str, Candidate], threads: int, progress: Callable[[Progress], None]) -> Measure:
+    """Each model as its candidate is known: in its form, runtime and dtype."""
+
     def measure(names: Sequence[str]) -> dict[str, Latency]:
-        return {row.model: row for row in run(jobs_for(names, [form], [threads]), progress=progress)}
+        jobs = [job for name in names for job in _jobs(known[name], threads)]
+        return {row.model: row for row in run(jobs, progress=progress)}
 
     return measure
+
+
+def _jobs(one: Candidate, threads: int) -> list[Job]:
+    engine = TORCH.get(one.runtime, one.runtime)
+    return jobs_for([one.name], [one.form], [threads], dtypes=[one.dtype], engines=[engine])
 
 
 def _preparing(name: str, images: Sequence[Path]) -> float:

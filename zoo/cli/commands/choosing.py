@@ -44,6 +44,8 @@ def _add_calibrate(commands: Any) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="of weights and activations (default float32)",
     )
+    text = "torch, or one that runs the deploy form: onnxruntime, openvino, aot (default torch)"
+    parser.add_argument("--runtime", default="torch", metavar="NAME", help=text)
 
 
 def _add_find(commands: Any) -> None:
@@ -80,11 +82,19 @@ def _add_find(commands: Any) -> None:
     add_form(parser, "deploy")
     add_threads(parser)
     add_batch(parser)
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default float32)")
+    _add_runtime(parser)
     parser.add_argument("--explain", action="store_true", help="also what is left out, and why")
     parser.add_argument("--limit", type=whole(0), default=20, help="rows to show (default 20; 0 for all)")
     parser.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
     parser.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
+
+
+def _add_runtime(parser: Any) -> None:
+    """`--runtime` and `--dtype` of what models are known to take."""
+    text = "torch, compile, onnxruntime, openvino, aot, or any: the fastest that is known (default torch)"
+    parser.add_argument("--runtime", default="torch", metavar="NAME", help=text)
+    text = "float32, bfloat16, float16, or any: the fastest that is known (default float32)"
+    parser.add_argument("--dtype", default="float32", help=text)
 
 
 def _add_pick(commands: Any) -> None:
@@ -99,6 +109,7 @@ def _add_pick(commands: Any) -> None:
     add_metric(parser)
     add_form(parser, "deploy")
     add_threads(parser)
+    _add_runtime(parser)
     parser.add_argument("--minutes", type=positive, default=10.0, help="for measuring finalists, about (default 10)")
     add_commercial(parser)
     parser.add_argument("--end-to-end", action="store_true", help="the budget includes decoding and resizing")
@@ -130,7 +141,7 @@ def find(arguments: Namespace) -> int:
 
     options = (
         "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
-        "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype",
+        "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype", "runtime",
     )  # fmt: skip
     candidates = search(**{name: getattr(arguments, name) for name in options}, explain=True)
     matches, rest = (
@@ -148,6 +159,7 @@ def find(arguments: Namespace) -> int:
             "model",
             "ms",
             "range",
+            *(["runtime"] if _is_open(arguments) else []),
             "device",
             "measured on",
             arguments.metric,
@@ -156,7 +168,7 @@ def find(arguments: Namespace) -> int:
             "memory",
             "licence",
         ]
-        table(columns, [_row(candidate) for candidate in shown], _title(arguments, shown))
+        table(columns, [_row(candidate, _is_open(arguments)) for candidate in shown], _title(arguments, shown))
     if len(matches) > len(shown):
         complain(f"{len(matches) - len(shown)} more: --limit 0 shows all")
     if not matches and not arguments.explain:
@@ -182,37 +194,43 @@ def _offer_devices() -> None:
 
 def _unknown(arguments: Namespace) -> str:
     """What is known instead of the latencies that were asked for, and what would tell them."""
-    from zoo.measure.latency import Runtime
+    from zoo.measure.engines import runtime_meant
     from zoo.measure.predict import calibrate_command, known_threads
     from zoo.measure.store import Store
     from zoo.measure.this_device import this_device
 
-    runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
+    runtime = runtime_meant(arguments.runtime, arguments.dtype, arguments.threads, arguments.batch)
     with Store() as store:
         device = this_device().id if arguments.device == "this" else arguments.device
         counts = known_threads(store, device, runtime)
     threads = f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}"
     alternatives = f"; known are those of --threads {', '.join(map(str, counts))}" if counts else ""
     how = f"`{calibrate_command(runtime)}` predicts all models in minutes, `zoo bench` measures"
-    return (
-        f"no latency is known for {device} with {threads}, {runtime.dtype}, batch {runtime.batch}{alternatives}: {how}"
-    )
+    where = "" if runtime.name == "torch" else f" in {runtime.name}"
+    return f"no latency is known for {device}{where} with {threads}, {runtime.dtype}, batch {runtime.batch}{alternatives}: {how}"
 
 
 def _title(arguments: Namespace, shown: list[Candidate]) -> str:
     """What was run, and what the signs in front of milliseconds mean."""
     words = [f"{arguments.form} form, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"]
+    words += [] if _is_open(arguments) else [f"{arguments.runtime}, {arguments.dtype}"]
     words += ["~ is a prediction"] if any(candidate.latency == "predicted" for candidate in shown) else []
     words += ["* was measured before its code changed"] if any(candidate.stale for candidate in shown) else []
     return "; ".join(words)
 
 
-def _row(one: Candidate) -> list[str]:
+def _is_open(arguments: Namespace) -> bool:
+    """Whether each model may have a runtime or a dtype of its own."""
+    return "any" in (arguments.runtime, arguments.dtype)
+
+
+def _row(one: Candidate, shows_runtime: bool) -> list[str]:
     mark = "~" if one.latency == "predicted" else "*" if one.stale else ""
     return [
         one.name,
         f"{mark}{one.ms:.3g}" if one.ms is not None else "",
         f"{one.low_ms:.3g} to {one.high_ms:.3g}" if one.low_ms is not None and one.high_ms is not None else "",
+        *([f"{one.runtime} {one.dtype}" if one.latency else ""] if shows_runtime else []),
         one.device if one.latency else "",
         f"{one.devices} device{'s' if one.devices != 1 else ''}",
         f"{one.figure.value:g}" if one.figure else "",
@@ -237,9 +255,9 @@ def calibrate(arguments: Namespace) -> int:
 
     from zoo import catalog
     from zoo.measure.calibrate import calibrate as learn
-    from zoo.measure.latency import Runtime
+    from zoo.measure.engines import runtime_meant
 
-    runtime = Runtime(arguments.threads, arguments.dtype, arguments.batch)
+    runtime = runtime_meant(arguments.runtime, arguments.dtype, arguments.threads, arguments.batch)
     with bar(0, "seconds") as progress:
         calibration = learn(arguments.minutes, runtime, progress=progress)
     if arguments.json:
@@ -305,7 +323,8 @@ def pick(arguments: Namespace) -> int:
     with bar(0) as progress:
         picked = choose(
             arguments.latency_ms, arguments.metric, quantile=arguments.quantile, form=arguments.form, threads=arguments.threads,
-            minutes=arguments.minutes, commercial=arguments.commercial, images=images, end_to_end=arguments.end_to_end, progress=progress,
+            runtime=arguments.runtime, dtype=arguments.dtype, minutes=arguments.minutes, commercial=arguments.commercial,
+            images=images, end_to_end=arguments.end_to_end, progress=progress,
         )  # fmt: skip
     written = write(picked, Path(arguments.out)) if arguments.out else []
     if arguments.json:

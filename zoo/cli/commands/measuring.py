@@ -29,12 +29,23 @@ def add(commands: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")
     parser.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
     parser.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
-    parser.add_argument("--form", default="train", metavar="FORM,FORM", help="train, deploy or both (default train)")
+    parser.add_argument(
+        "--form",
+        default="",
+        metavar="FORM,FORM",
+        help="train, deploy or both (default train, and deploy for runtimes that run no other)",
+    )
     parser.add_argument(
         "--dtype", default="float32", metavar="DTYPE,DTYPE", help="float32, bfloat16, float16 (default float32)"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to run (default cpu)")
-    parser.add_argument("--compile", action="store_true", help="run what torch.compile makes of the model")
+    parser.add_argument(
+        "--runtime",
+        default="torch",
+        metavar="NAME,NAME",
+        help="torch, compile, onnxruntime, openvino, aot, or any: torch and all that are installed (default torch)",
+    )
+    parser.add_argument("--compile", action="store_true", help="an older word for --runtime compile")
     parser.add_argument(
         "--processes",
         type=whole(1),
@@ -76,15 +87,17 @@ def bench(arguments: Namespace) -> int:
 
 def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
     from zoo.measure.bench import jobs_for, run
+    from zoo.measure.engines import engines_named, usual_forms
     from zoo.measure.latency import DTYPES
 
+    engines = ["compile"] if arguments.compile else engines_named(split(arguments.runtime), "bench")
     jobs = jobs_for(
         models_named(arguments.names, arguments.all),
-        _words(arguments.form, "form", FORMS),
+        _words(arguments.form, "form", FORMS) if arguments.form else usual_forms(engines),
         _counts(arguments.threads, "threads"),
         _counts(arguments.batch, "batch"),
         _words(arguments.dtype, "dtype", DTYPES),
-        "compile" if arguments.compile else "eager",
+        engines,
         arguments.device,
     )
     with bar(len(jobs) * arguments.processes) as progress:
@@ -158,8 +171,13 @@ def _lines(unit: str) -> Callable[[Progress], None]:
     return tell
 
 
+def split(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _counts(text: str, what: str) -> list[int]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = split(text)
     wrong = [word for word in words if not (word.isdigit() and int(word) > 0)]
     if wrong or not words:
         raise InputError(
@@ -169,7 +187,7 @@ def _counts(text: str, what: str) -> list[int]:
 
 
 def _words(text: str, what: str, known: tuple[str, ...]) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = split(text)
     wrong = [word for word in words if word not in known]
     if wrong or not words:
         problems = [
