@@ -51,6 +51,7 @@ _HOME = {
     "info": "zoo.catalog:entry",
     "plugins": "zoo.authoring.report",
     "study": "zoo.training.ablation.study",
+    "train": "zoo.training.run",
     "push": "zoo.publish.upload",
     "pull": "zoo.artifacts.repository",
     "pin": "zoo.artifacts.pinning",

@@ -19,7 +19,7 @@ from zoo.data import digits
 from zoo.errors import InputError
 from zoo.training import digits as training
 from zoo.training.digits import Recipe, Result, fit
-from zoo.training.loop import cosine_rate
+from zoo.training.loop import rate_factor
 from zoo.weights.manifest import read_manifest
 from zoo.weights.probe import check_probe
 from zoo.weights.stats import wilson_interval
@@ -88,7 +88,7 @@ def test_only_matrices_decay() -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    rates = [cosine_rate(step, 100, 0.1) for step in range(101)]
+    rates = [rate_factor(step, 100, 0.1) for step in range(101)]
     assert rates[:10] == [(step + 1) / 10 for step in range(10)]
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)

@@ -35,7 +35,7 @@ HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 """Licences that the Hub has a word for; it calls all others `other`."""
 
 
-HUB_TASKS = {"language-modeling": "text-generation"}
+HUB_TASKS = {"language-modeling": "text-generation", "multilabel-classification": "image-classification"}
 """Tasks that the Hub calls otherwise."""
 
 

@@ -29,7 +29,11 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 LEVEL = re.compile(r"layers|stem(\.[0-9]{1,3})?|stages\.[0-9]{1,3}")
 TEXTS = ("title", "paper", "licence", "code", "about")
 
-TASKS = ("image-classification", "language-modeling", "sequence-classification", "feature-extraction")
+TASKS = (
+    "image-classification", "multilabel-classification", "image-regression", "language-modeling", "sequence-classification",
+    "feature-extraction",
+)  # fmt: skip
+"""What the outputs of a model are: one class, any number of classes, numbers, tokens, features."""
 
 
 class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):

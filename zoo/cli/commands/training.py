@@ -1,4 +1,4 @@
-"""`zoo train`: models trained on data at hand, and mixers on tasks that code generates."""
+"""`zoo train`: models trained on pictures of one's own (`train`), on data at hand, and mixers on tasks that code generates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+from zoo.cli.commands import train
 from zoo.cli.options import command
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
 
 def add(commands: Any) -> None:
-    data = commands.add_parser("train").add_subparsers(dest="data", metavar="DATA", required=True)
+    parser = commands.add_parser("train")
+    data = parser.add_subparsers(dest="training", metavar="NAME", required=True, action=train.Trainings)
+    train.add(data)
     images = command(data, "digits", digits, "train on scikit-learn's handwritten digits")
     images.add_argument("name")
     images.add_argument("--epochs", type=int, default=None)
@@ -37,6 +40,7 @@ def add(commands: Any) -> None:
     sequences.add_argument("--tasks", default="", metavar="TASK,TASK", help="the tasks (default: all)")
     sequences.add_argument("--seeds", type=int, default=1)
     sequences.add_argument("--publish", action="store_true", help="fill the table of the package, from where it stands")
+    data.choices = train.Words(data._name_parser_map)
 
 
 def digits(arguments: Namespace) -> int:

@@ -1,0 +1,121 @@
+"""Trainings in processes of their own: two that share each batch, and one that is killed at moments that nobody chose."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import photographs
+from tests.training import shades
+
+ROOT = pathlib.Path(__file__).parents[2]
+SETTINGS = ["schedule.epochs=3", "data.batch_size=8", "data.workers=1"]
+
+
+def command(data: pathlib.Path, out: pathlib.Path, model: str, *options: str) -> list[str]:
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    return ["-m", "zoo", "train", model, "--data", str(data), "--out", str(out), "--json", *sets, *options]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def history(processes: int, data: pathlib.Path, out: pathlib.Path, model: str, *options: str) -> Any:
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    words = [sys.executable, *launcher, *command(data, out, model, *options)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["history"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "norms"), [("gmlp_nano", "train"), ("starnet_nano", "sync")])
+def test_two_processes_learn_what_one_does(tmp_path: pathlib.Path, model: str, norms: str) -> None:
+    """Layer norms as they are; batch norms with moments of both processes."""
+    data = shades.folder(tmp_path / "data")
+    curves = [
+        history(
+            count,
+            data,
+            tmp_path / str(count),
+            model,
+            "--set",
+            f"model.batch_norm={norms}",
+            "--set",
+            f"optimizer.accumulate={parts}",
+        )
+        for count, parts in ((1, 1), (2, 1), *(((1, 2),) if norms == "train" else ()))
+    ]
+    for curve in curves[1:]:
+        for one, other in zip(curves[0], curve, strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
+            assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_twenty_random_moments_ends_bit_equal(tmp_path: pathlib.Path) -> None:
+    data = shades.folder(tmp_path / "data", 40)
+    options = (
+        "--resume",
+        "--set",
+        "engine.save_minutes=0.002",
+        "--set",
+        "augment.mixup=0.3",
+        "--set",
+        "schedule.epochs=20",
+    )
+    history(1, data, tmp_path / "whole", shades.MODEL, *options)
+    draw, kills = random.Random(0), 0
+    words = [sys.executable, *command(data, tmp_path / "broken", shades.MODEL, *options)]
+    for _ in range(20):
+        child = subprocess.Popen(
+            words, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for line in child.stderr:  # type: ignore[union-attr]
+            if "pictures of" in line:  # the first step comes now
+                break
+        time.sleep(draw.uniform(0.0, 1.2))
+        child.send_signal(signal.SIGKILL)
+        kills += child.wait() == -signal.SIGKILL
+    assert kills >= 10
+    history(1, data, tmp_path / "broken", shades.MODEL, *options)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_four_hundred_photographs_become_a_model_that_is_right_on_97_of_100(tmp_path: pathlib.Path) -> None:
+    """From an embedded nano that knows grey digits, by the shipped recipe."""
+    photographs.write(tmp_path / "data")
+    words = ["--set", "model.channels=3", "--set", "model.size=64"]
+    call = [
+        sys.executable,
+        "-m",
+        "zoo",
+        "train",
+        "mobilenetv4_nano",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "RUN"),
+        "--json",
+    ]
+    done = subprocess.run([*call, *words], capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=900)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["unreadable"]) == 5
+    assert result["value"] >= 0.97, result

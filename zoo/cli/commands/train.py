@@ -1,0 +1,186 @@
+"""`zoo train NAME --data DIR --out RUN`: a model trained on labelled pictures; and `zoo train recipes`, what a recipe may say."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from blocks.registry.words import printable
+from zoo.cli.options import command, settings
+from zoo.display.console import complain, dump, table, unguarded
+from zoo.errors import nearest
+
+NAME = "NAME"
+MOST_ROWS = 30
+
+
+class Words(dict[str, Any]):
+    """Choices of which any other word is one, too: the name of a model."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
+
+
+class Trainings(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """Kinds of training by their words; any other word is the name of a model that is trained on pictures."""
+
+    def __call__(self, parser: Any, namespace: Namespace, values: Any, option_string: str | None = None) -> None:
+        kinds = [kind for kind in self._name_parser_map if kind != NAME]
+        if values[0] in kinds:
+            words = values
+        elif nearest(values[0], kinds) and not any(word.startswith(("-h", "--h", "--d")) for word in values):
+            parser.error(f"argument {self.metavar}: invalid choice: '{values[0]}'")
+        else:
+            words = [NAME, *values]
+        super().__call__(parser, namespace, words, option_string)
+
+
+def add(trainings: Any) -> None:
+    pictures = command(trainings, NAME, train, "train a model on labelled pictures of your own")
+    pictures.add_argument("name", help="a model, with a tag of weights or without, or what `zoo.save` wrote")
+    source = "a folder of classes, with train and val or without; a .csv, .tsv, .parquet or .tar"
+    pictures.add_argument("--data", required=True, metavar="SOURCE", help=source)
+    pictures.add_argument("--out", required=True, metavar="RUN", help="the folder that becomes the trained model")
+    recipe = "finetune, linear-probe, from-scratch or a .toml file (default finetune)"
+    pictures.add_argument("--recipe", default="finetune", metavar="RECIPE", help=recipe)
+    field = "change the recipe: schedule.epochs=50; `zoo train recipes` lists the fields"
+    pictures.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=field)
+    pictures.add_argument("--weights", default=None, metavar="FILE", help="a checkpoint to begin with")
+    pictures.add_argument("--target", default="", metavar="COLUMN,COLUMN", help="of a table: what is to be learned")
+    tasks = ["classification", "multilabel", "regression"]
+    pictures.add_argument("--task", default=None, choices=tasks, help="of a table, where its values do not tell")
+    pictures.add_argument("--strict", action="store_true", help="pictures that cannot be read are an error")
+    pictures.add_argument("--resume", action="store_true", help="go on where this run was broken off")
+    pictures.add_argument("--log", default="", metavar="TRACKER", help="tensorboard, wandb or both")
+
+    recipes = command(trainings, "recipes", show, "the fields of a recipe: values, bounds and what they mean")
+    recipes.add_argument("recipe", nargs="?", default="finetune", help="(default finetune)")
+    recipes.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=field)
+
+
+def show(arguments: Namespace) -> int:
+    from zoo.training.recipe import fields, read_recipe, values
+
+    known = values(read_recipe(arguments.recipe, settings(arguments.settings, "--set")))
+    if arguments.json:
+        dump({path: {"value": known[path], "type": kind, "text": text} for path, kind, _, text in fields()})
+    else:
+        table(
+            ["field", "value", "type", "meaning"],
+            [[path, str(known[path]), kind, text] for path, kind, _, text in fields()],
+        )
+    return 0
+
+
+def train(arguments: Namespace) -> int:
+    from zoo.training.run import Watch
+    from zoo.training.run import train as run
+
+    with _bars() as (looked, step):
+        result = run(
+            arguments.name, arguments.data, arguments.out, recipe=arguments.recipe,
+            settings=settings(arguments.settings, "--set"), weights=arguments.weights, target=arguments.target,
+            task=arguments.task, strict=arguments.strict, resume=arguments.resume, log=arguments.log,
+            watch=Watch(complain, looked, step, _tell_data),
+        )  # fmt: skip
+    if not result.figure:  # a process beside the first
+        return 0
+    if arguments.json:
+        dump(_plain(result))
+        return 0
+    interval = f" (95 % interval {result.ci95[0]:.1%} to {result.ci95[1]:.1%})" if result.ci95 else ""
+    value = f"{result.value:.1%}" if result.task != "regression" else f"{result.value:.4f}"
+    print(
+        f"{result.model}: {result.figure} {value} on {result.n:,} held-out pictures{interval}, epoch {result.best_epoch} of "
+        f"{len(result.history)}, {result.seconds:.0f} s"
+    )
+    print(
+        f"{result.folder}: a model; `zoo predict {result.folder} PICTURE`, `zoo deploy {result.folder}`, {result.folder}/report.html"
+    )
+    return 0
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    import msgspec
+
+    return msgspec.to_builtins(result._asdict() | {"folder": str(result.folder)})  # type: ignore[no-any-return]
+
+
+def _tell_data(data: Any, found: Any) -> None:
+    """Counts of classes, what is left out and what stands in two parts, on stderr, before the first step."""
+    parts = [part for part in ("train", "val", "test") if data.parts.get(part)]
+    columns = [data.counts(part) for part in parts]
+    rows = [
+        f"  {printable(label)}: "
+        + ", ".join(f"{column[i]} {part}" for part, column in zip(parts, columns, strict=True))
+        for i, label in enumerate(data.labels)
+    ]
+    complain(f"{len(data.labels)} labels, {data.task}")
+    for line in _few(rows):
+        complain(line)
+    for title, lines in (
+        ("left out, since they cannot be read", [f"{name}: {reason}" for name, reason in found.unreadable]),
+        ("left out, since their names are not those of pictures", list(data.ignored)),
+        ("in the training part and held out, too", [f"{one} = {other}" for one, other in found.doubles]),
+    ):
+        if lines:
+            complain(f"{len(lines)} {title}:")
+            for line in _few([f"  {line}" for line in lines]):
+                complain(line)
+
+
+def _few(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= MOST_ROWS else [*lines[: MOST_ROWS - 1], f"  and {len(lines) - MOST_ROWS + 1} more"]
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
+    """Progress with the time that is left: bars on a terminal, elsewhere a line for each twentieth."""
+    if not sys.stderr.isatty():
+        yield _looked_line, _step_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    ]
+    with Progress(*columns, console=Console(file=unguarded(sys.stderr)), transient=True) as view:
+        tasks: dict[str, Any] = {}
+
+        def bar(kind: str, text: str, done: int, total: int, left: str) -> None:
+            if kind not in tasks:
+                tasks[kind] = view.add_task("", total=total, left="")
+            view.update(tasks[kind], completed=done, total=total, description=text, left=left, visible=done < total)
+
+        yield (
+            lambda done, total: bar("look", f"looking at {total:,} pictures", done, total, f"{done:,}"),
+            lambda now: bar("step", _words(now), now.step, now.steps, f"{_clock(now.left)} left"),
+        )
+
+
+def _looked_line(done: int, total: int) -> None:
+    if done == total:
+        complain(f"{total:,} pictures looked at")
+
+
+def _step_line(now: Any) -> None:
+    if now.step % max(1, now.steps // 20) == 0 or now.step == now.steps:
+        complain(f"{_words(now)}, {_clock(now.left)} left")
+
+
+def _words(now: Any) -> str:
+    figure = "" if now.figure is None else f", held out {now.figure:.4f}"
+    return f"epoch {now.epoch}/{now.epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}{figure}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,91 @@
+"""How good a model is on pictures that it was not trained on: all its answers, and the figures that follow from them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.data.labelled import Task
+from zoo.training.batches import Pictures, in_turn
+from zoo.training.objectives import Objective
+from zoo.weights.stats import wilson_interval
+
+FIGURES = {"classification": "top1", "multilabel": "mAP", "regression": "r2"}
+"""The figure by which the best epoch of a task is known; more is better."""
+
+
+class Judgement(NamedTuple):
+    """The answers (N, labels) and targets of all pictures, in their order, on the CPU, and the loss."""
+
+    task: Task
+    answers: Tensor
+    targets: Tensor
+    loss: float
+
+    @property
+    def name(self) -> str:
+        return FIGURES[self.task]
+
+    @property
+    def figure(self) -> float:
+        """Share of right classes; mean average precision over labels; 1 - squared error over variance, averaged over numbers."""
+        if self.task == "classification":
+            return self.correct / len(self.targets)
+        if self.task == "multilabel":
+            return mean_average_precision(self.answers, self.targets)
+        spread = (self.targets - self.targets.mean(0)).square().sum(0).clamp_min(1e-12)
+        return float((1 - (self.answers - self.targets).square().sum(0) / spread).mean())
+
+    @property
+    def correct(self) -> int:
+        """Pictures whose class is right."""
+        return int((self.answers.argmax(-1) == self.targets).sum())
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the share of right classes, at 95 %."""
+        return wilson_interval(self.correct, len(self.targets)) if self.task == "classification" else None
+
+    def confusion(self) -> np.ndarray:
+        """(classes, classes): of the pictures of class i, how many were taken for class j."""
+        count = self.answers.shape[-1]
+        pairs = (self.targets * count + self.answers.argmax(-1)).numpy()
+        return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+    def regrets(self) -> Tensor:
+        """Of each picture how wrong its answer is: minus the logarithm of what its truth was given, or the squared error."""
+        if self.task == "classification":
+            return torch.nn.functional.cross_entropy(self.answers, self.targets, reduction="none")
+        if self.task == "multilabel":
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(self.answers, self.targets, reduction="none")
+            return losses.mean(-1)
+        return (self.answers - self.targets).square().mean(-1)
+
+
+@torch.no_grad()
+def judge(
+    model: nn.Module, pictures: Pictures, objective: Objective, batch_size: int, workers: int = 0, device: Any = "cpu"
+) -> Judgement:
+    """The model in evaluation mode, which it keeps."""
+    model.eval()
+    answers = [model(x.to(device)).float().cpu() for x, _ in in_turn(pictures, batch_size, workers)]
+    logits = torch.cat(answers)
+    loss = float(objective.of(logits, pictures.targets))
+    return Judgement(objective.task, logits, pictures.targets, loss)
+
+
+def mean_average_precision(answers: Tensor, targets: Tensor) -> float:
+    """The mean over labels that occur of sum_k (R_k - R_{k-1}) P_k, precision and recall of the k most likely pictures."""
+    from sklearn.metrics import average_precision_score
+
+    known = targets.sum(0) > 0
+    if not known.any():
+        return 0.0
+    scores = [
+        average_precision_score(targets[:, i].numpy(), answers[:, i].numpy())
+        for i in known.nonzero().flatten().tolist()
+    ]
+    return float(np.mean(scores))
