@@ -25,7 +25,7 @@ PER_PROCESS = 48
 BOUNDS = {"float32": 1e-4, "bfloat16": 3e-2}
 LAYOUTS = ("channels last", "contiguous")
 MOST_NUMBERS, MOST_MACS, MOST_SIDE = 2**20, 2**26, 128
-"""Of the largest map that is tried: numbers that are read, multiplications, pixels of a side; a larger one is halved until it fits."""
+"""The largest map that is tried: numbers that are read, multiplications, pixels of a side; a larger one is halved until it fits."""
 
 UNWRITTEN = {"MALLOC_PERTURB_": "165", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**28)}
 """What glibc reads: new memory is full of a pattern, so that what a kernel does not write is no zero by chance."""

@@ -127,7 +127,7 @@ def byte_mutation(rng: random.Random, data: bytes) -> bytes:
 
 
 def json_mutation(rng: random.Random, data: bytes) -> bytes:
-    """Of the tree, and now and then of its text or of a key that stands twice."""
+    """A mutation of the tree, and now and then of its text or of a key that stands twice."""
     text = json.dumps(tree_mutation(rng, json.loads(data)))
     if rng.random() < 0.1:
         text = text.replace("{", '{"x": 1, "x": 2, ', 1)
@@ -136,7 +136,7 @@ def json_mutation(rng: random.Random, data: bytes) -> bytes:
 
 
 def header_mutation(rng: random.Random, data: bytes) -> bytes:
-    """Of a whole file: its header as JSON, the length in front of it, and the bytes behind."""
+    """A mutation of a whole file: its header as JSON, the length in front of it, and the bytes behind."""
     if rng.random() < 0.3:
         return byte_mutation(rng, data)
     length = int.from_bytes(data[:8], "little")
@@ -150,7 +150,7 @@ def header_mutation(rng: random.Random, data: bytes) -> bytes:
 
 
 def text_mutation(rng: random.Random, data: bytes) -> bytes:
-    """Of TOML: bytes, and whole lines that move."""
+    """A mutation of TOML: bytes, and whole lines that move."""
     lines = data.split(b"\n")
     for _ in range(rng.randint(0, 3)):
         lines.insert(rng.randrange(len(lines)), rng.choice(lines))
@@ -198,7 +198,7 @@ def targets() -> dict[str, Target]:
 
 
 SHARES = {"header": 0.7, "spec": 0.1, "text": 0.05, "record": 0.1, "lock": 0.05}
-"""Of all cases. A header costs microseconds, a spec milliseconds."""
+"""Each kind has this share of all cases. A header costs microseconds, a spec milliseconds."""
 
 
 def _plain(values: Any) -> Any:

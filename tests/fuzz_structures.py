@@ -240,7 +240,7 @@ def program_mutation(rng: random.Random, data: bytes) -> bytes:
 
 
 def old_mutation(rng: random.Random, data: bytes) -> bytes:
-    """Of a file of the old format: an operation of one of its pickles, or bytes."""
+    """A mutation of a file of the old format: an operation of one of its pickles, or bytes."""
     if rng.random() < 0.5:
         return plain.byte_mutation(rng, data)
     file, parts = io.BytesIO(data), []

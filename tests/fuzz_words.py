@@ -28,7 +28,7 @@ from zoo.weights.key_patterns import PatternError
 from zoo.weights.rules import read_rule
 
 SHARES = {"spec": 0.15, "index": 0.3, "metadata": 0.25, "rules": 0.2, "settings": 0.1}
-"""Of all cases. A rule costs microseconds, a spec milliseconds."""
+"""Each kind has this share of all cases. A rule costs microseconds, a spec milliseconds."""
 
 
 def accept_index(data: bytes) -> None:

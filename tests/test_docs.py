@@ -118,7 +118,7 @@ def test_dots_stand_for_what_differs(expected: str, output: str, shown: bool) ->
         ("```console\n$ rm -r .\n```\n", "`rm` is not among the programs"),
     ],
 )
-def test_what_comes_otherwise_is_a_fault(
+def test_output_that_comes_otherwise_is_a_fault(
     text: str, fault: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

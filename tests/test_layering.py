@@ -173,3 +173,18 @@ def test_the_grammar_of_the_command_line_loads_no_more_than_the_printing_of_tabl
     code = f"import sys, zoo.cli; zoo.cli.parser(); print(({HEAVY!r} | {{'numpy', 'zoo.catalog', 'importlib.metadata'}}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_who_builds_a_model_is_asked_of_its_description_and_not_of_its_class() -> None:
+    asked = {
+        module
+        for module, path in (files_of("zoo") | files_of("plugins")).items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("isinstance", "issubclass", "type", "is_external", "external.is_external")
+        and any(name in ast.unparse(node) for name in ("External", "Opaque", "is_external"))
+    }
+    assert asked == {
+        "zoo.catalog.external",
+        "zoo.catalog.sources",
+    }  # the latter of a name, of which nothing is known yet

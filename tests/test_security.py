@@ -76,7 +76,7 @@ def _is_regex(call: ast.Call) -> bool:
 
 
 def test_only_the_registry_turns_a_name_into_code() -> None:
-    """Of what the spec path imports, the registry and the plugins alone load modules: those of the index, and of entry points."""
+    """Only the registry and the plugins, of what the spec path imports, load modules: those of the index, and of entry points."""
     loaders = {
         str(path.relative_to(ROOT))
         for path in [*(ROOT / "blocks").glob("*.py"), *(ROOT / "blocks" / "registry").glob("*.py"), *SPEC_PATH]

@@ -1,18 +1,20 @@
-"""What `zoo.create` returns, for type checkers: a LanguageModel for the names of language models, a Backbone for all else.
+"""What `zoo.create` returns, for type checkers: a LanguageModel for the names of language models, a Backbone for all else, and a Deployed
+where a runtime or a precision is named.
 
 Where a name is no literal, or a file is given, `assert isinstance(model, zoo.LanguageModel)` tells a checker which it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Protocol, cast, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, cast, overload
 
 from zoo.catalog.names import Model
 
 if TYPE_CHECKING:
     from zoo.build.backbone import Backbone
     from zoo.build.language import LanguageModel
+    from zoo.runtimes.deployed import Deployed
 
 LanguageName = Literal[
     "deepseek_nano", "deepseek_v2_lite", "falcon_h1_0_5b", "falcon_h1_nano", "gated_delta_net_1_3b", "gated_delta_net_nano",
@@ -30,12 +32,20 @@ P = ParamSpec("P")
 class Create(Protocol[P]):
     """The signature of `zoo.create`, whose model comes first."""
 
+    @overload  # the overlap: P has `runtime` and `precision` as well, for which these two come first
+    def __call__(  # type: ignore[overload-overlap]
+        self, model: Model, overrides: Mapping[str, Any] | None = None, *, runtime: str | Sequence[str], **asked: Any
+    ) -> Deployed: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, model: Model, overrides: Mapping[str, Any] | None = None, *, precision: str, **asked: Any
+    ) -> Deployed: ...
     @overload
     def __call__(self, model: LanguageName, *args: P.args, **kwargs: P.kwargs) -> LanguageModel: ...
     @overload
     def __call__(self, model: Model, *args: P.args, **kwargs: P.kwargs) -> Backbone: ...
 
 
-def typed(create: Callable[Concatenate[Model, P], Backbone]) -> Create[P]:
-    """The function itself, under a type that looks at the name."""
+def typed(create: Callable[Concatenate[Model, P], Backbone | Deployed]) -> Create[P]:
+    """The function itself, under a type that looks at the name, and at what it is to run in."""
     return cast("Create[P]", create)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,17 +11,21 @@ import zoo
 from blocks.first_values import forget_arguments
 from zoo._typed import typed
 from zoo.build.backbone import Backbone
-from zoo.build.builder import build
 from zoo.build.deploy import check_form, deploy, packed
 from zoo.build.params import count_params
 from zoo.catalog.names import Model
+from zoo.catalog.runtimes import asked
 from zoo.catalog.sources import Request, Source, find_source
 from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
-from zoo.pretrained.fill import ExternalPlan, Plan, fill, plan
+from zoo.pretrained.fill import fill, plan
+from zoo.pretrained.target import Plan
 from zoo.specs.check import ImageInput
 from zoo.specs.model import Described
 from zoo.specs.scalars import plain
+
+if TYPE_CHECKING:
+    from zoo.runtimes.deployed import Deployed
 
 MAX_PARAMS = 4_000_000_000
 
@@ -55,7 +59,7 @@ def create(
     max_params: int = MAX_PARAMS,
     runtime: str | Sequence[str] | None = None,
     precision: str | None = None,
-) -> Backbone:
+) -> Backbone | Deployed:
     """A ready model, **in eval mode** (call `.train()` to train it), its convolutions in channels_last memory.
 
     (FSDP2 shards contiguous parameters only: call `.to(memory_format=torch.contiguous_format)` before `fully_shard`.)
@@ -100,26 +104,27 @@ def create(
     fill(net, wanted, filling, dtype, device)
     _settle(net, device)
     if runtime is not None or precision is not None:
-        return zoo.deploy(net, runtime, precision)  # type: ignore[return-value]
+        return zoo.deploy(net, runtime, precision)  # type: ignore[no-any-return]
     if origin.made.form == "deploy":
         return packed(net)  # type: ignore[no-any-return]
     return deploy(net) if form == "deploy" else net  # type: ignore[no-any-return]
 
 
 def _check_deployed(form: str, runtime: str | Sequence[str] | None, precision: str | None) -> None:
-    """Raises InputError for a runtime or a precision of a train form."""
-    if form != "deploy" and (runtime is not None or precision is not None):
-        asked = "a runtime" if runtime is not None else "a precision"
+    """Raises InputError for a runtime or a precision of a train form, and for one that there is not."""
+    if runtime is None and precision is None:
+        return
+    if form != "deploy":
+        named = "a runtime" if runtime is not None else "a precision"
         raise InputError(
-            "create", Problem("form", f"`deploy` where {asked} is named", f"`{form}`", next='add form="deploy"')
+            "create", Problem("form", f"`deploy` where {named} is named", f"`{form}`", next='add form="deploy"')
         )
+    asked(runtime, precision)
 
 
 def _built(origin: Source, wanted: Described, request: Request, filling: Plan, device: Any) -> Any:
     """The net as its filling awaits it, on meta as a rule, without what is not asked for."""
-    if isinstance(filling, ExternalPlan):  # a plugin's code takes the whole request
-        return filling.build(wanted, device)
-    net, made = build(wanted), origin.made
+    net, made, request = filling.build(wanted, device), origin.made, origin.beyond(request)
     if request.global_pool == "" or (made.headless and request.num_classes is None and request.global_pool is None):
         net.head = None
     if request.features_only or made.out_indices is not None:

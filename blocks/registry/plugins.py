@@ -286,9 +286,9 @@ def _take(plugin: Plugin, point: EntryPoint) -> None:
         return
     match = (BLOCK if point.group == BLOCKS else NAMESPACE).fullmatch(point.name)
     if match is None:
-        forms = {BLOCKS: "namespace/name@major", RUNTIMES: "a name in lower case"}
-        form = forms.get(point.group, "a namespace in lower case")
-        plugin.fails("broken", f"it declares `{point.name}` in {point.group}, which is not of the form `{form}`")
+        names = {BLOCKS: "namespace/name@major", RUNTIMES: "a name in lower case"}
+        expected = names.get(point.group, "a namespace in lower case")
+        plugin.fails("broken", f"it declares `{point.name}` in {point.group}, which is not of the form `{expected}`")
         return
     if point.group == RUNTIMES:
         plugin.runtimes[point.name] = point

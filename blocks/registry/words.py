@@ -28,9 +28,9 @@ VERSION = r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,99}"
 DEVICE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 
 
-def is_name(text: object, form: str = WORD) -> bool:
-    """Whether a text is a name of this form, and no word that Python keeps for itself (`class`, `lambda`)."""
-    return isinstance(text, str) and bool(re.fullmatch(form, text)) and not keyword.iskeyword(text)
+def is_name(text: object, pattern: str = WORD) -> bool:
+    """Whether a text is a name of this pattern, and no word that Python keeps for itself (`class`, `lambda`)."""
+    return isinstance(text, str) and bool(re.fullmatch(pattern, text)) and not keyword.iskeyword(text)
 
 
 def is_text(text: object, most: int = LONGEST_TEXT) -> bool:

@@ -44,13 +44,13 @@ def test_a_net_is_made_once_and_opened_after_that() -> None:
     assert [obtain(), obtain(), obtain("b")] == ["made", "opened", "made"]
 
 
-def test_what_was_changed_is_made_anew() -> None:
+def test_a_folder_that_was_changed_is_compiled_anew() -> None:
     obtain()
     (compiled.folder() / key("a") / "net.bin").write_bytes(b"y" * 10)
     assert [obtain(), obtain()] == ["made", "opened"]
 
 
-def test_what_cannot_be_opened_is_made_anew() -> None:
+def test_a_folder_that_cannot_be_opened_is_compiled_anew() -> None:
     obtain()
 
     def refuse(folder: Path) -> str:
@@ -101,7 +101,7 @@ def _obtain_slowly(_: int) -> str:
     return compiled.obtain(key("a"), "a", _count, lambda folder: "opened")
 
 
-def test_of_several_processes_one_makes_it(data: Path) -> None:
+def test_of_several_processes_one_compiles_a_folder(data: Path) -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert sorted(pool.map(_obtain_slowly, range(4))) == ["made", "opened", "opened", "opened"]
     assert (data / "made").read_text() == "x"
@@ -122,7 +122,7 @@ def test_a_process_that_was_killed_leaves_nothing_that_counts(data: Path) -> Non
     assert [obtain(), obtain()] == ["made", "opened"]
 
 
-def test_the_cache_shows_verifies_and_clears_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cache_command_shows_verifies_and_clears_compiled_folders(capsys: pytest.CaptureFixture[str]) -> None:
     obtain("net in runtime")
     place = compiled.folder() / key("net in runtime")
     assert cli.main(["cache", "list"]) == 0

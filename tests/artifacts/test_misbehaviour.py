@@ -289,7 +289,7 @@ def test_a_spec_bomb_is_refused(hub: Hub, files: dict[str, bytes], changes: dict
 
 @pytest.fixture
 def environment(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> dict[str, str]:
-    """Of a process that fetches from the loopback Hub."""
+    """The environment of a process that fetches from the loopback Hub."""
     here = {
         "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "shared"), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1", "ZOO_DATA": str(tmp_path / "data"), "ZOO_CACHE": str(tmp_path / "stamps"),

@@ -57,7 +57,7 @@ def budgets(truth: dict[str, float]) -> list[float]:
 def regret(
     truth: dict[str, float], guessed: dict[str, float], figures: dict[str, float], budget: float
 ) -> float | None:
-    """By how much the choice is worse than the best that exhaustive measurement would find; None where nothing fits.
+    """The regret: by how much the choice is worse than the best that exhaustive measurement would find; None where nothing fits.
 
     truth and guessed: measured and predicted milliseconds. The choice is what `pick` would make with these.
     """

@@ -36,7 +36,7 @@ EAGER, PLAIN_ORT, PLAIN_ORT_NEW, PLAIN_OV, PLAIN_OV_BF16 = (
     "timm", "timm, onnxruntime", "timm, onnxruntime (dynamo)", "timm, openvino", "timm, openvino bfloat16",
 )  # fmt: skip
 LIMIT, LOW_LIMIT = 1e-2, 0.3
-"""Of the largest output: a form that is further off timm's net, in float32 or below, is told of and not timed."""
+"""A share of the largest output: a form that is further off timm's net, in float32 or below, is told of and not timed."""
 LIMIT_S = 1800
 """Seconds that one net may take at one batch size."""
 
@@ -198,17 +198,17 @@ def best(row: Row, forms: Iterable[str]) -> float:
 
 
 def plain_speed(row: Row) -> float:
-    """Of the best plain export in float32."""
+    """The speed of the best plain export in float32."""
     return best(row, (PLAIN_ORT, PLAIN_ORT_NEW, PLAIN_OV))
 
 
 def plain_bfloat16_speed(row: Row) -> float:
-    """Of the best plain export in float32 or with the hint of bfloat16."""
+    """The speed of the best plain export in float32 or with the hint of bfloat16."""
     return best(row, (PLAIN_ORT, PLAIN_ORT_NEW, PLAIN_OV, PLAIN_OV_BF16))
 
 
 def auto_speed(row: Row, precision: str = "float32") -> float:
-    """Of the form that `auto` chose in float32, or (`auto`) in any precision."""
+    """The speed of the form that `auto` chose in float32, or (`auto`) in any precision."""
     return best(row, [row["chosen"][precision]])
 
 

@@ -20,7 +20,7 @@ from tests.benchmarks.harness import Comparison, compare
 from tests.benchmarks.ops import L, _backends, _on, _quietly, _training
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Of glibc's `mallopt`."""
+"""Numbers of parameters of glibc's `mallopt`."""
 
 
 def run(rounds: int = 15) -> dict[str, Comparison]:

@@ -64,7 +64,7 @@ def _predicted(made: Calibration) -> int:
 
 
 def draw(models: int, families: int, seed: int = 0) -> list[str]:
-    """Of so many families, drawn at random, as many models, in turn: each family's spread over its sizes."""
+    """As many models of so many families, drawn at random, in turn: each family's spread over its sizes."""
     dice = random.Random(seed)
     fits = [
         entry

@@ -95,7 +95,7 @@ def _delta() -> tuple[Tensor, ...]:
 
 
 def _ways(work: Callable[[], object]) -> dict[str, Any]:
-    """By each backend, and the time below which no way can be that needs its multiplications."""
+    """The times of each backend, and the time below which no way can be that needs its multiplications."""
     return {name: _on(name, work) for name in _backends("recurrence")} | {"limit: its FLOPs as matmul": as_matmul(work)}
 
 

@@ -30,7 +30,7 @@ ROW = row(
 )  # fmt: skip
 
 
-def test_what_was_chosen_is_compared_with_the_best_plain_export_and_with_the_best_of_ours() -> None:
+def test_the_chosen_form_is_compared_with_the_best_plain_export_and_with_the_best_of_ours() -> None:
     assert set(ROW["speed"]) >= {PLAIN_ORT, PLAIN_OV, PLAIN_OV_BF16}
     assert deploying.auto_speed(ROW) / deploying.plain_speed(ROW) == pytest.approx(1.2)
     assert deploying.auto_speed(ROW, "auto") / deploying.plain_bfloat16_speed(ROW) == pytest.approx(1.5)

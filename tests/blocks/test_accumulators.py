@@ -35,7 +35,7 @@ def test_every_buffer_of_a_state_is_constant_or_an_accumulator() -> None:
     constant = {"hyena": {"t"}, "monarch_mixer": {"t"}, "kernelized_attention": {"omega"}}
     for name in [name for name in blocks.list_blocks() if "/" not in name]:
         subject = Subject(name)
-        net = subject.build(subject.forms[0], device="meta")
+        net = subject.build(subject.spaces[0], device="meta")
         grown = accumulators_of(net)
         leaves = {key.rpartition(".")[2] for key, _ in net.named_buffers() if key not in grown}
         assert leaves <= constant.get(name, set()), name

@@ -42,7 +42,7 @@ def test_a_share_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("kernel_size", "stride", "of"), [(1, 1, "dim"), (4, 4, "out_dim"), (3, 2, "dim")])
-def test_what_has_vanished_leaves_one_convolution(kernel_size: int, stride: int, of: str) -> None:
+def test_an_activation_that_has_vanished_leaves_one_convolution(kernel_size: int, stride: int, of: str) -> None:
     module = randomised(blocks.get("deep_training_conv")(8, 12, kernel_size=kernel_size, stride=stride, of=of))
     assert difference(module, torch.randn(2, 8, 12, 8).double()) <= 1e-12
     fused = fuse(module)

@@ -20,7 +20,7 @@ def test_each_share_of_the_hidden_layer_is_multiplied_by_one_context() -> None:
     torch.testing.assert_close(mixer(x), mixer.fc2(F.gelu(mixer.fc1(x)) * context.repeat(1, 3, 1, 1)))
 
 
-def test_it_writes_over_its_own_memory_only() -> None:
+def test_the_modulation_writes_over_its_own_memory_only() -> None:
     mixer, x = blocks.get("efficient_modulation")(8, ratio=1, act=None).double(), image(4, 4)
     before, expected = x.clone(), mixer(x).detach()
     with torch.no_grad():

@@ -69,7 +69,7 @@ def test_outputs_are_those_of_torch(dtype):
 
 
 @pytest.mark.skipif(not available(), reason="this torch has no oneDNN")
-def test_they_are_packed_as_others():
+def test_grouped_dilated_convolutions_are_packed_as_others():
     assert type(pack(conv2d(8, 8, 3, padding=2, dilation=2, groups=8).eval())) is PackedConv
 
 

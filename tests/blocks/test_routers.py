@@ -118,7 +118,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
 
 @every_router
 @pytest.mark.parametrize("shape", [(0, 19), (1, 1), (5, 1), (1, 2)])
-def test_few_tokens_or_none(name: str, shape: tuple[int, int]) -> None:
+def test_routers_take_few_tokens_or_none(name: str, shape: tuple[int, int]) -> None:
     for layer in (moe(name), moe(name).train()):
         y = layer(x(*shape), Context())
         assert y.shape == (*shape, DIM) and y.isfinite().all()
@@ -321,7 +321,7 @@ def test_relu_routing_is_driven_to_k_experts() -> None:
     torch.testing.assert_close(router.l1_weight / before, torch.tensor(1 / 1.2 if sparse else 1.2))
 
 
-def test_groups_carry_the_same() -> None:
+def test_groups_of_experts_carry_the_same_load() -> None:
     indices = GroupedRouter(DIM, num_experts=8, groups=4, k=4)(x()).indices
     assert torch.equal(indices // 2, torch.arange(4).expand_as(indices))
 

@@ -45,7 +45,7 @@ def answer(block: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.
 @pytest.mark.parametrize("name", blocks.list_blocks())
 def test_no_block_registers_memory_that_its_state_does_not_hold(name: str) -> None:
     subject = Subject(name)
-    module = subject.build(subject.forms[0], device="meta")
+    module = subject.build(subject.spaces[0], device="meta")
     assert {key for key, _ in module.named_buffers()} <= set(module.state_dict())
 
 

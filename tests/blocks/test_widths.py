@@ -29,7 +29,7 @@ MIXERS = [
 def test_a_mixer_is_sound_or_refused_at_every_small_width(name: str) -> None:
     subject = Subject(name)
     numbers = [key for key, param in subject.info.params.items() if "'number'" in str(param.schema)]
-    image = subject.forms[0] == "image"
+    image = subject.spaces[0] == "image"
     for dim in (1, 3, 4, 16):
         place = Place("subject", sizes=lambda: (4, 4) if image else (16,), stage_dims=(dim,) * 4)
         for change in (

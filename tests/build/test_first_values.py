@@ -17,7 +17,7 @@ from zoo.testing.block_cases import Subject
 @torch.no_grad()
 def test_block_built_on_meta_begins_in_fresh_memory(name: str) -> None:
     subject = Subject(name)
-    module = subject.build(subject.forms[0], device="meta").to_empty(device="cpu")
+    module = subject.build(subject.spaces[0], device="meta").to_empty(device="cpu")
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.fill_(math.nan)

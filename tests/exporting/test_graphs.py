@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.build.deploy import fused
 from zoo.cli import main
 from zoo.errors import InputError
 from zoo.exporting import export as exporting
 from zoo.exporting import lowering, onnx
-from zoo.exporting.export import GRAPHS, TARGETS, export_graph, folded
+from zoo.exporting.export import GRAPHS, TARGETS, export_graph
 from zoo.exporting.language import streaming
 from zoo.exporting.openvino import without_telemetry
 from zoo.exporting.ports import Port, Ports, image_like
@@ -210,7 +211,7 @@ def test_openvino_converts_the_module_itself(name: str, form: str) -> None:
 def transposes(model: Any, tmp_path: Path) -> int:
     import onnx as format_of_onnx
 
-    path = onnx.write_onnx(folded(model), images(model), tmp_path / "net.onnx", force=True)
+    path = onnx.write_onnx(fused(model), images(model), tmp_path / "net.onnx", force=True)
     return sum(node.op_type == "Transpose" for node in format_of_onnx.load(str(path)).graph.node)
 
 
@@ -226,7 +227,7 @@ def test_a_net_with_channel_norms_turns_twice_a_layer(tmp_path: Path) -> None:
 
 
 def test_lowering_leaves_the_net_as_it_is() -> None:
-    model = folded(zoo.create("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}, img_size=64)).eval()
+    model = fused(zoo.create("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}, img_size=64)).eval()
     before = repr(model), [tensor.clone() for tensor in model.state_dict().values()]
     twin = lowering.lowered(model)
     assert repr(model) == before[0] and repr(twin) != before[0]

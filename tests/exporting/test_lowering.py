@@ -10,8 +10,8 @@ import torch
 import zoo
 from blocks.attention.attention import Attention
 from zoo import catalog
+from zoo.build.deploy import fused
 from zoo.catalog.listing import list_models
-from zoo.exporting.export import folded
 from zoo.exporting.functions import WrittenOut
 from zoo.exporting.heads import PlainHeads
 from zoo.exporting.lowering import Arranger, lowered
@@ -32,8 +32,8 @@ SLOW = sorted({*SMALLEST} - {*QUICK})
 @torch.no_grad()
 @pytest.mark.parametrize("prefers", ["image", "tokens"])
 @pytest.mark.parametrize("name", QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
-def test_a_lowered_net_computes_the_same(name: str, prefers: Any) -> None:
-    model: Any = folded(zoo.create(name)).eval().double()
+def test_a_lowered_net_computes_what_the_net_does(name: str, prefers: Any) -> None:
+    model: Any = fused(zoo.create(name)).eval().double()
     size = model.spec.input.size
     x = image_like((2, model.spec.input.channels, size, size)).double()
     wanted = flat(model(x))
@@ -45,14 +45,14 @@ def test_a_lowered_net_computes_the_same(name: str, prefers: Any) -> None:
 @torch.no_grad()
 def test_feature_levels_of_a_lowered_net_are_the_same() -> None:
     for name in ("convnext_tiny", "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224", "mobilenetv4_nano"):
-        model: Any = folded(zoo.create(name, features_only=True)).eval().double()
+        model: Any = fused(zoo.create(name, features_only=True)).eval().double()
         size = model.spec.input.size
         x = image_like((1, model.spec.input.channels, size, size)).double()
         assert relative_error(tuple(lowered(model)(x)), tuple(model(x))) < 1e-9
 
 
 def test_parts_that_want_tokens_run_on_them_together() -> None:
-    swin: Any = folded(zoo.create("swin_tiny_patch4_window7_224"))
+    swin: Any = fused(zoo.create("swin_tiny_patch4_window7_224"))
     arranger = Arranger("tokens", by_layer=False)
     layers = list(swin.stages[0].layers)
     cost, layouts = arranger.cheapest(layers, "image")
@@ -83,13 +83,13 @@ def test_functions_written_out_are_those_of_torch() -> None:
 
 
 def test_scales_and_shifts_of_group_norms_go_into_what_follows() -> None:
-    twin = lowered(folded(zoo.create("poolformer_s12")))
+    twin = lowered(fused(zoo.create("poolformer_s12")))
     norms = [module for module in twin.modules() if type(module).__name__ == "GroupNorm"]
     assert norms and all(norm.weight is None and norm.bias is None for norm in norms)
 
 
 def test_the_scale_of_plain_attention_goes_into_its_queries() -> None:
-    model: Any = folded(zoo.create("deit_tiny_patch16_224"))
+    model: Any = fused(zoo.create("deit_tiny_patch16_224"))
     twin: Any = lowered(model)
     before = next(part for part in model.modules() if isinstance(part, Attention))
     after = next(part for part in twin.modules() if isinstance(part, PlainHeads))

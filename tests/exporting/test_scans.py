@@ -16,7 +16,7 @@ from tests.exporting.scans import CASES, LENGTHS, RECORDED, Net, error, exact, g
 
 BOUND = 1e-4
 QUICK = ("decay per head", "scan")
-"""Of which torch.export records a program in every run of the tests: with a loop it takes long."""
+"""The cases of which torch.export records a program in every run of the tests: with a loop it takes long."""
 every_case = pytest.mark.parametrize("name", CASES)
 
 

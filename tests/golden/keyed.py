@@ -2,6 +2,8 @@
 
 So golden data needs no weights: build the upstream-named state dict from the `keys` of a golden JSON with `keyed_state_dict`,
 convert and load it with the project's own key rules, run `golden_input`, compare with `output` in the .safetensors.
+`reference` of a golden JSON says whose code gave that output, with its commit or release where that was noted: a net of that code
+with `keyed_state_dict` of its own names gives it again.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ def test_timm_groups_our_parameters_by_depth(net: Any, timm: types.ModuleType) -
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_tiny", "swin_tiny_patch4_window7_224"])
 def test_depths_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
-    """By the number of weights in matrices at each learning rate, from stem to head, which is what names share."""
+    """The groups by the number of weights in matrices at each learning rate, from stem to head, which is what names share."""
     from timm.optim import param_groups_layer_decay
 
     def decaying(groups: list[dict[str, Any]]) -> dict[float, int]:

@@ -17,7 +17,7 @@ FIRST = [
     next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
 ]
 BROKEN = {name for name in list_models(task="language-modeling") if "core/moe@1" in catalog.entry(name).blocks}
-"""Of these every layer is a graph of its own, and compiling them takes seconds: `moe_vit_nano` stands for them."""
+"""Nets of which every layer is a graph of its own, and compiling them takes seconds: `moe_vit_nano` stands for them."""
 SEEN = {catalog.entry(name).family for name in NANO}
 ALONE = [name for name in FIRST if catalog.entry(name).family not in SEEN and catalog.entry(name).params < 8_000_000]
 SMALL = sorted({*NANO, *ALONE} - BROKEN)

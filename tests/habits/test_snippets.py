@@ -16,7 +16,7 @@ TEXT = pathlib.Path(__file__).with_name("snippets.py").read_text()
 CELLS = dict(cell.split("\n", 1) for cell in TEXT.split("# %% ")[1:])
 
 
-def test_there_are_fifty() -> None:
+def test_fifty_snippets_are_tried() -> None:
     assert len(CELLS) == 50
 
 

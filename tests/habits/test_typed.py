@@ -21,7 +21,7 @@ def test_the_names_of_language_models_are_those_of_the_catalogue() -> None:
 
 
 @pytest.mark.slow
-def test_mypy_reads_it() -> None:
+def test_mypy_reads_what_users_write() -> None:
     from mypy import api
 
     said, problems, _ = api.run(

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from zoo.runtimes.deployed import Deployed
 
 lm = zoo.create("gla_nano", pretrained=True)
 prompt = torch.tensor([list(b"Return ")])
@@ -26,6 +27,8 @@ text: Tensor = found.generate(prompt)
 
 for candidate in zoo.find(max_params=5e6):
     speed: float | None = candidate.ms
+fast: Deployed = zoo.create("resnet50", form="deploy", runtime="auto")
+half: Deployed = zoo.create("gla_nano", {"depths": [2]}, form="deploy", precision="bfloat16")
 rows = zoo.bench(["resnet50", "convnext_tiny"], threads=[1])
 milliseconds: float = rows[0].ms
 
@@ -33,3 +36,4 @@ zoo.create("resnet50", num_clases=3)  # error
 zoo.create("gla_nano", num_clases=3)  # error
 zoo.create("resnet50").generate(prompt)  # error
 zoo.create("gla_nano", pretrained=3.5)  # error
+other: zoo.Backbone = zoo.create("resnet50", form="deploy", runtime="auto")  # error

@@ -20,7 +20,7 @@ FAMILIES, MODELS = 12, 30
 
 
 class Outcome(NamedTuple):
-    """Of the hidden models: shares by which predictions are off, and the share of times that lie in their ranges; how many models
+    """What comes out for the hidden models: shares by which predictions are off, and the share of times that lie in their ranges; how many models
     were measured, and what the calibration itself says of its median error."""
 
     median: float

@@ -123,8 +123,8 @@ def test_reasons_are_given_only_where_figures_differ() -> None:
 @pytest.mark.parametrize("name", [name for name in blocks.list_blocks() if "/" not in name])
 def test_every_block_says_what_it_computes(name: str) -> None:
     subject = Subject(name)
-    for form in subject.forms:
-        said, counted, uncounted = counts(subject, form)
+    for space in subject.spaces:
+        said, counted, uncounted = counts(subject, space)
         assert said == counted and not uncounted
 
 

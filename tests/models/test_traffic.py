@@ -78,7 +78,7 @@ def pixels_taken(model: nn.Module, x: Tensor) -> int:
 
 
 def traffic(model: nn.Module, x: Tensor) -> Traffic:
-    """Of the second pass: the first may fill buffers."""
+    """The traffic of the second pass: the first may fill buffers."""
     with torch.no_grad():
         model(x)
         with Meter() as meter:

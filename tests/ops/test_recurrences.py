@@ -77,7 +77,7 @@ def double(inputs: Inputs) -> Inputs:
 
 
 def gradients(kind: str, inputs: Inputs, backend: str, **options: Any) -> Inputs:
-    """Of a loss that weighs every output and the last state."""
+    """The gradients of a loss that weighs every output and the last state."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     y, state = run(kind, leaves, backend, **options)
     weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)

@@ -57,7 +57,7 @@ def exact(inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor]:
 
 
 def gradients(inputs: dict[str, Tensor], backend: str, **options: Any) -> dict[str, Tensor]:
-    """Of a loss that weighs every output and the last state."""
+    """The gradients of a loss that weighs every output and the last state."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     y, state = scan(leaves, backend, **options)
     weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64, device=y.device).view(y.shape)

@@ -77,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def reports(site: pathlib.Path, run_in: Run) -> dict[str, dict]:
-    """By name. Only the plugin that never answers is asked with a short limit: how long the others take is the matter of this machine."""
+    """The reports by name. Only the plugin that never answers is asked with a short limit: how long the others take is the matter of this machine."""
     others = [package.name for package in FAULTS + WELL if package.name != "hangs"]
     reports = {}
     for names, limit in ((others, "200"), (["hangs"], "12")):
@@ -99,7 +99,7 @@ def test_a_plugin_that_prints_or_sleeps_is_well(reports: dict[str, dict], name: 
     assert (reports[name]["state"], reports[name]["cause"]) == ("loaded", "")
 
 
-def test_the_rest_works_beside_all_of_them(site: pathlib.Path, run_in: Run) -> None:
+def test_the_zoo_works_beside_all_faulty_plugins(site: pathlib.Path, run_in: Run) -> None:
     code = """
 import json, sys
 import torch, zoo, blocks

@@ -58,7 +58,12 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: pathlib.Path) -> None:
 def test_a_file_that_raises_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine.py").write_text("raise RuntimeError('no')\n")
     assert "RuntimeError: no" in message(new_plugin, "beta", "", "mine.py")
-    assert not (tmp_path / "beta-blocks").exists()
+    assert [path.name for path in tmp_path.iterdir() if "beta" in path.name] == []
+
+
+def test_a_package_that_cannot_be_placed_is_a_sentence(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "expected a place for a package; found " in message(new_plugin, "beta", "file/beta")
 
 
 def test_a_block_whose_kind_has_no_slot_in_the_small_net_gets_a_package_without_models(tmp_path: pathlib.Path) -> None:

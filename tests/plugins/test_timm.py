@@ -165,7 +165,7 @@ def test_weights_of_the_hub_are_pinned_with_the_classes_that_they_have(
     assert fewer(x).shape == (1, 3) and set(fewer.adapt_report.names("new")) == {"classifier.weight", "classifier.bias"}
 
 
-def test_the_tools_take_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tools_take_models_of_timm(capsys: pytest.CaptureFixture[str]) -> None:
     from zoo.cli import main
 
     assert main(["profile", "timm/resnet18", "--json"]) == 0

@@ -48,7 +48,7 @@ def truth(net: nn.Module, *tensors: Tensor, **options: Any) -> Any:
 
 
 def error_of(found: Tensor, wanted: Tensor) -> float:
-    """Of the largest output."""
+    """The largest difference, as a share of the largest output."""
     assert found.shape == wanted.shape
     return float((found.double() - wanted).abs().max() / wanted.abs().max())
 

@@ -28,7 +28,7 @@ def _rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return row
 
     monkeypatch.setattr(candidates, "rows", lambda: ROWS)
-    monkeypatch.setattr(candidates, "names", lambda: [row.name for row in ROWS])
+    monkeypatch.setattr("zoo.catalog.runtimes.names", lambda: [row.name for row in ROWS])
     monkeypatch.setattr(candidates, "runtime", runtime)
 
 

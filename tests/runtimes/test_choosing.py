@@ -186,7 +186,7 @@ def test_a_broken_lower_precision_is_refused_before_it_is_timed() -> None:
     assert done.row(BFLOAT16["fast"]).p50_ms is None and done.chosen.candidate == PLAIN
 
 
-def test_what_is_only_there_to_be_compared_with_is_never_chosen() -> None:
+def test_a_candidate_that_is_only_compared_with_is_never_chosen() -> None:
     done = tried(
         {PLAIN: Kind(0.0005), FLOAT32["fast"]: Kind(0.002), FLOAT32["other"]: Kind(0.004)},
         eligible=list(FLOAT32.values())[1:],

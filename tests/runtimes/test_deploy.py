@@ -134,6 +134,30 @@ def test_a_train_form_has_no_runtime() -> None:
         zoo.create("starnet_nano", runtime="auto")
 
 
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({"runtime": "openvno"}, "found `openvno`; nearest `openvino`"),
+        ({"runtime": []}, "expected .*; found none"),
+        ({"precision": "int4"}, "found `int4`; nearest `int8`"),
+    ],
+)
+def test_a_runtime_that_there_is_not_is_refused_before_a_model_is_looked_for(
+    wish: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.factory.find_source", lambda _: pytest.fail("the model was looked for"))
+    with pytest.raises(zoo.InputError, match=sentence):
+        zoo.create("starnet_nano", pretrained=True, form="deploy", **wish)
+
+
+def test_the_command_refuses_a_runtime_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zoo.factory.create", lambda *_, **__: pytest.fail("the model was made"))
+    assert main(["deploy", "starnet_nano", "--runtime", "openvno"]) == 2
+    assert "nearest `openvino`" in capsys.readouterr().err
+
+
 def test_maps_and_language_models_are_deployed_with_their_own_signature() -> None:
     maps = zoo.create("starnet_nano", features_only=True)
     deployed = zoo.deploy(maps, "torch", threads=1)(X)
@@ -163,7 +187,7 @@ def test_arguments_that_are_none_are_refused(model: zoo.Backbone, arguments: dic
     assert message in " ".join(str(caught.value).split())
 
 
-def test_what_is_no_train_form_is_refused(model: zoo.Backbone) -> None:
+def test_a_model_that_is_no_train_form_is_refused(model: zoo.Backbone) -> None:
     with pytest.raises(zoo.InputError, match="found the deploy form of torch, whose layers are packed for it"):
         zoo.deploy(zoo.deploy(model), "torch")
     with pytest.raises(

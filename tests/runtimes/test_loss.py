@@ -140,7 +140,7 @@ def test_data_that_say_nothing_are_refused(data: object, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_what_is_left_over_at_the_end_is_not_used() -> None:
+def test_inputs_left_over_at_the_end_are_not_used() -> None:
     evidence = Evidence(10, lambda start, stop: torch.arange(start, stop), torch.arange(10), "numbers")
     parts = [(x.tolist(), None if y is None else y.tolist()) for x, y in evidence.batches(4)]
     assert parts == [([0, 1, 2, 3], [0, 1, 2, 3]), ([4, 5, 6, 7], [4, 5, 6, 7])]

@@ -70,7 +70,7 @@ def test_candidates_that_are_certainly_as_good_end_the_race() -> None:
     assert set(race.ties()) == {"torch", "other"}
 
 
-def test_what_is_certainly_slower_by_more_than_a_percent_is_no_tie() -> None:
+def test_a_form_that_is_certainly_slower_by_more_than_a_percent_is_no_tie() -> None:
     assert raced(torch=(10.0,), other=(10.15,)).ties() == ["torch"]
 
 

@@ -65,7 +65,7 @@ def test_a_runtime_that_is_not_installed_is_one_sentence_with_the_command(
 
 
 def test_listing_imports_no_torch_and_no_runtime() -> None:
-    code = "import sys; from zoo.runtimes import registered; registered.names(); print({'torch', 'openvino', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys; from zoo.runtimes import registered; registered.declared(); print({'torch', 'openvino', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )

@@ -30,7 +30,7 @@ Saved = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("runtime", ALL)
-def test_another_process_opens_it_and_says_the_same(
+def test_another_process_opens_a_saved_folder_and_computes_the_same(
     saved: Saved, runtime: str, pictures: Tensor, tmp_path: Path
 ) -> None:
     folder = saved(runtime)

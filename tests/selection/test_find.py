@@ -160,7 +160,7 @@ def test_an_accuracy_at_another_size_than_that_of_the_latency_ranks_nothing() ->
     assert "unireplknet_xl" not in names()
 
 
-def test_fewer_bits_are_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_bits_per_byte_rank_higher(monkeypatch: pytest.MonkeyPatch) -> None:
     bits = {"gla_nano": 2.1, "llama_nano": 1.9, "mamba_nano": 2.4}
     monkeypatch.setattr(
         "zoo.selection.figures.figures",

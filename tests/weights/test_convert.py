@@ -414,7 +414,7 @@ def rules_and_tensors(draw, tag: str) -> tuple[list, dict[str, torch.Tensor], di
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.integers(1, 4))
-def test_there_and_back_is_the_identity(data, count):
+def test_key_rules_there_and_back_are_the_identity(data, count):
     entries, source, expected = [], {}, {}
     for place in range(count):
         more, tensors, shapes = data.draw(rules_and_tensors(f"t{place}"))

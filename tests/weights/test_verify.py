@@ -120,7 +120,7 @@ def test_a_second_load_does_not_hash(file, monkeypatch):
     verify(file, manifest())
 
 
-def test_always_hashes_every_time(file, monkeypatch):
+def test_a_file_that_is_always_verified_is_hashed_every_time(file, monkeypatch):
     verify(file, manifest())
     calls = []
     real = hashlib.file_digest
@@ -131,7 +131,7 @@ def test_always_hashes_every_time(file, monkeypatch):
     assert len(calls) == 2
 
 
-def test_never_does_not_hash(file, monkeypatch):
+def test_a_file_that_is_never_verified_is_not_hashed(file, monkeypatch):
     monkeypatch.setenv("ZOO_VERIFY", "never")
     tamper(file)
     verify(file, manifest())

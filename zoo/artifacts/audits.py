@@ -34,12 +34,12 @@ def audit() -> list[Finding]:
     return findings
 
 
-def bill_of_materials(findings: list[Finding], form: str = "cyclonedx") -> dict[str, Any]:
+def bill_of_materials(findings: list[Finding], layout: str = "cyclonedx") -> dict[str, Any]:
     """CycloneDX 1.6: the libraries that load weights and the distributions of plugins, and each weights file with its hash and licence.
 
-    Raises InputError for another form."""
-    if form not in FORMATS:
-        raise InputError("audit", Problem("sbom", listed(list(FORMATS)), f"`{form}`", nearest(form, FORMATS)))
+    Raises InputError for another layout."""
+    if layout not in FORMATS:
+        raise InputError("audit", Problem("sbom", listed(list(FORMATS)), f"`{layout}`", nearest(layout, FORMATS)))
     licences = {entry.name: entry for entry in [*lock(path=None), *locks.entries().values()]}
     return {
         "bomFormat": "CycloneDX",

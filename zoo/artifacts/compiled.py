@@ -27,7 +27,7 @@ ENTRY = "entry.json"
 KEY = re.compile(r"[0-9a-f]{64}")
 GB = 1e9
 MOST_GB = 4.0
-"""Of all folders together, unless $ZOO_COMPILED_GB says otherwise."""
+"""The most gigabytes of all folders together, unless $ZOO_COMPILED_GB says otherwise."""
 SCARCE_BYTES = 2**26
 """Free bytes below which a disk is called full."""
 

@@ -53,10 +53,10 @@ def _shipped(weights: str) -> Locked | None:
 
 
 def _of_repository(text: str) -> Locked:
-    source = repository(text)
-    manifest = source.manifest
+    repo = repository(text)
+    manifest = repo.manifest
     return Locked(
         name=f"hub:{parse(text).repo}", digest=manifest.digest, source=f"hub:{parse(text).repo}", revision=manifest.revision,
-        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(source.spec.blocks()),
-        files=tuple(File.of(path, name) for name, path in source.files.items()),
+        licence=manifest.licence, licence_class=manifest.licence_class, distributions=distributions(repo.spec.blocks()),
+        files=tuple(File.of(path, name) for name, path in repo.files.items()),
     )  # fmt: skip

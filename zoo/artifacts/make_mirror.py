@@ -52,13 +52,13 @@ def place_of(entry: Locked, file: File) -> Path:
     return store.obtain(file, entry.name, f"`zoo pin {entry.name}`")
 
 
-def _copy(source: Path, target: Path, file: File) -> None:
-    if sha256_of(source, use_stamps=False) != file.sha256:
-        raise InputError("mirror", Problem(str(source), f"sha256 {file.sha256}", "other bytes", next="`zoo pin` again"))
+def _copy(blob: Path, target: Path, file: File) -> None:
+    if sha256_of(blob, use_stamps=False) != file.sha256:
+        raise InputError("mirror", Problem(str(blob), f"sha256 {file.sha256}", "other bytes", next="`zoo pin` again"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as draft:
-            shutil.copyfile(source, draft)
+            shutil.copyfile(blob, draft)
     except OSError as error:
         raise InputError("mirror", Problem(str(target), "a place to write to", error.strerror or str(error))) from None
 

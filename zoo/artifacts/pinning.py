@@ -28,7 +28,6 @@ from zoo.artifacts import store
 from zoo.artifacts.client import Reference, commit_of, fetch, offline
 from zoo.artifacts.download import download
 from zoo.artifacts.lockfile import File, Locked
-from zoo.catalog.external import is_external
 from zoo.catalog.manifests import manifests, published
 from zoo.catalog.sources import find_source
 from zoo.errors import InputError, Problem, ProblemsError, WeightsError, listed
@@ -210,9 +209,8 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """Writes, in a child process, the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
-    model = (
-        manifest.name if is_external(manifest.model) else manifest.model
-    )  # its tag decides the classes of the former
+    factory = find_source(manifest.name).spec.factory
+    model = manifest.model if factory is None else manifest.name  # the tag decides the classes of what a factory builds
     command = children.command("zoo.artifacts.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}

@@ -22,7 +22,7 @@ from zoo.catalog.index import entries, forget
 from zoo.catalog.published import family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
 from zoo.measure import load, profiles
-from zoo.measure.published import published
+from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
 from zoo.specs.resolve import resolve
@@ -71,6 +71,7 @@ def publish_family(name: str) -> Publication:
     problems = list(problems_of(family, name))
     if problems:
         raise SpecError(path.name, problems)
+    _check_figures(family)
     files = [CORE.index_file, CORE.data / profiles.PROFILES, CORE.data / load.LOADS, ROOT / DIGESTS, ROOT / CARDS]
     write_whole(CORE.index_file, render(CORE, path.name))
     _forget()
@@ -92,11 +93,11 @@ def problems_of(family: Family, name: str) -> Iterator[Problem]:
         yield Problem("family.paper", "a paper, or the authors' `code`", "neither")
     if not family.variants:
         yield Problem("variants", "a model: [variants.NAME]", "none")
-    for source, rules in family.keys.items():
+    for library, rules in family.keys.items():
         try:
-            KeyRules.from_data(rules, source)
+            KeyRules.from_data(rules, library)
         except SpecError as error:
-            yield from (problem._replace(where=f"keys.{source}.{problem.where}") for problem in error.problems)
+            yield from (problem._replace(where=f"keys.{library}.{problem.where}") for problem in error.problems)
     digests = json.loads((ROOT / DIGESTS).read_text(encoding="utf-8"))
     for variant in family.variants:
         yield from _model_problems(family, variant, digests.get(variant))
@@ -104,7 +105,7 @@ def problems_of(family: Family, name: str) -> Iterator[Problem]:
 
 def _model_problems(family: Family, variant: str, digest: str | None) -> Iterator[Problem]:
     entry = entries().get(variant)
-    if entry is not None and entry.file != family.source:
+    if entry is not None and entry.file != family.place:
         yield Problem(f"variants.{variant}", "a name that no other family has", f"one of {entry.file}")
         digest = None
     try:
@@ -134,8 +135,8 @@ def remaining(family: Family, name: str) -> Iterator[Remaining]:
         yield Remaining(
             _relative(CORE.folder / f"{name}.toml"), "[keys.official]: from the names of the authors' files to ours"
         )
-    for source in _untested_keys(family, name):
-        yield Remaining(f"{NAMES}/{name}.{source}.json", f"names and shapes of a checkpoint for [keys.{source}]")
+    for library in _untested_keys(family, name):
+        yield Remaining(f"{NAMES}/{name}.{library}.json", f"names and shapes of a checkpoint for [keys.{library}]")
     if models and not (CORE.weights / f"{name}.toml").is_file():
         yield Remaining(
             _relative(CORE.weights / f"{name}.toml"), "the checkpoints that others published, if there are any"
@@ -151,12 +152,12 @@ def _untested_keys(family: Family, name: str) -> Iterator[str]:
         return
     parity = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     tested = [
-        family.keys.get(source) for source, table in (("official", "golden"), ("timm", "timm")) if parity.get(table)
+        family.keys.get(library) for library, table in (("official", "golden"), ("timm", "timm")) if parity.get(table)
     ]
-    for source, rules in family.keys.items():
-        recorded = (ROOT / NAMES / f"{name}.{source}.json").is_file() or source == "transformers"
+    for library, rules in family.keys.items():
+        recorded = (ROOT / NAMES / f"{name}.{library}.json").is_file() or library == "transformers"
         if not recorded and rules not in tested:
-            yield source
+            yield library
 
 
 def _check_place() -> None:
@@ -165,6 +166,24 @@ def _check_place() -> None:
         found = f"{ROOT} without {listed(missing)}"
         step = "families of your own package: `zoo index NAMESPACE`"
         raise InputError("publish-family", Problem("", "a checkout of this repository", found, next=step))
+
+
+def _check_figures(family: Family) -> None:
+    """Raises InputError where pages cannot print what authors do: for a file that is damaged, and for lines of no model."""
+    path = CORE.data / PUBLISHED
+    try:
+        names = figures_in(path.read_bytes())
+    except (OSError, ValueError) as error:
+        found, step = str(error), "mend that line; the head of the file says what one holds"
+        raise InputError("publish-family", Problem(_relative(path), "printed figures", found, next=step)) from None
+    known = [*entries(), *family.variants]
+    problems = [
+        Problem(f"{_relative(path)}: {name}", "a model of the zoo", f"`{name}`", nearest(name, known))
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise InputError("publish-family", problems)
 
 
 def _write_digests() -> None:

@@ -19,6 +19,7 @@ from zoo.authoring import indexing
 from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file
 from zoo.errors import InputError, Problem, SpecError
+from zoo.system.folders import making
 
 ACME = "acme"
 TEXT = (".toml", ".md", ".py", ".json", ".jsonl")
@@ -55,29 +56,35 @@ class Made(NamedTuple):
     note: str = ""
 
 
-def new_plugin(namespace: str, folder: str = "", source: str = "") -> Made:
+def new_plugin(namespace: str, folder: str = "", file: str = "") -> Made:
     """Writes the package `<namespace>-blocks`: the template with its weights under the new name, or the blocks of a Python file.
 
-    With a file, each of its blocks becomes `<namespace>/<name>@1`, and the first one that fits gets a small net to stand in. Raises
-    InputError for a name or a folder that is taken, and for a file that defines no block.
+    It is made whole or not at all. With a file, each of its blocks becomes `<namespace>/<name>@1`, and the first one that fits gets a small
+    net to stand in. Raises InputError for a name or a folder that is taken, and for a file that defines no block.
     """
     _check(namespace)
     target = pathlib.Path(folder or f"{namespace}-blocks")
     if os.path.exists(target):
         raise InputError("new-plugin", Problem(str(target), "a folder that is not there yet", "one that is"))
-    _copy(target, namespace)
-    package = target / f"{namespace}_blocks"
-    home = Collection("", package / "models", "")
     try:
-        if not source:
-            with _alone(target):
-                _rename_weights(package, namespace)
-            _describe(target, namespace, ["shift_mixer"], home)
-            return Made(target, [f"{namespace}/shiftnet_nano"])
-        return _around(target, namespace, pathlib.Path(source), home)
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)  # a package is made whole or not at all
-        raise
+        with making(target) as draft:
+            return _filled(draft, namespace, file)._replace(folder=target)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError("new-plugin", Problem(str(target), "a place for a package", found)) from None
+
+
+def _filled(draft: pathlib.Path, namespace: str, file: str) -> Made:
+    """The whole package, in a folder that is there and empty."""
+    _copy(draft, namespace)
+    package = draft / f"{namespace}_blocks"
+    home = Collection("", package / "models", "")
+    if file:
+        return _around(draft, namespace, pathlib.Path(file), home)
+    with _alone(draft):
+        _rename_weights(package, namespace)
+    _describe(draft, namespace, ["shift_mixer"], home)
+    return Made(draft, [f"{namespace}/shiftnet_nano"])
 
 
 def template() -> pathlib.Path:
@@ -165,16 +172,16 @@ def _describe(target: pathlib.Path, namespace: str, modules: list[str], home: Co
         indexing.write(home.folder.parent, blocks, home)
 
 
-def _around(target: pathlib.Path, namespace: str, source: pathlib.Path, home: Collection) -> Made:
+def _around(target: pathlib.Path, namespace: str, file: pathlib.Path, home: Collection) -> Made:
     """The package of a file: the file with its blocks renamed, entry points for them, and a net for one of them."""
-    package, module = home.folder.parent, _module_name(source)
+    package, module = home.folder.parent, _module_name(file)
     with _alone(target):
-        load_file(source)  # it runs, and defines blocks: said before anything is written
+        load_file(file)  # it runs, and defines blocks: said before anything is written
     for path in (package / "shift_mixer.py", package / "blocks.json", target / "tests" / "test_shift_mixer.py"):
         path.unlink()
     shutil.rmtree(home.folder)
     home.folder.mkdir()
-    classes = _renamed(source, package / f"{module}.py", namespace)
+    classes = _renamed(file, package / f"{module}.py", namespace)
     points = "\n".join(f'"{identity}" = "{namespace}_blocks.{module}:{cls}"' for cls, identity in classes.items())
     project = target / "pyproject.toml"
     point = f'"{namespace}/shift_mixer@1" = "{namespace}_blocks.shift_mixer:ShiftMixer"'
@@ -196,9 +203,9 @@ def _around(target: pathlib.Path, namespace: str, source: pathlib.Path, home: Co
     return Made(target, [] if note else [f"{namespace}/{name}net_nano"], note)
 
 
-def _renamed(source: pathlib.Path, place: pathlib.Path, namespace: str) -> dict[str, str]:
+def _renamed(file: pathlib.Path, place: pathlib.Path, namespace: str) -> dict[str, str]:
     """Writes the file with `<namespace>/<name>@1` as the names of its blocks; returns class -> identity."""
-    text = source.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
     lines, identities = text.splitlines(keepends=True), {}
     for node in ast.walk(ast.parse(text)):
         calls = [
@@ -215,7 +222,7 @@ def _renamed(source: pathlib.Path, place: pathlib.Path, namespace: str) -> dict[
             lines[first.lineno - 1] = (head + f'"{identities[node.name]}"'.encode() + tail).decode()
     if not identities:
         expected = 'a class decorated with `@blocks.block("name", ...)`'
-        raise InputError("new-plugin", Problem(str(source), expected, "blocks whose names are not written out"))
+        raise InputError("new-plugin", Problem(str(file), expected, "blocks whose names are not written out"))
     place.write_text("".join(lines), encoding="utf-8")
     return identities
 
@@ -249,8 +256,8 @@ def _host(info: registry.BlockInfo, name: str, home: Collection) -> str:
     return ""
 
 
-def _module_name(source: pathlib.Path) -> str:
-    name = re.sub(r"\W", "_", source.stem).lower()
+def _module_name(file: pathlib.Path) -> str:
+    name = re.sub(r"\W", "_", file.stem).lower()
     return name if name.isidentifier() else f"block_{name}"
 
 

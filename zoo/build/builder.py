@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from blocks.registry.slots import Place
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
-from zoo.catalog.external import External
 from zoo.errors import SpecError
 from zoo.specs.check import ImageInput, TokenInput
 from zoo.specs.model import Described, Spec
@@ -28,12 +27,11 @@ def build(spec: Described) -> Backbone:
     """The model of a spec on the meta device, in eval mode: a Backbone, or what the code of a plugin builds.
 
     Raises SpecError with every block that refuses its place."""
-    if isinstance(spec, External):
-        return spec.build("meta")  # type: ignore[return-value]
-    assert isinstance(spec, Spec)
+    if spec.factory is not None:
+        return spec.factory.build("meta")  # type: ignore[no-any-return]
     problems: list[Problem] = []
     with torch.device("meta"):
-        model = _Builder(spec, problems).build()
+        model = _Builder(cast(Spec, spec), problems).build()
     if problems:
         raise SpecError(spec.name, problems)
     model.rebuild = build

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from blocks.folding import fuse
-from blocks.packing import pack
-from zoo.catalog.external import External
-from zoo.catalog.external import deploy as deploy_external
+from blocks.packing import pack, unpacked
 from zoo.errors import InputError, Problem, nearest
+from zoo.specs.model import description_of
 
 FORMS = ("train", "deploy")
 
@@ -34,7 +33,10 @@ def deploy(model: nn.Module) -> Any:
 
 def fused(model: nn.Module) -> Any:
     """The deploy form with plain layers, as it is exported and compiled."""
-    return deploy_external(model) if isinstance(getattr(model, "spec", None), External) else fuse(model)
+    described = description_of(model)
+    if described is not None and described.factory is not None:
+        return described.factory.deploy(model)
+    return fuse(unpacked(model))
 
 
 def packed(net: nn.Module) -> Any:

@@ -19,8 +19,8 @@ def meta_input(spec: Spec, batch: int = 1) -> Tensor:
     return torch.empty(batch, spec.input.channels, *input_size(spec.input), device="meta")
 
 
-def input_size(form: ImageInput | TokenInput) -> tuple[int, ...]:
+def input_size(declared: ImageInput | TokenInput) -> tuple[int, ...]:
     """(H, W) of the images, or (L,) of the token sequences, that a model is made for."""
-    if isinstance(form, TokenInput):
-        return (form.length or DEFAULT_LENGTH,)
-    return (form.size, form.size) if isinstance(form.size, int) else (form.size[0], form.size[1])
+    if isinstance(declared, TokenInput):
+        return (declared.length or DEFAULT_LENGTH,)
+    return (declared.size, declared.size) if isinstance(declared.size, int) else (declared.size[0], declared.size[1])

@@ -13,6 +13,7 @@ from `init_non_persistent_buffers()`, as timm calls it. What a factory offers is
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -26,6 +27,7 @@ from zoo import catalog
 from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, InputError, Problem, listed
 from zoo.specs.check import ImageInput
+from zoo.specs.model import Described
 from zoo.specs.read import FamilyText
 from zoo.weights.manifest import Manifest
 
@@ -39,15 +41,23 @@ OPTIONS = (
 )  # fmt: skip
 
 
-class External:
-    """Stands where others have a Spec (`Described`). `options` are what was asked for; the weights of `tag` may have classes of their own."""
+class External(Described):
+    """Stands where others have a Spec. `options` are what was asked for; the weights of `tag` may have classes of their own."""
 
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, tag: str = ""):
         entry = catalog.entry(name)
         self.name, self.source, self.tag = entry.name, catalog.home_of(name).owner, tag
         self.family = FamilyText(entry.family, entry.title, entry.paper, entry.task, entry.licence, entry.code)
         self.options = {key: value for key, value in (options or {}).items() if value is not None}
-        self.num_classes: int = self.options.get("num_classes", 1000)
+
+    @property
+    def factory(self) -> External:
+        """Itself: it knows the plugin's code, and what is asked of it."""
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        return self.options.get("num_classes", 1000)  # type: ignore[no-any-return]
 
     @functools.cached_property
     def input(self) -> ImageInput:
@@ -82,20 +92,27 @@ class External:
 
         from blocks.conv.conv import use_right_gradients
 
-        factory = factory_of(self.name)
+        module = factory_of(self.name)
         try:
             with torch.device(device):
-                model: Any = factory.create(self._short, self.tag, **self.options)
+                model: Any = module.create(self._short, self.tag, **self.options)
         except Exception as refusal:  # the code of a plugin
             message = f"{type(refusal).__name__}: {refusal}"
             raise InputError(self.name, Problem("", "a request that its builder takes", message)) from refusal
         classes = getattr(model, "num_classes", None) or self.num_classes
         if classes != self.num_classes and "num_classes" not in self.options:  # the weights have others
-            self.options["num_classes"] = self.num_classes = classes
+            self.options["num_classes"] = classes
         model.spec, model.digest, model.pretrained = self, self.digest, None
         use_right_gradients(model)
         built: nn.Module = model.eval()
         return built
+
+    def deploy(self, net: nn.Module) -> nn.Module:
+        """The deploy form by the plugin's code; a copy in eval mode where it offers none."""
+        make = getattr(factory_of(self.name), "deploy", None)
+        fused: Any = make(net) if make is not None else copy.deepcopy(net).eval()
+        fused.spec, fused.digest, fused.pretrained = net.spec, net.digest, net.pretrained
+        return fused  # type: ignore[no-any-return]
 
     @property
     def _short(self) -> str:
@@ -137,8 +154,10 @@ def refuse_edits(name: str, given: Mapping[str, Any]) -> None:
         )
 
 
-def manifest(name: str) -> Manifest:
-    """What the factory knows of the weights `model.tag`. Raises InputError when it knows none."""
+def manifest(name: str) -> Manifest | None:
+    """What the factory knows of the weights `model.tag`; None of a model that no factory builds. Raises InputError when it knows none."""
+    if not is_external(name):
+        return None
     model, tag = catalog.split_tag(name)
     answer: Manifest | None = factory_of(model).manifest(model.partition("/")[2], tag)
     if answer is None:
@@ -146,16 +165,6 @@ def manifest(name: str) -> Manifest:
             name, Problem("", f"weights that {namespace_of(model)}'s code knows", f"none of the tag `{tag}`")
         )
     return answer
-
-
-def deploy(model: nn.Module) -> nn.Module:
-    """The deploy form by the factory; a copy in eval mode where it offers none."""
-    import copy
-
-    make = getattr(factory_of(model.spec.name), "deploy", None)  # type: ignore[arg-type]
-    fused: Any = make(model) if make is not None else copy.deepcopy(model).eval()
-    fused.spec, fused.digest, fused.pretrained = model.spec, model.digest, model.pretrained
-    return fused  # type: ignore[no-any-return]
 
 
 Opaque, is_opaque = External, is_external

@@ -19,7 +19,6 @@ from zoo import catalog
 from zoo.artifacts import lockfile as locks
 from zoo.artifacts import store
 from zoo.catalog.collection import Collection
-from zoo.catalog.external import is_external
 from zoo.catalog.external import manifest as external_manifest
 from zoo.errors import Problem, ProblemsError, WeightsError
 from zoo.weights.manifest import Manifest, manifest_from, read_manifest
@@ -65,8 +64,8 @@ def _pinned(manifest: Manifest) -> Manifest:
 
 def published(name: str) -> Manifest:
     """The manifest of `model.tag` as its collection, or the code of a plugin, lists it. Raises WeightsError for one that is none."""
-    if is_external(name):
-        return external_manifest(name)
+    if (known := external_manifest(name)) is not None:
+        return known
     home, file = catalog.home_of(name), catalog.entry(name).file
     manifest = _published(home, file).get(name)
     if manifest is None:

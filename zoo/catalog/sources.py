@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from zoo import catalog
 from zoo.artifacts.record import Made
@@ -21,7 +21,7 @@ from zoo.catalog.saved import described
 from zoo.catalog.transformers_folders import KEYS, folder_of, is_transformers, registered
 from zoo.errors import InputError, Problem, SpecError, listed
 from zoo.specs.arguments import Settings, with_arguments, with_drop_rates
-from zoo.specs.model import Described, Spec
+from zoo.specs.model import Described, NetFactory, Spec
 from zoo.specs.patch import Edit, swap_edits
 from zoo.specs.read import Family, read_file
 from zoo.specs.read import family_of as family_in
@@ -101,6 +101,10 @@ class Source(Protocol):
         """What is asked for. Raises SpecError and InputError."""
         ...
 
+    def beyond(self, request: Request) -> Request:
+        """What of the request no description says: the built net is changed for it."""
+        ...
+
 
 class _WithSpec:
     """What all sources share whose models a spec describes."""
@@ -129,6 +133,9 @@ class _WithSpec:
         spec = with_drop_rates(spec, plain({"attn_drop": request.attn_drop_rate, "proj_drop": request.proj_drop_rate}))
         spec = any_size(spec) if request.dynamic_size else spec
         return with_output_stride(spec, request.output_stride) if request.output_stride is not None else spec
+
+    def beyond(self, request: Request) -> Request:
+        return request
 
 
 class Given(_WithSpec):
@@ -204,6 +211,11 @@ class Factory:
         self.name, self.tag = catalog.split_tag(name)
         self.options = options or {}
 
+    @classmethod
+    def of(cls, name: str, factory: NetFactory) -> Factory:
+        """What a plugin's code was asked for once."""
+        return cls(f"{name}.{factory.tag}" if factory.tag else name, factory.options)
+
     @property
     def spec(self) -> External:
         return External(self.name, self.options, self.tag)
@@ -223,6 +235,9 @@ class Factory:
         asked = {key: value for key, value in options.items() if value is not None and value is not False}
         return External(self.name, {**self.options, **plain(asked)}, self.tag)
 
+    def beyond(self, request: Request) -> Request:
+        return Request()
+
 
 def find_source(model: Model) -> Source:
     """`model`: a name, a spec file (`net.toml`, `net.toml:variant`), what `zoo.save` wrote, a repository, a folder of transformers
@@ -230,10 +245,8 @@ def find_source(model: Model) -> Source:
 
     Raises UnknownModelError, SpecError, and WeightsError for what is wrong with a saved model.
     """
-    if isinstance(model, Spec):
-        return Given(model)
-    if isinstance(model, External):
-        return Factory(f"{model.name}.{model.tag}" if model.tag else model.name, model.options)
+    if isinstance(model, Described):
+        return Given(cast(Spec, model)) if model.factory is None else Factory.of(model.name, model.factory)
     if isinstance(model, Mapping):
         return Variant(family_in(model, "spec"), "")
     if is_transformers(model):

@@ -104,11 +104,11 @@ class Transform:
         return torch.stack([self.one(picture) for picture in many])
 
     def __repr__(self) -> str:
-        form, (rows, columns) = self.preprocess, self.preprocess.rows_and_columns
-        how = "random crop, random flip" if self.train else f"crop {form.crop:g}"
-        mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (form.mean, form.std))
-        kind = "grey" if form.channels == 1 else "RGB"
-        return f"<Transform: {kind} {rows} x {columns}, {form.interpolation}, {how}, mean {mean}, std {std}>"
+        prepared, (rows, columns) = self.preprocess, self.preprocess.rows_and_columns
+        how = "random crop, random flip" if self.train else f"crop {prepared.crop:g}"
+        mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (prepared.mean, prepared.std))
+        kind = "grey" if prepared.channels == 1 else "RGB"
+        return f"<Transform: {kind} {rows} x {columns}, {prepared.interpolation}, {how}, mean {mean}, std {std}>"
 
     def one(self, picture: Any) -> Tensor:
         """A single picture as (C, H, W), the item of a Dataset."""
@@ -196,11 +196,13 @@ def to_image(picture: Any) -> Image.Image:
         picture = (picture.float() if picture.is_floating_point() else picture).numpy()  # numpy has no bfloat16
         picture = picture.transpose(1, 2, 0) if picture.ndim == 3 else picture
     if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or 0 in picture.shape:
-        form = f" of shape {picture.shape}" if isinstance(picture, np.ndarray) else ""
+        shape = f" of shape {picture.shape}" if isinstance(picture, np.ndarray) else ""
         raise InputError(
             "transform",
             Problem(
-                "", "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)", f"{type(picture).__name__}{form}"
+                "",
+                "a PIL image, a path, an array (H, W[, C]) or a tensor (C, H, W)",
+                f"{type(picture).__name__}{shape}",
             ),
         )
     if picture.ndim == 3 and picture.shape[-1] not in (1, 3, 4):

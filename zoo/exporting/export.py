@@ -10,14 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from blocks.folding import fuse
-from blocks.packing import unpacked
 from zoo.build.backbone import Backbone
-from zoo.build.deploy import check_form
+from zoo.build.deploy import check_form, fused
 from zoo.build.inputs import input_size
 from zoo.build.language import LanguageModel
-from zoo.catalog.external import External
-from zoo.catalog.external import deploy as deploy_external
 from zoo.errors import InputError, Problem, nearest
 from zoo.exporting.formats import Format, Written, refuse_missing, refuse_path, write
 from zoo.exporting.language import streaming
@@ -88,7 +84,7 @@ def export_graph(
     check_form(form or "deploy", "export")
     net = create(model, pretrained=pretrained) if isinstance(model, str) else model
     if form != "train":
-        net = folded(net)
+        net = fused(net)
     if isinstance(net, LanguageModel):
         return write(wanted, *streaming(net.eval(), example), target, force=force)
     if example is None:
@@ -114,8 +110,3 @@ def format_of(to: str) -> Format:
     """The format of a graph, imported when it is asked for."""
     module, _, name = GRAPHS[to].partition(":")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-
-
-def folded(net: Any) -> Any:
-    """The deploy form of a model, whose layers are plain."""
-    return deploy_external(net) if isinstance(getattr(net, "spec", None), External) else fuse(unpacked(net))

@@ -229,8 +229,8 @@ def repeated(calls: list[Call]) -> list[Call]:
         for call in walk(calls)
         if _is_block(call) and len(call.flat()) > 80 and all(inner.name.startswith("nn.") for inner in walk([call])[1:])
     ]
-    forms = [NUMBER.sub("#", call.flat()) for call in long]
-    return [call for call, form in zip(long, forms, strict=True) if forms.count(form) >= 3]
+    shapes = [NUMBER.sub("#", call.flat()) for call in long]
+    return [call for call, shape in zip(long, shapes, strict=True) if shapes.count(shape) >= 3]
 
 
 def _is_block(call: Call) -> bool:
@@ -242,16 +242,16 @@ def _is_literal(text: Any) -> bool:
 
 
 class Functions:
-    """Expressions of one form as functions of the numbers in which they differ."""
+    """Expressions of one shape as functions of the numbers in which they differ."""
 
     def __init__(self, calls: list[Call], stem: str = ""):
-        forms: dict[str, dict[str, Call]] = {}
+        shapes: dict[str, dict[str, Call]] = {}
         for call in calls:
-            forms.setdefault(NUMBER.sub("#", call.flat()), {})[call.flat()] = call
+            shapes.setdefault(NUMBER.sub("#", call.flat()), {})[call.flat()] = call
         self.calls: dict[str, str] = {}
         self.definitions: list[str] = []
         counts: dict[str, int] = {}
-        for members in forms.values():
+        for members in shapes.values():
             name = stem or _snake(next(iter(members.values())).name)
             counts[name] = counts.get(name, 0) + 1
             self._define(name if counts[name] == 1 else f"{name}_{counts[name]}", list(members.values()))

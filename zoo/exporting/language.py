@@ -29,7 +29,7 @@ class StateLeaf:
 
     @property
     def name(self) -> str:
-        """Of the input; the output has `.after` behind it."""
+        """The name of the input; the output has `.after` behind it."""
         return f"state.{self.path}.{self.index}"
 
     def empty(self, batch: int = 1) -> Tensor:

@@ -14,7 +14,7 @@ from zoo.errors import InputError, Problem
 from zoo.exporting.ports import Ports, flat
 
 BOUND = 1e-4
-"""Of the error of a float32 graph, relative to the largest output."""
+"""How far a float32 graph may be off, relative to the largest output."""
 TIMES = 20
 """Where the net itself is further from float64 than this allows, how many times its error a graph may have."""
 

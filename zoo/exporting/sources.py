@@ -212,8 +212,8 @@ class Sources:
             if op in called and "reference" in backends and op not in self.ops:
                 self.ops[op] = ""  # claims its place before what it needs
                 kinds = [backends["eager"], backends["reference"]]
-                forms = [self.refer(form, form.__name__, form.__module__) for form in kinds]
-                self.ops[op] = f"({', '.join(forms)})"
+                names = [self.refer(kind, kind.__name__, kind.__module__) for kind in kinds]
+                self.ops[op] = f"({', '.join(names)})"
         self.definitions[name] = (
             f"def {name}(op: str, *tensors):\n"
             '    """The fast form of an op, or the one that autograd can follow."""\n'
@@ -225,7 +225,7 @@ class Sources:
         """All definitions, with the table of ops behind what it names."""
         if not self.ops:
             return self.definitions
-        rows = "\n".join(f'    "{op}": {forms},' for op, forms in self.ops.items())
+        rows = "\n".join(f'    "{op}": {kinds},' for op, kinds in self.ops.items())
         return self.definitions | {"OPS": "OPS = {\n" + rows + "\n}"}
 
 

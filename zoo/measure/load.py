@@ -150,9 +150,8 @@ def render(found: Loads) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def write(collection: Collection, file: str = "") -> int:
-    """Counts every model of a collection that a spec describes, or those of one `file` alone, and writes the loads; returns how many were
-    counted."""
+def rendered(collection: Collection, file: str = "") -> bytes:
+    """The bytes that the loads of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
     from zoo.build.builder import build
     from zoo.build.deploy import deploy
 
@@ -164,12 +163,17 @@ def write(collection: Collection, file: str = "") -> int:
     names = {collection.short(name) for name in catalog.entries()}
     others = msgspec.json.decode(path.read_bytes(), type=Loads) if file and path.is_file() else {}
     present = {name: forms for name, forms in others.items() if name in names} | fresh
-    write_whole(path, render(dict(sorted(present.items()))))
-    return len(fresh)
+    return render(dict(sorted(present.items())))
+
+
+def write(collection: Collection, file: str = "") -> None:
+    """Writes the loads of a collection, those of one `file` anew."""
+    write_whole(collection.data / LOADS, rendered(collection, file))
 
 
 def main() -> int:
-    print(f"loads of {write(CORE)} models written to {LOADS}")
+    write(CORE)
+    print(f"loads of {len(_decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
     return 0
 
 

@@ -74,9 +74,8 @@ def render(costs: Costs) -> bytes:
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def write(collection: Collection, file: str = "") -> int:
-    """Counts every model of a collection that a spec describes, or those of one `file` alone, and writes the profiles; returns how many
-    were counted."""
+def rendered(collection: Collection, file: str = "") -> bytes:
+    """The bytes that the profiles of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
     path = collection.data / PROFILES
     fresh = {
         spec.name: {form: cost_of(spec, form) for form in ("train", "deploy")}
@@ -85,14 +84,17 @@ def write(collection: Collection, file: str = "") -> int:
     order = {collection.short(name): place for place, name in enumerate(catalog.entries())}
     others = _decoded(path.read_bytes()) if file and path.is_file() else {}
     present = {name: forms for name, forms in others.items() if name in order} | fresh
-    write_whole(
-        path, render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
-    )
-    return len(fresh)
+    return render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
+
+
+def write(collection: Collection, file: str = "") -> None:
+    """Writes the profiles of a collection, those of one `file` anew."""
+    write_whole(collection.data / PROFILES, rendered(collection, file))
 
 
 def main() -> int:
-    print(f"profiles of {write(CORE)} models written to {PROFILES}")
+    write(CORE)
+    print(f"profiles of {len(_decoded((CORE.data / PROFILES).read_bytes()))} models written to {PROFILES}")
     return 0
 
 

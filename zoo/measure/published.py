@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blocks.registry.words import is_text
 from zoo import catalog
@@ -12,6 +13,7 @@ from zoo.catalog.collection import Collection, collections, read_data
 
 PUBLISHED = "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
+PRINTED = re.compile(r"[0-9]+(\.[0-9]+)?[kMG]")
 METRIC = "imagenet-1k/top1"
 
 
@@ -44,24 +46,43 @@ def published() -> dict[str, Published]:
 
 
 def _printed(collection: Collection, data: bytes) -> dict[str, Published]:
-    by_name = {}
-    for table in tomllib.loads(data.decode("utf-8")).values():
-        form, differs = table.get("form", "train"), table.get("differs", "")
-        for short, figures in table.items():
-            if isinstance(figures, list):
-                name, (params, macs, *top1) = collection.full(short), figures
-                size = table.get("size") or catalog.entries()[name].input_size[-1]
-                by_name[name] = Published(params, macs, next(iter(top1), None), form, table["source"], size, differs)
-                if fault := _fault(by_name[name]):
-                    raise ValueError(f"`{short}`: {fault}")
+    """The rows by full name, each with the size of its images. Raises ValueError."""
+    by_name, models = {}, catalog.entries()
+    for short, row in figures_in(data).items():
+        name = collection.full(short)
+        if name not in models:
+            raise ValueError(f"`{short}`: no model of the index")
+        by_name[name] = row if row.size else row._replace(size=models[name].input_size[-1])
     return by_name
 
 
-def _fault(one: Published) -> str:
-    """What cannot be printed or compared, or ""."""
-    texts = all(is_text(text) for text in (one.params, one.macs, one.form, one.source, one.differs))
-    top1 = one.top1 is None or (type(one.top1) in (int, float) and 0 <= one.top1 <= 100)
-    return "" if texts and top1 and type(one.size) is int else "figures that are none"
+def figures_in(data: bytes) -> dict[str, Published]:
+    """The rows of a file by the names in it; `size` is 0 where it is the model's own. Raises ValueError with the place."""
+    rows = {}
+    for group, table in tomllib.loads(data.decode("utf-8")).items():
+        if not isinstance(table, dict):
+            raise ValueError(f"`{group}`: no table of figures")
+        common = table.get("form", "train"), table.get("source", ""), table.get("size", 0), table.get("differs", "")
+        for model, figures in table.items():
+            if isinstance(figures, list):
+                rows[model] = _row(model, figures, *common)
+    return rows
+
+
+def _row(model: str, figures: list[Any], form: Any, source: Any, size: Any, differs: Any) -> Published:
+    """One line, of texts that can be compared and printed. Raises ValueError."""
+    if len(figures) not in (2, 3):
+        raise ValueError(f"`{model}`: expected parameters, MACs and perhaps an accuracy; found {len(figures)} values")
+    params, macs, top1 = [*figures, None][:3]
+    if not all(is_text(text) for text in (params, macs, form, source, differs)) or not source:
+        raise ValueError(f"`{model}`: expected texts for parameters, MACs and the source")
+    if wrong := [text for text in (params, macs) if text and not PRINTED.fullmatch(text)]:
+        raise ValueError(f"`{model}`: expected a count such as 4.4M; found `{wrong[0]}`")
+    if top1 is not None and not (type(top1) in (int, float) and 0 <= top1 <= 100):
+        raise ValueError(f"`{model}`: expected an accuracy in percent; found {top1!r}")
+    if type(size) is not int or size < 0:
+        raise ValueError(f"`{model}`: expected a size in pixels; found {size!r}")
+    return Published(params, macs, top1, form, source, size, differs)
 
 
 def agrees(printed: str, counted: int) -> bool:

@@ -110,14 +110,14 @@ def prepared(job: Job, spec: Spec | None = None, pack_layers: bool = True) -> nn
     import zoo
     from blocks.packing import pack
     from zoo.build.deploy import packs
-    from zoo.catalog.external import is_external
+    from zoo.catalog.sources import find_source
     from zoo.measure.segments import give_values
 
     torch.manual_seed(0)
     dtype = getattr(torch, job.runtime.dtype)
     packed = pack_layers and job.form == "deploy" and packs(job.device, dtype)
     model: Any
-    if is_external(job.model):
+    if find_source(spec or job.model).spec.factory is not None:  # whose code alone gives values
         model, packed = zoo.create(job.model, form=job.form).to(dtype), False
     else:
         model = zoo.create(spec or job.model, device="meta", form=job.form).to(dtype)

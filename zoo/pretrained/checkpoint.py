@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from zoo.artifacts.repository import Repository
 from zoo.catalog.saved import record_of
 from zoo.errors import Problem, WeightsError, listed, nearest
-from zoo.pretrained.target import Target
+from zoo.pretrained.target import Plan, Target
 from zoo.specs.model import Spec
 from zoo.specs.resolve import with_values
 from zoo.weights.adapt import AdaptReport, adapt
@@ -26,7 +27,8 @@ from zoo.weights.wrappers import below_prefix, opened, plain_name, without_prefi
 Weights = str | os.PathLike[str] | Mapping[str, Any]
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint(Plan):
     """A path or a mapping, in the names of `keys`: `zoo`, `official` or `timm`. `made_for` is the published spec, where there is one:
     its size of images is tried where the asked one does not fit."""
 

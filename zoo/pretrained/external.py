@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, cast
 
 from zoo import catalog
 from zoo.artifacts.pinning import brought
 from zoo.catalog.external import External
 from zoo.pretrained.checkpoint import Weights
-from zoo.pretrained.target import Target
+from zoo.pretrained.target import Plan, Target
 from zoo.weights.adapt import adapt
 from zoo.weights.load import expected_header, put_tensors
 from zoo.weights.manifest import Manifest
 from zoo.weights.source import open_checkpoint, read_published
 
 
-class ExternalInitial:
+class ExternalInitial(Plan):
     """The first values that the plugin's code gave it."""
 
     def build(self, wanted: Any, device: Any) -> Any:
@@ -26,31 +27,29 @@ class ExternalInitial:
             target.net.to(target.dtype)
 
 
-class ExternalCheckpoint(NamedTuple):
+@dataclass(frozen=True)
+class ExternalCheckpoint(Plan):
     """A checkpoint in the names of the net itself."""
 
     weights: Weights
-
-    def build(self, wanted: Any, device: Any) -> Any:
-        return wanted.build("meta")
 
     def fill(self, target: Target) -> None:
         target.load(open_checkpoint(self.weights, target.spec.name))
 
 
-class ExternalPublished(NamedTuple):
+@dataclass(frozen=True)
+class ExternalPublished(Plan):
     """The bytes of a manifest."""
 
     manifest: Manifest
 
     def build(self, wanted: Any, device: Any) -> Any:
         wanted.tag = self.manifest.tag  # whose weights may have other classes than usual
-        return wanted.build("meta")
+        return super().build(wanted, device)
 
     def fill(self, target: Target) -> None:
         """Adapts what the request changes, with a report in `.adapt_report`. Raises WeightsError."""
-        net, spec, name = target.net, target.spec, self.manifest.name
-        assert isinstance(spec, External)
+        net, spec, name = target.net, cast(External, target.spec), self.manifest.name
         expected = expected_header(net)
         tensors = read_published(brought(self.manifest), catalog.home_of(spec.name).weights)
         if spec.options.get("features_only"):

@@ -7,7 +7,8 @@ Every net is filled here: `plan` says with what, `fill` does it. A plan is a `Ch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from zoo.catalog.sources import Source
 from zoo.errors import Problem, WeightsError, listed
 from zoo.pretrained.checkpoint import Checkpoint, Weights
 from zoo.pretrained.external import ExternalCheckpoint, ExternalInitial, ExternalPublished
-from zoo.pretrained.target import Target
+from zoo.pretrained.target import Plan, Target
 from zoo.specs.model import Spec
 from zoo.weights.adapt import AdaptReport, adapt
 from zoo.weights.load import expected_header, put_tensors
@@ -31,7 +32,7 @@ from zoo.weights.source import read_published
 from zoo.weights.wrappers import unwrapped
 
 
-class Initial:
+class Initial(Plan):
     """The first values that the spec says."""
 
     def fill(self, target: Target) -> None:
@@ -41,7 +42,8 @@ class Initial:
                 target.net.to(target.dtype)
 
 
-class Published(NamedTuple):
+@dataclass(frozen=True)
+class Published(Plan):
     """The bytes of a manifest, for the net of `made_for`; `beside` it, or in it, where it stands in no catalogue."""
 
     manifest: Manifest
@@ -81,21 +83,17 @@ class Published(NamedTuple):
         net.adapt_report = report
 
 
-ExternalPlan = ExternalInitial | ExternalPublished | ExternalCheckpoint
-Plan = Initial | Published | Checkpoint | ExternalPlan
-
-
 def plan(source: Source, weights: Weights | None, keys: str, pretrained: bool | str) -> Plan:
     """What a model is filled with: the checkpoint that is named, its own weights, those of a tag, or first values.
 
     Raises WeightsError where no weights can be had that were asked for.
     """
-    spec = source.spec
-    if not isinstance(spec, Spec):  # a plugin's code builds the net
+    if source.spec.factory is not None:
         if weights is not None:
             return ExternalCheckpoint(weights)
         manifest = _asked(source, pretrained)
         return ExternalInitial() if manifest is None else ExternalPublished(manifest)
+    spec = cast(Spec, source.spec)
     if weights is not None:
         return Checkpoint(weights, keys, spec)
     if source.checkpoint is not None:

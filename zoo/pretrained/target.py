@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,6 +13,18 @@ from zoo.build.builder import build
 from zoo.specs.model import Spec
 from zoo.weights.load import expected_header, load_state
 from zoo.weights.manifest import Manifest
+
+
+class Plan(abc.ABC):
+    """What a net gets its tensors from."""
+
+    def build(self, wanted: Any, device: Any) -> Any:
+        """The net that `fill` awaits: on meta, but for one whose values come with the building."""
+        return build(wanted)
+
+    @abc.abstractmethod
+    def fill(self, target: Target) -> None:
+        """Gives the net its tensors. Raises WeightsError; the net is then still on meta."""
 
 
 class Target:
@@ -50,6 +63,8 @@ class Target:
 
     def know(self, manifest: Manifest, made_for: Spec) -> None:
         """What is known of the tensors, for the size of images that was asked for."""
-        published, form = made_for.input, self.spec.input
-        image = hasattr(form, "channels")
-        self.net.pretrained = manifest.for_input(form.channels, form.size) if image and form != published else manifest
+        published, wanted = made_for.input, self.spec.input
+        image = hasattr(wanted, "channels")
+        self.net.pretrained = (
+            manifest.for_input(wanted.channels, wanted.size) if image and wanted != published else manifest
+        )

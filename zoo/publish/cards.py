@@ -100,8 +100,8 @@ def _models(names: list[str]) -> str:
 
 
 def _text_row(name: str) -> list[str]:
-    cost, form = costs()[name]["train"], published_spec(name).input
-    vocabulary = f"{getattr(form, 'vocab_size', 0):,}"
+    cost, tokens = costs()[name]["train"], published_spec(name).input
+    vocabulary = f"{getattr(tokens, 'vocab_size', 0):,}"
     return [
         f"`{name}`",
         count(cost.params),

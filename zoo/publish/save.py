@@ -19,10 +19,9 @@ from zoo.artifacts.lockfile import distributions
 from zoo.artifacts.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
-from zoo.catalog.external import External
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.specs.model import Spec
+from zoo.specs.model import Spec, description_of
 from zoo.specs.read import MAX_BYTES
 from zoo.system.folders import write_whole
 from zoo.weights.licences import LicenceClass
@@ -74,7 +73,7 @@ def write_file(
     if made is None:
         if labels is not None:
             raise InputError("save", Problem("labels", "a model that is what its spec says", _why_not(model)))
-        if isinstance(getattr(model, "spec", None), Spec):
+        if _is_written(model):
             warnings.warn(
                 f"{path.name} holds tensors alone: expected a model that is what its spec says; found {_why_not(model)}",
                 stacklevel=3,
@@ -120,10 +119,9 @@ def write_folder(
 def made_of(model: nn.Module) -> Made | None:
     """How the module was made of its spec; None where it has other tensors than that says, or no spec."""
     net: Any = model
-    spec = getattr(net, "spec", None)
-    if not isinstance(spec, Spec):
+    if not _is_written(net):
         return None
-    twin, made = build(spec), Made()
+    twin, made = build(net.spec), Made()
     if getattr(net, "out_indices", None) is not None:
         made = Made(out_indices=tuple(net.out_indices))
         twin.prune_intermediate_layers(list(net.out_indices))
@@ -140,15 +138,19 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {plain_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def _is_written(model: nn.Module) -> bool:
+    """Whether a spec says of which blocks the model is."""
+    described = description_of(model)
+    return described is not None and described.factory is None
+
+
 def _why_not(model: nn.Module) -> str:
-    spec = getattr(model, "spec", None)
-    if isinstance(spec, External):
-        return f"{spec.name}, which the code of a plugin builds and no spec describes"
-    return (
-        "one that was pruned or changed by hand"
-        if isinstance(spec, Spec)
-        else f"a {type(model).__name__} without a spec"
-    )
+    described = description_of(model)
+    if described is None:
+        return f"a {type(model).__name__} without a spec"
+    if described.factory is not None:
+        return f"{described.name}, which the code of a plugin builds and no spec describes"
+    return "one that was pruned or changed by hand"
 
 
 def manifest_of(

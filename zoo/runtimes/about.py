@@ -19,18 +19,18 @@ class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = ""
     """Name and tag of the weights that it was made with, "" where nobody published them."""
     sha256: str = ""
-    """Of the file of those weights."""
+    """The sha256 of the file of those weights."""
     licence: str = "unknown"
     origin: str = ""
     """Who says so: where the weights come from."""
     vocabulary: int = 0
-    """Of a language model."""
+    """How many tokens a language model knows."""
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
 
 
 def about(net: nn.Module) -> About:
-    """Of a model that the zoo made; of a module without a spec its class alone."""
+    """What is known of a model that the zoo made; of a module without a spec its class alone."""
     model: Any = net
     spec = getattr(model, "spec", None)
     if spec is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zoo.errors import InputError, Problem, listed, nearest
+from zoo.catalog.runtimes import AUTO, PRECISIONS, check_words
+from zoo.errors import InputError, Problem
 from zoo.runtimes import quantising
-from zoo.runtimes.protocol import PRECISIONS
 from zoo.runtimes.registered import Row as Known
-from zoo.runtimes.registered import names, rows, runtime
+from zoo.runtimes.registered import rows, runtime
 from zoo.runtimes.report import Tried
 
-AUTO = "auto"
 SLOW_TO_MAKE = ("compile", "aot")
 """They call a C++ compiler for minutes, and so come last."""
 
@@ -37,30 +36,13 @@ class Plan(NamedTuple):
     left_out: list[Tried]
 
 
-def check_wish(runtimes: Sequence[str], precision: str) -> None:
-    """Raises InputError for a runtime or a precision that there is not, with the nearest."""
-    known = [AUTO, *names()]
-    problems = [
-        Problem("runtime", listed(known, 20), f"`{name}`", nearest(name, known))
-        for name in runtimes
-        if name not in known
-    ]
-    if not runtimes:
-        problems.append(Problem("runtime", listed(known, 20), "none"))
-    if precision != AUTO and precision not in PRECISIONS:
-        words = [AUTO, *PRECISIONS]
-        problems.append(Problem("precision", listed(words), f"`{precision}`", nearest(precision, words)))
-    if problems:
-        raise InputError("deploy", problems)
-
-
 def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False) -> Plan:
     """The candidates of a wish: `auto` for all runtimes and precisions, one name, or several among which to choose.
 
     int8 is tried where it is asked for, and by `auto` where the model `has_pictures` of its own kind: on drawn ones it is calibrated for others.
     Torch in float32, the deploy form, is among them with `auto`, and where a lower precision is to be compared with something. Raises
     InputError for a runtime that is named and not installed, and where none computes in the precision."""
-    check_wish(runtimes, precision)
+    check_words(runtimes, precision)
     is_open = AUTO in runtimes
     for name in runtimes:
         if name != AUTO:

@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 
 from zoo.artifacts import compiled
+from zoo.catalog.runtimes import PRECISIONS
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.device import cores
 from zoo.runtimes.about import about
 from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.identity import key_of
-from zoo.runtimes.protocol import PRECISIONS, Runtime, Session
+from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import MOST_THREADS, SIGNATURE
 from zoo.runtimes.signature import Signature, signature_from, signature_json
 from zoo.system.strict_json import parse_json

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from blocks.packing import Packed
 from zoo.build.deploy import deploy as torch_form
 from zoo.build.deploy import fused
+from zoo.catalog.runtimes import asked
 from zoo.display.console import complain
 from zoo.errors import InputError, Problem
 from zoo.measure.bench import Progress
 from zoo.runtimes import choices
-from zoo.runtimes.candidates import AUTO, PLAIN, Candidate, Plan, check_wish, plan_for
+from zoo.runtimes.candidates import PLAIN, Candidate, Plan, plan_for
 from zoo.runtimes.choosing import Choosing, Made, Wish
 from zoo.runtimes.compiling import checked_threads, deployed_in
 from zoo.runtimes.deployed import Deployed
@@ -80,16 +81,15 @@ def deploy(
     given = (runtime, precision, example, minutes, max_loss, data, threads, dynamic)
     if all(value is None for value in given):
         return torch_form(model)
-    runtimes, precision = wish_of(runtime, precision)
-    is_named = _is_named(runtimes)
+    wanted = asked(runtime, precision)
     _check_model(model)
-    plan = plan_for(runtimes, precision, has_pictures=data is not None or reads_digits(model))
+    plan = plan_for(*wanted, has_pictures=data is not None or reads_digits(model))
     net = fused(model)
     signature = signature_of(net, example, dynamic or "size")
     wish = Wish(_checked_loss(max_loss), _checked_minutes(minutes), signature.outputs[0] == "logits")
     work = _Work(model, net, signature, checked_threads(threads), data, wish)
     fast = work.deployed(plan, again, progress or (lambda _: None))
-    if progress is None and not is_named:
+    if progress is None and not wanted.is_named:
         complain(fast.report().summary)
     return fast
 
@@ -103,7 +103,7 @@ class _Work:
         self.made: dict[Candidate, Deployed] = {}
 
     def deployed(self, plan: Plan, again: bool, progress: Callable[[Progress], None]) -> Deployed:
-        """By the choice that is remembered, where there is one; else by a new one, which is remembered."""
+        """The form that is remembered as the choice, where there is one; else that of a new choice, which is remembered."""
         if len(plan.candidates) == 1:
             return self._chosen(plan, progress)
         key = choices.key_of(self.net, self.signature, plan, self.threads, self.wish.max_loss, _named_data(self.data))
@@ -175,20 +175,6 @@ def _with_other_weights(rows: Sequence[Tried], chosen: Tried) -> list[Tried]:
     }
     unknown = {"error": None, "loss": None, "loss_low": None, "loss_high": None, "loss_of": ""}
     return [msgspec.structs.replace(row, **(known if row.outcome == "chosen" else unknown)) for row in rows]
-
-
-def wish_of(runtime: str | Sequence[str] | None, precision: str | None) -> tuple[list[str], str]:
-    """The runtimes, `auto` where none is named, and the precision that is meant. Raises InputError for a word that is neither."""
-    names = [AUTO] if runtime is None else [runtime] if isinstance(runtime, str) else list(runtime)
-    runtimes = [name if isinstance(name, str) else repr(name) for name in names]
-    precision = precision or ("float32" if _is_named(runtimes) else AUTO)
-    check_wish(runtimes, precision)
-    return runtimes, precision
-
-
-def _is_named(runtimes: Sequence[str]) -> bool:
-    """Whether it is one runtime, by its name."""
-    return len(runtimes) == 1 and AUTO not in runtimes
 
 
 def _check_model(net: nn.Module) -> None:

@@ -20,7 +20,7 @@ from zoo.runtimes.protocol import Runtime
 from zoo.runtimes.signature import Signature, signature_json
 
 ROOMS = ("build", "exporting", "runtimes")
-"""Of the zoo: where a net becomes a file."""
+"""The rooms of the zoo where a net becomes a file."""
 
 
 def key_of(net: nn.Module, runtime: Runtime, signature: Signature, precision: str, threads: int) -> str:
@@ -66,7 +66,7 @@ def _bytes_of(file: str) -> bytes:
 
 @functools.cache
 def code_hash() -> str:
-    """Of the zoo's version, and of the source files through which a net becomes a file."""
+    """The hash of the zoo's version, and of the source files through which a net becomes a file."""
     digest = hashlib.sha256(zoo.__version__.encode())
     packages: Any = [Path(zoo.__path__[0], room) for room in ROOMS] + [Path(blocks.__path__[0])]
     for path in sorted(file for package in packages for file in package.rglob("*.py")):

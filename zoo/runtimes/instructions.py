@@ -18,7 +18,7 @@ COMPILED_FOR = re.compile(r"(sse|ssse|avx|amx|fma|f16c|bmi|movbe|popcnt|asimd|sv
 
 
 class Needs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of each group at least one instruction set, as the system names them; `machine` is the kind of CPU that code was built for, "" for any."""
+    """Instruction sets, of each group at least one, as the system names them; `machine` is the kind of CPU that code was built for, "" for any."""
 
     groups: tuple[tuple[str, ...], ...] = ()
     machine: str = ""
@@ -38,13 +38,13 @@ class Needs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def needs_of(precision: str) -> Needs:
-    """Of what is compiled on the machine where it is opened: the instructions that make its precision real."""
+    """What a net needs that is compiled on the machine where it is opened: the instructions that make its precision real."""
     groups = {"bfloat16": (BFLOAT16,), "float16": (FLOAT16,)}
     return Needs(groups.get(precision, ()))
 
 
 def needs_of_machine_code() -> Needs:
-    """Of what was compiled for this very machine: all that its compiler may have used."""
+    """What code needs that was compiled for this very machine: all that its compiler may have used."""
     known = sorted(word for word in instructions() if COMPILED_FOR.fullmatch(word))
     return Needs(tuple((word,) for word in known), platform.machine())
 

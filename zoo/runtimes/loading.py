@@ -47,7 +47,7 @@ def load_deployed(folder: str | os.PathLike[str], *, threads: int | None = None,
 
 
 def _made_again(place: Path, record: DeployedRecord, runtime: Runtime, threads: int) -> tuple[Session, Path]:
-    """Of the portable files, in the folder of compiled nets: the folder of the user stays as it is."""
+    """A session made anew of the portable files, and its place among the compiled nets: the folder of the user stays as it is."""
     key = key_of_folder((place / RECORD).read_bytes(), runtime, threads)
 
     def make(home: Path) -> Session:

@@ -80,7 +80,7 @@ def natural_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def relative_error(errors: Tensor, what: str) -> Loss:
-    """Of outputs that are no classes: the mean of each input's |y - expected| / |expected| (N,), with the interval of a mean."""
+    """The loss of outputs that are no classes: the mean of each input's |y - expected| / |expected| (N,), with the interval of a mean."""
     mean, n = float(errors.mean()), errors.numel()
     margin = Z95 * float(errors.std()) / math.sqrt(n) if n > 1 else mean
     return Loss(mean, max(0.0, mean - margin), mean + margin, f"{n:,} outputs to {what}, as their relative error")

@@ -78,10 +78,10 @@ def signature_of(net: nn.Module, example: Tensor | Sequence[int] | None = None, 
 
 
 def _of_pictures(net: Any, example: Tensor | Sequence[int] | None, dynamic: str) -> Signature:
-    form = net.spec.input
-    shape = _shape(example) or (1, form.channels, *input_size(form))
-    if len(shape) != 4 or shape[1] != form.channels or min(shape) < 1:
-        expected = f"a shape (B, {form.channels}, H, W)"
+    declared = net.spec.input
+    shape = _shape(example) or (1, declared.channels, *input_size(declared))
+    if len(shape) != 4 or shape[1] != declared.channels or min(shape) < 1:
+        expected = f"a shape (B, {declared.channels}, H, W)"
         raise InputError("deploy", Problem("example", expected, shown(shape)))
     y = _tried(net, shape)
     if isinstance(y, InputError):
@@ -149,13 +149,13 @@ def _shape(example: Tensor | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _of_tokens(net: LanguageModel, example: Tensor | Sequence[int] | None, dynamic: str) -> Signature:
-    form: Any = net.spec.input
-    assert isinstance(form, TokenInput)
-    shape = _shape(example) or (1, *input_size(form))
+    declared: Any = net.spec.input
+    assert isinstance(declared, TokenInput)
+    shape = _shape(example) or (1, *input_size(declared))
     if len(shape) != 2 or min(shape) < 1:
         raise InputError("deploy", Problem("example", "a shape (B, L) of tokens", shown(shape)))
     sizes: Sizes = {"size": (None, None), "batch": (None, shape[1]), "none": shape}[dynamic]  # type: ignore[assignment]
-    ids = Input("ids", "int64", sizes, shape, 0, form.vocab_size)
+    ids = Input("ids", "int64", sizes, shape, 0, declared.vocab_size)
     if net.out_indices is not None:
         y = net(torch.zeros(1, SHORT, dtype=torch.long))
         return Signature("maps", (ids,), tuple(f"level_{number}" for number in range(len(y))))

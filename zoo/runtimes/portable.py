@@ -28,10 +28,10 @@ from zoo.system.strict_json import parse_json
 
 ONNX = "model.onnx"
 WRONG = 0.02
-"""Of the largest output: what is further off at another size is another computation, not rounding."""
+"""A share of the largest output: what is further off at another size is another computation, not rounding."""
 
 MORE = {"float32": ((0, 0, 0), (1, *ANOTHER), (0, -11, 5)), "int64": ((0, 0), (1, 5), (0, -3))}
-"""By how much each free size differs from the example where a graph is tried: pictures (B, H, W), tokens (B, L)."""
+"""The steps by which each free size differs from the example where a graph is tried: pictures (B, H, W), tokens (B, L)."""
 
 Open = Callable[[Signature], Session]
 
@@ -127,5 +127,5 @@ def write_graph(net: nn.Module, signature: Signature, path: Path, prefers: Layou
 
 
 def free_name(name: str, axis: int) -> str:
-    """Of a free size in the file."""
+    """The name of a free size in the file."""
     return "batch" if axis == 0 else f"{name}_{axis}"

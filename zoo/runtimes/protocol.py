@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from zoo.runtimes.signature import Signature
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8")
 
 
 @runtime_checkable
@@ -46,11 +43,11 @@ class Runtime(Protocol):
         ...
 
     def version(self) -> str:
-        """Of the runtime as installed; what is built with one version is not opened with another."""
+        """The version of the runtime as installed; what is built with one version is not opened with another."""
         ...
 
     def precisions(self) -> tuple[str, ...]:
-        """Those in which this machine computes, of `PRECISIONS`: without the instructions for bfloat16 that is none of them."""
+        """Those in which this machine computes, of `zoo.catalog.runtimes.PRECISIONS`: without the instructions for bfloat16 that is none of them."""
         ...
 
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:

@@ -66,7 +66,7 @@ def quantised_in(
 
 
 def _key(key: str, evidence: Evidence, wish: Wish) -> str:
-    """Of the net, and of what it is calibrated and tried on."""
+    """The key of the net, and of what it is calibrated and tried on."""
     digest = hashlib.sha256(f"{key} {evidence.size} {evidence.what} {wish.max_loss}".encode())
     digest.update(
         evidence.part(0, min(evidence.size, CALIBRATION)).contiguous().flatten().view(torch.uint8).numpy().data

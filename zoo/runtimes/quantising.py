@@ -159,7 +159,7 @@ def _write(openvino: Any, model: Any, path: Path) -> None:
 
 
 def _controlled(whole: Any, data: Any, max_loss: float) -> Any:
-    """By NNCF's accuracy control: the share of answers that stay as they are in float32."""
+    """The net as NNCF's accuracy control makes it: its measure is the share of answers that stay as they are in float32."""
     import nncf
 
     from zoo.runtimes.open_vino import core

@@ -82,7 +82,7 @@ class Race(Generic[K]):
         self.others = company.share()
 
     def fastest(self, among: Collection[K] = ()) -> K:
-        """By the median of its ratios to the baseline; of all, or of some."""
+        """The candidate whose median ratio to the baseline is least; of all, or of some."""
         return min(among or self.calls, key=lambda key: self.ratio(key, self.baseline).median)
 
     def ratio(self, key: K, other: K) -> Ratio:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from zoo.catalog.runtimes import PRECISIONS
 from zoo.errors import InputError, Problem, listed
 from zoo.runtimes.about import About
 from zoo.runtimes.instructions import Needs
-from zoo.runtimes.protocol import PRECISIONS
 from zoo.runtimes.signature import Signature, signature_from
 from zoo.system.strict_json import parse_json
 from zoo.weights.verify import sha256_of
@@ -22,7 +22,7 @@ RECORD, SCRIPT, LICENCE, REPORT = "deployed.json", "run.py", "LICENCE.txt", "rep
 SIGNATURE = "signature.json"
 """In the folder of a compiled net: what it takes, which may be less than was asked for. A saved folder has it in its record."""
 MAX_BYTES = 2**24
-"""Of a record: the names of twenty thousand classes fit."""
+"""The most bytes of a record: the names of twenty thousand classes fit."""
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 MOST_THREADS = 1024
 

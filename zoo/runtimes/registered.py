@@ -1,4 +1,4 @@
-"""Which runtimes there are: the five of the zoo, and those that plugins declare as `zoo.runtimes`.
+"""The objects of runtimes: the five of the zoo, and those that plugins declare as `zoo.runtimes`.
 
     [project.entry-points."zoo.runtimes"]   acme = "acme_runtime:Acme"     an object of `zoo.runtimes.protocol.Runtime`, or its class
 
@@ -13,18 +13,11 @@ import importlib.metadata
 from typing import Any, NamedTuple
 
 from blocks.registry import plugins
-from blocks.registry.plugins import Plugin
 from blocks.registry.words import is_text, printable, raised
+from zoo.catalog.runtimes import OWN, PRECISIONS, declared, names
 from zoo.errors import BlockError, InputError, Problem, listed, nearest
-from zoo.runtimes.protocol import PRECISIONS, Runtime
+from zoo.runtimes.protocol import Runtime
 
-OWN = {
-    "torch": "zoo.runtimes.eager:Eager",
-    "compile": "zoo.runtimes.compiled:Compiled",
-    "aot": "zoo.runtimes.aot:Aot",
-    "onnxruntime": "zoo.runtimes.onnx_runtime:OnnxRuntime",
-    "openvino": "zoo.runtimes.open_vino:OpenVino",
-}
 METHODS = ("missing", "version", "precisions", "compile", "open", "complete", "remake")
 
 
@@ -40,11 +33,6 @@ class Row(NamedTuple):
     """The plugin that declares it, with its version."""
 
 
-def names() -> list[str]:
-    """All that may be asked for, the zoo's own first; nothing is imported."""
-    return [*OWN, *_declared()]
-
-
 def runtime(name: str) -> Runtime:
     """A runtime that can be used here. Raises InputError for another name, with the nearest, and for what is not installed."""
     found = find_runtime(name)
@@ -58,7 +46,7 @@ def find_runtime(name: str) -> Runtime:
     """The object of a runtime, installed or not. Raises InputError for another name, and for a plugin whose code fails."""
     if name in OWN:
         return _own(name)
-    if name not in _declared():
+    if name not in declared():
         known = names()
         step = "" if nearest(name, known) else "a plugin adds one by the entry point `zoo.runtimes`"
         problem = Problem("runtime", listed(["auto", *known]), f"`{name}`", nearest(name, ["auto", *known]), step)
@@ -91,19 +79,9 @@ def _own(name: str) -> Runtime:
     return made
 
 
-def _declared() -> dict[str, list[Plugin]]:
-    """{name: the plugins that declare it}; more than one makes it nobody's."""
-    claims: dict[str, list[Plugin]] = {}
-    for plugin in plugins.plugins().values():
-        for name in plugin.runtimes if plugin.usable else ():
-            if name not in OWN:
-                claims.setdefault(name, []).append(plugin)
-    return claims
-
-
 def _loaded(name: str) -> Runtime:
     """A plugin's runtime. Raises InputError with distribution, version and cure."""
-    claims = _declared()[name]
+    claims = declared()[name]
     if len(claims) > 1:
         owners = " and ".join(sorted(plugin.owner for plugin in claims))
         step = f"uninstall one, or keep one with ZOO_PLUGINS={claims[0].name}"
@@ -134,7 +112,7 @@ def _asked(name: str, call: Any) -> Any:
 
 
 def _row(name: str) -> Row:
-    owner = " and ".join(plugin.owner for plugin in _declared().get(name, ()))
+    owner = " and ".join(plugin.owner for plugin in declared().get(name, ()))
     try:
         found = find_runtime(name)
         missing = str(_asked(name, found.missing))

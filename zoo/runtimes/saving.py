@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from zoo.runtimes.about import About
 from zoo.runtimes.instructions import needs_of, needs_of_machine_code
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import LICENCE, RECORD, REPORT, SCRIPT, SIGNATURE, DeployedRecord, files_of, record_json
-from zoo.system.folders import data_path, write_whole
+from zoo.system.folders import data_path, making, write_whole
 
 if TYPE_CHECKING:
     from zoo.runtimes.deployed import Deployed
@@ -34,16 +32,8 @@ def save(model: Deployed, runtime: Runtime, session: Session, folder: Path) -> P
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(8)}.tmp")
-        try:
-            draft.mkdir()
+        with making(folder) as draft:
             _fill(draft, model, runtime, session)
-            with contextlib.suppress(FileNotFoundError):
-                folder.rmdir()
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise InputError(str(folder), Problem("", "a place to write to", error.strerror or str(error))) from None
     _remember(folder)

@@ -30,7 +30,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     example: tuple[int, ...]
     low: int = 0
     high: int = 0
-    """Of integers: the bounds of their values, `high` left out; 0 and 0 say nothing."""
+    """The bounds of integers, `high` left out; 0 and 0 say nothing."""
     least: tuple[int, ...] = ()
     """Where sizes are free: the smallest that leave something to compute; () says 1."""
 
@@ -72,7 +72,7 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def name(self) -> str:
-        """Of the input; the output has `.after` behind it."""
+        """The name of the input; the output has `.after` behind it."""
         return f"state.{self.path}.{self.index}"
 
 
@@ -92,12 +92,12 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Of all that goes in, the leaves included, in their order."""
+        """The names of all that goes in, the leaves included, in their order."""
         return (*(one.name for one in self.inputs), *(leaf.name for leaf in self.state))
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Of all that comes out, the leaves included, in their order."""
+        """The names of all that comes out, the leaves included, in their order."""
         return (*self.outputs, *(f"{leaf.name}.after" for leaf in self.state))
 
     @property

@@ -20,7 +20,7 @@ from zoo.exporting.recurrences import recorded_ops
 from zoo.runtimes.net import Flat
 from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Input, Leaf, Signature
-from zoo.specs.model import Spec
+from zoo.specs.model import description_of
 from zoo.specs.read import family_of, read_json
 from zoo.specs.resolve import resolve
 from zoo.system.folders import write_whole
@@ -43,11 +43,11 @@ class NetRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 def write_net(net: nn.Module, folder: Path) -> bool:
     """Spec and weights of a deploy form; nothing, and False, where no spec says how it is made. Raises WeightsError, InputError."""
-    described = _described(net)
-    if described is None:
+    record = _record_of(net)
+    if record is None:
         return False
     save_weights(net, folder / WEIGHTS)
-    write_whole(folder / NET, msgspec.json.encode(described))
+    write_whole(folder / NET, msgspec.json.encode(record))
     return True
 
 
@@ -55,43 +55,44 @@ def read_net(folder: Path) -> nn.Module:
     """The deploy form that `write_net` wrote, in eval mode, its layers not packed. Raises InputError, SpecError and WeightsError."""
     subject = str(folder / NET)
     try:
-        described = msgspec.convert(read_json((folder / NET).read_bytes(), subject), NetRecord)
+        record = msgspec.convert(read_json((folder / NET).read_bytes(), subject), NetRecord)
     except OSError as error:
         raise InputError(subject, Problem("", "how the net is made", error.strerror or str(error))) from None
     except msgspec.ValidationError as error:
         raise InputError(subject, Problem("", "how the net is made", str(error))) from None
-    net = _made(described)
-    load_state(net, read_tensors(folder / WEIGHTS), described.name)
+    net = _made(record)
+    load_state(net, read_tensors(folder / WEIGHTS), record.name)
     return net.requires_grad_(False).eval()
 
 
-def _described(net: Any) -> NetRecord | None:
+def _record_of(net: Any) -> NetRecord | None:
     """How a net is made, where what is made like that has the same tensors."""
-    spec = getattr(net, "spec", None)
-    if isinstance(spec, External):
-        described = NetRecord(spec.name, options=spec.options, tag=spec.tag)
-    elif isinstance(spec, Spec):
-        levels = None if net.out_indices is None else tuple(net.out_indices)
-        described = NetRecord(spec.name, Made("deploy", net.head is None and levels is None, levels), spec.plain())
-    else:
+    described = description_of(net)
+    if described is None:
         return None
+    if described.factory is not None:
+        record = NetRecord(described.name, options=described.factory.options, tag=described.factory.tag)
+    else:
+        levels = None if net.out_indices is None else tuple(net.out_indices)
+        made = Made("deploy", net.head is None and levels is None, levels)
+        record = NetRecord(described.name, made, described.plain())
     try:
-        return described if expected_header(_made(described)) == expected_header(net) else None
+        return record if expected_header(_made(record)) == expected_header(net) else None
     except (ProblemsError, RuntimeError):  # what was pruned by hand may not even be built
         return None
 
 
-def _made(described: NetRecord) -> nn.Module:
+def _made(record: NetRecord) -> nn.Module:
     """The deploy form on meta."""
-    if described.spec is None:
-        net: Any = build(External(described.name, described.options, described.tag))
+    if record.spec is None:
+        net: Any = build(External(record.name, record.options, record.tag))
         return fused(net)
-    spec = resolve(family_of(described.spec, described.name), "")
-    spec.name = described.name
+    spec = resolve(family_of(record.spec, record.name), "")
+    spec.name = record.name
     net = build(spec)
-    if described.made.out_indices is not None:
-        net.out_indices = tuple(net.prune_intermediate_layers(list(described.made.out_indices)))
-    elif described.made.headless:
+    if record.made.out_indices is not None:
+        net.out_indices = tuple(net.prune_intermediate_layers(list(record.made.out_indices)))
+    elif record.made.headless:
         net.head = None
     return fused(net)
 

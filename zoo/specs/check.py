@@ -117,9 +117,9 @@ def _complete_input(value: Any, issues: list[Issue]) -> Any:
     return complete(value, INPUT_SCHEMA[kind], ("input",), issues, complete_call)
 
 
-def _classes(form: Any) -> int:
+def _classes(table: Any) -> int:
     """What a model tells apart where nobody says: the next token of a text, the classes of ImageNet in a picture."""
-    tokens = form.get("vocab_size") if isinstance(form, dict) else None
+    tokens = table.get("vocab_size") if isinstance(table, dict) else None
     return tokens if isinstance(tokens, int) else 1000
 
 

@@ -1,4 +1,4 @@
-"""From a family's merged source to one explicit tree: parts inlined, indexed values resolved where they are used, stages written out.
+"""From a family's merged spec to one explicit tree: parts inlined, indexed values resolved where they are used, stages written out.
 
 The expanded tree has `stages`, a list, each with `downsample`, `view`, `layers` (every layer a list of branches) and `post`.
 """
@@ -20,34 +20,34 @@ TOP = ("input", "num_classes", "stem", "dims", "depths", "width", "downsample", 
 
 
 def expand(spec: Table, problems: list[Problem]) -> Table:
-    """The explicit tree of a merged source spec. What is wrong goes to `problems`; raises TooLarge for a bomb."""
+    """The explicit tree of a merged spec. What is wrong goes to `problems`; raises TooLarge for a bomb."""
     _top_keys(spec, problems)
     inliner = Inliner(spec.get("define"), problems)
     if "define" in spec and not isinstance(spec["define"], Table):
         problems.append(Problem(str(spec.origins["define"]), "a table of named parts", shown(spec["define"])))
-    source = Table(spec.origin)
+    merged = Table(spec.origin)
     for key, value in spec.items():
         if key != "define":
-            source.put(key, inliner.inline(value, spec.origins[key]), spec.origins[key])
+            merged.put(key, inliner.inline(value, spec.origins[key]), spec.origins[key])
     problems += inliner.unused()
-    dims = numbers_of_stages(source, "dims", problems)
+    dims = numbers_of_stages(merged, "dims", problems)
     # without dims the layers are still checked, as if there were as many stages as depths
-    count = len(dims) or (len(source["depths"]) if isinstance(source.get("depths"), Items) else 1)
-    tables = stage_tables_of(source, count, problems)
-    depths = depths_of(source, tables, count, problems)
+    count = len(dims) or (len(merged["depths"]) if isinstance(merged.get("depths"), Items) else 1)
+    tables = stage_tables_of(merged, count, problems)
+    depths = depths_of(merged, tables, count, problems)
     tree = Table(spec.origin)
     for key in ("input", "num_classes", "dims", "init", "drop_rate", "drop_path_rate"):
-        if key in source:
-            tree.put(key, source[key], source.origins[key])
+        if key in merged:
+            tree.put(key, merged[key], merged.origins[key])
     for key in ("stem", "head"):
-        if key in source:
-            tree.put(key, pick(source[key], None, source.origins[key], problems), source.origins[key])
+        if key in merged:
+            tree.put(key, pick(merged[key], None, merged.origins[key], problems), merged.origins[key])
     stages, room = Items(spec.origin.below("stages")), Room()
     for i in range(min(count, MAX_STAGES)):
         origin = stages.origin.below(i)
-        stages.push(stage_of(source, tables[i], Where(room, i, count), depths[i], origin, problems), origin)
+        stages.push(stage_of(merged, tables[i], Where(room, i, count), depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
-    apply_width(source, tree, problems)
+    apply_width(merged, tree, problems)
     return tree
 
 

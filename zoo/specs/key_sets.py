@@ -99,10 +99,10 @@ def _complete(keys: Table, name: str) -> Any:
         return entry
     base = _complete(keys, entry["base"])
     table = Table(entry.origin)
-    for source in (base, entry) if isinstance(base, Table) else (entry,):
-        for key, value in source.items():
+    for part in (base, entry) if isinstance(base, Table) else (entry,):
+        for key, value in part.items():
             if key not in ("base", "drop", "rules"):
-                table.put(key, value, source.origins[key])
+                table.put(key, value, part.origins[key])
     origin = entry.origin.below("rules")
     table.put(
         "rules", _merged(base.get("rules", Items(origin)) if isinstance(base, Table) else base, entry, origin), origin

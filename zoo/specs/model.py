@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import hashlib
 import json
@@ -27,7 +28,23 @@ class Stage(msgspec.Struct, frozen=True):
     post: Any
 
 
-class Described(Protocol):
+class NetFactory(Protocol):
+    """What makes a net where no spec says of which blocks: the code of a plugin, with what is asked of it."""
+
+    options: dict[str, Any]
+    tag: str
+    """The weights that are to follow; they may ask for other classes than usual."""
+
+    def build(self, device: Any) -> Any:
+        """The net in eval mode, with its first values. Raises InputError."""
+        ...
+
+    def deploy(self, net: Any) -> Any:
+        """The deploy form of a net that it built, a copy."""
+        ...
+
+
+class Described(abc.ABC):
     """What records hang on, whoever builds the net: a Spec, or what stands for one where the code of a plugin builds it."""
 
     name: str
@@ -36,26 +53,39 @@ class Described(Protocol):
     """The owner of the collection that lists it, or the file that it stood in."""
 
     @property
+    def factory(self) -> NetFactory | None:
+        """What makes the net, where the builder does not make it of blocks."""
+        return None
+
+    @property
+    @abc.abstractmethod
     def input(self) -> ImageInput | TokenInput: ...
 
     @property
+    @abc.abstractmethod
     def num_classes(self) -> int: ...
 
     @property
+    @abc.abstractmethod
     def digest(self) -> str:
         """sha256 of what the model computes."""
-        ...
 
+    @abc.abstractmethod
     def blocks(self) -> list[str]:
         """The identities of the blocks in use, sorted."""
-        ...
 
+    @abc.abstractmethod
     def plain(self) -> dict[str, Any]:
         """The model as it would stand in a file of its own. Raises InputError where there is no spec to show."""
-        ...
 
 
-class Spec:
+def description_of(net: Any) -> Described | None:
+    """What describes a net of the zoo; None of a module of others, whatever it keeps under `spec`."""
+    described = getattr(net, "spec", None)
+    return described if isinstance(described, Described) else None
+
+
+class Spec(Described):
     """One model as data. `tree` is the filled tree with origins; the properties are its typed reading."""
 
     def __init__(self, name: str, family: FamilyText, tree: Table, source: str, keys: dict[str, Any] | None = None):

@@ -170,7 +170,7 @@ def apply_selector(tree: Table, edit: Edit, name: str = "the model") -> list[Pro
     steps = edit.path.split(".")
     target = _last_is_key(steps)
     sites = list(select(tree, steps[:-1] if target else steps))
-    if not sites and edit.origin.source == "swap":
+    if not sites and edit.origin.place == "swap":
         return [Problem(str(edit.origin), found=f"{name} has {_without_role(tree, steps)}")]
     if not sites:
         return [

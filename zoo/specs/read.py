@@ -55,8 +55,8 @@ class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
 class Family:
     """One file: the family's text, its spec, its variants as patches, and key rules for checkpoints of other libraries."""
 
-    def __init__(self, source: str, text: FamilyText, spec: Table, variants: Table, keys: dict[str, Any]):
-        self.source, self.text, self.spec, self.variants, self.keys = source, text, spec, variants, keys
+    def __init__(self, place: str, text: FamilyText, spec: Table, variants: Table, keys: dict[str, Any]):
+        self.place, self.text, self.spec, self.variants, self.keys = place, text, spec, variants, keys
 
 
 def read_file(path: str | pathlib.Path) -> Family:
@@ -70,27 +70,27 @@ def read_file(path: str | pathlib.Path) -> Family:
     return read_bytes(data, path.name)
 
 
-def read_bytes(data: bytes, source: str) -> Family:
-    """The family that `read_file` would read, from bytes; JSON when `source` ends in .json or the text begins with `{`, else TOML."""
+def read_bytes(data: bytes, place: str) -> Family:
+    """The family that `read_file` would read, from bytes; JSON when `place` ends in .json or the text begins with `{`, else TOML."""
     if len(data) > MAX_BYTES:
-        raise SpecError(source, Problem("", f"a spec of at most {MAX_BYTES:,} bytes", "a larger file"))
+        raise SpecError(place, Problem("", f"a spec of at most {MAX_BYTES:,} bytes", "a larger file"))
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")  # the mark that some editors put first
     except UnicodeDecodeError as error:
         raise SpecError(
-            source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
+            place, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
         ) from None
-    values = _json(text, source) if source.endswith(".json") or text.lstrip().startswith("{") else _toml(text, source)
-    return family_of(values, source)
+    values = _json(text, place) if place.endswith(".json") or text.lstrip().startswith("{") else _toml(text, place)
+    return family_of(values, place)
 
 
-def read_json(data: bytes, source: str) -> Any:
+def read_json(data: bytes, place: str) -> Any:
     """Plain data of strict JSON: each key once, no NaN, nesting and numbers bounded. Raises SpecError."""
     try:
-        return _json(data.decode("utf-8"), source)
+        return _json(data.decode("utf-8"), place)
     except UnicodeDecodeError as error:
         raise SpecError(
-            source, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
+            place, Problem("", "UTF-8 text", f"byte 0x{data[error.start]:02x} at offset {error.start}")
         ) from None
 
 
@@ -103,14 +103,14 @@ def read_setting(text: str, where: str) -> Any:
     return table["value"] if len(table) == 1 else text  # a line end in it would bring more keys
 
 
-def _toml(text: str, source: str) -> Any:
+def _toml(text: str, place: str) -> Any:
     try:
-        return _parsed_toml(text, source)
+        return _parsed_toml(text, place)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(source, Problem("", "TOML", f"an error: {_syntax(str(error))}")) from None
+        raise SpecError(place, Problem("", "TOML", f"an error: {_syntax(str(error))}")) from None
 
 
-def _parsed_toml(text: str, source: str) -> dict[str, Any]:
+def _parsed_toml(text: str, place: str) -> dict[str, Any]:
     """Raises TOMLDecodeError for what is no TOML, SpecError for what is too much of it."""
     try:
         check_nesting(text)
@@ -118,11 +118,11 @@ def _parsed_toml(text: str, source: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError:
         raise
     except TooDeep as error:
-        raise SpecError(source, Problem("", error.expected, error.found)) from None
+        raise SpecError(place, Problem("", error.expected, error.found)) from None
     except RecursionError:
-        raise SpecError(source, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
+        raise SpecError(place, Problem("", f"at most {MAX_NESTING} levels of nesting", "more")) from None
     except ValueError:  # what tomllib lets through of int()
-        raise SpecError(source, Problem("", "TOML", "an error: a number of too many digits")) from None
+        raise SpecError(place, Problem("", "TOML", "an error: a number of too many digits")) from None
 
 
 def _syntax(message: str) -> str:
@@ -132,31 +132,31 @@ def _syntax(message: str) -> str:
     return message[0].lower() + message[1:] if first[1:].islower() or len(first) == 1 else message
 
 
-def _json(text: str, source: str) -> Any:
+def _json(text: str, place: str) -> Any:
     try:
         return parse_json(text)
     except TooDeep as error:
-        raise SpecError(source, Problem("", error.expected, error.found)) from None
+        raise SpecError(place, Problem("", error.expected, error.found)) from None
     except ValueError as error:
-        raise SpecError(source, Problem("", "JSON", f"an error: {_syntax(str(error))}")) from None
+        raise SpecError(place, Problem("", "JSON", f"an error: {_syntax(str(error))}")) from None
 
 
-def family_of(values: Any, source: str) -> Family:
+def family_of(values: Any, place: str) -> Family:
     """A family from plain data (a read file, or a table made in code)."""
     if not isinstance(values, Mapping):
         raise SpecError(
-            source, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__)
+            place, Problem("", "a table with `schema`, `family`, `spec` and `variants`", type(values).__name__)
         )
     problems = bounds(values)
     if not problems:
         problems = list(islice(_outer_problems(values), MOST_PROBLEMS))
     if problems:
-        raise SpecError(source, problems)
+        raise SpecError(place, problems)
     text = msgspec.convert(values.get("family", {}), FamilyText)
-    spec = rooted(values["spec"], Origin(source, "spec"))
-    variants = rooted(values.get("variants", {}), Origin(source, "variants"))
-    keys = key_sets.resolved(rooted(values.get("keys", {}), Origin(source, "keys")))
-    return Family(source, text, spec, variants, keys)
+    spec = rooted(values["spec"], Origin(place, "spec"))
+    variants = rooted(values.get("variants", {}), Origin(place, "variants"))
+    keys = key_sets.resolved(rooted(values.get("keys", {}), Origin(place, "keys")))
+    return Family(place, text, spec, variants, keys)
 
 
 def bounds(values: Any) -> list[Problem]:

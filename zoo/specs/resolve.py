@@ -27,12 +27,12 @@ def resolve(
 
     Raises SpecError with all problems of the phase that failed: source and edits, then values.
     """
-    name = variant or family.text.name or family.source
+    name = variant or family.text.name or family.place
     problems: list[Problem] = []
     for origin, changes in (("override", overrides or {}), ("--set", settings or {})):
         problems += [problem._replace(where=str(Origin(origin, problem.where))) for problem in bounds(changes)]
     _refuse(name, problems)
-    source = copy.deepcopy(family.spec)
+    merged = copy.deepcopy(family.spec)
     edits = _variant_edits(family, variant)
     edits += [
         Edit(key, rooted(value, Origin("override", key)), Origin("override", key))
@@ -43,9 +43,9 @@ def resolve(
     ]
     for edit in edits:
         if not edit.is_selector:
-            problems += apply_literal(source, edit, _stage_count(source))
+            problems += apply_literal(merged, edit, _stage_count(merged))
     try:
-        tree = expand(source, problems)
+        tree = expand(merged, problems)
         filled = complete_tree(tree, problems)
         _refuse(name, problems)
         selectors = [edit for edit in edits if edit.is_selector]
@@ -56,11 +56,11 @@ def resolve(
     except TooLarge as bomb:
         problems = [bomb.problem]
     _refuse(name, problems)
-    return Spec(name, family.text, filled, family.source, family.keys)
+    return Spec(name, family.text, filled, family.place, family.keys)
 
 
-def _stage_count(source: Table) -> int:
-    dims = source.get("dims")
+def _stage_count(merged: Table) -> int:
+    dims = merged.get("dims")
     return len(dims) if isinstance(dims, Items) else 0
 
 
@@ -71,10 +71,10 @@ def _variant_edits(family: Family, variant: str) -> list[Edit]:
     if variant not in family.variants:
         names = list(family.variants)
         expected = f"one of {listed(names, 20)}" if names else "no variant: this family has none"
-        raise UnknownModelError(family.source, Problem("variants", expected, f"`{variant}`", nearest(variant, names)))
+        raise UnknownModelError(family.place, Problem("variants", expected, f"`{variant}`", nearest(variant, names)))
     patch = family.variants[variant]
     if not isinstance(patch, Table):
-        raise SpecError(family.source, Problem(f"variants.{variant}", "a table of changes", shown(patch)))
+        raise SpecError(family.place, Problem(f"variants.{variant}", "a table of changes", shown(patch)))
     return _variant_edits(family, patch.get(EXTENDS, "")) + edits_of(patch)
 
 

@@ -16,20 +16,20 @@ from zoo.specs.tree import Items, Origin, Table, origin_of, position, report
 STAGE = ("downsample", "view", "layer", "layers", "post")
 
 
-def numbers_of_stages(source: Table, key: str, problems: list[Problem]) -> list[int]:
+def numbers_of_stages(merged: Table, key: str, problems: list[Problem]) -> list[int]:
     """`dims` or `depths`, empty when they are missing or wrong."""
-    if key not in source:
+    if key not in merged:
         return []
     issues: list[Issue] = []
-    values = complete(source[key], WIDTHS_SCHEMA, (key,), issues, complete_call)
-    problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
+    values = complete(merged[key], WIDTHS_SCHEMA, (key,), issues, complete_call)
+    problems += [Problem(str(origin_of(merged, issue.path)), *issue[1:]) for issue in issues]
     return [] if issues or values is INVALID or INVALID in values else list(values)
 
 
-def stage_tables_of(source: Table, count: int, problems: list[Problem]) -> list[Table]:
+def stage_tables_of(merged: Table, count: int, problems: list[Problem]) -> list[Table]:
     """What `stages.N` states, for each stage; `stages` may be a list or a table with numbers as keys."""
-    tables = [Table(source.origin.below(f"stages.{i}")) for i in range(count)]
-    stages = source.get("stages")
+    tables = [Table(merged.origin.below(f"stages.{i}")) for i in range(count)]
+    stages = merged.get("stages")
     if stages is None:
         return tables
     if isinstance(stages, Items):
@@ -39,7 +39,7 @@ def stage_tables_of(source: Table, count: int, problems: list[Problem]) -> list[
     elif isinstance(stages, Table):
         entries = [(key, stage, stages.origins[key]) for key, stage in stages.items()]
     else:
-        report(problems, source.origins["stages"], "a table or list of stages", stages)
+        report(problems, merged.origins["stages"], "a table or list of stages", stages)
         return tables
     for key, stage, origin in entries:
         i = position(key, count)
@@ -59,59 +59,59 @@ def stage_tables_of(source: Table, count: int, problems: list[Problem]) -> list[
     return tables
 
 
-def depths_of(source: Table, stages: list[Table], count: int, problems: list[Problem]) -> list[int | None]:
+def depths_of(merged: Table, stages: list[Table], count: int, problems: list[Problem]) -> list[int | None]:
     """Depth of each stage; None where a list of layers says it."""
-    has_list = [_layer_list(source, stage) is not None for stage in stages]
-    if "depths" not in source:
+    has_list = [_layer_list(merged, stage) is not None for stage in stages]
+    if "depths" not in merged:
         if count and not all(has_list):
             problems.append(
                 Problem(
-                    str(source.origin.below("depths")),
+                    str(merged.origin.below("depths")),
                     "`depths`, one number of layers for each stage",
                     "nothing",
                     next="or give each stage `layers`",
                 )
             )
         return [None if has else 0 for has in has_list]
-    depths = numbers_of_stages(source, "depths", problems)
+    depths = numbers_of_stages(merged, "depths", problems)
     if depths and len(depths) != count and count:
         problems.append(
-            Problem(str(source.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}")
+            Problem(str(merged.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}")
         )
     if sum(depths) > MAX_LAYERS:
-        raise TooLarge(Problem(str(source.origins["depths"]), f"at most {MAX_LAYERS:,} layers", f"{sum(depths):,}"))
+        raise TooLarge(Problem(str(merged.origins["depths"]), f"at most {MAX_LAYERS:,} layers", f"{sum(depths):,}"))
     depths = (depths + [0] * count)[:count]
     return [None if has else depth for has, depth in zip(has_list, depths, strict=True)]
 
 
-def _layer_list(source: Table, stage: Table) -> Any:
-    return stage["layers"] if "layers" in stage else None if "layer" in stage else source.get("layers")
+def _layer_list(merged: Table, stage: Table) -> Any:
+    return stage["layers"] if "layers" in stage else None if "layer" in stage else merged.get("layers")
 
 
 def stage_of(
-    source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
+    merged: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
 ) -> Table:
     """One stage of the explicit tree: what it states (`own`), else what stands above all stages."""
     stage = Table(origin)
     for key in ("downsample", "view", "post"):
         first = key == "downsample" and where.stage == 0
-        holder = own if key in own else source if key in source and not first else None
+        holder = own if key in own else merged if key in merged and not first else None
         if holder is None:
             stage.put(key, "none", Origin("default", ""))
         else:
             stage.put(key, pick(holder[key], where, holder.origins[key], problems), holder.origins[key])
     layers = Items(origin.below("layers"))
-    for layer, where_written in _layers(source, own, where, depth, origin, problems):
+    for layer, where_written in _layers(merged, own, where, depth, origin, problems):
         layers.push(layer, where_written)
     stage.put("layers", layers, layers.origin)
     return stage
 
 
 def _layers(
-    source: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
+    merged: Table, own: Table, where: Where, depth: int | None, origin: Origin, problems: list[Problem]
 ) -> list[tuple[Any, Origin]]:
     if depth is not None:
-        holder = own if "layer" in own else source if "layer" in source else None
+        holder = own if "layer" in own else merged if "layer" in merged else None
         if holder is None:
             if depth:
                 problems.append(Problem(str(origin), "`layer` or `layers`", "nothing", next="every stage has one"))
@@ -119,7 +119,7 @@ def _layers(
         template, written = holder["layer"], holder.origins["layer"]
         layers = [pick(template, where.at(j, depth), written, problems) for j in range(depth)]
         return [_as_branches(layer, written) for layer in layers]
-    holder = own if "layers" in own else source
+    holder = own if "layers" in own else merged
     rows, at = holder["layers"], holder.origins["layers"]
     rows = pick(rows, where, at, problems) if isinstance(rows, Table) else rows
     if not isinstance(rows, Items):

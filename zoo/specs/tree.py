@@ -18,14 +18,14 @@ Path = tuple[str | int, ...]
 class Origin(NamedTuple):
     """Where a value was written: a file, a variant of it, code or the shell; and the path within."""
 
-    source: str
+    place: str
     path: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.path}" if self.path else self.source
+        return f"{self.place}: {self.path}" if self.path else self.place
 
     def below(self, step: str | int) -> Origin:
-        return Origin(self.source, f"{self.path}.{step}" if self.path else str(step))
+        return Origin(self.place, f"{self.path}.{step}" if self.path else str(step))
 
 
 class Table(dict[str, Any]):

@@ -24,9 +24,9 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 WIDTH_SCHEMA = fragment(Width)
 
 
-def apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
-    """Scales `dims`, and each `out_dim` and `hidden_dim` of the tree, in place, by the law of `source`, if it has one."""
-    law = _law(source, problems) if "width" in source else None
+def apply_width(merged: Table, tree: Table, problems: list[Problem]) -> None:
+    """Scales `dims`, and each `out_dim` and `hidden_dim` of the tree, in place, by the law of `merged`, if it has one."""
+    law = _law(merged, problems) if "width" in merged else None
     if law is None:
         return
     dims = tree.get("dims")
@@ -40,19 +40,19 @@ def apply_width(source: Table, tree: Table, problems: list[Problem]) -> None:
                     node[name] = scaled(width, law.scale, law.round_to)
 
 
-def _law(source: Table, problems: list[Problem]) -> Width | None:
+def _law(merged: Table, problems: list[Problem]) -> Width | None:
     """The law, None when it is wrong."""
-    table, fields = source["width"], Width.__struct_fields__
+    table, fields = merged["width"], Width.__struct_fields__
     if table is INVALID:
         return None
     if not isinstance(table, Table) or "scale" not in table or any(key not in fields for key in table):
         keys = ", ".join(f"`{key}`" for key in table) if isinstance(table, Table) else ""
         expected = f"a table {{ {', '.join(fields)} }}"
-        problems.append(Problem(str(source.origins["width"]), expected, f"the keys {keys}" if keys else shown(table)))
+        problems.append(Problem(str(merged.origins["width"]), expected, f"the keys {keys}" if keys else shown(table)))
         return None
     issues: list[Issue] = []
     values = complete(table, WIDTH_SCHEMA, ("width",), issues, complete_call)
-    problems += [Problem(str(origin_of(source, issue.path)), *issue[1:]) for issue in issues]
+    problems += [Problem(str(origin_of(merged, issue.path)), *issue[1:]) for issue in issues]
     return None if issues or INVALID in values.values() else Width(**values)
 
 

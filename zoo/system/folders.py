@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -35,7 +36,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Its name is drawn, so no other thread or process writes to it. Its bytes are on the disk before it is renamed, so a power cut
     leaves the old file or the new one, each whole. Whatever happens, the draft is gone afterwards. Raises OSError."""
-    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")  # short: a name may have 255 bytes
+    draft = _draft_of(path)
     try:
         yield draft
         with draft.open("r+b") as file:
@@ -44,6 +45,27 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A draft folder beside `folder`, to be filled in the block; it takes the place of `folder`, which is empty or not there yet, when the
+    block ends without an error. Whatever happens, the draft is gone afterwards. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = _draft_of(folder)
+    try:
+        draft.mkdir()
+        yield draft
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_of(path: pathlib.Path) -> pathlib.Path:
+    """A hidden name beside `path` that nobody else has: a part of its own name, since one may have 255 bytes, and a drawn one."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:

@@ -36,7 +36,7 @@ def declares(subject: Subject, ability: str) -> None:
 def causal(subject: Subject) -> None:
     """Outputs up to t do not change when inputs after t do."""
     declares(subject, "causal")
-    require("tokens" in subject.forms, f"it declares `causal`, and its layout {subject.info.layout} takes no tokens")
+    require("tokens" in subject.spaces, f"it declares `causal`, and its layout {subject.info.layout} takes no tokens")
     trained = subject.lived_in("tokens", **_causal(subject, True))
     # rounding of a long convolution reaches back too: float32, which kernels of its own may have, is held to its own size
     for module, bound in ((copy.deepcopy(trained).double(), 1e-9), (trained, 1e-5)):
@@ -58,12 +58,12 @@ def _change(after: Tensor, before: Tensor, border: int) -> float:
 def noncausal(subject: Subject) -> None:
     """Some output sees inputs after it; a block that looks at no other position at all is both causal and noncausal."""
     declares(subject, "noncausal")
-    form, border = subject.forms[0], 97
-    module = copy.deepcopy(subject.lived_in(form, **_causal(subject, False))).double()
-    before, after = _outputs_around(subject, module, form, border)
+    space, border = subject.spaces[0], 97
+    module = copy.deepcopy(subject.lived_in(space, **_causal(subject, False))).double()
+    before, after = _outputs_around(subject, module, space, border)
     if relative_error(after[:, : border + 1], before[:, : border + 1]) > 1e-12:
         return
-    before, after = _outputs_around(subject, module, form, border, past=True)
+    before, after = _outputs_around(subject, module, space, border, past=True)
     # rounding may move with the rows that are computed together
     sees_past = relative_error(after[:, border + 1 :], before[:, border + 1 :]) > 1e-12
     require(not sees_past, "it declares `noncausal`, and its outputs see only inputs before them: declare `causal`")
@@ -75,13 +75,13 @@ def _causal(subject: Subject, value: bool) -> dict[str, bool]:
 
 @torch.no_grad()
 def _outputs_around(
-    subject: Subject, module: nn.Module, form: str, border: int, past: bool = False
+    subject: Subject, module: nn.Module, space: str, border: int, past: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Outputs (B, L, ...) before and after the inputs beyond `border` (or, with `past`, up to it) are replaced by others."""
-    x, other = (_sequence(_as(subject.input(form, seed=seed), module)) for seed in (1, 2))
+    x, other = (_sequence(_as(subject.input(space, seed=seed), module)) for seed in (1, 2))
     head, tail = (other, x) if past else (x, other)
     changed = torch.cat([head[:, : border + 1], tail[:, border + 1 :]], 1)
-    size = subject.input(form).shape
+    size = subject.input(space).shape
     outputs = [subject.run(module, _stream(sequence, size)) for sequence in (x, changed)]
     if subject.info.kind == "router" and len(outputs[0]) == BATCH * x.shape[1]:  # a row for each token of the batch
         outputs = [y.unflatten(0, x.shape[:2]) for y in outputs]
@@ -107,16 +107,16 @@ def any_resolution(subject: Subject) -> None:
     """The same weights take other sizes, and afterwards the first size as before."""
     declares(subject, "any_resolution")
     sizes = PIXEL_SIZES if subject.info.kind in FROM_PIXELS else SIZES
-    for form in subject.forms:
-        module, x = subject.lived_in(form), subject.input(form)
+    for space in subject.spaces:
+        module, x = subject.lived_in(space), subject.input(space)
         with torch.no_grad():
             expected = subject.run(module, x)
-            for size in sizes[form]:
-                other = subject.input(form, size)
+            for size in sizes[space]:
+                other = subject.input(space, size)
                 y = subject.run(module, other)
                 require_shape(subject, module, other, y)
-                require(bool(y.isfinite().all()), f"the output for {form} of size {size} is not finite")
-            require_equal(subject.run(module, x), expected, f"{form} of the first size, after others")
+                require(bool(y.isfinite().all()), f"the output for {space} of size {size} is not finite")
+            require_equal(subject.run(module, x), expected, f"{space} of the first size, after others")
 
 
 def step(subject: Subject) -> None:
@@ -137,8 +137,8 @@ def padding(subject: Subject) -> None:
     if subject.info.kind == "view":
         raise NotApplicable("a view is not given ctx; where one is entered, masks are refused that it does not keep")
     ways: list[dict[str, bool]] = [{"causal": True}, {"causal": False}] if "causal" in subject.info.params else [{}]
-    for form, params in itertools.product(subject.forms, ways):
-        module, x = copy.deepcopy(subject.lived_in(form, **params)).double(), subject.input(form)
+    for space, params in itertools.product(subject.spaces, ways):
+        module, x = copy.deepcopy(subject.lived_in(space, **params)).double(), subject.input(space)
         x = x.double() if x.is_floating_point() else x
         length = x.shape[1] if subject.takes_ids else _sequence(x).shape[1]
         behind = (torch.arange(length) < length - length // 3).expand(BATCH, -1)
@@ -155,7 +155,7 @@ def padding(subject: Subject) -> None:
             error = relative_error(second, first)
             require(
                 error <= 1e-12,
-                f"what stands at padding {side} the {form} changes outputs at real tokens by {error:.1e}: obey `ctx.mask`, "
+                f"what stands at padding {side} the {space} changes outputs at real tokens by {error:.1e}: obey `ctx.mask`, "
                 "or refuse it with a ValueError",
             )
 
@@ -177,7 +177,7 @@ def _real(subject: Subject, y: Tensor, mask: Tensor) -> Tensor:
 
 def packing(subject: Subject) -> None:
     """Sequences packed into one sample give, with `ctx.cu_seqlens`, what each gives alone; or they are refused with a sentence."""
-    if "tokens" not in subject.forms or subject.info.kind == "view":
+    if "tokens" not in subject.spaces or subject.info.kind == "view":
         raise NotApplicable("no tokens pass through it")
     module, x = copy.deepcopy(subject.lived_in("tokens")).double(), subject.input("tokens")[:1]
     x = x.double() if x.is_floating_point() else x
@@ -197,9 +197,9 @@ def packing(subject: Subject) -> None:
 def cross(subject: Subject) -> None:
     """What stands in `ctx.memory` reaches the output."""
     declares(subject, "cross")
-    form = subject.forms[0]
+    space = subject.spaces[0]
     params = {"cross": True} if "cross" in subject.info.params else {}
-    module, x = subject.lived_in(form, **params), subject.input(form)
+    module, x = subject.lived_in(space, **params), subject.input(space)
     memories = [torch.randn(BATCH, 5, DIM, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     with torch.no_grad():
         first, second = (subject.run(module, x, Context(memory=memory)) for memory in memories)
@@ -209,8 +209,8 @@ def cross(subject: Subject) -> None:
 
 def folding(subject: Subject) -> None:
     """The deploy form equals the train form: 1e-9 relative in float64, 1e-5 in float32."""
-    form = subject.forms[0]
-    module, x = subject.lived_in(form), subject.input(form)
+    space = subject.spaces[0]
+    module, x = subject.lived_in(space), subject.input(space)
     if not any(hasattr(part, "fuse") for part in module.modules()):
         raise NotApplicable("nothing in it has a `fuse`")
     for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
@@ -226,11 +226,13 @@ def folding(subject: Subject) -> None:
 
 def affine(subject: Subject) -> None:
     """`as_affine` is the block, `absorb_output` and `absorb_input` are composition; a refusal leaves the block as it was."""
-    form = subject.forms[0]
-    offered = [name for name in ("as_affine", "absorb_output", "absorb_input") if hasattr(subject.lived_in(form), name)]
+    space = subject.spaces[0]
+    offered = [
+        name for name in ("as_affine", "absorb_output", "absorb_input") if hasattr(subject.lived_in(space), name)
+    ]
     if not offered:
         raise NotApplicable("it folds no affine map of its neighbours")
-    module, x = copy.deepcopy(subject.lived_in(form)).double(), subject.input(form).double()
+    module, x = copy.deepcopy(subject.lived_in(space)).double(), subject.input(space).double()
     with torch.no_grad():
         y = subject.run(module, x)
         for name in offered:

@@ -45,10 +45,10 @@ PARTS = ("layer_norm", "mlp")
 SMALL = (3, 4, 2, 8, 1)
 """Values tried for required integers, until the block builds: 3 is an odd kernel, 4 divides the width."""
 
-FORMS = {"BCHW": ("image",), "BLC": ("tokens", "image"), "any": ("image", "tokens")}
+SPACES_OF_LAYOUT = {"BCHW": ("image",), "BLC": ("tokens", "image"), "any": ("image", "tokens")}
 """The inputs that a layout promises to take, its own first."""
 
-SPACES = {"1d": "tokens", "2d": "image"}
+SPACE_OF_ABILITY = {"1d": "tokens", "2d": "image"}
 
 
 class Subject:
@@ -69,17 +69,17 @@ class Subject:
         for table in tries:
             try:
                 with torch.device("meta"):
-                    self._construct(table, self.forms[0])
+                    self._construct(table, self.spaces[0])
             except BlockError:
                 continue
             return table
         return tries[0]
 
     @property
-    def forms(self) -> tuple[str, ...]:
+    def spaces(self) -> tuple[str, ...]:
         """`image`, `tokens` or both, as layout and the abilities `1d` and `2d` promise; the block's own layout first."""
-        declared = {SPACES[ability] for ability in self.info.abilities if ability in SPACES}
-        return tuple(form for form in FORMS[self.info.layout] if not declared or form in declared)
+        declared = {SPACE_OF_ABILITY[ability] for ability in self.info.abilities if ability in SPACE_OF_ABILITY}
+        return tuple(space for space in SPACES_OF_LAYOUT[self.info.layout] if not declared or space in declared)
 
     @property
     def in_dim(self) -> int:
@@ -90,39 +90,39 @@ class Subject:
         """Whether the input is token numbers."""
         return "vocab_size" in self.info.params or bool(getattr(registry.get(self.name), "takes_ids", False))
 
-    def size(self, form: str) -> tuple[int, ...]:
+    def size(self, space: str) -> tuple[int, ...]:
         side = 32 if self.info.kind in FROM_PIXELS else 14
-        return (side, side) if form == "image" else (side * side,)
+        return (side, side) if space == "image" else (side * side,)
 
     def build(
-        self, form: str, *, out_dim: int | None = None, seed: int = 0, device: str = "cpu", **params: Any
+        self, space: str, *, out_dim: int | None = None, seed: int = 0, device: str = "cpu", **params: Any
     ) -> nn.Module:
-        """The block in eval mode, initialised under `seed`, for inputs of `form`; `params` are set beside the defaults."""
+        """The block in eval mode, initialised under `seed`, for inputs of `space`; `params` are set beside the defaults."""
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
-            return self._construct({**self.call, **params}, form, out_dim).eval()
+            return self._construct({**self.call, **params}, space, out_dim).eval()
 
-    def _construct(self, table: dict[str, Any], form: str, out_dim: int | None = None) -> nn.Module:
+    def _construct(self, table: dict[str, Any], space: str, out_dim: int | None = None) -> nn.Module:
         stage_dims = (self.in_dim,) * 4
-        place = Place(PATH, sizes=lambda: self.size(form), num_classes=NUM_CLASSES, stage_dims=stage_dims)
+        place = Place(PATH, sizes=lambda: self.size(space), num_classes=NUM_CLASSES, stage_dims=stage_dims)
         supplied = {"bias": True} if self.info.kind == "linear" else {}
         width = out_dim or OUT_DIMS.get(self.info.kind)
         return cast(nn.Module, construct(table, place, self.in_dim, width, **supplied))  # only "none" builds nothing
 
-    def lived_in(self, form: str, **params: Any) -> nn.Module:
+    def lived_in(self, space: str, **params: Any) -> nn.Module:
         """The block as after some training: every parameter and running statistic moved at random. Shared: copy before changing it."""
-        key = f"{form} {params}"
+        key = f"{space} {params}"
         if key not in self._lived_in:
-            self._lived_in[key] = perturbed(self.build(form, **params))
+            self._lived_in[key] = perturbed(self.build(space, **params))
         return self._lived_in[key]
 
-    def input(self, form: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
+    def input(self, space: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
         """A random input: (B, C, H, W) in channels_last, (B, L, C), or token numbers (B, L)."""
         generator = torch.Generator().manual_seed(seed)
-        size = size or self.size(form)
+        size = size or self.size(space)
         if self.takes_ids:
             return torch.randint(0, 2, (BATCH, math.prod(size)), generator=generator)
-        if form == "tokens":
+        if space == "tokens":
             return torch.randn(BATCH, *size, self.in_dim, generator=generator)
         return torch.randn(BATCH, *size, self.in_dim, generator=generator).permute(0, 3, 1, 2)
 

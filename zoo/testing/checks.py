@@ -32,18 +32,20 @@ def schema(subject: Subject) -> None:
 
 
 def builds(subject: Subject) -> None:
-    """The constructor takes its defaults at every form of input."""
-    for form in subject.forms:
-        subject.build(form)
+    """The constructor takes its defaults in every space of input."""
+    for space in subject.spaces:
+        subject.build(space)
 
 
 def shape(subject: Subject) -> None:
     """The output has the shape that the kind asks for, and `out_dim` says its width."""
-    for form in subject.forms:
-        module, x = subject.build(form), subject.input(form)
+    for space in subject.spaces:
+        module, x = subject.build(space), subject.input(space)
         with torch.no_grad():
             for output in subject.outputs(module, x):
-                require(bool(output.isfinite().all()), f"the output for {form} of shape {tuple(x.shape)} is not finite")
+                require(
+                    bool(output.isfinite().all()), f"the output for {space} of shape {tuple(x.shape)} is not finite"
+                )
             y = subject.run(module, x)
         require_shape(subject, module, x, y)
     if "out_dim" in subject.info.supplied and subject.info.kind in ("token_mixer", "channel_mixer"):
@@ -70,8 +72,8 @@ def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> 
 
 
 def _width_asked_for(subject: Subject) -> None:
-    form, width = subject.forms[0], 96
-    module, x = subject.build(form, out_dim=width), subject.input(form)
+    space, width = subject.spaces[0], 96
+    module, x = subject.build(space, out_dim=width), subject.input(space)
     with torch.no_grad():
         y = subject.run(module, x)
     stated = getattr(module, "out_dim", None)
@@ -83,7 +85,7 @@ def _width_asked_for(subject: Subject) -> None:
 
 def layout(subject: Subject) -> None:
     """An image in channels_last leaves in channels_last, and an image in any other memory order gives the same."""
-    if "image" not in subject.forms or subject.info.kind not in STREAM:
+    if "image" not in subject.spaces or subject.info.kind not in STREAM:
         raise NotApplicable("no image passes through it")
     module, x = subject.lived_in("image"), subject.input("image")
     with torch.no_grad():
@@ -107,33 +109,33 @@ def dtype(subject: Subject) -> None:
     """float32 in, float32 out; bfloat16 in, bfloat16 out; finite both times."""
     if subject.takes_ids:
         raise NotApplicable("its input is token numbers")
-    for form in subject.forms:
+    for space in subject.spaces:
         for kind in (torch.float32, torch.bfloat16):
-            module = subject.build(form).to(kind)
+            module = subject.build(space).to(kind)
             with torch.no_grad():
-                y = subject.run(module, subject.input(form).to(kind))
-            require(y.dtype == kind or not y.is_floating_point(), f"{kind} {form} in, {y.dtype} out")
-            require(bool(y.isfinite().all()), f"the output for {form} in {kind} is not finite")
+                y = subject.run(module, subject.input(space).to(kind))
+            require(y.dtype == kind or not y.is_floating_point(), f"{kind} {space} in, {y.dtype} out")
+            require(bool(y.isfinite().all()), f"the output for {space} in {kind} is not finite")
 
 
 def meta(subject: Subject) -> None:
     """Built on meta nothing is allocated, and the forward pass gives the shapes that it gives on the CPU."""
-    for form in subject.forms:
-        module, x = subject.build(form, device="meta"), subject.input(form)
+    for space in subject.spaces:
+        module, x = subject.build(space, device="meta"), subject.input(space)
         astray = [name for name, tensor in _all_tensors(module) if tensor.device.type != "meta"]
         require(not astray, f"built on meta, {_quoted(astray)} took memory all the same")
         with torch.no_grad():
-            expected = [tuple(y.shape) for y in subject.outputs(subject.lived_in(form), x)]
+            expected = [tuple(y.shape) for y in subject.outputs(subject.lived_in(space), x)]
             with torch.device("meta"):
                 shapes = [tuple(y.shape) for y in subject.outputs(module, x.to("meta"))]
-        require(shapes[:1] == expected[:1], f"on meta {form} gives {shapes[0]}, on the CPU {expected[0]}")
+        require(shapes[:1] == expected[:1], f"on meta {space} gives {shapes[0]}, on the CPU {expected[0]}")
 
 
 def loading(subject: Subject) -> None:
     """Built on the CPU == built on meta and loaded: bit-equal, non-persistent buffers included."""
-    for form in subject.forms:
-        original = perturbed(subject.build(form))
-        loaded = subject.build(form, device="meta").to_empty(device="cpu")
+    for space in subject.spaces:
+        original = perturbed(subject.build(space))
+        loaded = subject.build(space, device="meta").to_empty(device="cpu")
         _spoil(loaded)
         loaded.load_state_dict(original.state_dict(), assign=True)
         for module in loaded.modules():
@@ -145,12 +147,12 @@ def loading(subject: Subject) -> None:
                 buffer,
                 f"buffer `{name}` after building on meta, loading and `reset_buffers()`",
             )
-        x = subject.input(form)
+        x = subject.input(space)
         with torch.no_grad():
             require_equal(
                 subject.run(loaded.eval(), x),
                 subject.run(original, x),
-                f"the output for {form} after building on meta and loading",
+                f"the output for {space} after building on meta and loading",
             )
 
 
@@ -163,11 +165,11 @@ def _spoil(module: nn.Module) -> None:
 
 def gradient(subject: Subject) -> None:
     """The gradient reaches every parameter that asks for it, and the input; not that of a router, which may go by a key."""
-    module = perturbed(subject.build(subject.forms[0])).train()
+    module = perturbed(subject.build(subject.spaces[0])).train()
     sources: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
-    x = subject.input(subject.forms[0])
+    x = subject.input(subject.spaces[0])
     if x.is_floating_point() and subject.info.kind != "router":
         sources["the input"] = x.requires_grad_()
     if not sources:
@@ -188,22 +190,22 @@ def gradient(subject: Subject) -> None:
 
 def determinism(subject: Subject) -> None:
     """Two passes are bit-equal, two builds under one seed are too, and a pass leaves its input and the module as they were."""
-    for form in subject.forms:
-        module, x = subject.lived_in(form), subject.input(form)
+    for space in subject.spaces:
+        module, x = subject.lived_in(space), subject.input(space)
         before, input_before = {name: tensor.clone() for name, tensor in _all_tensors(module)}, x.clone()
         with torch.no_grad():
             first, second = subject.run(module, x), subject.run(module, x)
-        require_equal(second, first, f"two passes of the same {form}")
+        require_equal(second, first, f"two passes of the same {space}")
         require_equal(x, input_before, "the input after the pass")
         for name, tensor in _all_tensors(module):
             require_equal(tensor, before[name], f"`{name}` after a pass in eval mode")
-        builds = [dict(_all_tensors(subject.build(form, seed=3))) for _ in range(2)]
+        builds = [dict(_all_tensors(subject.build(space, seed=3))) for _ in range(2)]
         for name, tensor in builds[0].items():
             require_equal(builds[1][name], tensor, f"`{name}` in two builds under one seed")
 
 
 def names(subject: Subject) -> None:
-    """The names and shapes of the state dict are those that were published, whatever form of input it is built for."""
+    """The names and shapes of the state dict are those that were published, whichever space of input it is built for."""
     shapes = header(subject)
     if subject.headers is None:
         raise NotApplicable("no names are published for blocks of one's own")
@@ -223,13 +225,13 @@ def names(subject: Subject) -> None:
 
 def header(subject: Subject) -> dict[str, list[int]]:
     """Name -> shape of the state dict. Raises ConformanceFailure when it depends on the layout of the input."""
-    by_form = {form: _shapes(subject.build(form, device="meta")) for form in subject.forms}
-    first = by_form[subject.forms[0]]
-    for form, shapes in by_form.items():
+    by_space = {space: _shapes(subject.build(space, device="meta")) for space in subject.spaces}
+    first = by_space[subject.spaces[0]]
+    for space, shapes in by_space.items():
         if shapes != first:
             names = sorted(name for name in {*first, *shapes} if first.get(name) != shapes.get(name))
             raise ConformanceFailure(
-                f"parameter shapes depend on the layout: {_quoted(names)} differ between {subject.forms[0]} and {form}"
+                f"parameter shapes depend on the layout: {_quoted(names)} differ between {subject.spaces[0]} and {space}"
             )
     return first
 
@@ -240,8 +242,8 @@ def _shapes(module: nn.Module) -> dict[str, list[int]]:
 
 def copies(subject: Subject) -> None:
     """A deep copy and a pickled copy give the same, bit by bit."""
-    form = subject.forms[0]
-    module, x = subject.lived_in(form), subject.input(form)
+    space = subject.spaces[0]
+    module, x = subject.lived_in(space), subject.input(space)
     with torch.no_grad():
         expected = subject.run(module, x)
         require_equal(subject.run(copy.deepcopy(module), x), expected, "the output of a deep copy")
@@ -250,12 +252,12 @@ def copies(subject: Subject) -> None:
 
 def nothing(subject: Subject) -> None:
     """No samples, no tokens or no pixels give an output of as many, and no NaN in gradients and statistics; or a ValueError says no."""
-    for form in subject.forms:
-        x = subject.input(form)
+    for space in subject.spaces:
+        x = subject.input(space)
         emptied = [x[:0], x[:, :0]] if x.ndim < 4 else [x[:0], x[:, :, :0], x[:, :, :0, :0]]
         for z in emptied:
             for training in (False, True):
-                _require_nothing(subject, subject.build(form).train(training), z.clone())
+                _require_nothing(subject, subject.build(space).train(training), z.clone())
 
 
 def _require_nothing(subject: Subject, module: nn.Module, x: Tensor) -> None:

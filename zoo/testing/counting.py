@@ -12,25 +12,25 @@ from zoo.testing.outcomes import NotApplicable, require
 
 def macs(subject: Subject) -> None:
     """MACs of matmuls, convolutions and attention are counted alike by the block, by its operations on meta, and by fvcore."""
-    for form in subject.forms:
-        stated, counted, uncounted = counts(subject, form)
+    for space in subject.spaces:
+        stated, counted, uncounted = counts(subject, space)
         require(not uncounted, f"nobody counts {', '.join(uncounted)}: register a FLOP formula beside the op")
-        if stated != counted and not hasattr(subject.build(form, device="meta"), "macs"):
+        if stated != counted and not hasattr(subject.build(space, device="meta"), "macs"):
             raise NotApplicable("the block does not say what it computes (`macs`); its operations are counted")
         require(
             stated == counted,
             f"the block says {_listed(stated)}, and its operations are {_listed(counted)}: see `macs`",
         )
         if subject.info.kind != "view":
-            traced = fvcore_macs(_Alone(subject, subject.build(form)), subject.input(form))
+            traced = fvcore_macs(_Alone(subject, subject.build(space)), subject.input(space))
             expected = {kind: stated[kind] for kind in EXACT}
             require(traced == expected, f"the block says {_listed(expected)}, and fvcore counts {_listed(traced)}")
 
 
-def counts(subject: Subject, form: str) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+def counts(subject: Subject, space: str) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """The MACs by class: what the block says, and what its operations are; and the operations that nobody counts."""
-    module, work = subject.build(form, device="meta"), Work()
-    x = subject.input(form).to("meta")
+    module, work = subject.build(space, device="meta"), Work()
+    x = subject.input(space).to("meta")
     with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as by_path:
         subject.outputs(module, x)
     stated = {kind: by_path[""][kind] for kind in (*EXACT, *FLOP_CLASSES)}

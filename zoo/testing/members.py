@@ -19,7 +19,7 @@ NEAR = 0.82
 
 def members(subject: Subject) -> None:
     """No public attribute or method has a name that is nearly one of the contract (`blocks.contract`)."""
-    module = subject.build(subject.forms[0], device="meta")
+    module = subject.build(subject.spaces[0], device="meta")
     names = sorted(member.name for member in MEMBERS if not member.kinds or subject.info.kind in member.kinds)
     legitimate = {*NAMES, *subject.info.params, *subject.info.supplied, *dir(nn.Module())}
     pairs = [(name, near_miss(name, names)) for name in sorted(own_names(module) - legitimate)]
@@ -45,7 +45,7 @@ def own_names(module: nn.Module) -> set[str]:
 
 def members_of(subject: Subject) -> dict[str, str]:
     """Each optional member of the contract that a block has, and the class that defines it; `itself` for an attribute of the module."""
-    module, kind = subject.build(subject.forms[0], device="meta"), subject.info.kind
+    module, kind = subject.build(subject.spaces[0], device="meta"), subject.info.kind
     present = [
         member.name
         for member in MEMBERS

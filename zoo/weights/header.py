@@ -79,14 +79,14 @@ class _Bad(Exception):
     """What is wrong with a header: where, expected, found."""
 
 
-def read_header(source: str | Path | bytes | BufferedReader, subject: str = "") -> Header:
+def read_header(file: str | Path | bytes | BufferedReader, subject: str = "") -> Header:
     """The checked header of a safetensors file, given as a path, as its bytes, or open: then the data comes next.
 
     Raises WeightsError for anything that is not a whole, well-formed safetensors file; never anything else."""
-    where = "" if isinstance(source, bytes) else str(source if isinstance(source, str | Path) else source.name)
+    where = "" if isinstance(file, bytes) else str(file if isinstance(file, str | Path) else file.name)
     subject = subject or Path(where or "bytes").name
     try:
-        head, size_bytes = _take(source)
+        head, size_bytes = _take(file)
         return _parse(head, size_bytes)
     except _Bad as bad:
         place, expected, found = bad.args
@@ -144,14 +144,14 @@ def _near(name: str, candidates: list[str], place: int) -> str:
     return nearest(name, candidates[:1000]) if place < 50 else ""
 
 
-def _take(source: str | Path | bytes | BufferedReader) -> tuple[bytes, int]:
+def _take(file: str | Path | bytes | BufferedReader) -> tuple[bytes, int]:
     """The bytes of the header and the size of the whole file."""
-    if isinstance(source, bytes):
-        length = _length(source[:8], len(source))
-        return source[8 : 8 + length], len(source)
-    if not isinstance(source, str | Path):
-        return _take_open(source)
-    path = Path(source)
+    if isinstance(file, bytes):
+        length = _length(file[:8], len(file))
+        return file[8 : 8 + length], len(file)
+    if not isinstance(file, str | Path):
+        return _take_open(file)
+    path = Path(file)
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise _Bad("", "a file", "a folder" if path.is_dir() else "something else than a file")
     with path.open("rb") as file:

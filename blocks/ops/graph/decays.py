@@ -23,7 +23,7 @@ MOST = 64
 
 
 class ChunkDecays(NamedTuple):
-    """Of the steps of a chunk: from its start to each read `start`, from each write to its end `end`, over it all in logarithms `total`."""
+    """Decays in a chunk: from its start to each read `start`, from each write to its end `end`, over it all in logarithms `total`."""
 
     start: Tensor
     end: Tensor
@@ -91,7 +91,7 @@ def pair_decays(g: Tensor, order: str, steps: Size) -> Tensor:
 
 
 def chunk_decays(g: Tensor, order: str, steps: Size) -> ChunkDecays:
-    """Of logarithms g (…, C, K)."""
+    """The decays of logarithms g (…, C, K)."""
     before = lower(order_of(order).before_read, steps, g)
     behind = lower(False, steps, g).transpose(-1, -2)
     return ChunkDecays((before @ g).exp(), (behind @ g).exp(), g.sum(-2, keepdim=True))

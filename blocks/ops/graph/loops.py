@@ -1,11 +1,11 @@
-"""The three loops of graphs: steps of the selective scan, blocks of them, and chunks of the delta rule, in four forms of the same.
+"""The three loops of graphs: steps of the selective scan, blocks of them, and chunks of the delta rule, in four kinds of the same.
 
     unrolled   plain torch, step after step: for lengths that are fixed
     onnx       one op, `zoo::scan_steps` and the like, for whoever writes a Scan in its place
     script     a loop of TorchScript
     scan       torch's own scan, for torch.export with a free length
 
-The first axis of what goes through a loop is the time. Where it is known and short the loop is unrolled in every form.
+The first axis of what goes through a loop is the time. Where it is known and short the loop is unrolled in every kind.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Loops = Literal["unrolled", "onnx", "script", "scan"]
 UNROLLED = 16
 """Up to so many rounds a loop costs more than what is in it."""
 
-_form: ContextVar[Loops] = ContextVar("blocks.ops.graph.loops", default="unrolled")
+_loops: ContextVar[Loops] = ContextVar("blocks.ops.graph.loops", default="unrolled")
 
 
 @contextmanager
-def looping(form: Loops) -> Iterator[None]:
-    """Loops that are recorded inside have this form. Raises BlockError for another name."""
+def looping(loops: Loops) -> Iterator[None]:
+    """Loops that are recorded inside are of this kind. Raises BlockError for another name."""
     names = get_args(Loops)
-    if form not in names:
-        raise BlockError("blocks.ops.graph", Problem("loops", listed(names), f"`{form}`", nearest(form, names)))
-    token = _form.set(form)
+    if loops not in names:
+        raise BlockError("blocks.ops.graph", Problem("loops", listed(names), f"`{loops}`", nearest(loops, names)))
+    token = _loops.set(loops)
     try:
         yield
     finally:
-        _form.reset(token)
+        _loops.reset(token)
 
 
 def scan_steps(step: Tensor, x: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,9 +67,9 @@ def delta_chunks(
 
 
 def _form_of(loop: str, along: Tensor) -> Callable[..., Any]:
-    """What runs for a loop over the first axis of a tensor, in the form that is set."""
-    form, count = _form.get(), length_of(along, 0)
-    return FORMS["unrolled" if is_number(count) and count <= UNROLLED else form][loop]
+    """What runs for a loop over the first axis of a tensor, of the kind that is set."""
+    kind, count = _loops.get(), length_of(along, 0)
+    return LOOPS["unrolled" if is_number(count) and count <= UNROLLED else kind][loop]
 
 
 def _unrolled_steps(step: Tensor, x: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ def _in_script(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *tensors: _scripted(function)(*tensors)
 
 
-FORMS: dict[str, dict[str, Callable[..., Any]]] = {
+LOOPS: dict[str, dict[str, Callable[..., Any]]] = {
     "unrolled": {"steps": _unrolled_steps, "carried": _unrolled_carried, "chunks": _unrolled_chunks},
     "onnx": {"steps": scan_steps_op, "carried": carried_op, "chunks": delta_chunks_op},
     "script": {
@@ -225,4 +225,4 @@ FORMS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "scan": {"steps": _scanned_steps, "carried": _scanned_carried, "chunks": _scanned_chunks},
 }
-"""{form: {loop: what runs}}."""
+"""{kind: {loop: what runs}}."""

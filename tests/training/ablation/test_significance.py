@@ -20,7 +20,7 @@ def test_the_interval_is_students() -> None:
     assert found.verdict == "not distinguishable"
 
 
-def test_more_comparisons_widen_it() -> None:
+def test_more_comparisons_widen_the_interval() -> None:
     own, other = [2.0, 4.0, 6.0, 5.0], [1.0, 2.0, 3.0, 4.0]
     assert difference(own, other, 6).high > difference(own, other).high
 

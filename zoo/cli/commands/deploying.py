@@ -65,9 +65,11 @@ def add(commands: Any) -> None:
 
 def deploy(arguments: Namespace) -> int:
     """Says what was chosen, shows what was tried, and writes the folder."""
+    from zoo.catalog.runtimes import asked
     from zoo.runtimes.deploy import deploy as choose
 
     runtimes = [word.strip() for word in arguments.runtime.split(",") if word.strip()]
+    asked(runtimes, arguments.precision)  # before anything is loaded
     model = _model(arguments)
     with bar(0, "seconds") as progress:
         fast = choose(

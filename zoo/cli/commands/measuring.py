@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from zoo.measure.latency import Latency
     from zoo.measure.store import Store
 
-FORMS = ("train", "deploy")
-
 
 def add(commands: Any) -> None:
     parser = command(commands, "bench", bench)
@@ -86,6 +84,7 @@ def bench(arguments: Namespace) -> int:
 
 
 def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
+    from zoo.build.deploy import FORMS
     from zoo.measure.bench import jobs_for, run
     from zoo.measure.engines import engines_named, usual_forms
     from zoo.measure.latency import DTYPES

@@ -24,20 +24,20 @@ def add(commands: Any) -> None:
     build.add_argument("--out", default="", help="save the model: a .safetensors file, or a folder")
     add_changes(build)
 
-    source = command(commands, "export", export)
-    source.add_argument("name")
-    source.add_argument("path", help="the file to write")
+    parser = command(commands, "export", export)
+    parser.add_argument("name")
+    parser.add_argument("path", help="the file to write")
     targets = "one readable file that needs torch alone (python, the usual), or a graph that a runtime reads"
-    source.add_argument("--to", default="python", choices=TARGETS, help=targets)
+    parser.add_argument("--to", default="python", choices=TARGETS, help=targets)
     form = "as trained, or folded for inference (default: train for python, else deploy)"
-    source.add_argument("--form", default=None, choices=["train", "deploy"], help=form)
-    source.add_argument(
+    parser.add_argument("--form", default=None, choices=["train", "deploy"], help=form)
+    parser.add_argument(
         "--pretrained", action="store_true", help="of a graph: with its best weights at hand, instead of initial ones"
     )
     free = "sizes that stay free in a graph (default: as many as can be)"
-    source.add_argument("--dynamic", default=None, choices=["none", "batch", "size", "batch,size"], help=free)
-    source.add_argument("--force", action="store_true", help="write over a file that is there")
-    add_changes(source)
+    parser.add_argument("--dynamic", default=None, choices=["none", "batch", "size", "batch,size"], help=free)
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    add_changes(parser)
 
     classify = command(commands, "predict", predict)
     classify.add_argument("name", help="a model with weights, or what `zoo.save` wrote")

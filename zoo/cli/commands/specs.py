@@ -97,7 +97,7 @@ def _find(spec: Spec, path: Path) -> tuple[Any, tuple[str, str]]:
             )
         origin = child_origin(node, step) or origin
         node = node[step]
-    return node, (origin.source, origin.path)
+    return node, (origin.place, origin.path)
 
 
 def check(arguments: Namespace) -> int:

@@ -149,7 +149,7 @@ def output_names(record: dict[str, Any]) -> list[str]:
     return [*signature["outputs"], *(f"state.{leaf['path']}.{leaf['index']}.after" for leaf in signature["state"])]
 
 
-def prepared(path: str, form: dict[str, Any]) -> np.ndarray[Any, Any]:
+def prepared(path: str, preprocess: dict[str, Any]) -> np.ndarray[Any, Any]:
     """A picture as the net was trained to see it, (1, C, H, W): the right way up, on white, scaled, cropped, normalised."""
     from PIL import Image, ImageOps
 
@@ -168,22 +168,22 @@ def prepared(path: str, form: dict[str, Any]) -> np.ndarray[Any, Any]:
         elif "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if form.get("channels", 3) == 1 else "RGB")
-    size = form["size"]
+        image = image.convert("L" if preprocess.get("channels", 3) == 1 else "RGB")
+    size = preprocess["size"]
     rows, columns = (size, size) if isinstance(size, int) else size
-    width, height = scaled(*image.size, rows, columns, form.get("crop", 1.0))
+    width, height = scaled(*image.size, rows, columns, preprocess.get("crop", 1.0))
     filters = {
         "bicubic": Image.Resampling.BICUBIC,
         "bilinear": Image.Resampling.BILINEAR,
         "nearest": Image.Resampling.NEAREST,
     }
     if (width, height) != image.size:
-        image = image.resize((width, height), filters[form.get("interpolation", "bicubic")])
+        image = image.resize((width, height), filters[preprocess.get("interpolation", "bicubic")])
     left, top = round((width - columns) / 2.0), round((height - rows) / 2.0)
     values = np.asarray(image.crop((left, top, left + columns, top + rows)), np.float32) / np.float32(255.0)
     x = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
-    low, high = form.get("range", (0.0, 1.0))
-    mean, std = (np.asarray(form[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    low, high = preprocess.get("range", (0.0, 1.0))
+    mean, std = (np.asarray(preprocess[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
     return np.ascontiguousarray(((x * np.float32(high - low) + np.float32(low) - mean) / std)[None], np.float32)
 
 

@@ -1,0 +1,30 @@
+"""Reference data say whose code gave them, and of which commit or release."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+import pytest
+
+GOLDEN = pathlib.Path(__file__).with_name("golden")
+RELEASE = re.compile(r"\b[0-9a-f]{7,40}\b|\b\d+\.\d+\.\d+\b")
+UNDATED = {
+    "BlinkDL/RWKV-LM", "Dao-AILab/causal-conv1d", "DingXiaoH/RepLKNet-pytorch", "HazyResearch/m2", "HazyResearch/safari",
+    "IEIT-Yuan/Yuan2.0-M32", "Visual-Attention-Network/VAN-Classification", "fla-org/flash-linear-attention", "giangdip2410/HyperRouter",
+    "google-research/vmoe", "lucidrains/performer-pytorch", "lucidrains/soft-moe-pytorch", "open-mmlab/mmpretrain", "r-three/smear",
+    "scipy.optimize.linear_sum_assignment", "state-spaces/mamba", "thu-ml/ReMoE",
+}  # fmt: skip
+"""Repositories of which the commit was not noted when the data were made. No other is added."""
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_golden_names_the_commit_or_the_release_of_its_reference(path: pathlib.Path) -> None:
+    reference = json.loads(path.read_text()).get("reference", "")
+    assert RELEASE.search(reference) or re.split(r"[: ]", reference)[0] in UNDATED
+
+
+def test_every_repository_without_a_commit_is_one_of_a_golden() -> None:
+    references = [json.loads(path.read_text())["reference"] for path in GOLDEN.rglob("*.json")]
+    assert {re.split(r"[: ]", reference)[0] for reference in references if not RELEASE.search(reference)} >= UNDATED
