@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pretrained",),
     ("factory",),
     ("exporting", "measure", "runtimes"),
-    ("selection",),
+    ("evaluating", "predicting", "selection"),
     ("publish",),
     ("training",),
     ("testing",),

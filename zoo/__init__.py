@@ -40,6 +40,8 @@ _HOME = {
     "Preprocess": "zoo.weights.manifest",
     "calibrate": "zoo.measure.calibrate",
     "predict": "zoo.measure.calibrate",
+    "predict_images": "zoo.predicting.run",
+    "evaluate": "zoo.evaluating.evaluate",
     "predict_latency": "zoo.measure.calibrate:predict",
     "compare": "zoo.measure.compare",
     "param_groups": "zoo.build.groups",

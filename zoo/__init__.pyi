@@ -22,6 +22,7 @@ from zoo.errors import InputError as InputError
 from zoo.errors import SpecError as SpecError
 from zoo.errors import UnknownModelError as UnknownModelError
 from zoo.errors import WeightsError as WeightsError
+from zoo.evaluating.evaluate import evaluate as evaluate
 from zoo.exporting.export import export as export
 from zoo.factory import create as create
 from zoo.measure.bench import bench as bench
@@ -30,6 +31,7 @@ from zoo.measure.calibrate import calibrate as calibrate
 from zoo.measure.calibrate import predict as predict
 from zoo.measure.compare import compare as compare
 from zoo.measure.profile import profile as profile
+from zoo.predicting.run import predict_images as predict_images
 from zoo.pretrained.fill import load as load
 from zoo.publish.save import save as save
 from zoo.publish.upload import push as push

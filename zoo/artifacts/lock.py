@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from zoo import catalog
 from zoo.artifacts.client import parse
 from zoo.artifacts.lockfile import File, Locked, distributions, entries, write_lock
@@ -37,7 +39,15 @@ def _of_model(name: str) -> list[Locked]:
         listed_names = [f"{model}.{each}" for each in catalog.entry(name).listed if tag in ("", each)]
         how = f"`zoo pin {listed_names[0]}`" if listed_names else ""
         raise WeightsError(name, Problem("", "weights at hand", "none to lock", next=how))
-    return [_shipped(each) or entries()[each] for each in names]
+    known = entries()
+    return [_proved(_shipped(each), known.get(each)) or known[each] for each in names]
+
+
+def _proved(shipped: Locked | None, known: Locked | None) -> Locked | None:
+    """Weights that ship, with the proofs that an earlier lock has for these bytes."""
+    if shipped is None or known is None or known.files != shipped.files:
+        return shipped
+    return msgspec.structs.replace(shipped, proofs=known.proofs)
 
 
 def _shipped(weights: str) -> Locked | None:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from blocks.registry import plugins
-from blocks.registry.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text
+from blocks.registry.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text, printable
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
 from zoo.system.folders import data_path, write_whole
@@ -44,9 +44,25 @@ class File(msgspec.Struct, frozen=True):
         return cls(name or path.name, sha256_of(path, use_stamps=not anew), path.stat().st_size)
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That weights were judged here: `correct` of `n` pictures of the data set whose names, classes and bytes have the sha256 `data`.
+    `claimed` is what their publishers print, `reproduced` whether that lies in the 95 % interval of what was measured."""
+
+    metric: str
+    value: float
+    n: Size
+    correct: Size
+    ci95: tuple[float, float]
+    data: Sha256
+    claimed: float | None = None
+    reproduced: bool | None = None
+    date: str
+
+
 class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One name: `starnet_s1.in1k`, or `hub:org/repo`. `files` are the bytes that `zoo.create` reads, `published` those at the `source`
-    where they had to be converted; `distributions` are the packages that hold the spec and its blocks, with their versions."""
+    where they had to be converted; `distributions` are the packages that hold the spec and its blocks, with their versions; `proofs` are
+    figures that `zoo pin --prove` measured."""
 
     name: str
     digest: Sha256
@@ -57,6 +73,7 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     distributions: dict[str, str] = {}
     files: tuple[File, ...]
     published: tuple[File, ...] = ()
+    proofs: tuple[Proof, ...] = ()
 
 
 class Lock(msgspec.Struct, frozen=True):
@@ -146,6 +163,9 @@ def _problems(entry: Locked) -> Iterator[Problem]:
     for file in entry.files:
         if fault := path_fault(file.name):
             yield Problem(file.name, "the name of a file", fault)
+    for proof in entry.proofs:
+        if not (is_text(proof.metric, LONGEST_NAME) and is_text(proof.date, LONGEST_NAME)):
+            yield Problem(entry.name, "proofs with texts that can be seen", printable(proof.metric, LONGEST_NAME))
     if not entry.files:
         yield Problem(entry.name, "at least one file", "none")
 

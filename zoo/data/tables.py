@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zoo.data.arrow import arrow
 from zoo.data.labelled import Example, Labelled, Target, Task, part_of, refused
 from zoo.data.pictures import Picture
 from zoo.errors import InputError, Problem, listed, nearest
@@ -76,12 +77,7 @@ def _of_text(path: Path) -> Table:
 
 
 def _of_arrow(path: Path) -> Table:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        step = 'pip install "blockzoo[data]"'
-        raise InputError("data", Problem(path.name, "pyarrow, which reads it", "no such package", next=step)) from None
+    pyarrow = arrow(path.name)
     try:
         if path.suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)

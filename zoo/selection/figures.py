@@ -1,4 +1,4 @@
-"""How good models are: figures that others printed, and those of weights that ship."""
+"""How good models are: figures that others printed, those of weights that ship, and those that `zoo evaluate` measured here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from zoo import catalog
 from zoo.display.rows import Row
+from zoo.evaluating.records import evaluated
 from zoo.measure.published import published
 from zoo.weights.manifest import read_manifest
 
@@ -31,17 +32,28 @@ def figure_of(name: str, metric: str) -> Figure | None:
 
 
 def less_is_better(metric: str) -> bool:
-    """Bits for each byte of a text; accuracies are the more the better, in percent."""
-    return "bits_per_byte" in metric
+    """Bits for each byte of a text, and errors; accuracies are the more the better, in percent."""
+    return "bits_per_byte" in metric or metric.endswith("_error")
+
+
+def in_percent(metric: str) -> bool:
+    return "bits_per_byte" not in metric
 
 
 def figures(name: str) -> Iterator[Figure]:
-    """All that is known of a model's accuracy, that of weights at hand first."""
+    """All that is known of a model's accuracy: of weights that ship, measured here, and printed."""
     for tag in catalog.entry(name).tags:
         manifest = read_manifest(catalog.weights_manifest(name, tag))
         for metric, value in manifest.metrics.items():
-            shown = value.value if less_is_better(metric) else 100 * value.value
+            shown = 100 * value.value if in_percent(metric) else value.value
             yield Figure(metric, round(shown, 2), value.source or f"{name}.{tag}")
+    for row in evaluated(name):
+        for kind, estimate in row.figures.items():
+            yield Figure(
+                f"{row.data}/{kind}",
+                round(100 * estimate.value, 2),
+                f"measured here on {row.date}, {estimate.n:,} pictures",
+            )
     printed = published().get(name)
     own_size = catalog.entry(name).input_size[-1]
     if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are

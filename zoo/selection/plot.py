@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zoo.errors import InputError, Problem
-from zoo.selection.figures import less_is_better
+from zoo.selection.figures import in_percent, less_is_better
 from zoo.selection.find import Candidate, pareto_front
 from zoo.system.folders import write_text
 
@@ -108,7 +108,7 @@ def layout(known: Sequence[Candidate], metric: str) -> Picture:
 
 
 def _with_unit(metric: str) -> str:
-    return metric if less_is_better(metric) else f"{metric} in %"
+    return f"{metric} in %" if in_percent(metric) else metric
 
 
 def _scale(values: list[float], start: float, end: float, powers: bool):  # type: ignore[no-untyped-def]

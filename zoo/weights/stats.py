@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Literal
 
+Verdict = Literal["better", "worse", "not distinguishable"]
+"""What may be said of two figures."""
 Z95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
 
 

@@ -18,8 +18,9 @@ COMMANDS = {
     "models": {
         "create": "build a model and report what it is",
         "export": "write a model as a file that stands alone",
-        "predict": "classify image files (`zoo find` predicts latencies)",
     },
+    "predict": {"predict": "classify pictures, one or millions (`zoo find` predicts latencies)"},
+    "evaluate": {"evaluate": "how good models are on labelled pictures, and which is better"},
     "language": {"generate": "continue a text with a language model"},
     "profiling": {"profile": "MACs, parameters and bytes of a model, exactly"},
     "measuring": {"bench": "measure latency on this machine, in fresh processes"},

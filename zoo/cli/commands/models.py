@@ -1,4 +1,4 @@
-"""`zoo create`, `zoo export` and `zoo predict`: models built, written and used."""
+"""`zoo create` and `zoo export`: models built and written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import ast
 from argparse import Namespace
 from typing import Any
 
-from zoo.cli.options import add_changes, add_form, command, settings, whole
-from zoo.display.console import complain, count, dump, table
-from zoo.errors import InputError, Problem, ProblemsError
+from zoo.cli.options import add_changes, add_form, command, settings
+from zoo.display.console import count, dump, table
 
 TARGETS = ("python", "onnx", "openvino", "torch-export", "aot", "torchscript", "executorch")
 """Those of `zoo.exporting.export`, which a grammar does not import."""
@@ -38,13 +37,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--dynamic", default=None, choices=["none", "batch", "size", "batch,size"], help=free)
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
     add_changes(parser)
-
-    classify = command(commands, "predict", predict)
-    classify.add_argument("name", help="a model with weights, or what `zoo.save` wrote")
-    classify.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG and whatever else Pillow reads")
-    classify.add_argument(
-        "--top", type=whole(1), default=3, help="classes to show for each image, at least 1 (default 3)"
-    )
 
 
 def create(arguments: Namespace) -> int:
@@ -154,53 +146,3 @@ def _export_graph(arguments: Namespace, model: Any) -> int:
     weights = "" if arguments.pretrained else "; initial values, no weights (`--pretrained`)"
     print(f"{made.path}: {size:,} bytes; {free}; outputs within {made.error:.0e} of the model's{weights}")
     return 0
-
-
-def predict(arguments: Namespace) -> int:
-    """Classifies each file; files that are no images are named, the others still done. Exit code 1 when one failed."""
-    import torch
-
-    from zoo import factory
-    from zoo.data.transforms import transform
-
-    model = factory.create(arguments.name, pretrained=True)
-    manifest: Any = model.pretrained
-    if manifest.preprocess is None:
-        raise InputError(
-            manifest.name, Problem("", "weights that say how images are prepared", "no `preprocess` in their manifest")
-        )
-    prepare = transform(manifest.preprocess)
-    rows, failed = [], 0
-    for path in arguments.images:
-        try:
-            batch = prepare(path)
-        except ProblemsError as error:
-            failed += 1
-            rows.append({"image": path, "error": error.problems[0].sentence()})
-            continue
-        with torch.no_grad():
-            chances = model(batch).softmax(-1)[0]
-        best = chances.topk(min(arguments.top, len(chances)))
-        classes = [
-            {"label": _label(manifest, int(i)), "chance": round(float(p), 4)}
-            for p, i in zip(best.values, best.indices, strict=True)
-        ]
-        rows.append({"image": path, "classes": classes})
-    if arguments.json:
-        dump(rows)
-    else:
-        for row in rows:
-            if "error" in row:
-                complain(f"{row['image']}: {row['error']}")
-        done = [row for row in rows if "classes" in row]
-        if done:
-            table(
-                ["image", "classes"],
-                [[r["image"], "  ".join(f"{c['label']} {c['chance']:.1%}" for c in r["classes"])] for r in done],
-            )
-    return 2 if failed == len(rows) else 1 if failed else 0
-
-
-def _label(manifest: Any, index: int) -> str:
-    named = not isinstance(manifest.labels, str) and index < len(manifest.labels)
-    return str(manifest.labels[index]) if named else str(index)

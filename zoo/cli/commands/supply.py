@@ -25,6 +25,8 @@ def add(commands: Any) -> None:
         "--revision", default="", help="a branch, tag or commit of the Hub (default: as listed, or main)"
     )
     pinning.add_argument("--all", action="store_true", help="every listed name, one after the other")
+    proving = "judge them on labelled pictures, and write top-1 into the pin or the lock; exit code 1 where it is not what is published"
+    pinning.add_argument("--prove", default="", metavar="DIR", help=proving)
     pinning.add_argument("--report", default="", metavar="FILE", help="write what became of each as JSON")
 
     record = command(commands, "lock", lock)
@@ -57,6 +59,8 @@ def pin(arguments: Namespace) -> int:
 
     if bool(arguments.name) == arguments.all:
         raise InputError("pin", Problem("", "a name, or --all", "both" if arguments.all else "neither"))
+    if arguments.prove:
+        return _prove(arguments)
     if arguments.all:
         tell = (lambda outcome: None) if arguments.json else _say
         outcomes = pin_all(tell)
@@ -77,6 +81,35 @@ def pin(arguments: Namespace) -> int:
     elif not arguments.all:
         _say(outcomes[0])
     return 1 if any(outcome.problem for outcome in outcomes) else 0
+
+
+def _prove(arguments: Namespace) -> int:
+    """Fetches what is listed, and judges it; weights that ship are at hand."""
+    import msgspec
+
+    from zoo import catalog
+    from zoo.artifacts.pinning import pin
+    from zoo.cli.commands.measuring import bar
+    from zoo.evaluating.proving import prove
+
+    if arguments.all:
+        raise InputError("pin", Problem("--prove", "a name", "--all"))
+    model, tag = catalog.split_tag(arguments.name)
+    if tag not in ("", *catalog.entry(model).tags):
+        pin(arguments.name, arguments.revision)
+    with bar(0, "pictures") as progress:
+        name, proof, places = prove(arguments.name, arguments.prove, progress)
+    if arguments.json:
+        dump({"name": name, "proof": msgspec.to_builtins(proof), "places": [str(place) for place in places]})
+    else:
+        words = {None: "nothing is published to compare it with", True: "as published", False: "not what is published"}
+        claim = "" if proof.claimed is None else f", {proof.claimed:.2%}"
+        low, high = proof.ci95
+        print(
+            f"{name}: {proof.metric} {proof.value:.2%} ({low:.2%} to {high:.2%}) of {proof.n:,}: {words[proof.reproduced]}{claim}"
+        )
+        print(f"written to {', '.join(map(str, places))}")
+    return 1 if proof.reproduced is False else 0
 
 
 def _say(outcome: Outcome) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from zoo.errors import InputError, Problem
+from zoo.weights.stats import Verdict
 
-Word = Literal["better", "worse", "not distinguishable"]
 LEVEL = 0.95
 
 
@@ -18,7 +18,7 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
-    verdict: Word
+    verdict: Verdict
 
 
 def difference(own: Sequence[float], other: Sequence[float], comparisons: int = 1) -> Difference:

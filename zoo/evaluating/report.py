@@ -1,0 +1,96 @@
+"""An evaluation as a page of Markdown, and as plain data for JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.display.console import markdown_table
+from zoo.display.markup import markdown
+from zoo.evaluating.figures import Estimate
+
+if TYPE_CHECKING:
+    from zoo.evaluating.evaluate import Evaluation, Score
+    from zoo.evaluating.paired import Pair
+
+MOST_CLASSES = 200
+"""That a page lists, the worst first."""
+LEAST_P = 1e-4
+WAYS = {
+    "name": "by their names",
+    "wordnet": "by their WordNet ids",
+    "number": "by their numbers",
+    "order": "by their order",
+}
+
+
+def percent(estimate: Estimate) -> str:
+    """`83.12 % (82.79 to 83.45)`."""
+    return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.2f} to {100 * estimate.high:.2f})"
+
+
+def score_cells(score: Score) -> list[str]:
+    known = [percent(estimate) for estimate in score.figures.values()]
+    return [score.weights, score.data, f"{score.pictures:,}", *known, f"{score.pictures_per_second:.3g}"]
+
+
+def score_columns(score: Score) -> list[str]:
+    return ["model", "data", "pictures", *(name.replace("_", " ") for name in score.figures), "pictures/s"]
+
+
+PAIR_COLUMNS = ["model", "against", "data", "difference of top-1", "only it right", "only the other", "p", "verdict"]
+
+
+def pair_cells(pair: Pair) -> list[str]:
+    points = [100 * value for value in (pair.difference, pair.low, pair.high)]
+    p = f"{pair.p:.2g}" if pair.p >= LEAST_P else f"< {LEAST_P:g}"
+    difference = f"{points[0]:+.2f} ({points[1]:+.2f} to {points[2]:+.2f})"
+    return [
+        pair.model,
+        pair.other,
+        pair.data,
+        difference,
+        f"{pair.only_model:,}",
+        f"{pair.only_other:,}",
+        p,
+        pair.verdict,
+    ]
+
+
+def notes(found: Evaluation) -> list[str]:
+    """What a reader of the figures must know."""
+    first = found.scores[0]
+    lines = [f"Intervals are of 95 %. Classes were matched {WAYS[first.matched]}; models chose among {first.among:,}."]
+    lines += ["Pictures a second are those of the model alone while it was judged: `zoo bench` measures."]
+    if found.unreadable:
+        lines.append(f"{len(found.unreadable):,} pictures could not be read and were left out.")
+    return lines
+
+
+def page(found: Evaluation) -> str:
+    """The whole evaluation in Markdown."""
+    lines = ["# Evaluation", ""]
+    lines += [markdown_table(score_columns(found.scores[0]), _escaped(map(score_cells, found.scores))), ""]
+    if found.pairs:
+        lines += ["## In pairs", "", markdown_table(PAIR_COLUMNS, _escaped(map(pair_cells, found.pairs))), ""]
+        lines += ["McNemar's exact test on the same pictures; the verdict is at 5 %, shared among all rows.", ""]
+    for score in found.scores:
+        worst = sorted(score.classes, key=lambda each: each.recall)[:MOST_CLASSES]
+        rows = [
+            [each.label, f"{each.pictures:,}", f"{each.recall:.2%} ({each.low:.2%} to {each.high:.2%})", f"{each.precision:.2%}", f"{each.f1:.2%}"]
+            for each in worst
+        ]  # fmt: skip
+        lines += [f"## Classes of {markdown(score.weights)} on {markdown(score.data)}", ""]
+        lines += [markdown_table(["class", "pictures", "recall", "precision", "F1"], _escaped(rows)), ""]
+    if found.unreadable:
+        rows = [[name, reason] for name, reason in found.unreadable.items()]
+        lines += ["## Left out", "", markdown_table(["picture", "reason"], _escaped(rows)), ""]
+    return "\n".join([*lines, *notes(found)]) + "\n"
+
+
+def _escaped(rows: Any) -> list[list[str]]:
+    return [[markdown(cell) for cell in row] for row in rows]
+
+
+def plain(found: Evaluation) -> dict[str, Any]:
+    """What JSON has of it."""
+    return {"scores": found.scores.to_dicts(), "pairs": found.pairs.to_dicts(), "unreadable": found.unreadable}

@@ -1,0 +1,105 @@
+"""The labelled sets that a place holds: one as a rule, and for each corruption and severity one where folders lie as ImageNet-C's do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from zoo.data.folders import labelled
+from zoo.data.labelled import Example, Labelled
+from zoo.errors import InputError, Problem, listed
+from zoo.evaluating.corruptions import Corruption
+
+SEVERITIES = frozenset("12345")
+JUDGING = ("val", "test", "", "train")
+"""The parts of a set, by how well they judge."""
+NUMBER = re.compile(r"([0-9]+)\.[A-Za-z]+$")
+MOST_REAL_BYTES = 2**28
+
+
+class LabelledSet(NamedTuple):
+    """Pictures of one part with a class each; `labels` are the names of the classes. A model sees them through `corruption`, if any."""
+
+    name: str
+    labels: tuple[str, ...]
+    examples: list[Example]
+    corruption: Corruption | None = None
+
+
+def sets_of(
+    data: str | os.PathLike[str], name: str, split: str = "", target: str = "", made: Sequence[Corruption] = ()
+) -> list[LabelledSet]:
+    """`split`: the part that judges, `val` where there is one; behind a set as it is stands one for each corruption that is `made` of it.
+
+    Raises InputError for what is no set of pictures with one class each."""
+    folders = _corruptions(Path(data).expanduser())
+    if folders:
+        return [_set(labelled(folder), f"{name}/{corruption}@{folder.name}", split) for corruption, folder in folders]
+    whole = _set(labelled(data, target), name, split)
+    return [whole, *(whole._replace(name=f"{name}/{each}", corruption=each) for each in made)]
+
+
+def _corruptions(root: Path) -> list[tuple[str, Path]]:
+    """(corruption, folder of a severity) of DIR/CORRUPTION/SEVERITY/CLASS/…; nothing for other folders."""
+    if not root.is_dir():
+        return []
+    kinds = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    inner = {kind: sorted(entry for entry in kind.iterdir() if entry.is_dir()) for kind in kinds}
+    is_layout = kinds and all(
+        levels
+        and {level.name for level in levels} <= SEVERITIES
+        and any(entry.is_dir() for entry in levels[0].iterdir())
+        for levels in inner.values()
+    )
+    return [(kind.name, level) for kind, levels in inner.items() for level in levels] if is_layout else []
+
+
+def _set(data: Labelled, name: str, split: str) -> LabelledSet:
+    if data.task != "classification":
+        problem = Problem(name, "pictures with one class each", f"a set for {data.task}")
+        raise InputError("evaluate", problem)
+    part = split or next(part for part in JUDGING if data.parts.get(part))
+    if not data.parts.get(part):
+        parts = listed([each or "one without a name" for each in data.parts])
+        raise InputError("evaluate", Problem("--split", f"a part of {name}: {parts}", f"`{part}`"))
+    return LabelledSet(name, data.labels, data.parts[part])
+
+
+class Real(NamedTuple):
+    """All classes that are right for a picture, by its file name or its number; a picture may have none, and is not counted then."""
+
+    by_name: dict[str, list[int]]
+    by_number: list[list[int]]
+
+    def of(self, name: str) -> list[int]:
+        """Of `ILSVRC2012_val_00000001.JPEG` the first of a list."""
+        if self.by_name:
+            return self.by_name.get(name.rpartition("/")[2], [])
+        number = NUMBER.search(name)
+        place = int(number[1]) - 1 if number else -1
+        return self.by_number[place] if 0 <= place < len(self.by_number) else []
+
+
+def real_labels(path: str | os.PathLike[str], labels: Sequence[str]) -> Real:
+    """`real.json` of arXiv:2006.07159, a list of lists of classes; or {file name: [classes]}. Classes are numbers or names. Raises InputError."""
+    try:
+        file = Path(path).expanduser()
+        if file.stat().st_size > MOST_REAL_BYTES:
+            raise ValueError(f"more than {MOST_REAL_BYTES:,} bytes")
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(str(path), Problem("--real", "a file of JSON", str(error))) from None
+    places = {name: index for index, name in enumerate(labels)}
+    rows = content if isinstance(content, list) else list(content.values()) if isinstance(content, dict) else []
+    if not rows or not all(isinstance(row, list) for row in rows):
+        raise InputError(
+            str(path), Problem("--real", "a list of lists of classes, or {file name: [classes]}", "something else")
+        )
+    numbers = [[places.get(each, -1) if isinstance(each, str) else each for each in row] for row in rows]
+    if not all(type(each) is int and each >= 0 for row in numbers for each in row):
+        raise InputError(str(path), Problem("--real", "classes of the model, by name or number", "others"))
+    return Real(dict(zip(content, numbers, strict=True)), []) if isinstance(content, dict) else Real({}, numbers)
