@@ -26,7 +26,7 @@ BATCHES = 4
 
 
 class Worker:
-    """An actor: a model, and what it makes of pictures. Pictures and rows travel as bytes, a table of one column."""
+    """An actor: a model, and what it makes of pictures. These travel as this process pickled them, as all does that Ray sends."""
 
     def __init__(self, wish: Wish, threads: int):
         import torch
@@ -63,7 +63,8 @@ def rows(wish: Wish, pictures: list[Placed], processes: int = 0) -> Iterator[Row
 
 @contextlib.contextmanager
 def _cluster() -> Iterator[Any]:
-    """Ray, connected to the cluster of this process or of RAY_ADDRESS, or to one that is started on this machine and ended after."""
+    """Ray, connected to the cluster of this process or of RAY_ADDRESS, or to one that is started on this machine, where nobody else can
+    reach it, and ended after."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it tells nobody unless it is told to
     try:
         import ray
@@ -73,7 +74,8 @@ def _cluster() -> Iterator[Any]:
         raise InputError("predict", Problem("--on", "ray", "no such package", next=step)) from None
     is_ours = not ray.is_initialized()
     if is_ours:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        alone: dict[str, Any] = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if os.environ.get("RAY_ADDRESS") else alone))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
