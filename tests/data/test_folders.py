@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import pathlib
+import shutil
 import tarfile
 
 import pytest
@@ -135,6 +136,21 @@ def test_parquet_with_bytes_and_the_names_of_classes_is_what_datasets_saves(tmp_
     data = labelled(tmp_path)
     assert (data.labels, sorted(data.parts)) == (("cat", "dog"), ["test", "train"])
     assert data.parts["train"][1].picture.open().getpixel((0, 0)) == (1, 0, 0)
+
+
+def test_arrow_files_of_a_saved_data_set_are_read_with_their_parts(tmp_path: pathlib.Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="the extra `data`")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+    facts = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    for part, labels in (("train", [0, 1]), ("validation", [1, -1])):
+        table = arrow.table({"image": [{"bytes": png(i), "path": f"{i}.png"} for i in range(2)], "label": labels})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+        (tmp_path / part).mkdir()
+        with arrow.ipc.new_stream(tmp_path / part / "data-00000-of-00001.arrow", table.schema) as file:
+            file.write_table(table)
+    assert "expected classes from 0 to 1; found -1; next: leave out rows that nobody labelled" in refusal(tmp_path)
+    shutil.rmtree(tmp_path / "validation")
+    assert [one.target for one in labelled(tmp_path).parts["train"]] == [0, 1]
 
 
 def test_photographs_that_are_damaged_are_named_and_left_out(tmp_path: pathlib.Path) -> None:

@@ -43,27 +43,20 @@ def history(processes: int, data: pathlib.Path, out: pathlib.Path, model: str, *
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "norms"), [("gmlp_nano", "train"), ("starnet_nano", "sync")])
-def test_two_processes_learn_what_one_does(tmp_path: pathlib.Path, model: str, norms: str) -> None:
-    """Layer norms as they are; batch norms with moments of both processes."""
-    data = shades.folder(tmp_path / "data")
-    curves = [
-        history(
-            count,
-            data,
-            tmp_path / str(count),
-            model,
-            "--set",
-            f"model.batch_norm={norms}",
-            "--set",
-            f"optimizer.accumulate={parts}",
-        )
-        for count, parts in ((1, 1), (2, 1), *(((1, 2),) if norms == "train" else ()))
-    ]
-    for curve in curves[1:]:
-        for one, other in zip(curves[0], curve, strict=True):
-            assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
-            assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("gmlp_nano", []), ("starnet_nano", ["model.batch_norm=sync", "optimizer.name=sgd", "optimizer.lr=0.02"])],
+    ids=["layer norms", "batch norms"],
+)
+def test_two_processes_learn_what_one_does(tmp_path: pathlib.Path, model: str, settings: list[str]) -> None:
+    """Of batch norms with SGD: biases before them have gradients of rounding alone, of which AdamW makes whole steps."""
+    data, curves = shades.folder(tmp_path / "data"), []
+    for processes in (1, 2):
+        options = [part for setting in settings for part in ("--set", setting)]
+        curves.append(history(processes, data, tmp_path / str(processes), model, *options))
+    for one, other in zip(*curves, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
+        assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from tests.training import shades
 from tests.training.shades import MODEL, QUICK
 from zoo.errors import InputError
 from zoo.training.outcome import BEST, LAST, Run
-from zoo.training.run import Moment, Watch, train
+from zoo.training.run import train
+from zoo.training.trainer import Moment, Watch
 
 
 class Killed(Exception):
@@ -163,4 +164,6 @@ def test_what_cannot_be_is_told_before_the_first_step(data: pathlib.Path, tmp_pa
         trained(data, tmp_path / "RUN", model="gla_nano")
     with pytest.raises(InputError, match="tensorboard, wandb or both"):
         trained(data, tmp_path / "RUN", log="tensorbord")
+    with pytest.raises(InputError, match="float32 or bfloat16 on a CPU"):
+        trained(data, tmp_path / "RUN", {"engine.precision": "float16"})
     assert not (tmp_path / "RUN").exists()

@@ -7,7 +7,7 @@ another format or another size does, another picture of the same thing does not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -28,10 +28,12 @@ MOST_PAIRS = 4_000_000_000
 
 
 class Survey(NamedTuple):
-    """`unreadable`: names and reasons; `doubles`: names of the same picture in `train` and in another part; `subject`: see `subject_of`."""
+    """`unreadable`: names and reasons; `doubles`: names of the same picture in `train` and in another part, which are looked for where
+    `compared`; `subject`: see `subject_of`."""
 
     unreadable: tuple[tuple[str, str], ...] = ()
     doubles: tuple[tuple[str, str], ...] = ()
+    compared: bool = True
     subject: str = ""
 
 
@@ -51,7 +53,11 @@ def survey(data: Labelled, workers: int = 1, progress: Callable[[int, int], None
                     fingerprints[name] = answer
             if progress is not None:
                 progress(start + len(names), len(examples))
-    return Survey(tuple(unreadable), tuple(_doubles(data, fingerprints)), subject_of(data))
+    train = _known(data.parts.get("train", []), fingerprints)
+    others = _known([one for part, many in data.parts.items() if part != "train" for one in many], fingerprints)
+    compared = len(train) * len(others) <= MOST_PAIRS
+    doubles = tuple(_doubles(train, others, fingerprints)) if compared else ()
+    return Survey(tuple(unreadable), doubles, compared, subject_of(data))
 
 
 def subject_of(data: Labelled) -> str:
@@ -75,24 +81,21 @@ def _looked_at(picture: Picture) -> np.ndarray | str:
         grey = in_mode(picture.open(), "L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except ProblemsError as error:
         return error.problems[0].sentence()
-    return np.asarray(grey, np.float32).ravel()
+    return np.asarray(grey).ravel()
 
 
-def _doubles(data: Labelled, fingerprints: dict[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Each picture outside `train` beside the nearest of `train`, where the two are the same."""
-    train = _known(data.parts.get("train", []), fingerprints)
-    others = _known([one for part, many in data.parts.items() if part != "train" for one in many], fingerprints)
-    if not train or not others or len(train) * len(others) > MOST_PAIRS:
-        return []
-    here = np.stack([fingerprints[name] for name in train])
-    norms, found = (here**2).sum(1), []
+def _doubles(train: list[str], others: list[str], fingerprints: dict[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """Each of the others beside the nearest of `train`, where the two are the same."""
+    if not train:
+        return
+    here = np.stack([fingerprints[name] for name in train]).astype(np.float32)
+    norms = (here**2).sum(1)
     for name in others:
-        mine = fingerprints[name]
+        mine = fingerprints[name].astype(np.float32)
         distances = (norms - 2 * here @ mine + mine @ mine) / mine.size
         nearest = int(distances.argmin())
         if distances[nearest] < SAME**2:
-            found.append((train[nearest], name))
-    return found
+            yield train[nearest], name
 
 
 def _known(examples: list[Example], fingerprints: dict[str, np.ndarray]) -> list[str]:

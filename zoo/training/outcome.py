@@ -28,7 +28,7 @@ from zoo.training.state import Epoch
 from zoo.weights.manifest import Manifest, Metric, Preprocess, counted_metric
 
 if TYPE_CHECKING:
-    from zoo.training.run import Trainer
+    from zoo.training.trainer import Trainer
 
 BEST = Path("training", "best.safetensors")
 LAST = Path("training", "last.safetensors")

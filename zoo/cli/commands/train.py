@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from blocks.registry.words import printable
-from zoo.cli.options import command, settings
+from zoo.cli.options import command, positive, settings, whole
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import nearest
 
 NAME = "NAME"
 MOST_ROWS = 30
+
+
+SHORT = (
+    ("--epochs", "schedule.epochs", whole(1)), ("--batch-size", "data.batch_size", whole(1)), ("--lr", "optimizer.lr", positive),
+    ("--img-size", "model.size", whole(1)), ("--in-chans", "model.channels", whole(1)), ("--seed", "seed", whole(0)),
+)  # fmt: skip
+"""What is changed most, under the names that timm's users know."""
 
 
 class Words(dict[str, Any]):
@@ -47,6 +54,8 @@ def add(trainings: Any) -> None:
     pictures.add_argument("--out", required=True, metavar="RUN", help="the folder that becomes the trained model")
     recipe = "finetune, linear-probe, from-scratch or a .toml file (default finetune)"
     pictures.add_argument("--recipe", default="finetune", metavar="RECIPE", help=recipe)
+    for option, path, kind in SHORT:
+        pictures.add_argument(option, dest=path, type=kind, default=None, metavar="N", help=f"short for --set {path}=N")
     field = "change the recipe: schedule.epochs=50; `zoo train recipes` lists the fields"
     pictures.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=field)
     pictures.add_argument("--weights", default=None, metavar="FILE", help="a checkpoint to begin with")
@@ -77,13 +86,14 @@ def show(arguments: Namespace) -> int:
 
 
 def train(arguments: Namespace) -> int:
-    from zoo.training.run import Watch
     from zoo.training.run import train as run
+    from zoo.training.trainer import Watch
 
+    changes = {path: value for _, path, _ in SHORT if (value := getattr(arguments, path)) is not None}
     with _bars() as (looked, step):
         result = run(
             arguments.name, arguments.data, arguments.out, recipe=arguments.recipe,
-            settings=settings(arguments.settings, "--set"), weights=arguments.weights, target=arguments.target,
+            settings=changes | settings(arguments.settings, "--set"), weights=arguments.weights, target=arguments.target,
             task=arguments.task, strict=arguments.strict, resume=arguments.resume, log=arguments.log,
             watch=Watch(complain, looked, step, _tell_data),
         )  # fmt: skip
@@ -122,6 +132,8 @@ def _tell_data(data: Any, found: Any) -> None:
     complain(f"{len(data.labels)} labels, {data.task}")
     for line in _few(rows):
         complain(line)
+    if not found.compared:
+        complain("too many pictures to look for such as are in the training part and held out, too")
     for title, lines in (
         ("left out, since they cannot be read", [f"{name}: {reason}" for name, reason in found.unreadable]),
         ("left out, since their names are not those of pictures", list(data.ignored)),
