@@ -47,6 +47,8 @@ class GlobalFilter(nn.Module):
             raise ValueError(
                 f"this filter is for maps of {self.input_size} and meets {size}; build the model with that input size"
             )
+        if type(x) is Tensor and not x.numel():  # torch has no Fourier transform of nothing
+            return x
         wide = torch.promote_types(x.dtype, torch.float32)
         spectrum = torch.fft.rfft2(x.permute(0, 2, 3, 1).to(wide), dim=(1, 2), norm="ortho")
         # not view_as_complex: a model in channels_last has the memory of this table in another order
