@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("publish",),
     ("training",),
     ("testing",),
-    ("authoring",),
+    ("authoring", "site"),
     ("cli",),
     ("__main__",),
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import html
 import re
-from html.parser import HTMLParser
 
 import msgspec
 import pytest
@@ -19,9 +17,6 @@ from zoo.exporting.expressions import literal
 from zoo.exporting.sources import docstring_text
 from zoo.publish import cards
 from zoo.publish.picked import RUN
-from zoo.selection.figures import Figure
-from zoo.selection.find import Candidate
-from zoo.selection.plot import page
 
 HOSTILE = [
     "<script>alert(1)</script>", "a | b | c", "[x](javascript:alert(1))", "```\n# out", "x\nlicense: mit", "a: b # c", "{evil: 1}", "'", '"', "- a",
@@ -62,30 +57,6 @@ def test_the_card_of_a_hostile_family_keeps_its_form(monkeypatch: pytest.MonkeyP
     _, front, body = made.split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "other" and "pipeline_tag" in yaml.safe_load(front)
     assert "<img" not in body and "\nlicense" not in body
-
-
-class Tags(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.seen.append(tag)
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_picture_of_hostile_names_has_the_tags_of_a_plain_one(text: str) -> None:
-    def made(name: str) -> str:
-        figure = Figure(name or "m", 1.0, name)
-        return page(
-            [Candidate(name, name, "deploy", 1, 10**9, 4, name, "unknown", ms=ms, figure=figure) for ms in (1.0, 2.0)],
-            name or "m",
-        )
-
-    plain = Tags(made("plain")).seen
-    assert [tag for tag in Tags(made(text)).seen if tag != "text"] == [tag for tag in plain if tag != "text"]
-    assert text in html.unescape(made(text))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -236,14 +236,11 @@ def test_labels_overlap_neither_each_other_nor_points() -> None:
         assert not any(a[0] < p.x + 4 and p.x - 4 < a[2] and a[1] < p.y + 4 and p.y - 4 < a[3] for p in picture.points)
 
 
-def test_pictures_are_written_as_png_and_as_a_page(tmp_path: Path) -> None:
+def test_pictures_are_written_as_png(tmp_path: Path) -> None:
     from PIL import Image
 
     draw(some(20), tmp_path / "a.png", "imagenet-1k/top1")
     assert Image.open(tmp_path / "a.png").size == (2000, 1280)
-    draw(some(20), tmp_path / "a.html", "imagenet-1k/top1")
-    page = (tmp_path / "a.html").read_text()
-    assert page.count("<circle") == 20 and page.count("<tr>") == 21 and "net_0" in page
 
 
 def test_one_model_alone_can_be_drawn(tmp_path: Path) -> None:
@@ -265,7 +262,7 @@ def test_few_models_without_a_latency_are_counted_and_left_out_and_many_put_all_
 
 
 def test_another_ending_and_nothing_to_draw_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="ends in .png or .html"):
+    with pytest.raises(InputError, match="ends in .png"):
         draw(some(2), tmp_path / "a.gif", "m")
     with pytest.raises(InputError, match="models with a latency"):
         draw([], tmp_path / "a.png", "m")

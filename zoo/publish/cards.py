@@ -1,4 +1,4 @@
-"""Model cards: one generated page per family, an index, and an overview that sorts. `zoo card --all` writes them.
+"""Model cards: one generated page per family, and an index, in Markdown, as the Hub reads them. `zoo card --all` writes them.
 
 Everything on a page comes from data that ships: specs, profiles, published figures, manifests, measured rows. Imports no torch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from zoo.catalog.published import published_spec, spec_file
 from zoo.display.console import count, markdown_table
 from zoo.display.markup import fenced, flow, markdown, yaml
 from zoo.errors import InputError, Problem
-from zoo.measure.latency import Latency, Runtime
+from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
-from zoo.selection.find import Candidate
 from zoo.specs.tree import plain
 from zoo.system.folders import write_text
 from zoo.weights.licences import licence_class
@@ -277,13 +275,17 @@ def _shown(names: list[str]) -> str:
 
 
 def _cite(entry: catalog.Entry) -> str:
+    cited = bibtex(entry)
+    return fenced(cited) if cited else markdown(entry.paper) or "No paper."
+
+
+def bibtex(entry: catalog.Entry) -> str:
+    """The entry of a paper of arXiv; "" for another, of which no number tells the place."""
     number = entry.paper.removeprefix("arXiv:")
     if not re.fullmatch("arXiv:[0-9.v]+", entry.paper):
-        return markdown(entry.paper) or "No paper."
+        return ""
     title = printable(entry.title).replace("{", "(").replace("}", ")")  # a brace would end the field
-    return fenced(
-        f"@article{{{entry.family}, title = {{{title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}"
-    )
+    return f"@article{{{entry.family}, title = {{{title}}}, journal = {{arXiv:{number}}}, url = {{https://arxiv.org/abs/{number}}}}}"
 
 
 def index() -> str:
@@ -306,36 +308,15 @@ def index() -> str:
             ]
         )
     table = markdown_table(["family", "models", "MACs", f"best {METRIC}", "licence", "title"], rows)
-    pointers = "[overview.html](overview.html) sorts them and draws accuracy against work; [mixers.md](mixers.md) tells what sequence mixers learn."
+    pointers = "`zoo site OUT` writes pages that filter, sort and draw them; [mixers.md](mixers.md) tells what sequence mixers learn."
     return f"# Model cards\n\n{len(catalog.entries())} models. {pointers}\n\n{table}\n"
-
-
-def overview() -> str:
-    """A page with a picture and a table of all models; deploy form."""
-    from zoo.selection.plot import page
-
-    rows = [row for row in _rows() if row.form == "deploy" and row.runtime.key == Runtime().key]
-    device = (
-        Counter(row.device for row in rows).most_common(1)[0][0] if rows else ""
-    )  # milliseconds of two do not compare
-    timed = {row.digest: row for row in rows if row.device == device}
-    candidates = [_candidate(name, timed.get(entry.digest)) for name, entry in catalog.entries().items()]
-    return page(candidates, METRIC)
-
-
-def _candidate(name: str, row: Latency | None) -> Candidate:
-    entry, cost = catalog.entry(name), costs()[name]["deploy"]
-    return Candidate(
-        name, entry.family, "deploy", cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),
-        ms=row.p50_ms if row else None, latency="measured" if row else "", figure=figure_of(name, METRIC),
-    )  # fmt: skip
 
 
 def pages() -> dict[str, Callable[[], str]]:
     """File name -> what makes it."""
     families = sorted({entry.family for entry in catalog.entries().values()})
     writers: dict[str, Callable[[], str]] = {_page(family): functools.partial(card, family) for family in families}
-    return writers | {"README.md": index, "mixers.md": mixer_card, "overview.html": overview}
+    return writers | {"README.md": index, "mixers.md": mixer_card}
 
 
 def _page(family: str) -> str:

@@ -1,11 +1,10 @@
 """Accuracy against latency, or MACs against latency where no accuracy is known: points, the Pareto front, labels that do not overlap.
 
-One layout, two renderers: SVG within a page that needs nothing else, and PNG by Pillow.
+Drawn by Pillow. `zoo.site` draws the same in a browser, where one can filter and ask.
 """
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +14,6 @@ from typing import NamedTuple
 from zoo.errors import InputError, Problem
 from zoo.selection.figures import in_percent, less_is_better
 from zoo.selection.find import Candidate, pareto_front
-from zoo.system.folders import write_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1000, 640, 76, 24, 48, 60
 LETTER, LINE = 6.4, 13
@@ -46,23 +44,14 @@ class Picture(NamedTuple):
 
 
 def draw(found: Sequence[Candidate], path: str | Path, metric: str) -> None:
-    """Writes a .png, or an .html with the picture and its table. Raises InputError for nothing to draw and another ending."""
+    """Writes a .png. Raises InputError for nothing to draw and another ending."""
     path = Path(path)
-    if path.suffix not in (".png", ".html"):
-        raise InputError(str(path), Problem("", "a name that ends in .png or .html", path.suffix or "no ending"))
+    if path.suffix != ".png":
+        raise InputError(str(path), Problem("", "a name that ends in .png", path.suffix or "no ending"))
     points = [candidate for candidate in found if candidate.ms]
     if not points:
         raise InputError(str(path), Problem("", "models with a latency", "none", next="`zoo calibrate` or `zoo bench`"))
-    picture = layout(points, metric)
-    if path.suffix == ".png":
-        _png(picture, path)
-    else:
-        write_text(path, _page(picture, points))
-
-
-def page(found: Sequence[Candidate], metric: str) -> str:
-    """A page with the picture and a table of models."""
-    return _page(layout(found, metric), found)
+    _png(layout(points, metric), path)
 
 
 def layout(known: Sequence[Candidate], metric: str) -> Picture:
@@ -169,87 +158,6 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
 
 def _front(picture: Picture) -> list[tuple[float, float]]:
     return sorted((point.x, point.y) for point in picture.points if point.on_front)
-
-
-def svg(picture: Picture) -> str:
-    """The picture alone."""
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">'
-    ]
-    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>')
-    for x, text in picture.x_ticks:
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#e5e5e5"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>')
-    for y, text in picture.y_ticks:
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e5e5"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in _front(picture))
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#888" stroke-dasharray="4 3"/>')
-    for point in picture.points:
-        model, fill = point.candidate, "white" if point.candidate.latency == "predicted" else point.colour
-        title = model.name + (
-            f", {model.ms:.3g} ms ({model.latency})" if model.ms else f", {model.macs / 1e9:.3g} GMACs"
-        )
-        title += f", {model.figure.value:g}, {_with_unit(model.figure.metric)}" if model.figure else ""
-        parts.append(
-            f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="4" fill="{fill}" stroke="{point.colour}" stroke-width="1.5">'
-            f"<title>{html.escape(title)}</title></circle>"
-        )
-        if point.label:
-            weight = ' font-weight="bold"' if point.on_front else ""
-            parts.append(
-                f'<text x="{point.label[0]:.1f}" y="{point.label[1]:.1f}"{weight}>{html.escape(model.name)}</text>'
-            )
-    parts.append(
-        f'<text x="{WIDTH / 2}" y="26" text-anchor="middle" font-size="15">{html.escape(picture.title)}</text>'
-    )
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle">{html.escape(picture.across)}</text>')
-    middle = HEIGHT / 2
-    parts.append(
-        f'<text x="18" y="{middle}" text-anchor="middle" transform="rotate(-90 18 {middle})">{html.escape(picture.up)}</text>'
-    )
-    return "\n".join([*parts, "</svg>"])
-
-
-def _page(picture: Picture, known: Sequence[Candidate]) -> str:
-    """The picture, and a table that a click on a column sorts."""
-    head = "".join(
-        f"<th>{html.escape(text)}</th>"
-        for text in ("model", "ms", "known by", picture.up, "parameters", "MACs", "licence")
-    )
-    rows = "\n".join(_row(candidate) for candidate in known)
-    return PAGE.format(title=html.escape(picture.title), svg=svg(picture), head=head, rows=rows)
-
-
-def _row(candidate: Candidate) -> str:
-    milliseconds = f"{candidate.ms:.4g}" if candidate.ms else ""
-    figure = candidate.figure.value if candidate.figure else ""
-    name, licence = html.escape(candidate.name), html.escape(candidate.licence)
-    return (
-        f"<tr><td>{name}</td><td>{milliseconds}</td><td>{candidate.latency}</td><td>{figure}</td>"
-        f"<td>{candidate.params}</td><td>{candidate.macs}</td><td>{licence}</td></tr>"
-    )
-
-
-PAGE = """<!doctype html>
-<meta charset="utf-8"><title>{title}</title>
-<style>body{{font-family:sans-serif;margin:2em;max-width:1000px}}table{{border-collapse:collapse;width:100%}}
-th{{cursor:pointer;text-align:left;border-bottom:2px solid #888}}td{{border-bottom:1px solid #ddd;padding:2px 8px 2px 0}}</style>
-{svg}
-<table><thead><tr>{head}</tr></thead><tbody>
-{rows}
-</tbody></table>
-<script>
-document.querySelectorAll("th").forEach((th, i) => th.onclick = () => {{
-  const body = document.querySelector("tbody"), sign = th.dataset.up ? -1 : 1;
-  th.dataset.up = th.dataset.up ? "" : "1";
-  [...body.rows].sort((a, b) => {{
-    const [x, y] = [a.cells[i].textContent, b.cells[i].textContent];
-    return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
-  }}).forEach(row => body.append(row));
-}});
-</script>
-"""
 
 
 def _png(picture: Picture, path: Path, zoom: int = 2) -> None:

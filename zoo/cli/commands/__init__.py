@@ -56,6 +56,7 @@ COMMANDS = {
         "card": "the page of a model's family, from the data that ships",
         "publish-family": "write all data that follow from a family's file, in a checkout",
     },
+    "site": {"site": "write the pages of models, blocks and guides, for a browser and without a server"},
     "demo": {"demo": "run every embedded model on real held-out images, offline"},
     "doctor": {"doctor": "what this installation has, and what is broken"},
     "completing": {"completion": "a script that completes commands, options and models"},

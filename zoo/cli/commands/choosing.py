@@ -86,7 +86,7 @@ def _add_find(commands: Any) -> None:
     parser.add_argument("--explain", action="store_true", help="also what is left out, and why")
     parser.add_argument("--limit", type=whole(0), default=20, help="rows to show (default 20; 0 for all)")
     parser.add_argument("--plot", default="", metavar="FILE.png", help="draw accuracy against latency")
-    parser.add_argument("--html", default="", metavar="FILE.html", help="the same as a page")
+    parser.add_argument("--html", default="", metavar="FILE.html", help="a page to filter and compare them on")
 
 
 def _add_runtime(parser: Any) -> None:
@@ -242,12 +242,17 @@ def _row(one: Candidate, shows_runtime: bool) -> list[str]:
 
 
 def _draw(arguments: Namespace, kept: list[Candidate]) -> None:
-    from zoo.selection.plot import draw
+    from pathlib import Path
 
-    for path in (arguments.plot, arguments.html):
-        if path:
-            draw(kept, path, arguments.metric)
-            complain(f"drawn: {path}")
+    from zoo.selection.plot import draw
+    from zoo.site.sheet import write_sheet
+
+    if arguments.plot:
+        draw(kept, arguments.plot, arguments.metric)
+        complain(f"drawn: {arguments.plot}")
+    if arguments.html:
+        write_sheet(kept, Path(arguments.html), arguments.metric, arguments.threads, arguments.batch)
+        complain(f"drawn: {arguments.html}")
 
 
 def calibrate(arguments: Namespace) -> int:

@@ -14,9 +14,7 @@ from zoo.errors import InputError, Problem
 def add(commands: Any) -> None:
     page = command(commands, "card", card)
     page.add_argument("name", nargs="?", default="", help="a model or a family")
-    page.add_argument(
-        "--all", default="", metavar="DIR", help="write the pages of all families, an index and an overview"
-    )
+    page.add_argument("--all", default="", metavar="DIR", help="write the pages of all families, and an index")
 
     publish = command(commands, "publish-family", publish_family)
     publish.add_argument("name", help="the family, as zoo/models/NAME.toml is called")

@@ -9,7 +9,7 @@ from zoo.cli.options import add_batch, add_changes, add_form, command, settings
 from zoo.display.console import dump, size, table
 
 if TYPE_CHECKING:
-    from zoo.measure.profile import BlockCost, Profile
+    from zoo.measure.profile import Profile
 
 
 def add(commands: Any) -> None:
@@ -103,6 +103,8 @@ def _token(found: Profile) -> str:
 
 
 def _show_rows(found: Profile, by: str) -> None:
+    from zoo.measure.stages import by_stage
+
     print()
     if by == "op":
         rows = sorted(found.ops, key=lambda row: (-row.flops, -row.elements))
@@ -112,22 +114,11 @@ def _show_rows(found: Profile, by: str) -> None:
         )
         return
     if by == "stage":
-        totals: dict[str, list[int]] = {}
-        for block in _outermost(found.blocks):
-            steps = block.path.split(".")
-            total = totals.setdefault(".".join(steps[:2]) if steps[0] == "stages" else steps[0], [0, 0])
-            total[0] += block.params
-            total[1] += block.macs
-        table(["stage", "parameters", "MACs"], [[name, f"{p:,}", f"{m:,}"] for name, (p, m) in totals.items()])
+        stages = by_stage(found.blocks)
+        table(
+            ["stage", "parameters", "MACs"],
+            [[name, f"{total.params:,}", f"{total.macs:,}"] for name, total in stages.items()],
+        )
         return
     shown = [[b.path, b.block, " x ".join(map(str, b.shape)), f"{b.params:,}", f"{b.macs:,}"] for b in found.blocks]
     table(["path", "block", "output", "parameters", "MACs"], shown)
-
-
-def _outermost(blocks: list[BlockCost]) -> list[BlockCost]:
-    """Those that stand in no other."""
-    paths = {block.path for block in blocks}
-    inside = [
-        {".".join(steps[:n]) for n in range(1, len(steps))} & paths for steps in (b.path.split(".") for b in blocks)
-    ]
-    return [block for block, others in zip(blocks, inside, strict=True) if not others]

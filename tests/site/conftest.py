@@ -1,0 +1,73 @@
+"""A site of a few models, as `zoo site` writes it, and a browser to look at it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.site.build import Site, write_site
+
+MODELS = [
+    "starnet_nano",
+    "starnet_s1",
+    "starnet_s4",
+    "mobilenetv4_conv_medium",
+    "mambavision_t",
+    "vim_nano",
+    "gla_nano",
+    "efficientvit_m5",
+    "moe_vit_nano",
+]
+"""Figures and rows to filter by, a licence that forbids to sell, a model without rows, one of language, one with a routed mixture."""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_DATA", str(home))
+        yield write_site(tmp_path_factory.mktemp("site") / "out", MODELS)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, driven by Selenium; no network is needed."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: pip install -e '.[test]'")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1400,1000",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+@pytest.fixture
+def explorer(chromium: Any, site: Site) -> Any:
+    """The first page, opened anew, in the width of a desk."""
+    return opened(chromium, site.folder / "index.html")
+
+
+def opened(chromium: Any, page: Path, anchor: str = "", width: int = 1400, height: int = 1000) -> Any:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    chromium.get(page.as_uri() + anchor)
+    return chromium

@@ -1,0 +1,17 @@
+"""One static site of the catalogue: an explorer, a page for each model, block and family, and the guides.
+
+figures     a figure with the record that it comes from
+known       all that is known of one model, gathered from the records
+structure   a filled spec as rows that people read
+counts      costs by place, class and block, counted once and kept
+explorer    what the explorer draws and filters, as data
+guides      the pages of `docs/` as HTML
+render      templates, addresses, colours of code
+runs        devices and runtimes in words
+pages       what stands on the page of a model, a block, a family
+build       the folder
+sheet       one file with some models: `zoo find --html`
+
+Pages are templates of Jinja2, which fills in texts as texts, and guides are read by markdown-it-py: torch and rich bring both, so a site
+needs nothing that is not here already. A generator of documentation has no place for 250 pages that come from records.
+"""

@@ -1,0 +1,136 @@
+"use strict";
+// The records of the page, joined: each model with its latency on the chosen device, runtime and form; filters, order, the front.
+self.zoo = {};
+zoo.records = (() => {
+  const data = self.zooData;
+  const FORMS = ["train", "deploy"];
+  const [MODEL, DEVICE, RUNTIME, FORM] = [0, 1, 2, 3];
+  const timings = new Map();
+
+  const key = (device, runtime, form) => `${device} ${runtime} ${form}`;
+
+  // A measurement goes before a prediction, and a clean row before others; of two alike the later one stays.
+  function enter(row) {
+    const at = key(row[DEVICE], row[RUNTIME], row[FORM]);
+    if (!timings.has(at)) timings.set(at, new Map());
+    const before = timings.get(at).get(row[MODEL]);
+    if (!before || weight(row) >= weight(before)) timings.get(at).set(row[MODEL], row);
+  }
+  const weight = (row) => (row[8] === "predicted" ? 0 : row[8] === "clean" ? 2 : 1);
+  data.timings.forEach(enter);
+
+  const timing = (row) => row && { ms: row[4], low: row[5], high: row[6], p90: row[7], state: row[8], date: row[9], record: row[10], stale: row[11] };
+
+  // One object for every model, in the order of the data.
+  function joined(state) {
+    const form = FORMS.indexOf(state.form);
+    const known = timings.get(key(data.devices.findIndex((one) => one.id === state.device), data.runtimes.indexOf(state.run), form));
+    return data.models.map((model, i) => {
+      const accuracy = model.accuracy[state.metric];
+      return {
+        i, model, time: timing(known?.get(i)), accuracy: accuracy ? accuracy[0] : null, size: accuracy ? accuracy[2] : "",
+        accuracyRecord: accuracy ? accuracy[1] : "", params: model.params[form], macs: model.macs[form], memory: model.memory[form],
+      };
+    });
+  }
+
+  // All limits that a row breaks; none for one that stays.
+  function broken(row, state) {
+    const model = row.model, why = [];
+    const words = (state.q || "").toLowerCase().split(/\s+/).filter(Boolean);
+    const text = `${model.name} ${model.family} ${model.title} ${model.blocks.join(" ")}`.toLowerCase();
+    if (!words.every((word) => text.includes(word))) why.push("search");
+    if (state.task && model.task !== state.task) why.push("task");
+    if (state.mixing && model.mixing !== state.mixing) why.push("mixing");
+    if (state.family && model.family !== state.family) why.push("family");
+    if (state.class && model.class !== state.class) why.push("class");
+    if (state.sell && !model.sell) why.push("sell");
+    if (state.weights === "none" ? model.weights !== "none" : state.weights === "shipped" ? model.weights !== "shipped" : state.weights === "listed" && model.weights === "none") why.push("weights");
+    const good = less(state.metric) ? (a, b) => a <= b : (a, b) => a >= b;
+    if (state.acc !== "" && !(row.accuracy !== null && good(row.accuracy, +state.acc))) why.push("acc");
+    if (state.ms !== "" && !(row.time && row.time.ms <= +state.ms)) why.push(row.time ? "ms" : "unknown");
+    if (state.params !== "" && row.params > state.params * 1e6) why.push("params");
+    if (state.macs !== "" && row.macs > state.macs * 1e9) why.push("macs");
+    if (state.memory !== "" && row.memory > state.memory * 2 ** 20) why.push("memory");
+    return why;
+  }
+
+  const less = (metric) => data.less.includes(metric);
+  const across = (row, axis) => (axis === "ms" ? row.time?.ms ?? null : row[axis]);
+  const rises = (row, metric) => (less(metric) ? -row.accuracy : row.accuracy);
+
+  // The rows that no other equals for as little: the cheapest first.
+  function front(rows, axis, metric) {
+    const points = rows.filter((row) => row.accuracy !== null && across(row, axis) !== null);
+    points.sort((a, b) => across(a, axis) - across(b, axis) || rises(b, metric) - rises(a, metric));
+    let best = -Infinity;
+    return points.filter((row) => rises(row, metric) > best && ((best = rises(row, metric)), true));
+  }
+
+  const SORTS = {
+    name: (row) => row.model.name, accuracy: (row) => row.accuracy, ms: (row) => row.time?.ms ?? null,
+    range: (row) => (row.time && row.time.low !== null ? row.time.high - row.time.low : null), state: (row) => row.time?.state ?? null,
+    params: (row) => row.params, macs: (row) => row.macs, memory: (row) => row.memory, mixing: (row) => row.model.mixing,
+    weights: (row) => row.model.weights, licence: (row) => row.model.licence,
+  };
+
+  // What is not known comes last, whichever way is up.
+  function ordered(rows, column, down) {
+    const value = SORTS[column] ?? SORTS.accuracy, sign = down ? -1 : 1;
+    return [...rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === null || y === null) return (x === null) - (y === null) || a.params - b.params;
+      return sign * (typeof x === "string" ? x.localeCompare(y) : x - y) || a.params - b.params;
+    });
+  }
+
+  function addDevice(id, label) {
+    const found = data.devices.findIndex((one) => one.id === id);
+    if (found >= 0) return found;
+    return data.devices.push({ id, label: label || id, dropped: true }) - 1;
+  }
+  function addRuntime(name) {
+    const found = data.runtimes.indexOf(name);
+    return found >= 0 ? found : data.runtimes.push(name) - 1;
+  }
+  const timingsOf = (model) => [...timings.values()].flatMap((known) => (known.has(model) ? [known.get(model)] : []));
+  const rowsOf = (device) => [...timings.values()].reduce((sum, known) => sum + [...known.values()].filter((row) => row[DEVICE] === device).length, 0);
+  const runsOf = (id) => {
+    const device = data.devices.findIndex((one) => one.id === id), found = new Map();
+    for (const known of timings.values()) for (const row of known.values()) {
+      if (row[DEVICE] === device) found.set(data.runtimes[row[RUNTIME]], (found.get(data.runtimes[row[RUNTIME]]) ?? 0) + 1);
+    }
+    return found;
+  };
+
+  return { data, FORMS, joined, broken, front, ordered, across, less, enter, addDevice, addRuntime, timingsOf, rowsOf, runsOf };
+})();
+
+// Figures and words as people read them.
+zoo.words = (() => {
+  const round = (value) => String(+value.toPrecision(3));
+  function count(value) {
+    for (const [size, prefix] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (Math.abs(value) >= size) return `${round(value / size)} ${prefix}`;
+    return round(value);
+  }
+  function bytes(value) {
+    for (const [size, name] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) if (value >= size) return `${(value / size).toFixed(1)} ${name}`;
+    return `${value} bytes`;
+  }
+  const ms = (value) => (value >= 1000 ? Math.round(value).toLocaleString("en") : round(value));
+  function run(key) {
+    const match = /^(\S+) (\S+) b(\d+) t(\d+)$/.exec(key);
+    if (!match) return key;
+    const [, engine, dtype, batch, threads] = match;
+    return `${threads} thread${threads === "1" ? "" : "s"}, ${dtype}, batch ${batch}${engine === "eager" ? "" : `, ${engine}`}`;
+  }
+  // An element with attributes and content, which is text or elements: never markup.
+  function element(name, attributes = {}, ...content) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) value === true ? made.setAttribute(key, "") : value !== false && made.setAttribute(key, value);
+    made.append(...content);
+    return made;
+  }
+  const figure = (value, text, record) => element("data", { value, "data-record": record }, text);
+  return { count, bytes, ms, run, element, figure };
+})();
