@@ -77,6 +77,34 @@ class AvgPool(nn.Module):
         return F.avg_pool2d(x, self.kernel_size, self.stride, padding, not self.is_odd, count_include_pad=False)
 
 
+@block(
+    "pad_channels",
+    kind="downsample",
+    abilities=("causal", "noncausal", "any_resolution"),
+    paper="arXiv:1610.02915",
+    covers=("pyramidnet", "zero_padded_shortcut"),
+)
+class PadChannels(nn.Module):
+    """y = [x | 0]: the channels of x, and behind them as many zeros as lead to `out_dim`: a shortcut without weights into a wider stream.
+
+    (B, C, H, W) or (B, L, C) -> the same with `out_dim` channels. Raises ValueError for a narrower stream.
+    """
+
+    def __init__(self, dim: int, out_dim: int | None = None):
+        super().__init__()
+        self.out_dim = out_dim or dim
+        self.added = self.out_dim - dim
+        if self.added < 0:
+            raise ValueError(f"zeros make {dim} channels no narrower: {self.out_dim} are asked for")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.added:
+            return x
+        last = x.movedim(1, -1) if x.ndim == 4 else x
+        wider = F.pad(last, (0, self.added))
+        return wider.movedim(-1, 1) if x.ndim == 4 else wider
+
+
 @block("space_to_depth", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class SpaceToDepth(nn.Module):
     """The k x k neighbours of every cell one behind the other along the channels, column by column.

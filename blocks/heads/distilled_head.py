@@ -19,7 +19,7 @@ from blocks.heads.pool import Pool, pooled
 from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.registry.slots import Norm, slot
+from blocks.registry.slots import Norm, Slot, slot
 
 
 @block(
@@ -30,9 +30,10 @@ from blocks.registry.slots import Norm, slot
     covers=("levit", "recnext"),
 )
 class DistilledHead(nn.Module):
-    """logits = (W norm(f) + b + W_d norm_d(f) + b_d) / 2, f = drop(pool x).
+    """logits = (W norm(f) + b + W_d norm_d(f) + b_d) / 2, f = drop(neck(pool x)).
 
-    (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, C), the pooled map, with `pre_logits`, or when there are no classes.
+    (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, C), the pooled map behind the `neck`, if there is one, with `pre_logits`, or when
+    there are no classes.
     `fuse()` leaves a `linear_head`, with batch norms folded and the mean of both maps.
     """
 
@@ -44,8 +45,11 @@ class DistilledHead(nn.Module):
         pool: Pool = "avg",
         norm: Norm | None = slot("batch_norm"),
         drop: Annotated[float, Meta(ge=0, lt=1)] = 0.0,
+        neck: Annotated[Slot | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
+        self.neck = neck(dim) if neck else None
+        dim = getattr(self.neck, "out_dim", dim)
         self.num_features, self.num_classes = dim, num_classes
         self.pool: Pool = pool
         self.drop = drop
@@ -57,6 +61,8 @@ class DistilledHead(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
         x = pooled(x, self.pool, ctx)
+        if self.neck is not None:
+            x = run(self.neck, x, without_places(ctx))
         if pre_logits or self.classifier is None or self.classifier_dist is None:
             return x
         x = F.dropout(x, self.drop, self.training)
@@ -67,7 +73,11 @@ class DistilledHead(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         pairs = (self.norm, self.classifier), (self.norm_dist, self.classifier_dist)
-        if self.classifier is None or not all(norm is None or hasattr(norm, "as_affine") for norm, _ in pairs):
+        if (
+            self.classifier is None
+            or self.neck is not None
+            or not all(norm is None or hasattr(norm, "as_affine") for norm, _ in pairs)
+        ):
             return self
         for norm, classifier in pairs:
             if norm is not None:

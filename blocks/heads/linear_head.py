@@ -22,7 +22,8 @@ class LinearHead(nn.Module):
     """logits = W drop(norm(pool x)) + b, or with pool(norm(x)) where `norm_first`.
 
     (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, C) with `pre_logits`, or when there are no classes.
-    `fuse()` folds a batch norm into W, after which pre_logits are those before the norm.
+    `fuse()` folds a batch norm into W, after which pre_logits are those before the norm. `spare` keeps a second classifier in the state
+    that nothing reads and nothing trains here: upstream's for training with mixed patches.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class LinearHead(nn.Module):
         norm: Norm | None = None,
         norm_first: bool = False,
         drop: Annotated[float, Meta(ge=0, lt=1)] = 0.0,
+        spare: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
     ):
         super().__init__()
         self.num_features, self.num_classes = dim, num_classes
@@ -41,6 +43,7 @@ class LinearHead(nn.Module):
         self.norm_first, self.drop = norm_first, drop
         self.norm = norm(dim) if norm else None
         self.classifier = Dense(dim, num_classes) if num_classes else None
+        self.spare = Dense(dim, num_classes).requires_grad_(False) if num_classes and spare else None
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
         if self.norm is not None and self.norm_first:

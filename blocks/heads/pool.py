@@ -11,11 +11,11 @@ from blocks.context import Context
 from blocks.ops.masks import token_mask
 from blocks.places import has_places
 
-Pool = Literal["avg", "max", "avgmax"]
+Pool = Literal["avg", "max", "avgmax", "first"]
 
 
 def pooled(x: Tensor, pool: Pool, ctx: Context | None = None) -> Tensor:
-    """(B, C, H, W) or (B, L, C) -> (B, C): the mean over all positions but padding, the maximum, or the mean of both.
+    """(B, C, H, W) or (B, L, C) -> (B, C): the mean over all positions but padding, the maximum, the mean of both, or the first.
 
     Raises ValueError for an input without positions.
     """
@@ -24,6 +24,8 @@ def pooled(x: Tensor, pool: Pool, ctx: Context | None = None) -> Tensor:
     positions = (2, 3) if x.ndim == 4 else (1,)
     if type(x) is Tensor and not x.numel() and x.shape[0]:
         raise ValueError(f"a head gathers positions into one vector, and an input of shape {tuple(x.shape)} has none")
+    if pool == "first":
+        return x[:, :, 0, 0] if x.ndim == 4 else x[:, 0]
     if pool == "avg":
         return x.mean(positions)
     if pool == "max":
@@ -34,7 +36,7 @@ def pooled(x: Tensor, pool: Pool, ctx: Context | None = None) -> Tensor:
 def _pooled_tokens(x: Tensor, pool: Pool, ctx: Context) -> Tensor:
     """`pooled` over the real tokens of x (B, L, C), 0 where a sample has none. Raises ValueError for packed sequences."""
     mask = token_mask(x, ctx)
-    if mask is None:
+    if mask is None or pool == "first":
         return pooled(x, pool)
     real = mask.bool().unsqueeze(-1)
     mean = x.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)

@@ -49,18 +49,34 @@ class Affine(nn.Module):
 class LayerNorm(Affine):
     """y = weight * (x - mean_C x) / sqrt(var_C x + eps) + bias, over the channels of each position.
 
-    (B, C, H, W), (B, L, C) or (B, C) -> the same shape.
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape. With `outside` eps is added to the root, as CVNets does.
     """
 
-    def __init__(self, dim: int, *, eps: Eps = 1e-6, bias: bool = True):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: Eps = 1e-6,
+        bias: bool = True,
+        outside: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+    ):
         super().__init__(dim, eps, bias)
+        self.outside = outside
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.outside:
+            return self._with_eps_outside(x)
         if x.ndim == 4:
             y = F.layer_norm(x.permute(0, 2, 3, 1), (self.dim,), self.weight, self.bias, self.eps)
             return y.permute(0, 3, 1, 2)
         return F.layer_norm(x, (self.dim,), self.weight, self.bias, self.eps)
+
+    def _with_eps_outside(self, x: Tensor) -> Tensor:
+        axis = 1 if x.ndim == 4 else -1
+        variance, mean = torch.var_mean(x, axis, correction=0, keepdim=True)
+        y = (x - mean) / (variance.sqrt() + self.eps) * per_channel(self.weight, x)
+        return y if self.bias is None else y + per_channel(self.bias, x)
 
 
 @block("rms_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1910.07467")

@@ -23,24 +23,32 @@ class PositionEmbedding(nn.Module):
 
     (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for; with `dynamic_size` an image may have any other,
     to which the table is interpolated. Raises SizeError for another size; `resize_table` fits the table of another image size.
+    `spare_token` keeps a class token (1, 1, C) in the state that nothing reads and nothing trains, as checkpoints of SLAB do.
     """
 
     no_decay = ("pos_embed",)
+
+    cls_token: nn.Parameter | None
 
     def __init__(
         self,
         dim: int,
         *,
         dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        spare_token: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
         self.input_size, self.dynamic_size = tuple(input_size), dynamic_size
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(input_size), dim))
+        token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=False) if spare_token else None
+        self.register_parameter("cls_token", token)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            nn.init.zeros_(self.cls_token)
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:] if x.ndim == 4 else x.shape[1:2])

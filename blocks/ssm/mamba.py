@@ -144,12 +144,18 @@ class Mamba(Recurrent):
 class StepProjection(nn.Linear):
     """W_dt r + b, which starts at softplus^-1 of step sizes spread over STEP_RANGE."""
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
-        low, high = (math.log(step) for step in STEP_RANGE)
-        step = torch.empty_like(self.bias).uniform_(low, high).exp_()
-        self.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        reset_steps(self.weight, self.bias)
+
+
+@torch.no_grad()
+def reset_steps(weight: Tensor, bias: Tensor) -> None:
+    """First values of a projection (..., R) of step sizes, and of its bias."""
+    bound = weight.shape[-1] ** -0.5
+    nn.init.uniform_(weight, -bound, bound)
+    low, high = (math.log(step) for step in STEP_RANGE)
+    step = torch.empty_like(bias).uniform_(low, high).exp_()
+    bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
 def conv_and_scan(shape: tuple[int, ...], conv1d: nn.Conv1d, A_log: Tensor) -> dict[str, int]:

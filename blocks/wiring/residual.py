@@ -23,7 +23,8 @@ class Residual(nn.Module):
 
     (B, C, H, W) or (B, L, C) -> the same shape, or what shortcut and parts both lead to. `scale` (C,) and `skip_scale`
     (C,) are learned where the spec gives the value that they start from (LayerScale, arXiv:2103.17239; ResScale,
-    arXiv:2110.09456), and are 1 where it does not. In training f(x) is left out of a sample with probability `drop_path`.
+    arXiv:2110.09456), and are 1 where it does not; with `scalars` each is one number (1,) for all channels. In training f(x)
+    is left out of a sample with probability `drop_path`.
     `fuse()` folds the parts into each other, the scale into the last, and x itself into a part that can take it (a
     depthwise convolution). Raises ValueError when the parts change the width and no shortcut does the same.
     """
@@ -42,6 +43,7 @@ class Residual(nn.Module):
         shortcut: Annotated[Slot | None, Meta(extra_json_schema={"added": "0.1"})] = None,
         scale: float | None = None,
         skip_scale: float | None = None,
+        scalars: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         drop_path: float = 0.0,
     ):
         super().__init__()
@@ -49,8 +51,9 @@ class Residual(nn.Module):
         self.out_dim = getattr(self.shortcut, "out_dim", dim)
         self.initial = {"scale": scale, "skip_scale": skip_scale}
         self.drop_path = drop_path
+        size = 1 if scalars else self.out_dim
         for name, value in self.initial.items():
-            self.register_parameter(name, None if value is None else nn.Parameter(torch.empty(self.out_dim)))
+            self.register_parameter(name, None if value is None else nn.Parameter(torch.empty(size)))
         width = add_parts(self, parts, dim, self.out_dim)
         if width != self.out_dim:
             needs = "x + f(x) needs the same" if self.shortcut is None else f"the shortcut to {self.out_dim}"

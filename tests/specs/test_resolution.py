@@ -137,6 +137,24 @@ def test_cycle_and_runs_count_a_row_that_repeats() -> None:
     assert blocks[3][0]["block"] == "core/relu@1"
 
 
+@pytest.mark.parametrize(
+    ("times", "dims", "expected"),
+    [({}, [18, 28], [[18], [21, 23, 26, 28]]), ({"times": 4}, [72, 112], [[72], [84, 92, 104, 112]])],
+)
+def test_a_number_grows_in_equal_steps_through_all_stages(times: dict, dims: list, expected: list) -> None:
+    grown = {"block": "conv", "kernel_size": 1, "out_dim": {"grow": {"from": 16, "by": 12} | times}}
+    spec = net(overrides={"layer": [{"residual": ["@mixer"]}, grown], "downsample": "none", "dims": dims})
+    assert [[layer[1]["out_dim"] for layer in stage.layers] for stage in spec.stages] == expected
+
+
+@pytest.mark.parametrize(
+    "law", [{"from": 16}, {"from": 0, "by": 4}, {"from": 16, "by": 4.5}, {"from": 1, "by": 2, "step": 3}, 2**60]
+)
+def test_a_law_of_growth_is_whole_numbers(law) -> None:
+    with pytest.raises(ValueError, match="expected whole numbers { from, by, times }"):
+        net(overrides={"layer": {"block": "conv", "kernel_size": 1, "out_dim": {"grow": law}}})
+
+
 def test_a_part_used_with_changes_leaves_the_part_as_it_was() -> None:
     first, last = net(overrides={"layer.residual": ["@large", "@mixer"]}).stages[0].layers[0][0]["parts"]
     assert (first["kernel_size"], last["kernel_size"]) == (7, 3)

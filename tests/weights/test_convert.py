@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import SpecError, WeightsError
+from zoo.weights.axes import Axes
 from zoo.weights.convert import KeyRules
+from zoo.weights.key_patterns import PatternError
 from zoo.weights.operations import bit_equal
 
 
@@ -113,6 +115,25 @@ def test_axes_are_permuted_and_ones_go_in_and_out():
     )
     zoo = there_and_back(rule_set, source, {"fc": (4, 3), "gamma": (5,), "u": (3, 1, 2)})
     assert torch.equal(zoo["u"][:, 0], source["t"].T)
+
+
+def test_axes_are_merged_and_come_apart_as_a_square_or_by_a_stated_size():
+    source = {"pos": of(1, 5, 3, 3), "steps": of(8, 3), "norm": of(6)}
+    rule_set = rules(
+        {"from": "pos", "to": "table", "shape": "1 c h w -> 1 (h w) c"},
+        {"from": "steps", "to": "dt", "shape": "(k=4 e) r -> k e r"},
+        {"from": "norm", "to": "mixed", "shape": "(c r=2) -> (r c)"},
+    )
+    zoo = there_and_back(rule_set, source, {"table": (1, 9, 5), "dt": (4, 2, 3), "mixed": (6,)})
+    assert torch.equal(zoo["table"][0, 5], source["pos"][0, :, 1, 2])
+    assert torch.equal(zoo["dt"][3, 1], source["steps"][7])
+    assert torch.equal(zoo["mixed"], source["norm"][[0, 2, 4, 1, 3, 5]])
+
+
+@pytest.mark.parametrize("shape", ["o i -> o", "(a b -> a b", "a b -> (a) b", "a (b 2) -> a b", "a" * 60 + "! -> a"])
+def test_a_shape_that_is_no_pattern_is_refused(shape):
+    with pytest.raises(PatternError, match="shape"):
+        Axes(shape)
 
 
 def test_split_cuts_by_the_sizes_of_the_targets():
@@ -312,7 +333,10 @@ BAD = [
         "`{a}` cannot be two of: many segments (`*`), a number (`+1`), a choice of words (`:`)",
     ),
     (["", "a"], "a pattern is empty"),
-    ({"from": "a", "to": "b", "shape": "o i"}, "shape `o i` is not like `o i 1 1 -> o i`: names and 1s on both sides"),
+    (
+        {"from": "a", "to": "b", "shape": "o i"},
+        "shape `o i` is not like `o i 1 1 -> o i`: names, 1s and groups `(h w)` on both sides",
+    ),
     ({"from": "a", "to": "b", "shape": "o i -> o"}, "shape `o i -> o` must name each axis once on both sides"),
     ({"from": "a", "to": "b", "shape": "o o -> o o"}, "shape `o o -> o o` must name each axis once on both sides"),
     ({"from": "a", "split": {"dim": 0, "to": ["b"]}}, "`split.to` must be a list of at least two names; found ['b']"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from zoo.artifacts.repository import Repository
+from zoo.build.builder import build
+from zoo.build.init import materialise
 from zoo.catalog.saved import record_of
 from zoo.errors import Problem, WeightsError, listed, nearest
 from zoo.pretrained.target import Plan, Target
@@ -121,7 +123,19 @@ def _in_our_names(content: Mapping[str, Any], target: Target, spec: Spec, keys: 
             tensors = rules.to_zoo(tensors, expected, name)
         except WeightsError as error:
             raise (below_prefix(error, prefix) if prefix else error) from None
+        tensors = _completed(tensors, expected, spec)
     return {key: tensor for key, tensor in tensors.items() if key not in absent}, prefix
+
+
+def _completed(tensors: dict[str, Tensor], expected: Collection[str], spec: Spec) -> dict[str, Tensor]:
+    """The tensors with the first values of those that the checkpoint may lack, and does."""
+    missing = [name for name in expected if name not in tensors]
+    if not missing:
+        return tensors
+    net = build(spec)
+    materialise(net, spec.init, "cpu")
+    values = net.state_dict()
+    return tensors | {name: values[name] for name in missing}
 
 
 def _key_rules(spec: Spec, keys: str) -> KeyRules | None:

@@ -227,16 +227,25 @@ def _routing(filled: dict[str, Any], mixer: str) -> Iterator[Issue]:
             )
 
 
+def _ends_in_class_token(call: dict[str, Any]) -> bool:
+    """Whether what is read of the view is a class token behind all others, which has seen the whole image."""
+    return str(call.get("block")).startswith("core/tokens@") and (call.get("cls_token"), call.get("keep")) == (
+        "last",
+        "cls",
+    )
+
+
 BOTH_WAYS = ("core/scan_2d@", "core/multi_scan@", "core/bidirectional@")
 """Views and wirings that show a causal mixer its input from both ends."""
 
 
 def _scanned(filled: dict[str, Any], path: Path) -> bool:
-    """Whether a scan view or a wiring around the call shows it the image from both ends."""
+    """Whether a scan view or a wiring around the call shows it the image from both ends, or the last token alone is read."""
     node: Any = filled
     for step in path:
         around = [node, node.get("view")] if isinstance(node, dict) else []
-        if any(isinstance(call, dict) and str(call.get("block")).startswith(BOTH_WAYS) for call in around):
+        calls_around = [call for call in around if isinstance(call, dict)]
+        if any(str(call.get("block")).startswith(BOTH_WAYS) or _ends_in_class_token(call) for call in calls_around):
             return True
         node = node[step]
     return False

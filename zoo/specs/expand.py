@@ -45,7 +45,7 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
     stages, room = Items(spec.origin.below("stages")), Room()
     for i in range(min(count, MAX_STAGES)):
         origin = stages.origin.below(i)
-        stages.push(stage_of(merged, tables[i], Where(room, i, count), depths[i], origin, problems), origin)
+        stages.push(stage_of(merged, tables[i], Where(room, i, depths), depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
     apply_width(merged, tree, problems)
     return tree

@@ -1,25 +1,43 @@
-"""Indexed values, `per_stage`, `cycle` and `runs`: the one of a list that holds for a stage and a layer."""
+"""Indexed values, `per_stage`, `cycle`, `runs` and `grow`: the one of a list, or the number, that holds for a stage and a layer."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from blocks.registry.schema import INVALID
 from zoo.errors import Problem, listed
 from zoo.specs.limits import Room
 from zoo.specs.patch import INDEXED
+from zoo.specs.scalars import is_count
 from zoo.specs.tree import Items, Origin, Table, report
+
+GROWTH = ("from", "by", "times")
+MOST_GROWN = 2**20
 
 
 class Where:
     """The stage, and within it the layer, that an indexed value is resolved for."""
 
-    def __init__(self, room: Room, stage: int, stage_count: int, layer: int | None = None, depth: int = 0):
-        self.room, self.stage, self.stage_count, self.layer, self.depth = room, stage, stage_count, layer, depth
+    def __init__(self, room: Room, stage: int, depths: Sequence[int | None], layer: int | None = None, depth: int = 0):
+        self.room, self.stage, self.depths, self.layer, self.depth = room, stage, depths, layer, depth
+
+    @property
+    def stage_count(self) -> int:
+        return len(self.depths)
 
     def at(self, layer: int, depth: int) -> Where:
         """A layer of the same stage, which has `depth` of them."""
-        return Where(self.room, self.stage, self.stage_count, layer, depth)
+        return Where(self.room, self.stage, self.depths, layer, depth)
+
+    def number(self) -> tuple[int, int] | None:
+        """Which layer of the net this is, counted from 1, and how many there are; None where stages list their layers."""
+        before, depths = self.depths[: self.stage], [depth for depth in self.depths if depth is not None]
+        if self.layer is None or len(depths) < len(self.depths):
+            return None
+        return sum(depth or 0 for depth in before) + self.layer + 1, sum(depths)
 
 
 def pick(value: Any, where: Where | None, origin: Origin, problems: list[Problem]) -> Any:
@@ -65,7 +83,7 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
     if where is None:
         problems.append(Problem(str(origin), "one value: stem and head belong to no stage", f"`{keys[0]}`"))
         return INVALID
-    if not isinstance(options, Items) or not options:
+    if keys[0] != "grow" and (not isinstance(options, Items) or not options):
         report(problems, at, "a list with at least one value", options)
         return INVALID
     if keys[0] == "per_stage":
@@ -82,6 +100,8 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
             Problem(str(origin), "`per_stage`: downsample, view and post belong to no layer", f"`{keys[0]}`")
         )
         return INVALID
+    if keys[0] == "grow":
+        return _grown(options, at, where, problems)
     if keys[0] == "cycle":
         position = where.layer % len(options)
         return pick(options[position], where, options.origins[position], problems)
@@ -114,3 +134,25 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
         )
         return INVALID
     return pick(match[0], where, match.origins[0], problems)
+
+
+def _grown(law: Any, at: Origin, where: Where, problems: list[Problem]) -> Any:
+    """`from`, and `by` more in the last layer of the net, in equal steps; rounded, then `times` as much (arXiv:1610.02915, eq. 2)."""
+    numbers = {key: law[key] for key in GROWTH if key in law} if isinstance(law, Table) else {}
+    right = isinstance(law, Table) and set(law) <= set(GROWTH) and {"from", "by"} <= set(law)
+    if not right or not all(is_count(value, least=1) and value <= MOST_GROWN for value in numbers.values()):
+        expected = f"whole numbers {{ from, by, times }} from 1 to {MOST_GROWN:,}, of which `times` may be left out"
+        report(problems, at, expected, law)
+        return INVALID
+    place = where.number()
+    if place is None:
+        problems.append(Problem(str(at), "`depths`, which say what number a layer has", "stages that list `layers`"))
+        return INVALID
+    number, total = place
+    return _widths(numbers["from"], numbers["by"], total)[number] * numbers.get("times", 1)
+
+
+@functools.lru_cache(64)
+def _widths(start: int, by: int, layers: int) -> tuple[int, ...]:
+    """Added up as upstream does: what the sum has lost decides how a half is rounded."""
+    return tuple(map(round, accumulate([by / layers] * layers, initial=float(start))))

@@ -14,6 +14,7 @@ from blocks.registry.errors import BlockError
 from blocks.registry.schema import CALL
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import TOP
+from zoo.specs.indexed import GROWTH, MOST_GROWN
 from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
 from zoo.specs.stages import STAGE
@@ -21,6 +22,10 @@ from zoo.specs.width import WIDTH_SCHEMA
 
 ID = "urn:blockzoo:schema:zoo.spec:1"
 VALUE = {"$ref": "#/$defs/value"}
+GROW = {
+    "type": "object", "required": ["from", "by"], "additionalProperties": False,
+    "properties": {key: {"type": "integer", "minimum": 1, "maximum": MOST_GROWN} for key in GROWTH},
+}  # fmt: skip
 
 
 def export(plugins: bool = False) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
         "use": {"type": "object", "required": ["use"], "properties": {"use": {"$ref": "#/$defs/reference"}}},
         "indexed": {
             "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
-            "properties": {key: {"type": "array", "minItems": 1} for key in ("per_stage", "cycle", "runs")},
+            "properties": {key: {"type": "array", "minItems": 1} for key in ("per_stage", "cycle", "runs")} | {"grow": GROW},
         },
         "value": {"anyOf": [{"$ref": "#/$defs/reference"}, {"$ref": "#/$defs/use"}, {"$ref": "#/$defs/indexed"}]},
         "name": {"enum": [spelling for info in infos for spelling in _spellings(info)]},

@@ -18,7 +18,7 @@ from blocks.registry.schema import shown
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.tree import Items, Origin, Path, Table, calls, children, position, rooted, walk
 
-INDEXED = ("per_stage", "cycle", "runs")
+INDEXED = ("per_stage", "cycle", "runs", "grow")
 EXTENDS = "extends"
 """What a variant calls the sibling that it changes."""
 MIXERS = ("token_mixer", "channel_mixer")

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from blocks.annealing import anneal
 from blocks.chain import channels
 from blocks.context import Context
 from blocks.registry.calls import complete_call
@@ -164,8 +165,9 @@ def _spoil(module: nn.Module) -> None:
 
 
 def gradient(subject: Subject) -> None:
-    """The gradient reaches every parameter that asks for it, and the input; not that of a router, which may go by a key."""
+    """The gradient reaches every parameter that asks for it, in the middle of training, and the input; not that of a router, which may go by a key."""
     module = perturbed(subject.build(subject.spaces[0])).train()
+    anneal(module, 0.5)
     sources: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import zoo
+from blocks.annealing import anneal
 from blocks.context import Context
 from zoo import catalog
 from zoo.build.inputs import meta_input
@@ -57,12 +58,13 @@ def index(name: str) -> None:
 
 
 def shapes(name: str) -> None:
-    """Its output has a row for each input, and a column for each class."""
+    """Its output has a row for each input, or one for each member of an ensemble, and a column for each class."""
     model = _built(name)
     with torch.no_grad():
         y = _answer(model, _input(model))
+    rows = 2 * getattr(model.head, "rows_per_input", 1)
     require(
-        y.shape[0] == 2 and y.shape[-1] == model.num_classes,
+        y.shape[0] == rows and y.shape[-1] == model.num_classes,
         f"two inputs of {model.num_classes} classes gave {tuple(y.shape)}",
     )
     require(bool(y.isfinite().all()), "its outputs with fresh weights are not finite")
@@ -79,8 +81,9 @@ def deployed(name: str) -> None:
 
 
 def gradient(name: str) -> None:
-    """The gradient of a loss reaches every parameter, and is finite."""
+    """The gradient of a loss reaches every parameter, in the middle of training, and is finite."""
     model, ctx = _lived_in(name).train(), Context()
+    anneal(model, 0.5)
     y = _answer(model, _input(model), ctx)
     (F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1]) + ctx.total_loss()).backward()
     parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}

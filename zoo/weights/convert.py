@@ -69,8 +69,8 @@ class KeyRules:
     ) -> dict[str, Tensor]:
         """The tensors under our names and in our shapes, in the order of `expected` ({name: (shape, dtype)}).
 
-        Raises WeightsError naming every source tensor without a place, every target without a source, both sides of
-        every clash and every wrong shape. Dtypes pass through; `load_state` judges them."""
+        Targets of rules that are optional may be missing. Raises WeightsError naming every source tensor without a place, every other
+        target without a source, both sides of every clash and every wrong shape. Dtypes pass through; `load_state` judges them."""
         return _ToZoo(self, source, {name: tuple(shape) for name, (shape, _) in expected.items()}).run(subject)
 
     def to_source(self, tensors: Mapping[str, Tensor], subject: str = "export") -> dict[str, Tensor]:
@@ -125,6 +125,11 @@ class KeyRules:
         origins = self.origins(name, there)
         return origins[0] if len(origins) == 1 else None
 
+    def is_optional(self, name: str, there: Container[str] = ()) -> bool:
+        """Whether a checkpoint may lack what the zoo tensor `name` is made of."""
+        origin = self.origin(name, there)
+        return origin is not None and self._move(origin[0]).optional
+
     def source_names(self, name: str, there: Container[str] = ()) -> list[str]:
         """The source tensors that the zoo tensor `name` is made of; the first one if they are counted by an index."""
         origin = self.origin(name, there)
@@ -175,7 +180,7 @@ class _ToZoo:
         self._compare(unclaimed)
         if self.problems:
             raise TensorsError(subject, self.problems)
-        return {name: self.produced[name] for name in self.expected}
+        return {name: self.produced[name] for name in self.expected if name in self.produced}
 
     def _apply(self, rule: Move, group: Group, slots: dict[int, str]) -> None:
         targets = rule.zoo.names(group) or []
@@ -206,6 +211,7 @@ class _ToZoo:
 
     def _compare(self, unclaimed: list[str]) -> None:
         missing = [name for name in self.expected if name not in self.produced and name not in self.blamed]
+        missing = [name for name in missing if not self.rules.is_optional(name, self.expected)]
         extra = [name for name in self.produced if name not in self.expected]
         homeless = unclaimed + [maker for name in extra for maker in self.makers[name]]
         wanted = {name: self.rules.source_names(name, self.expected) for name in missing}

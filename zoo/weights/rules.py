@@ -2,6 +2,7 @@
 
 ["from", "to"]                                       a rename; the same as { from = ..., to = ... }
 { from, to, shape = "o i 1 1 -> o i" }               a rename that rearranges axes
+{ from, to, optional = true }                        a rename of what a checkpoint may lack
 { from, split = { dim, to = [...] } }                one source tensor -> several
 { to, cat = { dim, from = [...], sizes = [...] } }   several -> one; sizes when they differ
 { from, to, stack = { dim, index = "e" } }           `{e}` of `from` counts along a new axis
@@ -32,7 +33,7 @@ MEMBERS = {  # the member that gives an operation its name -> (required members,
     "unstack": ({"from", "to", "unstack"}, set()),
     "tie": ({"tie", "with"}, set()),
     "ignore": ({"ignore"}, {"beside", "fill", "dtype"}),
-    "from": ({"from", "to"}, {"shape"}),  # a plain rename, looked for last
+    "from": ({"from", "to"}, {"shape", "optional"}),  # a plain rename, looked for last
 }
 
 Group = tuple[tuple[str, str], ...]
@@ -71,6 +72,8 @@ class Move(NamedTuple):
     source: Side
     zoo: Side
     operation: Operation
+    optional: bool = False
+    """Whether a checkpoint may lack it: the model then keeps its first values."""
 
     def claim_source(self, name: str) -> tuple[Group, int] | None:
         claim = self.source.claim(name)
@@ -126,7 +129,10 @@ def read_rule(data: Any) -> Rule:
 def _read_move(data: Mapping[str, Any], kind: str) -> Move:
     if kind == "from":
         axes = Axes(_text(data, "shape")) if "shape" in data else None
-        return _move([_text(data, "from")], [_text(data, "to")], Rename(axes))
+        optional = data.get("optional", False)
+        if not isinstance(optional, bool):
+            raise PatternError(f"`optional` must be true or false; found {optional!r}")
+        return _move([_text(data, "from")], [_text(data, "to")], Rename(axes))._replace(optional=optional)
     options = data[kind]
     required = {"split": {"dim", "to"}, "cat": {"dim", "from"}}.get(kind, {"dim", "index"})
     if not isinstance(options, Mapping):
