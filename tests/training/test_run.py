@@ -13,6 +13,9 @@ import zoo
 from tests.training import shades
 from tests.training.shades import MODEL, QUICK
 from zoo.errors import InputError
+from zoo.predicting.predictor import Wish
+from zoo.predicting.rows import Row
+from zoo.predicting.run import rows_of
 from zoo.training.outcome import BEST, LAST, Run
 from zoo.training.run import train
 from zoo.training.trainer import Moment, Watch
@@ -32,6 +35,11 @@ def stopping(*steps: int) -> Watch:
 
 def trained(data: pathlib.Path, out: pathlib.Path, settings: dict[str, Any] | None = None, **options: Any) -> Run:
     return train(options.pop("model", MODEL), data, out, settings=QUICK | (settings or {}), **options)
+
+
+def answer(run: Run, picture: pathlib.Path) -> Row:
+    """What `zoo predict RUN PICTURE` finds."""
+    return rows_of(Wish(name=str(run.folder), top=3), [picture], "", lambda now: None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,8 @@ def test_several_classes_a_picture_are_learned(tmp_path: pathlib.Path) -> None:
     tags = trained(shades.table(tmp_path / "data", "tags", words), tmp_path / "RUN", {"optimizer.lr": 4e-3})
     assert (tags.task, tags.labels, tags.figure) == ("multilabel", ("dark", "even", "light"), "mAP")
     assert tags.value > 0.8
+    row = answer(tags, tmp_path / "data" / "dark" / "000.png")
+    assert sum(each.chance for each in row.classes) > 1.2, "two classes are likely at once"
 
 
 def test_numbers_are_learned_and_answered_in_their_units(tmp_path: pathlib.Path) -> None:
@@ -119,6 +129,7 @@ def test_numbers_are_learned_and_answered_in_their_units(tmp_path: pathlib.Path)
     pictures = [tmp_path / "data" / name for name in ("dark/000.png", "light/001.png")]
     low, high = model(zoo.transform(str(run.folder))(pictures)).flatten().tolist()
     assert 50 < low < 200 < high < 350
+    assert answer(run, pictures[0]).numbers == pytest.approx([low], rel=1e-4)
 
 
 def test_adapters_frozen_norms_balance_weights_and_half_precision_go_together(

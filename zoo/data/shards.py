@@ -32,7 +32,7 @@ def _samples(path: Path, part: str) -> Iterator[tuple[str, Picture, str]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, ending = _key_and_ending(member.name)
-                if not member.isreg() or member.sparse is not None:
+                if not member.isreg() or member.sparse is not None or "/." in f"/{member.name}":
                     continue
                 if f".{ending.rsplit('.', 1)[-1]}" in SUFFIXES:
                     name = f"{path.name}/{member.name}"

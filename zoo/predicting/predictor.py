@@ -59,7 +59,10 @@ class Predictor:
             expected = "weights that say how images are prepared"
             raise InputError(self.manifest.name, Problem("", expected, "no `preprocess` in their manifest"))
         self.prepare: Transform = transform(model)
-        self.labels = [] if wish.features else _labels(model)
+        self.task = model.spec.family.task
+        self.numbers = wish.features or self.task == "image-regression"
+        """Whether an answer is numbers, and not classes."""
+        self.labels = [] if self.numbers else _labels(model)
         self.digest = model.digest
         self.model = self._deployed(model) if wish.deploy else model.to(wish.device)
         self.seconds = 0.0  # that the model alone has taken so far
@@ -85,7 +88,7 @@ class Predictor:
     @property
     def shape(self) -> Shape:
         """What rows of this model have."""
-        return Shape(0, self.width) if self.wish.features else Shape(min(self.wish.top, self.width), 0)
+        return Shape(0, self.width) if self.numbers else Shape(min(self.wish.top, self.width), 0)
 
     def outputs(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits or features (B, K), in float32 on the CPU. What is deployed gets the batch that it was made for."""
@@ -133,8 +136,9 @@ class Predictor:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _rows(self, part: list[tuple[Placed, str]], values: Tensor) -> Iterator[Row]:
-        chances = values if self.wish.features else values.softmax(-1)
-        best = None if self.wish.features or not len(values) else chances.topk(min(self.wish.top, chances.shape[-1]))
+        several = self.task == "multilabel-classification"
+        chances = values if self.numbers else values.sigmoid() if several else values.softmax(-1)
+        best = None if self.numbers or not len(values) else chances.topk(min(self.wish.top, chances.shape[-1]))
         done = 0
         for (position, picture), error in part:
             if error:

@@ -24,7 +24,7 @@ GROUP = 4096
 
 
 class Class(msgspec.Struct, frozen=True, array_like=True):
-    """A class of the model: its name, its place among the logits, and its softmax."""
+    """A class of the model: its name, its place among the logits, and its softmax, or its sigmoid where a picture has several classes."""
 
     label: str
     index: int

@@ -91,7 +91,7 @@ def _show(arguments: Namespace, wish: Wish) -> int:
             if row.error:
                 complain(f"{row.image}: {row.error}")
         if done := [[row.image, _cell(row)] for row in rows if not row.error]:
-            table(["image", "features" if wish.features else "classes"], done)
+            table(["image", "numbers" if any(row.features for row in rows) else "classes"], done)
     return _code(Tally(len(rows), sum(bool(row.error) for row in rows)))
 
 
@@ -105,7 +105,7 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 def _cell(row: Row) -> str:
     if row.features:
         first = "  ".join(f"{value:.4g}" for value in row.numbers[:SHOWN_FEATURES])
-        return f"{len(row.numbers)} numbers: {first} …"
+        return first if len(row.numbers) <= SHOWN_FEATURES else f"{len(row.numbers)} numbers: {first} …"
     return "  ".join(f"{each.label} {each.chance:.1%}" for each in row.classes)
 
 
