@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from zoo.artifacts.lockfile import read_lock
 from zoo.cli import main
 from zoo.data import digits
 from zoo.errors import InputError
+from zoo.evaluating.corruptions import corruptions
 from zoo.evaluating.evaluate import _Judged, evaluate
 from zoo.evaluating.report import page
 from zoo.evaluating.sets import real_labels, sets_of
@@ -181,3 +184,23 @@ def test_a_figure_that_is_not_reached_is_told_by_the_exit_code(
     assert main(["pin", f"{NAME}.digits", "--prove", str(tmp_path / "turned")]) == 1
     assert "not what is published" in capsys.readouterr().out
     assert read_lock("zoo.lock")[f"{NAME}.digits"].proofs[0].reproduced is False
+
+
+@pytest.mark.slow  # the package takes seconds to be imported
+def test_corruptions_are_made_of_the_crop_and_are_the_same_each_time(scans: pathlib.Path) -> None:
+    pytest.importorskip("imagecorruptions")
+    found = [evaluate(NAME, scans, metrics=["top1"], corrupt="gaussian_noise@1,contrast@5") for _ in range(2)]
+    names = [score.data for score in found[0].scores]
+    assert names == ["my-digits", "my-digits/gaussian_noise@1", "my-digits/contrast@5"]
+    values = [score.figures["top1"].value for score in found[0].scores]
+    assert values == [score.figures["top1"].value for score in found[1].scores]
+    assert values[0] >= values[1] > values[2]
+
+
+def test_a_corruption_that_is_none_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = types.SimpleNamespace(get_corruption_names=lambda which="common": ["fog", "snow"])
+    monkeypatch.setitem(sys.modules, "imagecorruptions", package)
+    with pytest.raises(InputError, match="with one of `fog` or `snow`; found `fgo@3`; nearest `fog`"):
+        corruptions("fgo@3")
+    assert corruptions("snow@2,fog") == [("snow", 2), *(("fog", severity) for severity in range(1, 6))]
+    assert len(corruptions("all")) == 10

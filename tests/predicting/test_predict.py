@@ -137,17 +137,22 @@ def test_the_command_killed_at_random_moments_writes_every_row_once(tmp_path: pa
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, "whole.jsonl"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     draw, kills = random.Random(0), 0
-    while kills < 30:
+    parts = tmp_path / "killed.jsonl.parts"
+    while True:
+        before = len(list(parts.glob("*.part")))
         process = subprocess.Popen([*command, "killed.jsonl"], cwd=tmp_path, env=environment)
-        seen = time.monotonic()
-        while process.poll() is None and time.monotonic() - seen < 120:
-            if (tmp_path / "killed.jsonl.parts").exists():
-                time.sleep(draw.uniform(0, 0.7))
-                process.send_signal(signal.SIGKILL)
-                break
+        while process.poll() is None and len(list(parts.glob("*.part"))) <= before:
             time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             break
         kills += 1
     assert kills > 2
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_an_option_that_there_is_not_is_told_in_a_sentence(scans: pathlib.Path) -> None:
+    for option in ({"tpo": 3}, {"batch": 0}, {"top": "many"}):
+        with pytest.raises(zoo.InputError, match="options are top, features, batch"):
+            predict_images(NAME, scans, **option)

@@ -19,7 +19,7 @@ from zoo.evaluating.corruptions import Corrupting, corruptions
 from zoo.evaluating.figures import METRICS, Answers, ClassScore, Estimate, check_metrics, per_class, share
 from zoo.evaluating.paired import Pair, paired
 from zoo.evaluating.sets import LabelledSet, Real, real_labels, sets_of
-from zoo.predicting.predictor import Placed, Predictor, Wish
+from zoo.predicting.predictor import Placed, Predictor, wished
 from zoo.predicting.progress import Clock, Told, nobody
 from zoo.predicting.run import large_pictures
 
@@ -93,7 +93,10 @@ def evaluate(
     known: dict[str, list[Answers]] = {each.name: [] for each in sets}
     unreadable: dict[str, str] = {}
     for model in names:
-        predictor = Predictor(Wish(name=model, **wish))
+        predictor = Predictor(wished(model, **wish))
+        if predictor.task != "image-classification":
+            found = f"one that was trained for {predictor.task}"
+            raise InputError("evaluate", Problem(model, "a model that answers one class", found))
         for each in sets:
             judged = _Judged(predictor, each, classes, subset)
             answers = judged.answers(clock, unreadable)

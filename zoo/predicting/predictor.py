@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -27,17 +27,26 @@ from zoo.predicting.rows import Class, Row, Shape
 MOST_WORKERS = 8
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to predict, and with what. `deploy`: a runtime, `auto` for the fastest that is installed, "" for torch's train form;
     `workers`: threads that decode, 0 for as many as there are cores, up to 8."""
 
     name: str
-    top: int = 5
+    top: Annotated[int, msgspec.Meta(ge=1)] = 5
     features: bool = False
-    batch: int = 32
-    workers: int = 0
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 32
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     deploy: str = ""
     device: str = "cpu"
+
+
+def wished(name: str, **options: Any) -> Wish:
+    """Raises InputError for options that there are not, and for values that they do not take."""
+    try:
+        return msgspec.convert({"name": str(name), **options}, Wish)
+    except msgspec.ValidationError as error:
+        step = f"options are {', '.join(Wish.__struct_fields__[1:])}"
+        raise InputError("predict", Problem("", found=printable(error), next=step)) from None
 
 
 class Placed(NamedTuple):

@@ -16,7 +16,7 @@ from zoo.data.pictures import Picture
 from zoo.data.sources import pictures_of
 from zoo.errors import InputError, Problem, nearest
 from zoo.predicting.journal import Journal, Tally
-from zoo.predicting.predictor import Placed, Predictor, Wish
+from zoo.predicting.predictor import Placed, Predictor, Wish, wished
 from zoo.predicting.progress import Clock, Told, nobody
 from zoo.predicting.rows import Row, plain, writer_of
 
@@ -46,7 +46,7 @@ def predict_images(
 
     A picture that cannot be read has a row with its reason. Raises InputError, and what `zoo.create` raises.
     """
-    asked = Wish(name=str(model), **wish)
+    asked = wished(model, **wish)
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     if on not in PLACES:
         raise InputError("predict", Problem("--on", "ray, or nothing for this process", f"`{on}`", nearest(on, PLACES)))
@@ -60,7 +60,8 @@ def rows_of(wish: Wish, sources: Sequence[Source], column: str, progress: Told) 
     pictures = pictures_of(sources, column)
     predictor = Predictor(wish)
     with large_pictures():
-        return list(_told(predictor.rows(map(Placed, range(len(pictures)), pictures)), len(pictures), progress))
+        rows = predictor.rows(map(Placed, range(len(pictures)), pictures))
+        return list(_told(rows, len(pictures), progress))
 
 
 def written(
