@@ -152,6 +152,11 @@ def test_the_command_killed_at_random_moments_writes_every_row_once(tmp_path: pa
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_device_that_is_not_there_is_told_in_a_sentence(scans: pathlib.Path) -> None:
+    with pytest.raises(zoo.InputError, match="expected a device that torch has here; found RuntimeError"):
+        predict_images(NAME, scans, device="nowhere")
+
+
 def test_an_option_that_there_is_not_is_told_in_a_sentence(scans: pathlib.Path) -> None:
     for option in ({"tpo": 3}, {"batch": 0}, {"top": "many"}):
         with pytest.raises(zoo.InputError, match="options are top, features, batch"):

@@ -73,7 +73,7 @@ class Predictor:
         """Whether an answer is numbers, and not classes."""
         self.labels = [] if self.numbers else _labels(model)
         self.digest = model.digest
-        self.model = self._deployed(model) if wish.deploy else model.to(wish.device)
+        self.model = self._deployed(model) if wish.deploy else _on(wish.device, model)
         self.seconds = 0.0  # that the model alone has taken so far
         self.workers = wish.workers or min(MOST_WORKERS, os.cpu_count() or 1)
 
@@ -186,6 +186,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ProblemsError):
         return printable(error.problems[0].sentence())
     return f"a picture that cannot be decoded: {raised(error)}"
+
+
+def _on(device: str, model: Any) -> Any:
+    """The model on a device of torch. Raises InputError for one that is not there."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("predict", Problem("--device", "a device that torch has here", raised(error))) from None
 
 
 def _labels(model: Any) -> list[str]:
