@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
 import random
 from typing import Any
 
@@ -22,7 +23,9 @@ from zoo.training.augmentation import Augmented
 from zoo.training.batches import Order, Pictures, Share, balanced_weights, loader, targets_of
 from zoo.training.freezing import freeze
 from zoo.training.objectives import Objective, class_weights
-from zoo.training.recipe import Augment, Loss
+from zoo.training.optimizers import optimizer_of
+from zoo.training.recipe import Augment, Loss, Optimizer
+from zoo.training.state import Facts, load_state, save_state
 from zoo.weights.manifest import Preprocess
 
 GREY = Preprocess(size=16, mean=(0.5,), std=(0.5,), channels=1)
@@ -62,6 +65,33 @@ def test_a_picture_is_the_same_in_a_worker_and_moves_no_generator(pictures: Pict
     assert torch.equal(torch.get_rng_state(), before[2])
     assert torch.equal(here, torch.stack([pictures[2, i][0] for i in range(8)]))
     assert not torch.equal(here, torch.stack([pictures[3, i][0] for i in range(8)]))
+
+
+def test_pictures_reach_workers_that_begin_anew(pictures: Pictures) -> None:
+    assert torch.equal(pickle.loads(pickle.dumps(pictures))[1, 2][0], pictures[1, 2][0])
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion", "adafactorbv", "nadamw", "muon", "adopt"])
+def test_what_an_optimiser_remembers_comes_back(name: str, tmp_path: pathlib.Path) -> None:
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+        return net, optimizer_of(net, None, Optimizer(name=name, lr=1e-2))
+
+    def steps(net: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            optimizer.zero_grad()
+            net(torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+            optimizer.step()
+
+    whole, broken, again = made(), made(), made()
+    steps(*whole, range(6))
+    steps(*broken, range(3))
+    save_state(tmp_path / "state.safetensors", Facts("x", step=3), broken[0], None, broken[1])
+    assert load_state(tmp_path / "state.safetensors", again[0], None, again[1]).step == 3
+    steps(*again, range(3, 6))
+    for key, value in whole[0].state_dict().items():
+        assert torch.equal(again[0].state_dict()[key], value)
 
 
 def test_balanced_draws_have_each_class_as_often(tmp_path: pathlib.Path) -> None:

@@ -95,6 +95,8 @@ def test_a_run_that_was_killed_ends_bit_equal(
 def test_a_folder_with_a_run_in_it_is_not_written_over(run: Run, data: pathlib.Path) -> None:
     with pytest.raises(InputError, match="--resume goes on with it"):
         trained(data, run.folder)
+    with pytest.raises(InputError, match="a new folder; found other files"):
+        trained(data, data)
     with pytest.raises(InputError, match="schedule.epochs = 4 instead of 5"):
         trained(data, run.folder, {"schedule.epochs": 5}, resume=True)
 

@@ -68,9 +68,17 @@ def _rand_augment(text: str, preprocess: Preprocess) -> Callable[[Image.Image], 
         raise InputError(
             "recipe", Problem("augment.randaugment", "a text that timm reads", f"`{text}`", next=step)
         ) from None
-    if grey:
-        return lambda image: operations(image.convert("RGB")).convert("L")
-    return operations  # type: ignore[no-any-return]
+    return _OfGrey(operations) if grey else operations
+
+
+class _OfGrey:
+    """Operations on colours, for grey pictures."""
+
+    def __init__(self, operations: Callable[[Image.Image], Image.Image]):
+        self.operations = operations
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return self.operations(image.convert("RGB")).convert("L")
 
 
 def mixer(augment: Augment, smoothing: float, classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from zoo.catalog.sources import find_source
 from zoo.data.folders import labelled
 from zoo.data.labelled import Labelled, Task, split
 from zoo.data.survey import Survey, readable, subject_of, survey
@@ -28,7 +27,7 @@ from zoo.training.engine import accelerator_for, broadcast
 from zoo.training.optimizers import check_optimizer
 from zoo.training.outcome import SURVEY, Run
 from zoo.training.recipe import Recipe, read_recipe
-from zoo.training.starting import begin, check_pictures
+from zoo.training.starting import begin, check_start
 from zoo.training.trainer import Trainer, Watch
 
 
@@ -48,7 +47,8 @@ def train(
     and WeightsError.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe, settings)
-    check_pictures(find_source(model).spec)
+    check_start(os.fspath(model), recipe.model, weights)
+    check_folder(Path(out))
     check_optimizer(recipe.optimizer.name)
     accelerator = accelerator_for(recipe, Path(out), log)
     watch = watch if accelerator.is_main_process else Watch()
@@ -65,6 +65,14 @@ def train(
         lost = str(error).strip().rpartition("LostPicture: ")[2]
         step = "--resume goes on when it is there again"
         raise InputError("data", Problem("", "pictures that stay as they were", lost, next=step)) from None
+
+
+def check_folder(out: Path) -> None:
+    """Raises InputError for a folder that holds anything else than a run."""
+    if out.exists() and not (out.is_dir() and ((out / "recipe.toml").exists() or not any(out.iterdir()))):
+        raise InputError(
+            "train", Problem(str(out), "a new folder", "other files", next="name a folder that is not there yet")
+        )
 
 
 def _data(

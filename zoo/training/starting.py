@@ -18,7 +18,7 @@ from zoo.data.labelled import Task
 from zoo.data.transforms import preprocess_of
 from zoo.errors import InputError, Problem
 from zoo.pretrained.checkpoint import Weights
-from zoo.specs.model import Described
+from zoo.pretrained.fill import plan
 from zoo.training.recipe import Model
 from zoo.training.seeds import sow
 from zoo.weights.manifest import Preprocess
@@ -36,11 +36,14 @@ class Start(NamedTuple):
     words: str
 
 
-def check_pictures(spec: Described) -> None:
-    """Raises InputError for a model that does not read pictures."""
-    if not hasattr(spec.input, "channels"):
+def check_start(name: str, model: Model, weights: Weights | None) -> None:
+    """Raises before anything is read what `begin` would of a name: for a model that does not read pictures, or lacks the weights asked for."""
+    source = find_source(name)
+    if not hasattr(source.spec.input, "channels"):
         step = "`zoo train text` trains those of bytes"
-        raise InputError("train", Problem(spec.name, "a model of pictures", "one of tokens", next=step))
+        raise InputError("train", Problem(name, "a model of pictures", "one of tokens", next=step))
+    if weights is None and (model.start == "pretrained" or source.tag):
+        plan(source, None, "zoo", True)
 
 
 def begin(name: str, model: Model, labels: int, task: Task, seed: int, weights: Weights | None = None) -> Start:

@@ -60,21 +60,13 @@ def save_state(
         tensors |= {f"average.{name}": tensor for name, tensor in average.model.state_dict().items()}
     plain: dict[str, Any] = {"average_step": average.step if average is not None else 0}
     memory = optimizer.state_dict()
-    plain["groups"] = [
-        {key: value for key, value in group.items() if _is_plain(value)} for group in memory["param_groups"]
-    ]
-    plain["numbers"] = {}
-    for index, entries in memory["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            elif _is_plain(value):
-                plain["numbers"].setdefault(str(index), {})[key] = value
-            else:
-                raise InputError(
-                    "train",
-                    Problem("optimizer.name", "an optimiser of tensors and numbers", f"a {type(value).__name__}"),
-                )
+    settings = [{key: value for key, value in group.items() if not _is_odd(value)} for group in memory["param_groups"]]
+    for part, entries in (
+        ("state", memory["state"]),
+        ("groups", dict(enumerate(settings))),
+    ):  # what is odd there, the recipe says
+        held, plain[part] = _parted(entries)
+        tensors |= {f"{part}.{name}": tensor for name, tensor in held.items()}
     text = msgspec.json.encode({"facts": facts, "plain": plain}).decode()
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
@@ -93,9 +85,9 @@ def read_facts(path: Path) -> Facts:
 
 
 def load_state(path: Path, model: nn.Module, average: RunningAverage | None, optimizer: torch.optim.Optimizer) -> Facts:
-    """Gives all three what they had when the file was written. Raises WeightsError and InputError; nothing is changed then."""
+    """Gives all three what they had when the file was written. Raises WeightsError for the state of another training."""
     said, tensors = _said(path), read_tensors(path)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "state": {}, "groups": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
@@ -105,7 +97,7 @@ def load_state(path: Path, model: nn.Module, average: RunningAverage | None, opt
         if average is not None:
             average.model.load_state_dict(parts["average"])
             average.step = plain["average_step"]
-        optimizer.load_state_dict(_memory(optimizer, parts["optimizer"], plain))
+        optimizer.load_state_dict(_memory(optimizer, parts, plain))
     except (RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(
             str(path), Problem("", "the state of this very training", str(error).splitlines()[0])
@@ -113,19 +105,39 @@ def load_state(path: Path, model: nn.Module, average: RunningAverage | None, opt
     return msgspec.convert(said["facts"], Facts)
 
 
+def _parted(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """{index: {key: value}} as tensors {index.key: tensor} and plain values {index: {key: value}}. Raises InputError for others."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in entries.items():
+        plain[str(index)] = {}
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value
+            elif not _is_odd(value):
+                plain[str(index)][key] = value
+            else:
+                found = f"a {type(value).__name__} in `{key}`"
+                raise InputError(
+                    "train", Problem("optimizer.name", "an optimiser that remembers tensors and numbers", found)
+                )
+    return tensors, plain
+
+
 def _memory(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The state of an optimiser as it gives and takes it."""
-    memory = optimizer.state_dict()
-    groups = [group | known for group, known in zip(memory["param_groups"], plain["groups"], strict=True)]
-    state: dict[int, dict[str, Any]] = {int(index): dict(numbers) for index, numbers in plain["numbers"].items()}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+    parts: dict[str, dict[int, dict[str, Any]]] = {}
+    for part in ("state", "groups"):
+        parts[part] = {int(index): dict(values) for index, values in plain[part].items()}
+        for name, tensor in tensors[part].items():
+            index, _, key = name.partition(".")
+            parts[part].setdefault(int(index), {})[key] = tensor
+    groups = [group | parts["groups"][i] for i, group in enumerate(optimizer.state_dict()["param_groups"])]
     for group in groups:  # JSON has lists for tuples
         group.update({key: tuple(value) for key, value in group.items() if isinstance(value, list) and key != "params"})
-    return {"state": state, "param_groups": groups}
+    return {"state": parts["state"], "param_groups": groups}
 
 
 def _said(path: Path) -> dict[str, Any]:
@@ -136,7 +148,8 @@ def _said(path: Path) -> dict[str, Any]:
     return msgspec.json.decode(text)  # type: ignore[no-any-return]
 
 
-def _is_plain(value: Any) -> bool:
+def _is_odd(value: Any) -> bool:
+    """Whether neither a tensor nor JSON can hold it: a dtype, a function."""
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+        return any(isinstance(item, Tensor) or _is_odd(item) for item in value)
+    return not (value is None or isinstance(value, (bool, int, float, str, Tensor)))
