@@ -148,3 +148,18 @@ def test_a_folder_without_pictures_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(InputError, match="expected a folder with pictures .*; found none"):
         pictures_of([tmp_path])
+
+
+def test_nothing_of_a_tar_is_written_and_links_in_it_lead_nowhere(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(9))
+    path = tmp_path / "in" / "shard.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as file:
+        member = tarfile.TarInfo("../../up.png")
+        member.size = len(png(5))
+        file.addfile(member, io.BytesIO(png(5)))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.png")
+        file.addfile(link)
+    assert greys([path]) == [5]
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["in", "secret.png", "shard.tar"]

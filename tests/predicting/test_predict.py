@@ -20,6 +20,7 @@ from PIL import Image
 import zoo
 from zoo.cli import main
 from zoo.data import digits
+from zoo.data.pictures import Picture
 from zoo.data.sources import pictures_of
 from zoo.predicting.predictor import Placed, Predictor, Wish
 from zoo.predicting.run import predict_images
@@ -150,6 +151,23 @@ def test_the_command_killed_at_random_moments_writes_every_row_once(tmp_path: pa
         kills += 1
     assert kills > 2
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_decoder_that_raises_anything_costs_one_row(
+    scans: pathlib.Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Picture.open
+
+    def opened(picture: Picture) -> Image.Image:
+        if picture.name.endswith("03.png"):
+            raise MemoryError("\x1b[31mred")
+        return original(picture)
+
+    monkeypatch.setattr(Picture, "open", opened)
+    pictures = pictures_of([scans / "1"])
+    rows = list(predictor.rows(map(Placed, range(len(pictures)), pictures)))
+    assert [bool(row.error) for row in rows] == [False, True, False, False, False, False]
+    assert rows[1].error == "a picture that cannot be decoded: MemoryError: \\x1b[31mred"
 
 
 def test_a_device_that_is_not_there_is_told_in_a_sentence(scans: pathlib.Path) -> None:

@@ -39,7 +39,19 @@ def completion(arguments: Namespace) -> int:
         for action in parser._actions:
             if action.dest in ("name", "names") and not action.option_strings and action.choices is None:
                 action.complete = COMPLETE  # type: ignore[attr-defined]
-            elif action.dest in ("path", "out", "folder", "images", "export", "take", "files", "source"):
+            elif action.dest in (
+                "path",
+                "out",
+                "folder",
+                "sources",
+                "export",
+                "take",
+                "files",
+                "source",
+                "data",
+                "prove",
+                "real",
+            ):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(top, arguments.shell, preamble=MODELS))  # type: ignore[arg-type]
     return 0

@@ -63,10 +63,21 @@ def predict(arguments: Namespace) -> int:
 def _write(arguments: Namespace, wish: Wish, out: Path) -> int:
     from zoo.predicting.run import written
 
-    with bar(0, "pictures") as progress:
-        done = written(
-            wish, arguments.sources, out, arguments.column, arguments.force, arguments.on, arguments.processes, progress
-        )
+    try:
+        with bar(0, "pictures") as progress:
+            done = written(
+                wish,
+                arguments.sources,
+                out,
+                arguments.column,
+                arguments.force,
+                arguments.on,
+                arguments.processes,
+                progress,
+            )
+    except KeyboardInterrupt:
+        complain(f"{out}: what is done is kept in {out}.parts; the same command goes on")
+        raise
     if arguments.json:
         dump({"out": str(out), "rows": done.rows, "failed": done.failed})
     else:
