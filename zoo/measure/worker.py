@@ -64,7 +64,7 @@ def work(plan: Plan) -> Iterator[Answer]:
         load_file(file)
     anchors: dict[str, nn.Module] = {}
     current: tuple[Any, ...] = ()
-    model: nn.Module | Running | None = None
+    model: Any = None  # a module, or what runs instead of one
     for job in plan.jobs:
         try:
             settings = (
