@@ -9,6 +9,7 @@ import torch
 
 import zoo
 from blocks.attention.attention import Attention
+from tests.sampled import sampled
 from zoo import catalog
 from zoo.build.deploy import fused
 from zoo.catalog.listing import list_models
@@ -25,13 +26,10 @@ SMALLEST = [
     for family in sorted({catalog.entry(name).family for name in VISION})
 ]
 
-QUICK = sorted({*NANO, *(name for name in SMALLEST if catalog.entry(name).params < 6_000_000)})
-SLOW = sorted({*SMALLEST} - {*QUICK})
-
 
 @torch.no_grad()
 @pytest.mark.parametrize("prefers", ["image", "tokens"])
-@pytest.mark.parametrize("name", QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
+@pytest.mark.parametrize("name", sampled(sorted({*NANO, *SMALLEST})))
 def test_a_lowered_net_computes_what_the_net_does(name: str, prefers: Any) -> None:
     model: Any = fused(zoo.create(name)).eval().double()
     size = model.spec.input.size

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import blocks.ops
 import zoo
 from blocks.packing import Kernel, Packed, available
+from tests.sampled import sampled
 from zoo import catalog
 from zoo.catalog.listing import list_models
 from zoo.errors import InputError
@@ -28,24 +29,22 @@ FIRST = [
     next(name for name, entry in catalog.entries().items() if entry.family == family) for family in zoo.list_modules()
 ]
 VISION = [name for name in sorted({*NANO, *FIRST}) if catalog.entry(name).task == "image-classification"]
+LONGEST = ["unireplknet_a", "moganet_xtiny"]
 CONVNETS = [
     "convnext_tiny",
     "resnet50",
     "starnet_s1",
     "mobilenetv4_conv_small",
-    "moganet_xtiny",
     "mambaout_femto",
     "inceptionnext_tiny",
     "poolformer_s12",
     "riformer_s12",
-    "unireplknet_a",
     "unireplknet_xl",
     "mobileone_s4",
     "convformer_s18",
     "poolformerv2_s12",
     "identityformer_s12",
 ]
-QUICK = {name for name in VISION if catalog.entry(name).params < 3_000_000}
 ALONE = """
 import sys, importlib.util, torch
 for name in ("zoo", "blocks", "timm", "torchvision"):
@@ -81,20 +80,13 @@ def stands_alone(model: Any, folder: pathlib.Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", [name for name in VISION if name in QUICK])
+@pytest.mark.parametrize("name", sampled(VISION))
 def test_the_file_gives_the_same_outputs(name: str, tmp_path: pathlib.Path) -> None:
     torch.manual_seed(0)
     stands_alone(zoo.create(name), tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in VISION if name not in QUICK])
-def test_the_file_of_every_family_gives_the_same_outputs(name: str, tmp_path: pathlib.Path) -> None:
-    torch.manual_seed(0)
-    stands_alone(zoo.create(name), tmp_path)
-
-
-@pytest.mark.parametrize("name", CONVNETS)
+@pytest.mark.parametrize("name", LONGEST + [pytest.param(name, marks=pytest.mark.slow) for name in CONVNETS])
 def test_a_convnet_takes_at_most_460_lines(name: str) -> None:
     text = python_text(zoo.create(name, device="meta"))
     assert len(text.splitlines()) <= 460

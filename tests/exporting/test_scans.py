@@ -18,6 +18,9 @@ BOUND = 1e-4
 QUICK = ("decay per head", "scan")
 """The cases of which torch.export records a program in every run of the tests: with a loop it takes long."""
 every_case = pytest.mark.parametrize("name", CASES)
+quick_case = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 
 
 @every_case
@@ -39,7 +42,7 @@ def test_onnx_holds_standard_operators_and_takes_any_length(name: str, tmp_path:
         assert error(run_onnxruntime(model, case.inputs(length)), exact(case, length)) <= BOUND
 
 
-@every_case
+@quick_case
 def test_onnx_of_one_length_equals_the_reference(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     found = run_onnxruntime(graph_of(case, tmp_path, dynamic=False, length=70), case.inputs(70))
@@ -55,7 +58,7 @@ def test_openvino_takes_the_graph_at_any_length(name: str, tmp_path: Path) -> No
         assert error(run(case.inputs(length)), exact(case, length)) <= BOUND
 
 
-@every_case
+@quick_case
 def test_torchscript_loops_for_any_length(name: str) -> None:
     case = CASES[name]
     with exporting("script", dynamic=True), torch.no_grad():
@@ -80,9 +83,7 @@ print("equal", len(cases))
 """
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@quick_case
 def test_program_of_torch_export_runs_without_the_zoo(name: str, tmp_path: Path) -> None:
     case, lengths = CASES[name], [2, 7, 64, 257]
     inputs = case.inputs(33)

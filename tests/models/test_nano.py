@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import zoo
 from blocks.context import Context
+from tests.sampled import sampled
 from zoo.catalog.listing import list_models
 from zoo.catalog.manifests import manifests
 from zoo.data import digits
@@ -57,7 +58,7 @@ def test_the_published_accuracy_is_measured_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["bicubic", "nearest"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", sampled(TRAINED))
 def test_scans_enlarged_in_another_way_are_read_too(name: str, way: str) -> None:
     images, labels = digits.held_out()
     x = digits.to_input(images, msgspec.structs.replace(digits.PREPROCESS, interpolation=way))
@@ -66,7 +67,7 @@ def test_scans_enlarged_in_another_way_are_read_too(name: str, way: str) -> None
     assert float((found == torch.from_numpy(labels)).float().mean()) >= 0.9
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", sampled(TRAINED))
 def test_the_deploy_form_of_trained_weights_agrees(name: str) -> None:
     x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
