@@ -18,7 +18,7 @@ def run_merged(experts: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
 
     def one(parameters: Parameters, tokens: Tensor) -> Tensor:
         if isinstance(experts, RepeatedExperts):
-            out: Any = functional_call(experts[0], parameters, (tokens.unsqueeze(0),))
+            out: Any = functional_call(next(experts.children()), parameters, (tokens.unsqueeze(0),))
             return out.squeeze(0)
         single = {name: value.unsqueeze(0) for name, value in parameters.items()}
         y: Tensor = functional_call(experts, single, (tokens, [tokens.shape[0]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -244,7 +245,7 @@ def _is_literal(text: Any) -> bool:
 class Functions:
     """Expressions of one shape as functions of the numbers in which they differ."""
 
-    def __init__(self, calls: list[Call], stem: str = ""):
+    def __init__(self, calls: list[Call], stem: str = "", taken: Collection[str] = ()):
         shapes: dict[str, dict[str, Call]] = {}
         for call in calls:
             shapes.setdefault(NUMBER.sub("#", call.flat()), {})[call.flat()] = call
@@ -253,6 +254,7 @@ class Functions:
         counts: dict[str, int] = {}
         for members in shapes.values():
             name = stem or _snake(next(iter(members.values())).name)
+            name = f"{name}_part" if name in taken else name  # a block may be called like a function that it calls
             counts[name] = counts.get(name, 0) + 1
             self._define(name if counts[name] == 1 else f"{name}_{counts[name]}", list(members.values()))
 

@@ -61,11 +61,11 @@ class Block(nn.Module):
                 self.add_module(name, module)
         for name, value in members.items():
             if isinstance(value, Kept):
-                self.register_buffer(name, torch.zeros(*value))
+                self.register_buffer(name, torch.zeros(value))
             elif isinstance(value, Made):
                 self.register_buffer(name, torch.empty(*value.sides, dtype=value.dtype), persistent=False)
             elif isinstance(value, Shape):
-                self.register_parameter(name, nn.Parameter(torch.zeros(*value)))
+                self.register_parameter(name, nn.Parameter(torch.zeros(value)))
             else:
                 setattr(self, name, value)
         if hasattr(self, "reset_buffers"):
@@ -136,14 +136,15 @@ def python_text(model: Any) -> str:
     trees = _trees(model, sources)
     fixed = constants(list(trees.values()), sources.layers)
     trees = {name: without(tree, fixed) for name, tree in trees.items()}
-    small = Functions(leaves(list(trees.values())))
+    taken = sources.finished()
+    small = Functions(leaves(list(trees.values())), taken=taken)
     trees = {name: replaced(tree, small.calls) for name, tree in trees.items()}
-    middle = Functions(repeated([tree for tree in trees.values() if isinstance(tree, Call)]))
+    middle = Functions(repeated([tree for tree in trees.values() if isinstance(tree, Call)]), taken=taken)
     trees = {name: replaced(tree, middle.calls) if isinstance(tree, Call) else tree for name, tree in trees.items()}
     functions = Functions(
-        [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer"
+        [tree for name, tree in trees.items() if ".layers." in name and isinstance(tree, Call)], "layer", taken
     )
-    classes = [_with_values(text, fixed.get(name, {})) for name, text in sources.finished().items()]
+    classes = [_with_values(text, fixed.get(name, {})) for name, text in taken.items()]
     parts = ["from __future__ import annotations\n\n" + _imports(sources.imports), BLOCK]
     stage = PLAIN_STAGE if all(part.view is None and part.post is None for part in model.stages) else STAGE
     parts += [*classes, stage, *small.definitions, *middle.definitions, *functions.definitions]
