@@ -14,7 +14,9 @@ from tests.site.conftest import MODELS, opened
 from zoo import catalog
 from zoo.measure.published import METRIC
 from zoo.selection.figures import Figure, figure_of
+from zoo.selection.find import find
 from zoo.site.build import Site
+from zoo.site.sheet import write_sheet
 from zoo.weights.licences import licence_class
 
 DEVICE = "xeon-2c-699df0ef"
@@ -314,6 +316,28 @@ def test_the_table_is_there_without_a_script(chromium: Any, site: Site) -> None:
         assert not page.find_element("id", "controls").is_displayed()
     finally:
         chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_page_on_paper_has_the_table_and_no_controls(explorer: Any) -> None:
+    explorer.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert not explorer.find_element("id", "controls").is_displayed()
+        assert explorer.find_element("id", "models").is_displayed()
+    finally:
+        explorer.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_what_find_found_is_one_file_whose_scripts_may_run(chromium: Any, tmp_path: Path) -> None:
+    found = find(device=DEVICE, max_latency_ms=20, min_metric=70)
+    write_sheet(found, tmp_path / "found.html", METRIC)
+    page = opened(chromium, tmp_path / "found.html")
+    assert complaints(page) == [] and sorted(shown(page)) == sorted(one.name for one in found)
+    assert page.execute_script("return document.querySelectorAll('#chart .point').length") == len(found)
+    enter(page, "ms", "10")
+    assert set(shown(page)) == {one.name for one in found if one.ms is not None and one.ms <= 10}
+    click(page, f"input[value={found[0].name}]")
+    click(page, "#compare-open")
+    wait_for(page, ".compare thead")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from zoo.catalog import index
 from zoo.errors import InputError
 from zoo.selection.figures import Figure
 from zoo.selection.find import Candidate, find
-from zoo.site import build, guides
+from zoo.site import build, guides, render
 from zoo.site.build import Site, write_site
 from zoo.site.sheet import sheet, write_sheet
 from zoo.site.structure import nodes, places
@@ -213,3 +213,12 @@ def test_guides_link_to_each_other_and_show_tags_as_text() -> None:
 def test_every_guide_has_its_place_in_the_navigation() -> None:
     assert sorted(guides.names()) == sorted(path.stem for path in guides.folder().glob("*.md"))
     assert [group for group, _ in guides.groups()][:2] == ["Begin", "Using"]
+
+
+def test_blocks_in_the_spec_of_a_family_lead_to_their_pages(site: Site) -> None:
+    text = (site.folder / "families/starnet.html").read_text()
+    assert '<a href="../blocks/depthwise_conv.html">depthwise_conv</a>' in text.partition('id="spec"')[2]
+
+
+def test_words_between_backticks_are_code_and_a_lone_one_stays() -> None:
+    assert render.ticked("`a` < b") == "<code>a</code> &lt; b" and render.ticked("a ` b") == "a ` b"

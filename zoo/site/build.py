@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 import zoo
 from blocks.registry import list_blocks
 from zoo import catalog
-from zoo.errors import InputError, Problem
+from zoo.catalog.published import published_spec
+from zoo.errors import InputError, Problem, ProblemsError
 from zoo.site import explorer, guides, pages
 from zoo.site.counts import counts_of
 from zoo.site.figures import Shown
@@ -19,6 +21,8 @@ from zoo.site.known import Known, Measurements, gather, measurements
 from zoo.site.render import ASSETS, address, render, script
 from zoo.site.runs import label, run_words
 from zoo.system.folders import write_text, write_whole
+
+log = logging.getLogger("zoo")
 
 Progress = Callable[[int, int, str], None]
 """Told of each model that is counted: how many are done, of how many, and its name."""
@@ -41,15 +45,17 @@ def write_site(
     title: str = "blockzoo",
     progress: Progress = lambda done, total, name: None,
 ) -> Site:
-    """Writes the site of models (all, if no names are given) with the rows that ship and those of `stores`.
+    """Writes the site of models (all, if no names are given) with the rows that ship and those of `stores`. One of all models has the guides, and
+    blocks that no model uses.
 
     Files of an earlier site in the folder are replaced; a folder with other files is refused. Raises InputError.
     """
     _check_folder(folder)
     names = list(names) or list(catalog.entries())
-    found = measurements(stores)
-    models = gather(names, found.rows, counts_of(names, progress))
     whole = len(names) == len(catalog.entries())
+    found = measurements(stores)
+    sound = [name for name in names if _has_sound_spec(name)]
+    models = gather(sound, found.rows, counts_of(sound, progress))
     texts = dict(_files(models, found, title, whole))
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -57,6 +63,19 @@ def write_site(
         write_whole(folder / "assets" / path.name, path.read_bytes())
     _clear(folder, {*texts, *(f"assets/{path.name}" for path in ASSETS.iterdir())})
     return _measured(folder, len(models))
+
+
+def _has_sound_spec(name: str) -> bool:
+    """Whether a model can be shown. One of a plugin whose spec cannot be read is left out, with a warning."""
+    try:
+        if catalog.entry(name).file:
+            published_spec(name)
+    except ProblemsError as error:
+        if not catalog.home_of(name).namespace:
+            raise
+        log.warning("left out of the site: %s", error)
+        return False
+    return True
 
 
 MARK = "assets/site.json"

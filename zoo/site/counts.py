@@ -6,14 +6,18 @@ source that was counted; a site that is built again counts what has changed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from blocks.registry.words import raised
 from zoo import catalog
 from zoo.measure.source_hash import source_hash
 from zoo.system.folders import data_folder, write_whole
+
+log = logging.getLogger("zoo")
 
 KEPT = "site-counts.json"
 
@@ -37,17 +41,22 @@ class Counts(msgspec.Struct, frozen=True):
 def counts_of(
     names: Sequence[str], progress: Callable[[int, int, str], None] = lambda done, total, name: None
 ) -> dict[str, Counts]:
-    """The counts of models; those whose builder is a plugin's code, or fails, have none."""
+    """The counts of models. Those that a plugin's code builds have none, nor has a plugin's that cannot be built: of it a warning tells."""
     path = data_folder() / KEPT
     kept = _read(path)
     keys = {name: _key(name) for name in names if catalog.entry(name).file}
     missing = [name for name, key in keys.items() if key not in kept]
     for done, name in enumerate(missing):
         progress(done, len(missing), name)
-        kept[keys[name]] = _count(name)
+        try:
+            kept[keys[name]] = _count(name)
+        except Exception as error:  # the code of a plugin's block may do anything
+            if not catalog.home_of(name).namespace:
+                raise
+            log.warning("%s: its parts cannot be counted: %s", name, raised(error))
         if done % 20 == 19 or done == len(missing) - 1:  # a run that is broken off goes on there
             write_whole(path, msgspec.json.encode(kept))
-    return {name: kept[key] for name, key in keys.items()}
+    return {name: kept[key] for name, key in keys.items() if key in kept}
 
 
 def _key(name: str) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.registry.words import printable, printable_lines
-from zoo.display.console import count
 from zoo.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"count": count, "code": code, "shown": printable, "percent": lambda share: f"{share:.1%}"}
+    made.filters |= {"code": code, "ticked": ticked}
     made.globals |= {"address": address}
     return made
 
@@ -91,11 +91,24 @@ def code(text: str, language: str = "") -> Markup:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
         return Markup(escape(text))
-    parts = []
-    for kind, piece in lexer.get_tokens(text):
-        name = _class_of(str(kind).removeprefix("Token."))
-        parts.append(Markup('<span class="{}">{}</span>').format(name, piece) if name else escape(piece))
-    return Markup("").join(parts)
+    coloured = ((_class_of(str(kind).removeprefix("Token.")), piece) for kind, piece in lexer.get_tokens(text))
+    runs = ((name, "".join(piece for _, piece in run)) for name, run in groupby(coloured, key=lambda pair: pair[0]))
+    shown = (
+        Markup('<span class="{}">{}</span>').format(name, piece) if name else escape(piece) for name, piece in runs
+    )
+    return Markup("").join(shown)
+
+
+def ticked(text: str) -> Markup:
+    """A line of others in which words between backticks are code."""
+    from markupsafe import Markup, escape
+
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(printable(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
 
 
 def _class_of(kind: str) -> str:

@@ -1,0 +1,81 @@
+"""A catalogue of 1,500 models on 20 devices: scrolling holds the browser up nowhere. And how large the site of ours is."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.site.conftest import opened
+from zoo.site.build import Site, write_site
+
+MODELS, DEVICES = 1500, 20
+LONGEST_MS = 50
+"""A task that takes longer is one that a person notices; Chromium's observer of long tasks tells of those alone."""
+MOST_BYTES = 1_500_000
+
+
+OBSERVER = """
+    self.long = [];
+    const note = list => self.long.push(...list.getEntries().map(entry => entry.duration));
+    new PerformanceObserver(note).observe({type: 'longtask'});
+"""
+BUSY = """
+    const done = arguments[0];
+    setTimeout(() => { const end = performance.now() + 120; while (performance.now() < end); }, 10);
+    setTimeout(done, 600);
+"""
+
+
+def multiplied(site: Site, folder: Path) -> Path:
+    """The explorer with copies of its models and devices, under other names; returns its page."""
+    shutil.copytree(site.folder / "assets", folder / "assets")
+    data = json.loads((folder / "assets/data.js").read_text().removeprefix("self.zooData = ").removesuffix(";\n"))
+    models = [dict(data["models"][i % len(data["models"])], name=f"net_{i}", digest=f"{i:016x}") for i in range(MODELS)]
+    devices = [{"id": f"chip-4c-{i:08x}", "label": f"Chip {i}"} for i in range(DEVICES)]
+    accuracy = {"imagenet-1k/top1": [70.0, "printed:x:top1", "imagenet-1k/top1@224"]}
+    for i, model in enumerate(models):
+        model["accuracy"] = {key: [60 + i * 0.02, *value[1:]] for key, value in accuracy.items()}
+        model["task"] = "image-classification"
+    timings = [
+        [i, device, 0, 1, 1 + (i * 7919 + device) % 997, 1.0, 1000.0, 1000.0, "clean", "2026-11-01", "row:x", False]
+        for i in range(MODELS)
+        for device in range(DEVICES)
+    ]
+    choice = data["choice"] | {"device": devices[0]["id"], "runtime": data["runtimes"][0]}
+    data |= {"models": models, "devices": devices, "timings": timings, "choice": choice}
+    (folder / "assets/data.js").write_text(f"self.zooData = {json.dumps(data)};\n")
+    page = (site.folder / "index.html").read_text()
+    row = re.findall(r"<tr data-i=.*?</tr>", page, re.DOTALL)[0]
+    rows = [re.sub(r'data-i="\d+"', f'data-i="{i}"', row) for i in range(MODELS)]
+    before, _, rest = page.partition("<tbody>")
+    (folder / "index.html").write_text(
+        before + "<tbody>" + "\n".join(rows) + "</tbody>" + rest.partition("</tbody>")[2]
+    )
+    return folder / "index.html"
+
+
+@pytest.mark.slow  # a trace is of a quiet machine
+def test_scrolling_1500_models_has_no_task_that_a_person_notices(chromium: Any, site: Site, tmp_path: Path) -> None:
+    page = opened(chromium, multiplied(site, tmp_path / "many"))
+    assert page.execute_script("return document.querySelectorAll('#models tbody tr:not([hidden])').length") == MODELS
+    page.set_script_timeout(30)
+    page.execute_async_script("setTimeout(arguments[0], 1500)")
+    page.execute_script(OBSERVER)
+    page.execute_async_script(BUSY)
+    assert page.execute_script("return self.long.splice(0).length") >= 1  # the observer sees what is too long
+    gesture = {"x": 900, "y": 500, "yDistance": -15000, "speed": 6000}
+    page.execute_cdp_cmd("Input.synthesizeScrollGesture", gesture)
+    moved = page.execute_script("return scrollY")
+    tasks = page.execute_script("return self.long")
+    assert moved > 10_000 and max(tasks, default=0) <= LONGEST_MS, tasks
+
+
+@pytest.mark.slow  # counts every model of the catalogue
+def test_the_site_of_the_whole_catalogue_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path / "data"))
+    assert write_site(tmp_path / "site").gzipped <= MOST_BYTES
