@@ -15,7 +15,7 @@ from zoo.predicting.journal import Journal, Tally
 from zoo.predicting.rows import Class, Row, Shape, write_jsonl
 
 ROOT = pathlib.Path(__file__).parents[2]
-JOB = {"model": "a"}
+JOB = {"model": "a", "preprocess": {"mean": (0.5,)}}
 NAMES = ["a.png", "b.png", "twice.png", "twice.png", "c.png", "d\n.png", "e.png"]
 SHAPE = Shape(1, 0)
 

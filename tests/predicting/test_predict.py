@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from zoo.data import digits
 from zoo.data.pictures import Picture
 from zoo.data.sources import pictures_of
 from zoo.predicting.predictor import Placed, Predictor, Wish
+from zoo.predicting.rows import Row
 from zoo.predicting.run import predict_images
 
 NAME = "starnet_nano"
@@ -97,6 +99,29 @@ def test_every_file_holds_the_same_rows(scans: pathlib.Path, tmp_path: pathlib.P
             assert line["classes"][0]["chance"] == pytest.approx(record["chance_1"])
 
 
+def test_a_run_that_was_broken_off_goes_on_and_ends_as_if_it_had_not_been(
+    scans: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    original = Predictor.rows
+
+    def rows(self: Predictor, pictures: Iterable[Placed]) -> Iterator[Row]:
+        for row in original(self, pictures):
+            seen.append(row.image)
+            yield row
+            if len(seen) == 7:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "rows", rows)
+    with pytest.raises(KeyboardInterrupt):
+        predict_images(NAME, scans, tmp_path / "broken.csv", batch=4)
+    assert not (tmp_path / "broken.csv").exists()
+    assert predict_images(NAME, scans, tmp_path / "broken.csv", batch=3) == (12, 1)
+    assert len(seen) == len(set(seen)) == 12
+    predict_images(NAME, scans, tmp_path / "whole.csv")
+    assert (tmp_path / "broken.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_features_are_what_the_classifier_reads(scans: pathlib.Path, tmp_path: pathlib.Path) -> None:
     done = predict_images(NAME, scans / "1", tmp_path / "out.jsonl", features=True)
     assert done == (6, 0)
@@ -146,9 +171,10 @@ def test_the_command_killed_at_random_moments_writes_every_row_once(tmp_path: pa
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
+        if process.wait() != -signal.SIGKILL:
             break
         kills += 1
+    assert process.returncode == 0
     assert kills > 2
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

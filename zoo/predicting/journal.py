@@ -107,7 +107,7 @@ class Journal:
             raise InputError(
                 str(path), Problem("", "the record of a run", str(error), next="--force begins anew")
             ) from None
-        now = msgspec.to_builtins(self.job)
+        now = msgspec.json.decode(msgspec.json.encode(self.job), type=dict[str, Any])
         differences = [
             Problem(
                 name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from zoo.errors import InputError, Problem, listed, nearest
 if TYPE_CHECKING:
     from zoo.measure.bench import Progress
     from zoo.measure.latency import Latency
+    from zoo.measure.on_ray import Measured
     from zoo.measure.store import Store
 
 
@@ -54,6 +56,8 @@ def add(commands: Any) -> None:
         "--seconds", type=positive, default=0.3, help="of samples, for each row and process (default 0.3)"
     )
     parser.add_argument("--no-retry", action="store_true", help="do not measure rows once more that are not clean")
+    nodes = "every node of the cluster of RAY_ADDRESS, each a device of its own; the store here takes all rows"
+    parser.add_argument("--on", default="", choices=["ray"], help=nodes)
     parser.add_argument("--export", default="", metavar="FILE", help="write this device's newest rows as JSON lines")
     parser.add_argument("--import", default="", dest="take", metavar="FILE", help="take in rows from JSON lines")
 
@@ -70,7 +74,8 @@ def bench(arguments: Namespace) -> int:
     with Store() as store:
         if arguments.take:
             complain(f"{import_rows(store, Path(arguments.take))} new rows from {arguments.take}")
-        rows = list(_measure(arguments, store)) if arguments.names or arguments.all else []
+        measure = _on_nodes if arguments.on else _measure
+        rows = list(measure(arguments, store)) if arguments.names or arguments.all else []
         if arguments.export:
             device = this_device(arguments.device)
             clean = [row for row in newest(store.rows(shipped=False, device=device.id)) if row.verdict == "clean"]
@@ -110,6 +115,23 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
             progress=progress,
             store=store,
         )
+
+
+def _on_nodes(arguments: Namespace, store: Store) -> list[Latency]:
+    from zoo.measure.on_ray import on_every_node
+
+    return on_every_node(functools.partial(_measured_here, arguments), store)
+
+
+def _measured_here(arguments: Namespace) -> Measured:
+    """What one node does, with the store of its own user."""
+    from zoo.measure.on_ray import Measured
+    from zoo.measure.store import Store
+    from zoo.measure.this_device import this_device
+
+    with Store() as store:
+        rows = list(_measure(arguments, store))
+    return Measured(this_device(arguments.device), rows)
 
 
 def models_named(names: list[str], everything: bool = False) -> list[str]:
