@@ -9,14 +9,19 @@ import pathlib
 import shutil
 import tarfile
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests import photographs
 from zoo.data.folders import labelled
 from zoo.data.labelled import split
+from zoo.data.pictures import Picture
 from zoo.data.survey import readable, survey
+from zoo.data.transforms import Transform
 from zoo.errors import InputError
+from zoo.weights.manifest import Preprocess
 
 
 def plain(path: pathlib.Path, shade: int = 0) -> pathlib.Path:
@@ -151,6 +156,27 @@ def test_arrow_files_of_a_saved_data_set_are_read_with_their_parts(tmp_path: pat
     assert "expected classes from 0 to 1; found -1; next: leave out rows that nobody labelled" in refusal(tmp_path)
     shutil.rmtree(tmp_path / "validation")
     assert [one.target for one in labelled(tmp_path).parts["train"]] == [0, 1]
+
+
+def test_a_net_of_four_bands_reads_arrays_as_one_of_three_reads_images(tmp_path: pathlib.Path) -> None:
+    draw = np.random.RandomState(0)
+    pixels = draw.randint(80, 176, (50, 70, 4), np.uint8)  # which no filter throws beyond white
+    np.save(tmp_path / "a.npy", pixels)
+    four = Transform(Preprocess(size=32, mean=(0.5,) * 4, std=(0.5,) * 4, channels=4, crop=0.9))
+    one = Transform(Preprocess(size=32, mean=(0.5,), std=(0.5,), channels=1, crop=0.9))
+    x = four.one(Picture("a.npy", str(tmp_path / "a.npy")).open())
+    bands = torch.cat([one.one(Image.fromarray(pixels[..., i])) for i in range(4)])
+    assert torch.allclose(x, bands, atol=2.5 / 255), "images round to 8 bits twice"
+    assert torch.equal(x, four.one(pixels))
+    assert torch.allclose(x, four.one(pixels.astype(np.uint16) * 257), atol=1e-6)
+    with pytest.raises(InputError, match="a picture of 4 bands; found one of 2; next: a model for it: `in_chans=2`"):
+        four.one(pixels[..., :2])
+
+
+def test_an_array_with_code_in_it_is_refused(tmp_path: pathlib.Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="an array that numpy reads; found a damaged one"):
+        Picture("a.npy", str(tmp_path / "a.npy")).open()
 
 
 def test_photographs_that_are_damaged_are_named_and_left_out(tmp_path: pathlib.Path) -> None:

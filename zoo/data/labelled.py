@@ -20,7 +20,7 @@ PARTS = {
 SUFFIXES = frozenset(
     {
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm",
-        ".pnm", ".jp2", ".avif", ".ico", ".tga", ".psd",
+        ".pnm", ".jp2", ".avif", ".ico", ".tga", ".psd", ".npy",
     }
 )  # fmt: skip
 """Endings of files that are pictures."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
+from zoo.data.bands import SUFFIX, Bands, read_bands
 from zoo.data.transforms import open_image, read_image
 from zoo.errors import InputError, Problem
 
@@ -21,11 +22,20 @@ class Picture(msgspec.Struct, frozen=True):
     size: int | None = None
     data: bytes | None = None
 
-    def open(self) -> Image.Image:
-        """The picture, decoded and as a person sees it (`zoo.data.transforms.as_seen`). Raises InputError with what is wrong with it."""
+    def open(self) -> Image.Image | Bands:
+        """The picture, decoded and as a person sees it (`zoo.data.transforms.as_seen`), or the bands of a file of numpy.
+
+        Raises InputError with what is wrong with it."""
+        if self.name.lower().endswith(SUFFIX):
+            return read_bands(self.read(), self.name)
         if self.data is None and self.size is None:
             return open_image(self.path)
         return read_image(self.read(), self.name)
+
+    def shown(self) -> Image.Image:
+        """The picture for a person's eye: of bands their mean. Raises InputError."""
+        image = self.open()
+        return image.shown() if isinstance(image, Bands) else image
 
     def read(self) -> bytes:
         """Its bytes. Raises InputError where they cannot be read."""

@@ -78,7 +78,7 @@ def readable(data: Labelled, found: Survey, strict: bool = False) -> Labelled:
 def _looked_at(picture: Picture) -> np.ndarray | str:
     """The fingerprint of a picture, or why there is none."""
     try:
-        grey = in_mode(picture.open(), "L").resize((SIDE, SIDE), Image.Resampling.BOX)
+        grey = in_mode(picture.shown(), "L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except ProblemsError as error:
         return error.problems[0].sentence()
     return np.asarray(grey).ravel()

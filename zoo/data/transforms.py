@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoo.catalog.sources import find_source
+from zoo.data.bands import Bands, to_bands
 from zoo.errors import InputError, Problem
 from zoo.weights.manifest import Preprocess
 
@@ -93,8 +94,6 @@ class Transform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __init__(self, preprocess: Preprocess, train: bool = False, generator: torch.Generator | None = None):
-        if preprocess.channels not in (1, 3):
-            raise InputError("transform", Problem("channels", "1 or 3", str(preprocess.channels)))
         self.preprocess, self.train, self.generator = preprocess, train, generator
 
     def __call__(self, pictures: Any) -> Tensor:
@@ -107,18 +106,29 @@ class Transform:
         prepared, (rows, columns) = self.preprocess, self.preprocess.rows_and_columns
         how = "random crop, random flip" if self.train else f"crop {prepared.crop:g}"
         mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (prepared.mean, prepared.std))
-        kind = "grey" if prepared.channels == 1 else "RGB"
+        kind = {1: "grey", 3: "RGB"}.get(prepared.channels, f"{prepared.channels} bands")
         return f"<Transform: {kind} {rows} x {columns}, {prepared.interpolation}, {how}, mean {mean}, std {std}>"
 
     def one(self, picture: Any) -> Tensor:
         """A single picture as (C, H, W), the item of a Dataset."""
-        image = self.cropped(in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB"))
-        values = np.asarray(image, np.float32) / 255.0
-        x = torch.from_numpy(values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy())
+        x = torch.from_numpy(self._pixels(picture))
         low, high = self.preprocess.range
         x = x * (high - low) + low
         mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (self.preprocess.mean, self.preprocess.std))
         return (x - mean) / std
+
+    def _pixels(self, picture: Any) -> np.ndarray:
+        """(C, H, W) float32 from 0 to 1."""
+        channels = self.preprocess.channels
+        if not isinstance(picture, Bands) and channels in (1, 3):
+            image = self.cropped(in_mode(as_seen(to_image(picture)), "L" if channels == 1 else "RGB"))
+            values = np.asarray(image, np.float32) / 255.0
+            return values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy()
+        bands: Any = picture if isinstance(picture, Bands) else to_bands(picture)
+        if len(bands) != channels:
+            found, step = f"one of {len(bands)}", f"a model for it: `in_chans={len(bands)}`"
+            raise InputError("transform", Problem("", f"a picture of {channels} bands", found, next=step))
+        return self.cropped(bands).values()  # type: ignore[attr-defined, no-any-return]
 
     def cropped(self, image: Image.Image) -> Image.Image:
         """What the net sees of a picture, as many pixels as it takes."""

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from zoo._timm import import_timm
+from zoo.data.bands import Bands
 from zoo.data.transforms import Transform
 from zoo.errors import InputError, Problem
 from zoo.training.recipe import Augment
@@ -43,7 +44,7 @@ class Augmented(Transform):
         for chance, flip in zip((self.augment.hflip, self.augment.vflip), FLIPS, strict=True):
             if random.random() < chance:
                 image = image.transpose(flip)
-        if jitter := self.augment.jitter:
+        if (jitter := self.augment.jitter) and image.mode != Bands.mode:
             for enhancer in ENHANCERS[: 2 if image.mode == "L" else 3]:
                 image = enhancer(image).enhance(random.uniform(1 - jitter, 1 + jitter))
         return image if self.operations is None else self.operations(image)
@@ -54,7 +55,12 @@ class Augmented(Transform):
 
 
 def _rand_augment(text: str, preprocess: Preprocess) -> Callable[[Image.Image], Image.Image]:
-    """timm's, with the mean of the pictures where an operation moves the border in. Raises InputError for a text that timm cannot read."""
+    """timm's, with the mean of the pictures where an operation moves the border in.
+
+    Raises InputError for a text that timm cannot read, and for pictures that are neither grey nor of three colours."""
+    if preprocess.channels not in (1, 3):
+        found = f"pictures of {preprocess.channels} bands"
+        raise InputError("recipe", Problem("augment.randaugment", "nothing, or pictures of 1 or 3 channels", found))
     import_timm()
     from timm.data.auto_augment import rand_augment_transform
 

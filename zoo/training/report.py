@@ -138,7 +138,7 @@ def _answer(judged: Judgement, row: int, data: Labelled) -> str:
 
 
 def _thumbnail(picture: object) -> str:
-    image: Image.Image = in_mode(picture.open(), "RGB")  # type: ignore[attr-defined]
+    image: Image.Image = in_mode(picture.shown(), "RGB")  # type: ignore[attr-defined]
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
