@@ -7,7 +7,7 @@ read from and left in `ctx.state`. A mixer is left with `mix`, which continues a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,19 +80,21 @@ def stepwise(
 def one_by_one(
     mix: Callable[..., Any], x: Tensor, state: State | None, borders: Tensor, ctx: Context
 ) -> tuple[Tensor, State]:
-    """Each packed sequence by itself, with its own part of what other blocks have left in `ctx.slots`."""
+    """Each packed sequence by itself, with its own part of what other blocks have left in `ctx.slots` for each token."""
     lengths = lengths_of(x, borders)
     states = [None if state is None else tuple(part[i : i + 1] for part in state) for i in range(len(lengths))]
     inner = [Context() for _ in lengths]
     for slot, values in ctx.slots.items():
         for path, value in values.items():
-            for context, part in zip(inner, value.split(lengths, 1), strict=True):
+            parts = value.split(lengths, 1) if value.shape[:2] == x.shape[:2] else [value] * len(lengths)
+            for context, part in zip(inner, parts, strict=True):
                 context.write(slot, path, part)
-    parts = zip(x.split(lengths, 1), states, inner, strict=True)
-    outputs, after = zip(*(mix(part, before, None, context) for part, before, context in parts), strict=True)
+    mixed = zip(x.split(lengths, 1), states, inner, strict=True)
+    outputs, after = zip(*(mix(part, before, None, context) for part, before, context in mixed), strict=True)
     for slot, values in inner[0].slots.items():
-        for path in values:
-            ctx.write(slot, path, torch.cat([context.slots[slot][path] for context in inner], 1))
+        for path, first in values.items():
+            if first.shape[:2] == (1, lengths[0]):
+                ctx.write(slot, path, torch.cat([context.slots[slot][path] for context in inner], 1))
     return torch.cat(outputs, 1), tuple(map(torch.cat, zip(*after, strict=True)))
 
 
@@ -124,10 +126,16 @@ def shifted(x: Tensor, state: Tensor | None, mask: Tensor | None) -> tuple[Tenso
     return joined[:, :-1], _last(joined.transpose(1, 2), 1, mask).squeeze(-1)
 
 
-def short_conv(x: Tensor, conv: nn.Conv1d, state: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(silu of the causal depthwise convolution of x (B, L, C); its last inputs (B, C, k - 1)), padding behind the tokens."""
+def short_conv(
+    x: Tensor,
+    conv: nn.Conv1d,
+    state: Tensor | None,
+    mask: Tensor | None,
+    act: Literal["silu"] | None = "silu",
+) -> tuple[Tensor, Tensor]:
+    """(act of the causal depthwise convolution of x (B, L, C); its last inputs (B, C, k - 1)), padding behind the tokens."""
     by_channel = x.transpose(1, 2)
-    y = causal_conv1d(by_channel, conv.weight, conv.bias, state, "silu").transpose(1, 2)
+    y = causal_conv1d(by_channel, conv.weight, conv.bias, state, act).transpose(1, 2)
     if mask is None:
         return y, conv_state(by_channel, conv.kernel_size[0], state)
     before = x.new_zeros(x.shape[0], x.shape[2], conv.kernel_size[0] - 1) if state is None else state.to(x.dtype)

@@ -70,6 +70,13 @@ def rotated(x: Tensor, positions: Tensor, rope: Rope, stretch: float = 1.0) -> T
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
 
 
+def rotated_part(x: Tensor, positions: Tensor, rope: Rope, dims: int) -> Tensor:
+    """x (B, L, H, K) with the first `dims` channels of each head turned, as `rotated` turns them."""
+    if dims == x.shape[-1]:
+        return rotated(x, positions, rope)
+    return torch.cat([rotated(x[..., :dims], positions, rope), x[..., dims:]], -1)
+
+
 def _turns(rope: Rope, dims: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(dims / 2,) angles per step."""
     pairs = torch.arange(dims // 2, device=device, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,13 +14,14 @@ from blocks.context import Context
 from blocks.primitives.linears import Dense
 from blocks.primitives.token_embedding import TokenEmbedding
 from blocks.registry import block
-from blocks.registry.slots import Norm
+from blocks.registry.slots import Linear, Norm
 
 
 @block("lm_head", kind="head", layout="BLC", abilities=("causal", "noncausal", "any_resolution", "1d"))
 class LmHead(nn.Module):
     """logits = scale * W norm(x), at every position; with `tie = "stem"` W is the table of the model's token embedding.
 
+    With a `softcap` logits become softcap tanh(logits / softcap) (Gemma 2, arXiv:2408.00118).
     (B, L, C) -> (B, L, num_classes), num_classes being the vocabulary; (B, L, C) with `pre_logits`, or without classes.
     A tied head owns no W: it looks at the table, wherever that is moved or loaded. Raises ValueError for a stem without
     a table of its shape.
@@ -36,16 +38,18 @@ class LmHead(nn.Module):
         tie: Literal["stem"] | None = None,
         scale: Annotated[float, Meta(gt=0)] = 1.0,
         bias: bool = False,
+        softcap: Annotated[Annotated[float, Meta(gt=0)] | None, Meta(extra_json_schema={"added": "0.1"})] = None,
+        linear: Annotated[Linear | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
-        self.num_features, self.num_classes, self.scale = dim, num_classes, scale
+        self.num_features, self.num_classes, self.scale, self.softcap = dim, num_classes, scale, softcap
         self.tie = tie if num_classes else None
         if self.tie and bias:
             raise ValueError(
                 "a head that shares the table of the stem has no bias of its own; leave out one of the two"
             )
         self.norm = norm(dim) if norm else None
-        self.classifier = Dense(dim, num_classes, bias=bias) if num_classes and not tie else None
+        self.classifier = (linear or Dense)(dim, num_classes, bias=bias) if num_classes and not tie else None
         self.table: tuple[TokenEmbedding, ...] = ()  # in a tuple: no module of this one, its parameters stay the stem's
 
     def tie_to(self, stem: nn.Module | None) -> None:
@@ -72,7 +76,8 @@ class LmHead(nn.Module):
         if pre_logits or not self.num_classes:
             return x
         logits = self.classifier(x) if self.classifier is not None else F.linear(x, self._shared())
-        return logits if self.scale == 1 else logits * self.scale
+        logits = logits if self.scale == 1 else logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def _shared(self) -> Tensor:
         if not self.table:

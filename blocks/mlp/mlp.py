@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -98,7 +99,7 @@ class GatedMlp(nn.Module):
     """y = W_down(act(W_gate x) * W_up x): SwiGLU with silu, GEGLU with gelu, ReGLU with relu, bilinear without `act`.
 
     (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one; 8/3
-    costs as much as a plain MLP of ratio 4. `gate_scale` multiplies W_gate x.
+    costs as much as a plain MLP of ratio 4. `gate_scale` multiplies W_gate x. With `joint` one map gives [W_gate x | W_up x].
     """
 
     def __init__(
@@ -111,27 +112,35 @@ class GatedMlp(nn.Module):
         bias: bool = False,
         linear: Linear = slot("dense"),
         gate_scale: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 1.0,
+        joint: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
     ):
         super().__init__()
         hidden_dim = hidden_dim or int(dim * ratio)
         self.gate_scale = gate_scale
-        self.gate = linear(dim, hidden_dim, bias=bias)
-        self.up = linear(dim, hidden_dim, bias=bias)
+        self.joint = linear(dim, 2 * hidden_dim, bias=bias) if joint else None
+        self.gate = None if joint else linear(dim, hidden_dim, bias=bias)
+        self.up = None if joint else linear(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim) if act else None
         self.down = linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        gate = run(self.gate, x, ctx)
+        gate, up = self._gate_up(x, ctx)
         gate = gate if self.gate_scale == 1 else gate * self.gate_scale
         if self.act is not None:
             gate = run(self.act, gate, ctx)
-        return run(self.down, gate * run(self.up, x, ctx), ctx)
+        return run(self.down, gate * up, ctx)
+
+    def _gate_up(self, x: Tensor, ctx: Context | None) -> Sequence[Tensor]:
+        if self.joint is not None:
+            return run(self.joint, x, ctx).chunk(2, 1 if x.ndim == 4 else -1)
+        return run(self.gate, x, ctx), run(self.up, x, ctx)  # type: ignore[arg-type]  # there where `joint` is not
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.down.absorb_output(scale, shift))  # type: ignore[operator]
 
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
-        return bool(self.gate.absorb_input(scale, shift) and self.up.absorb_input(scale, shift))  # type: ignore[operator]
+        maps = [part for part in (self.joint, self.gate, self.up) if part is not None]
+        return all(part.absorb_input(scale, shift) for part in maps)  # type: ignore[operator]
 
 
 @block(

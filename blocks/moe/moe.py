@@ -34,7 +34,8 @@ class Moe(nn.Module):
     (B, L, C) -> (B, L, C). With `shared_gate` shared(x) is weighed by sigmoid(w x), as in Qwen2. `expert` is built for
     each expert of the router, into `experts.0`, `experts.1`, …; if its signature names `num_experts` it is built once,
     holds the parameters of all, and is run as `experts(rows, counts)`: rows (R, C) sorted by expert, counts a list of E
-    numbers of rows. Outputs are summed in float32. No token is dropped, except by routers with a capacity, which count
+    numbers of rows. With `expert_dims` the experts, of a block with a `hidden_dim`, have these hidden widths (AutoMoE, arXiv:2210.07535).
+    Outputs are summed in float32. No token is dropped, except by routers with a capacity, which count
     what they drop. It is causal if its router is. Raises ValueError when the experts are not as many as the router's.
     On meta, where nothing is known of the routes, all T * k rows go through the first expert, which costs the same. While
     torch.export traces, every token goes through every expert and the weights of the others are 0: the exported program
@@ -49,6 +50,10 @@ class Moe(nn.Module):
         expert: Expert = slot("gated_mlp"),
         shared: Expert | None = None,
         shared_gate: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        expert_dims: Annotated[
+            Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)] | None,
+            Meta(extra_json_schema={"added": "0.1"}),
+        ] = None,
     ):
         super().__init__()
         if shared_gate and shared is None:
@@ -56,13 +61,22 @@ class Moe(nn.Module):
         self.router = Slot(router.call, router.place.at("router"))(dim)
         self.num_experts = int(self.router.num_experts)  # type: ignore[arg-type]
         packed = _names_num_experts(expert.call)
-        self.experts: nn.Module = self._packed_expert(expert, dim) if packed else self._copies(expert, dim)
+        if expert_dims is not None and (packed or len(expert_dims) != self.num_experts):
+            found = "a block that holds all experts in one" if packed else f"{len(expert_dims)} widths"
+            raise ValueError(
+                f"expert_dims names a width for each of {self.num_experts} experts with parameters of their own; found {found}"
+            )
+        self.experts: nn.Module = self._packed_expert(expert, dim) if packed else self._copies(expert, dim, expert_dims)
         self.shared = Slot(shared.call, shared.place.at("shared"))(dim) if shared else None
         self.shared_gate = nn.Linear(dim, 1, bias=False) if shared_gate else None
 
-    def _copies(self, expert: Slot, dim: int) -> RepeatedExperts:
+    def _copies(self, expert: Slot, dim: int, widths: list[int] | None) -> RepeatedExperts:
         places = [expert.place.at(f"experts.{index}") for index in range(self.num_experts)]
-        return RepeatedExperts(Slot(expert.call, place)(dim) for place in places)
+        calls = [expert.call] * self.num_experts
+        if widths is not None:
+            table: dict[str, Any] = expert.call if isinstance(expert.call, dict) else {"block": expert.call}
+            calls = [{**table, "hidden_dim": width} for width in widths]
+        return RepeatedExperts(Slot(call, place)(dim) for call, place in zip(calls, places, strict=True))
 
     def _packed_expert(self, expert: Slot, dim: int) -> nn.Module:
         call: dict[str, Any] = expert.call if isinstance(expert.call, dict) else {"block": expert.call}

@@ -71,7 +71,8 @@ class ScoringRouter(Accumulating):
 
 
 class LinearRouter(ScoringRouter):
-    """A scoring router with s = W x, W the weight (E, C) of `gate`. `outcomes`: rows of W where there are more than experts."""
+    """A scoring router with s = W x, W the weight (E, C) of `gate`, or W x + b with `gate_bias`. `outcomes`: rows of W where there are more
+    than experts."""
 
     def __init__(
         self,
@@ -81,9 +82,10 @@ class LinearRouter(ScoringRouter):
         balance_weight: float = 0.0,
         z_weight: float = 0.0,
         outcomes: int | None = None,
+        gate_bias: bool = False,
     ):
         super().__init__(num_experts, k, balance_weight, z_weight)
-        self.gate = nn.Linear(dim, outcomes or num_experts, bias=False)
+        self.gate = nn.Linear(dim, outcomes or num_experts, bias=gate_bias)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """A score for each token and expert; the map runs in float32 and therefore not as a layer."""
@@ -91,7 +93,8 @@ class LinearRouter(ScoringRouter):
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, H, W) or (B, L, C) -> (T, E), in float32 or wider: small differences decide."""
-        return F.linear(widened(as_rows(x)), widened(self.gate.weight))
+        bias = None if self.gate.bias is None else widened(self.gate.bias)
+        return F.linear(widened(as_rows(x)), widened(self.gate.weight), bias)
 
 
 def widened(x: Tensor) -> Tensor:

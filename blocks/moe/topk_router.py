@@ -30,7 +30,7 @@ BIAS_STEP = 1e-3
     covers=("top_k_gating",),
 )
 class TopkRouter(LinearRouter):
-    """s = score(W x) over E experts; weights = scale * the k largest s, divided by their sum where `renormalise`.
+    """s = score(W x) over E experts, of W x + c with `gate_bias`; weights = scale * the k largest s, divided by their sum where `renormalise`.
 
     (B, C, H, W) or (B, L, C) -> Routing of T tokens. Scores are float32. In training, `ctx.losses` gets under its path
     balance = balance_weight * E * sum_i f_i P_i, where f_i is the share of choices that fell on expert i and P_i its
@@ -58,8 +58,9 @@ class TopkRouter(LinearRouter):
         groups: Annotated[int, Meta(ge=1, extra_json_schema=LATER)] = 1,
         group_k: Annotated[int, Meta(ge=1, extra_json_schema=LATER)] = 1,
         scale: Annotated[float, Meta(gt=0, extra_json_schema=LATER)] = 1.0,
+        gate_bias: Annotated[bool, Meta(extra_json_schema=LATER)] = False,
     ):
-        super().__init__(dim, num_experts, k, balance_weight, z_weight)
+        super().__init__(dim, num_experts, k, balance_weight, z_weight, gate_bias=gate_bias)
         check_groups(num_experts, groups)
         if group_k > groups or k > group_k * (num_experts // groups):
             raise ValueError(

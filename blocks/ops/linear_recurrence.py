@@ -78,6 +78,27 @@ def linear_recurrence(
     return (o, last) if return_final_state else o
 
 
+def channel_recurrence(
+    x: Tensor, log_decay: Tensor, initial_state: Tensor | None = None, heads: int = 1
+) -> tuple[Tensor, Tensor]:
+    """h_t = exp(log_decay_t) h_{t-1} + x_t, each channel by itself, as in HGRN and the RG-LRU.
+
+    x and log_decay (B, L, C), at most 0, initial_state (B, C) -> h (B, L, C) in the dtype of x, and the last (B, C). It is the
+    recurrence above with keys of one channel that are 1, and decays along the values. Native kernels share out `heads` parts of C.
+    """
+    batch, length, width = x.shape
+    expected = {"log_decay": (log_decay, (batch, length, width)), "initial_state": (initial_state, (batch, width))}
+    check_shapes(expected, "x", x)
+    one = x.new_ones(batch, length, 1, 1)
+    core = implementation(OP, one, one, x, log_decay, initial_state)
+    dtype = (common_dtype if core is reference else fast_dtype)(x, log_decay, initial_state)
+    one = one.to(dtype)
+    v, decay = (part.to(dtype).unflatten(-1, (heads, width // heads)) for part in (x, log_decay))
+    state = None if initial_state is None else initial_state.to(dtype).view(batch, heads, 1, width // heads)
+    h, last = core(one, one, v, decay, state, INCLUSIVE, False, True)
+    return h.flatten(2).to(x.dtype), last.flatten(1)
+
+
 @implements(OP, "reference")
 def reference(
     q: Tensor,

@@ -79,21 +79,59 @@ class LayerNorm(Affine):
         return y if self.bias is None else y + per_channel(self.bias, x)
 
 
-@block("rms_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1910.07467")
-class RmsNorm(Affine):
-    """y = weight * x / sqrt(mean_C x^2 + eps), over the channels of each position.
+@block("standard_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1607.06450")
+class StandardNorm(nn.Module):
+    """y = (x - mean_C x) / sqrt(var_C x + eps), over the channels of each position: a layer norm that learns nothing.
 
     (B, C, H, W), (B, L, C) or (B, C) -> the same shape.
     """
 
-    def __init__(self, dim: int, *, eps: Eps = 1e-6):
-        super().__init__(dim, eps, bias=False)
-        self.reset_parameters()
+    def __init__(self, dim: int, *, eps: Eps = 1e-5):
+        super().__init__()
+        self.dim, self.eps = dim, eps
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
-            return F.rms_norm(x.permute(0, 2, 3, 1), (self.dim,), self.weight, self.eps).permute(0, 3, 1, 2)
-        return F.rms_norm(x, (self.dim,), self.weight, self.eps)
+            return F.layer_norm(x.permute(0, 2, 3, 1), (self.dim,), None, None, self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(x, (self.dim,), None, None, self.eps)
+
+
+@block("rms_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1910.07467")
+class RmsNorm(Affine):
+    """y = (offset + weight) * x / sqrt(mean_C x^2 + eps), over the channels of each position.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape. The scale is 1 at first: with `offset` 1, as in Gemma, weights start at 0
+    and decay towards it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: Eps = 1e-6,
+        offset: Annotated[float, Meta(extra_json_schema={"added": "0.1"})] = 0.0,
+    ):
+        super().__init__(dim, eps, bias=False)
+        self.offset = offset
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, 1 - self.offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.offset if self.offset else self.weight
+        if x.ndim == 4:
+            return F.rms_norm(x.permute(0, 2, 3, 1), (self.dim,), weight, self.eps).permute(0, 3, 1, 2)
+        return F.rms_norm(x, (self.dim,), weight, self.eps)
+
+    @torch.no_grad()
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        if not super().absorb_output(scale, shift):
+            return False
+        if self.offset:  # (offset + w) s = offset + (w s + offset s - offset)
+            moved = self.weight + self.offset * (scale.to(self.weight) - 1)
+            self.weight = nn.Parameter(moved, requires_grad=False)
+        return True
 
 
 @block("group_norm", kind="norm", abilities=("noncausal", "any_resolution"), paper="arXiv:1803.08494")

@@ -120,7 +120,7 @@ def test_window_sees_itself_and_what_is_before_it():
 @pytest.mark.parametrize("causal", [False, True])
 def test_rotary_attention_sees_distances_not_positions(causal):
     block, tokens = Attention(64, rope=Rope(theta=100.0), causal=causal).double(), x(9).double()
-    q, k, v = block._queries_keys_values(tokens, None)
+    q, k, v, _ = block._queries_keys_values(tokens, None)
     where = torch.arange(9)
     scores = torch.stack(
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -50,6 +51,96 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "define.mlp.hidden_dim": 48, "define.mlp.gate_scale": 0.8, "define.mlp_out.factor": 1.1,
         },
     ),
+    "model_deepseek_v3": (
+        "deepseek_v3_nano",
+        {
+            "dims": [32], "define.dense.hidden_dim": 56, "define.moe.expert.hidden_dim": 12, "define.moe.shared.hidden_dim": 24,
+            "define.attention": {"q_rank": 16, "kv_rank": 12, "nope_dim": 8, "rope_dim": 4, "v_dim": 8},
+        },
+    ),
+    "model_plm": (
+        "plm_nano",
+        {"dims": [32], "depths": [2], "define.mlp.hidden_dim": 80, "define.attention": {"kv_rank": 12, "v_dim": 12}},
+    ),
+    "model_qwen3": (
+        "qwen3_nano",
+        {"dims": [32], "depths": [2], "define.mlp.hidden_dim": 48, "define.attention.head_dim": 12, "head.tie": "none"},
+    ),
+    "model_qwen3_moe": (
+        "qwen3_moe_nano",
+        {
+            "dims": [32], "depths": [2], "define.attention.head_dim": 12, "define.moe.router.num_experts": 6,
+            "define.moe.expert.hidden_dim": 16,
+        },
+    ),
+    "model_qwen3_next": (
+        "qwen3_next_nano",
+        {
+            "dims": [32], "define.mixer.cycle": ["@delta", "@delta", "@attention", "@delta"], "define.delta.head_dim": 8,
+            "define.attention.rope.theta": 10000.0, "define.moe.expert.hidden_dim": 16, "define.moe.shared.hidden_dim": 24,
+        },
+    ),
+    "model_gemma": (
+        "gemma_nano",
+        {
+            "dims": [32], "depths": [2], "stem.scale": 32**0.5, "define.mlp.hidden_dim": 48, "define.attention.head_dim": 12,
+        },
+    ),
+    "model_gemma2": (
+        "gemma2_nano",
+        {
+            "dims": [32], "stem.scale": 32**0.5, "define.mlp.hidden_dim": 48, "define.attention.cycle.0.window": 6, "head.softcap": 2.0,
+            "define.full": {"head_dim": 12, "softcap": 3.0, "key_scale": (12 / 9) ** 0.5},
+        },
+    ),
+    "model_gemma3": (
+        "gemma3_nano",
+        {
+            "dims": [32], "depths": [7], "stem.scale": 32**0.5, "define.mlp.hidden_dim": 40, "define.local.window": 5,
+            "define.full.head_dim": 8,
+        },
+    ),
+    "model_olmo2": ("olmo2_nano", {"dims": [32], "depths": [2], "define.mlp.hidden_dim": 48}),
+    "model_smollm3": ("smollm3_nano", {"dims": [32], "depths": [5], "define.mlp.hidden_dim": 48, "define.turned.rope.theta": 2e6}),
+    "model_granite_hybrid": (
+        "granite_hybrid_nano",
+        {
+            "dims": [32], "stem.scale": 3.0, "head.scale": 0.4, "define.branch.factor": 0.4, "define.mlp.hidden_dim": 40,
+            "define.mamba2": {"head_dim": 8, "state_dim": 8}, "define.attention.key_scale": 0.2 * 8**0.5,
+        },
+    ),
+    "model_granite_hybrid_moe": (
+        "granite_hybrid_moe_nano",
+        {
+            "dims": [32], "depths": [3], "stem.scale": 3.0, "head.scale": 0.4, "define.branch.factor": 0.4,
+            "define.mamba2": {"head_dim": 8, "state_dim": 8}, "define.attention.key_scale": 0.2 * 8**0.5,
+            "define.moe": {"router.num_experts": 5, "expert.hidden_dim": 16, "shared.hidden_dim": 24},
+        },
+    ),
+    "model_recurrent_gemma": (
+        "recurrent_gemma_nano",
+        {
+            "dims": [32], "depths": [4], "stem.scale": 5.65625, "head.softcap": 2.0, "define.mlp.hidden_dim": 48,
+            "define.attention": {"head_dim": 8, "window": 6, "rope_dim": 4},
+        },
+    ),
+    "model_bamba": (
+        "bamba_nano",
+        {
+            "dims": [32], "**.<gated_mlp>.hidden_dim": 48, "define.mamba2": {"head_dim": 8, "state_dim": 8},
+            "define.attention.rope_dim": 4,
+        },
+    ),
+    "model_lfm2": ("lfm2_nano", {"dims": [32], "define.mlp.hidden_dim": 48, "define.attention.rope.theta": 1e6}),
+    "model_rwkv4": ("rwkv4_nano", {"dims": [32], "**.<rwkv4_channel_mix>.hidden_dim": 80}),
+    "model_tokenformer": (
+        "tokenformer_nano",
+        {
+            "dims": [32], "depths": [2], "layer.1.residual.1.tokens": 96,
+            "define.attention": {"linear.tokens": 48, "out_linear": {"block": "pattention", "tokens": 40}, "rope_dim": 2},
+        },
+    ),
+    "model_ladder_llama": ("ladder_nano", {"dims": [32], "define.mlp.hidden_dim": 72, "head.tie": "none"}),
 }  # fmt: skip
 """Golden -> the family's variant nearest to it, and what the golden's configuration says otherwise."""
 
@@ -62,10 +153,14 @@ class Case:
         self.data = load_file(GOLDEN / "sequence" / f"{stem}.safetensors")
         self.weights = KEYED["keyed_state_dict"](self.about)
         self.weights |= {key[6:]: value for key, value in self.data.items() if key.startswith("param.")}
+        self.weights = {
+            re.sub(r"^5\.norm", "15.norm", key): value for key, value in self.weights.items()
+        }  # of two layers
         name, changes = CASES[stem]
         changes = {"input.vocab_size": self.about["config"]["vocab_size"], **changes}
-        self.net: Any = zoo.create(name, changes, weights=self.weights, source="transformers")
-        self.model: Any = zoo.create(name, changes, weights=self.weights, source="transformers").double()
+        self.source = "official" if stem == "model_tokenformer" else "transformers"
+        self.net: Any = zoo.create(name, changes, weights=self.weights, source=self.source)
+        self.model: Any = zoo.create(name, changes, weights=self.weights, source=self.source).double()
         self.ids, self.logits = self.data["in.input_ids"], self.data["logits.f64"]
 
         self.atol = max(self.about["tolerance"]["logits"]["fp64_atol"], 1e-9)
@@ -82,7 +177,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @torch.no_grad()
 def test_logits_are_those_of_transformers(case: Case) -> None:
     case.agrees(case.model(case.ids).logits)
-    torch.testing.assert_close(case.net(case.ids).logits, case.data["logits"], rtol=0, atol=1e-4)
+    single = max(1e-4, case.about["tolerance"]["logits"]["fp32_atol"])
+    torch.testing.assert_close(case.net(case.ids).logits, case.data["logits"], rtol=0, atol=single)
 
 
 @torch.no_grad()
@@ -120,11 +216,53 @@ def test_greedy_tokens_are_those_of_transformers(case: Case) -> None:
 def test_the_rules_lead_back_to_the_checkpoint(case: Case) -> None:
     from zoo.weights.convert import KeyRules
 
-    rules = KeyRules.from_data(case.net.spec.keys["transformers"], "keys.transformers")
+    rules = KeyRules.from_data(case.net.spec.keys[case.source], case.source)
     exported = rules.to_source(case.net.state_dict())
     written = {key for key in exported if key != "lm_head.weight" or key in case.weights}
     assert written == set(case.weights)
     assert all(torch.equal(exported[key], case.weights[key]) for key in written)
+
+
+def reference(stem: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """What a golden says of itself, its tensors, and the weights under upstream's names."""
+    about = json.loads((GOLDEN / "sequence" / f"{stem}.json").read_text())
+    data = load_file(GOLDEN / "sequence" / f"{stem}.safetensors")
+    stored = {key[6:]: value for key, value in data.items() if key.startswith("param.")}
+    return about, data, KEYED["keyed_state_dict"](about) | stored
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[9], [4, 5], [1] * 9], ids=str)
+def test_a_net_of_ternary_maps_gives_the_logits_of_its_authors(pieces: list[int]) -> None:
+    _, data, weights = reference("model_matmulfree")
+    changes = {"input.vocab_size": 48, "stem.1.layers": 2, "dims": [16], "depths": [2], "define.mlp.hidden_dim": 24}
+    model: Any = zoo.create("matmulfree_nano", changes, weights=weights, source="official").double()
+    state: dict[str, Any] = {}
+    found = []
+    for part in data["in.input_ids"].split(pieces, 1):
+        logits, state = model(part, state=state)
+        found.append(logits)
+    torch.testing.assert_close(torch.cat(found, 1), data["logits.f64"], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_features_of_a_picture_enter_at_several_layers_as_in_transformers() -> None:
+    _, data, weights = reference("model_deepstack")
+    changes = {
+        "input.vocab_size": 32, "dims": [24], "depths": [3], "define.mlp.hidden_dim": 40, "define.attention.head_dim": 8,
+        "define.levels.runs": [[{"block": "visual_features", "level": n + 1}, 1] for n in range(2)] + [["none", "rest"]],
+    }  # fmt: skip
+    model: Any = zoo.create("deepstack_nano", changes, weights=weights, source="transformers").double()
+    names = {
+        "visual_mask": "in.visual_mask",
+        "visual.0": "in.first",
+        "visual.1": "in.visual.0",
+        "visual.2": "in.visual.1",
+    }
+    ctx = Context(slots={slot: {"": data[key].double()} for slot, key in names.items()})
+    features = model.forward_features(data["in.input_ids"], ctx)
+    found = model.forward_head(features, pre_logits=True, ctx=ctx)
+    torch.testing.assert_close(found, data["output.f64"], rtol=0, atol=1e-9)
 
 
 NANO = list_models("*_nano", task="language-modeling")
@@ -233,7 +371,10 @@ def test_every_family_works_in_half_the_bits(nano: Any) -> None:
     single, half = copy.deepcopy(nano).float(), copy.deepcopy(nano).bfloat16()
     found = half(ids).logits
     assert found.dtype == torch.bfloat16
-    assert float((found.float() - single(ids).logits).norm() / found.float().norm()) < 0.15
+    limit = (
+        0.3 if "core/bit_linear@1" in nano.spec.blocks() else 0.15
+    )  # what moves over a half is rounded by a whole step
+    assert float((found.float() - single(ids).logits).norm() / found.float().norm()) < limit
 
 
 def test_the_authors_names_of_rwkv7_lead_into_the_model() -> None:

@@ -19,15 +19,19 @@ import msgspec
 
 from blocks.registry.words import printable
 from zoo import catalog
+from zoo.catalog.arithmetic import names_of, number
 from zoo.catalog.collection import CORE
 from zoo.catalog.published import published_spec
-from zoo.errors import InputError, Problem, listed, nearest
+from zoo.errors import InputError, Problem, ProblemsError, listed, nearest
 from zoo.specs.read import MAX_BYTES
 
 PREFIX = "transformers:"
 CONFIG = "config.json"
 KEYS = "transformers"
 """What families call their rules for the names of these checkpoints."""
+
+SCALING = ("factor", "original_max_position_embeddings", "mscale_all_dim")
+"""What a config says of positions beyond those of the training, told as `rope_factor` and so on."""
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +42,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     defaults: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
     same: dict[str, str] = {}
+    derived: dict[str, str] = {}
+    cycles: dict[str, list[Any]] = {}
+    words: dict[str, dict[str, Any]] = {}
+    aliases: dict[str, str] = {}
+    others: dict[str, str] = {}
     ties: bool = False
 
 
@@ -56,12 +65,16 @@ def registered(model: str) -> str:
     if kind not in known:
         found, near = f"`{printable(kind, 60)}`", nearest(str(kind), known)
         raise InputError(model, Problem(f"{CONFIG}: model_type", f"one of {listed(known)}", found, near))
-    table = tables()[str(kind)]
+    table = tables()[_kind(str(kind), config)]
     problems = [
         Problem(f"{CONFIG}: {key}", _shown(value), _shown(config[key]))
         for key, value in table.fixed.items()
         if key in config and config[key] != (None if value == "none" else value)
     ]
+    for key, cycle in table.cycles.items():
+        told = config.get(key)
+        if isinstance(told, list) and told != [cycle[i % len(cycle)] for i in range(len(told))]:
+            problems.append(Problem(f"{CONFIG}: {key}", f"{_shown(cycle)}, again and again", _shown(told)))
     if problems:
         raise InputError(model, problems)
     values = _values(config, table, model)
@@ -71,9 +84,9 @@ def registered(model: str) -> str:
         for name, entry in catalog.entries().items()
         if entry.family == table.family and catalog.home_of(name) == CORE
     ]
-    digest = published_spec(names[0], _merged(edits.values())).digest
+    whole = _merged(edits.values())
     for name in names:
-        if catalog.entry(name).digest == digest:
+        if _changes_nothing(name, whole):
             return name
     raise InputError(model, _unregistered(model, values, edits, names))
 
@@ -82,6 +95,11 @@ def registered(model: str) -> str:
 def tables() -> dict[str, Table]:
     """The tables of all families by `model_type`."""
     return msgspec.convert(tomllib.loads((CORE.data / "transformers.toml").read_text()), dict[str, Table])
+
+
+def _kind(kind: str, config: Mapping[str, Any]) -> str:
+    """The table of a config: that of its `model_type`, or the one that holds where a key has a value other than 0."""
+    return next((other for key, other in tables()[kind].others.items() if config.get(key)), kind)
 
 
 def _config(folder: pathlib.Path, model: str) -> dict[str, Any]:
@@ -101,28 +119,52 @@ def _config(folder: pathlib.Path, model: str) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict):
         raise InputError(model, Problem(str(path), "a table", type(config).__name__))
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = rope if isinstance(rope, Mapping) else {}
-    told = {"rope_type": rope.get("rope_type", rope.get("type", "default"))}
-    told |= {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    told = _positions(config.get("rope_parameters") or config.get("rope_scaling"))
     if config.get("time_step_limit") == [0.0, {"__float__": "Infinity"}]:
         told["time_step_limit"] = [0.0, float("inf")]
     return config | told
 
 
+def _positions(rope: Any) -> dict[str, Any]:
+    """What a config says of rotary positions, as keys of its top: `rope_theta`, and `sliding_attention_rope_theta` where kinds of layers have their own."""
+    rope = rope if isinstance(rope, Mapping) else {}
+    kinds = {f"{kind}_": part for kind, part in rope.items() if isinstance(part, Mapping)} or {"": rope}
+    told: dict[str, Any] = {}
+    for kind, part in kinds.items():
+        told[f"{kind}rope_type"] = part.get("rope_type", part.get("type", "default"))
+        told |= {f"{kind}{key}": part[key] for key in ("rope_theta", "partial_rotary_factor") if key in part}
+        told |= {f"{kind}rope_{key}": part[key] for key in SCALING if key in part}
+    return told
+
+
 def _values(config: dict[str, Any], table: Table, model: str) -> dict[str, Any]:
     """Key of the config -> its value. Raises InputError for values that are not there."""
     heads = {"num_key_value_heads": config.get("num_attention_heads")}
-    values = {
-        key: config[key] if config.get(key) is not None else (table.defaults | heads).get(key) for key in table.sizes
+    asked = [*table.sizes, *(name for text in table.derived.values() for name in names_of(text))]
+    told = config | {
+        key: config[other] for key, other in table.aliases.items() if key not in config and other in config
+    }
+    values: dict[str, Any] = {
+        key: told[key] if told.get(key) is not None else (table.defaults | heads).get(key)
+        for key in dict.fromkeys(asked)
+        if key not in table.derived
     }
     problems = [
         Problem(f"{CONFIG}: {key}", "a number", _shown(config.get(key)))
         for key, value in values.items()
-        if not isinstance(value, (int, float))
+        if not isinstance(value, (int, float)) and key not in table.words
     ]
+    for key, words in table.words.items():
+        if values[key] not in words:
+            problems.append(Problem(f"{CONFIG}: {key}", f"one of {listed(list(words))}", _shown(values[key])))
     if problems:
         raise InputError(model, problems)
+    try:
+        values |= {key: number(text, values) for key, text in table.derived.items()}
+    except ArithmeticError:
+        odd = ", ".join(f"{key} {_shown(value)}" for key, value in values.items() if value <= 0) or "larger ones"
+        raise InputError(model, Problem(CONFIG, "sizes above 0 of a net that can be built", odd)) from None
+    values = {key: table.words[key][values[key]] if key in table.words else values[key] for key in table.sizes}
     return values | ({"tie_word_embeddings": bool(config.get("tie_word_embeddings"))} if table.ties else {})
 
 
@@ -142,12 +184,17 @@ def _merged(edits: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {path: value for one in edits for path, value in one.items()}
 
 
+def _changes_nothing(name: str, edit: dict[str, Any]) -> bool:
+    """Whether a registered model has these values already."""
+    try:
+        return published_spec(name, edit).digest == catalog.entry(name).digest
+    except ProblemsError:  # a value that this model cannot have at all
+        return False
+
+
 def _unregistered(model: str, values: dict[str, Any], edits: dict[str, dict[str, Any]], names: list[str]) -> Problem:
     """The model with the fewest other values, and the call that changes those."""
-    others = {
-        name: [key for key, edit in edits.items() if published_spec(name, edit).digest != catalog.entry(name).digest]
-        for name in names
-    }
+    others = {name: [key for key, edit in edits.items() if not _changes_nothing(name, edit)] for name in names}
     width = values["hidden_size"]
     name = min(names, key=lambda name: (len(others[name]), abs(math.log(published_spec(name).dims[0] / width))))
     found = ", ".join(f"{key} {_shown(values[key])}" for key in others[name])

@@ -165,7 +165,8 @@ def _spoil(module: nn.Module) -> None:
 
 
 def gradient(subject: Subject) -> None:
-    """The gradient reaches every parameter that asks for it, in the middle of training, and the input; not that of a router, which may go by a key."""
+    """The gradient reaches every parameter that asks for it, in the middle of training, and the input; not that of a router, which may go by
+    a key. It comes from the outputs and from what is left in ctx for later blocks."""
     module = perturbed(subject.build(subject.spaces[0])).train()
     anneal(module, 0.5)
     sources: dict[str, Tensor] = {
@@ -177,7 +178,8 @@ def gradient(subject: Subject) -> None:
     if not sources:
         raise NotApplicable("it has neither parameters nor an input that takes a gradient")
     ctx = Context()
-    outputs = [y for y in subject.outputs(module, x, ctx) if y.requires_grad]
+    given = subject.outputs(module, x, ctx)
+    outputs = [y for y in [*given, *(left for slot in ctx.slots.values() for left in slot.values())] if y.requires_grad]
     require(bool(outputs), "the output carries no gradient at all")
     generator = torch.Generator().manual_seed(5)
     loss = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs) + ctx.total_loss()

@@ -1,0 +1,123 @@
+"""The Legendre memory unit: one number of each token enters a linear memory that spans a window of time. Paper: arXiv:2402.04882.
+
+The memory: Voelker et al., NeurIPS 2019. Names of the state are those of zeyuliu1037/LMUFormer (MIT). M is the size of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.chain import run
+from blocks.context import Context
+from blocks.recurrent import Recurrent, State
+from blocks.registry import block
+from blocks.registry.slots import Linear, slot
+from blocks.tables import Table
+
+Count = Annotated[int, Meta(ge=1)]
+
+CHUNK = 64
+"""Tokens that are convolved at once; from one chunk to the next the memory is carried."""
+
+
+@block(
+    "lmu",
+    kind="token_mixer",
+    layout="BLC",
+    abilities=("causal", "step", "any_resolution", "1d"),
+    paper="arXiv:2402.04882",
+    covers=("legendre_memory_unit", "lmuformer"),
+)
+class Lmu(Recurrent):
+    """y = relu(W_h [m_t | x_t]), m_t = A m_{t-1} + B u_t, u_t = relu(w x_t + b), one number a token.
+
+    (A, B) is the zero-order hold, for steps of 1, of the system theta m' = a m + b u with a_ij = (2 i + 1) (-1 if i < j else
+    (-1)^(i - j + 1)) and b_i = (2 i + 1) (-1)^i, whose state are the Legendre coefficients of the last `theta` tokens; neither is learned.
+    (B, L, C) -> (B, L, C), or `out_dim` channels. Any length, where the authors' parallel form takes one. The state is m (B, M).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        memory_dim: Count = 32,
+        theta: Annotated[float, Meta(ge=1)] = 128.0,
+        linear: Linear = slot("dense"),
+    ):
+        super().__init__()
+        self.out_dim, self.memory_dim = out_dim or dim, memory_dim
+        self.W_u = nn.Linear(dim, 1)
+        self.W_h = linear(dim + memory_dim, self.out_dim, bias=True)
+        self.responses = Table(responses, (memory_dim, theta, CHUNK))
+        self.powers = Table(powers, (memory_dim, theta, CHUNK))
+
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """For each chunk of c tokens the c^2 M products of the convolution, and c M^2 for what is carried."""
+        B, L, _ = shape
+        size, M = min(CHUNK, L), self.memory_dim
+        return {"matmul": -(-L // size) * B * size * M * (size + M)} if L else {}
+
+    def state_size(self, length: int = 0) -> int:
+        return self.memory_dim
+
+    def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
+        u = F.relu(self.W_u(x)).squeeze(-1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        before = x.new_zeros(len(x), self.memory_dim, dtype=wide) if state is None else state[0].to(wide)
+        m = self._remembered(u.to(wide), before)
+        y = F.relu(run(self.W_h, torch.cat([m.to(x.dtype), x], -1)))
+        held = torch.cat([before.unsqueeze(1), m], 1)
+        ends = u.new_full((len(x),), x.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
+        return y, (held.gather(1, ends[:, None, None].expand(-1, 1, self.memory_dim)).squeeze(1),)
+
+    def _remembered(self, u: Tensor, m: Tensor) -> Tensor:
+        """m_t of all tokens (B, L, M) for u (B, L) and the memory before (B, M)."""
+        L = u.shape[1]
+        size = min(CHUNK, L)
+        if not L:
+            return u.unsqueeze(-1).expand(-1, -1, self.memory_dim)
+        table, carry = self.responses.like(u)[:size, :size], self.powers.like(u)[:size]
+        chunks = F.pad(u, (0, -L % size)).unflatten(1, (-1, size))
+        parts = []
+        for written in torch.einsum("bns,tsm->bntm", chunks, table).unbind(1):
+            part = written + torch.einsum("tij,bj->bti", carry, m)
+            parts.append(part)
+            m = part[:, -1]
+        return torch.cat(parts, 1)[:, :L]
+
+
+def discretised(memory_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """(A (M, M), B (M,)) in float64."""
+    order = torch.arange(memory_dim, dtype=torch.float64)
+    scale = (2 * order + 1) / theta
+    i, j = order[:, None], order[None, :]
+    a = torch.where(i < j, -torch.ones_like(i - j), (-1.0) ** (i - j + 1)) * scale[:, None]
+    b = (-1.0) ** order * scale
+    # exp of [[a, b], [0, 0]] holds the integral that a zero-order hold asks for
+    whole = torch.zeros(memory_dim + 1, memory_dim + 1, dtype=torch.float64)
+    whole[:-1, :-1], whole[:-1, -1] = a, b
+    held = torch.linalg.matrix_exp(whole)
+    return held[:-1, :-1].contiguous(), held[:-1, -1].contiguous()
+
+
+def powers(memory_dim: int, theta: float, count: int) -> Tensor:
+    """(count, M, M): A, A^2, …"""
+    A, _ = discretised(memory_dim, theta)
+    found = [A]
+    for _ in range(count - 1):
+        found.append(A @ found[-1])
+    return torch.stack(found)
+
+
+def responses(memory_dim: int, theta: float, count: int) -> Tensor:
+    """(count, count, M): what of u_s is in m_t, A^(t - s) B, and 0 for s > t."""
+    _, B = discretised(memory_dim, theta)
+    impulse = torch.cat([B.unsqueeze(0), powers(memory_dim, theta, count)[: count - 1] @ B])
+    lag = torch.arange(count)[:, None] - torch.arange(count)[None, :]
+    return torch.where((lag >= 0).unsqueeze(-1), impulse[lag.clamp_min(0)], torch.zeros((), dtype=torch.float64))
