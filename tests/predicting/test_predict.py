@@ -171,10 +171,10 @@ def test_the_command_killed_at_random_moments_writes_every_row_once(tmp_path: pa
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
-            break
+        assert process.wait() in (0, -signal.SIGKILL)
+        if process.returncode == 0 or ((tmp_path / "killed.jsonl").exists() and not parts.exists()):
+            break  # it was done, and at most killed while Python ended
         kills += 1
-    assert process.returncode == 0
     assert kills > 2
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

@@ -87,6 +87,7 @@ def evaluate(
     names = [models] if isinstance(models, str) else list(dict.fromkeys(models))
     called = name or records.slug(data)
     records.check_name(called)
+    truths = real_labels(real) if real else None
     sets = sets_of(data, called, split, target, corruptions(corrupt))
     clock = Clock(len(names) * sum(len(each.examples) for each in sets), progress)
     scores: Table[Score] = Table()
@@ -104,7 +105,7 @@ def evaluate(
                 problems = [Problem(picture, found=reason) for picture, reason in unreadable.items()]
                 raise InputError("evaluate", problems)
             known[each.name].append(answers)
-            scores.append(judged.score(answers, metrics, real))
+            scores.append(judged.score(answers, metrics, truths))
     if record:
         for score in scores:
             records.keep(score.model, score.weights, score.digest, score.data, score.figures)
@@ -160,11 +161,11 @@ class _Judged:
         sure, answers = logits.softmax(-1).max(-1)
         return answers, ranks, sure.nan_to_num(0.0)
 
-    def score(self, found: Answers, metrics: Sequence[str], real: str | os.PathLike[str]) -> Score:
+    def score(self, found: Answers, metrics: Sequence[str], real: Real | None) -> Score:
         manifest = self.predictor.manifest
         figures = {metric: METRICS[metric](found) for metric in metrics}
-        if real:
-            figures[REAL] = self._real(found, real_labels(real, self.predictor.labels), real)
+        if real is not None:
+            figures[REAL] = self._real(found, real)
         return Score(
             model=self.predictor.wish.name,
             weights=manifest.name,
@@ -179,10 +180,12 @@ class _Judged:
             classes=per_class(found, self.data.labels, self.matching.indices),
         )
 
-    def _real(self, found: Answers, real: Real, path: str | os.PathLike[str]) -> Estimate:
-        """The share of answers that are one of the real labels, of pictures that have some."""
-        right = [real.of(self.data.examples[position].picture.name) for position in found.positions]
-        hits = [int(answer) in classes for answer, classes in zip(found.answers, right, strict=True) if classes]
+    def _real(self, found: Answers, real: Real) -> Estimate:
+        """The share of answers that are one of the real labels, by number or name, of pictures that have some."""
+        hits = []
+        for position, answer in zip(found.positions, found.answers, strict=True):
+            if right := real.of(self.data.examples[position].picture.name):
+                hits.append(int(answer) in right or self.predictor.label(int(answer)) in right)
         if not hits:
-            raise InputError(str(path), Problem("--real", f"labels of pictures of {self.data.name}", "none of them"))
+            raise InputError("evaluate", Problem("--real", f"labels of pictures of {self.data.name}", "none of them"))
         return share(np.array(hits))

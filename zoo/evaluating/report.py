@@ -30,7 +30,8 @@ def percent(estimate: Estimate) -> str:
 
 def score_cells(score: Score) -> list[str]:
     known = [percent(estimate) for estimate in score.figures.values()]
-    return [score.weights, score.data, f"{score.pictures:,}", *known, f"{score.pictures_per_second:.3g}"]
+    name = score.weights if score.weights.startswith(score.model) else score.model
+    return [name, score.data, f"{score.pictures:,}", *known, f"{score.pictures_per_second:.3g}"]
 
 
 def score_columns(score: Score) -> list[str]:

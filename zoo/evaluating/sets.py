@@ -72,10 +72,10 @@ def _set(data: Labelled, name: str, split: str) -> LabelledSet:
 class Real(NamedTuple):
     """All classes that are right for a picture, by its file name or its number; a picture may have none, and is not counted then."""
 
-    by_name: dict[str, list[int]]
-    by_number: list[list[int]]
+    by_name: dict[str, list[int | str]]
+    by_number: list[list[int | str]]
 
-    def of(self, name: str) -> list[int]:
+    def of(self, name: str) -> list[int | str]:
         """Of `ILSVRC2012_val_00000001.JPEG` the first of a list."""
         if self.by_name:
             return self.by_name.get(name.rpartition("/")[2], [])
@@ -84,22 +84,19 @@ class Real(NamedTuple):
         return self.by_number[place] if 0 <= place < len(self.by_number) else []
 
 
-def real_labels(path: str | os.PathLike[str], labels: Sequence[str]) -> Real:
+def real_labels(path: str | os.PathLike[str]) -> Real:
     """`real.json` of arXiv:2006.07159, a list of lists of classes; or {file name: [classes]}. Classes are numbers or names. Raises InputError."""
     try:
         file = Path(path).expanduser()
         if file.stat().st_size > MOST_REAL_BYTES:
             raise ValueError(f"more than {MOST_REAL_BYTES:,} bytes")
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(str(path), Problem("--real", "a file of JSON", error.strerror or str(error))) from None
+    except (ValueError, RecursionError) as error:
         raise InputError(str(path), Problem("--real", "a file of JSON", str(error))) from None
-    places = {name: index for index, name in enumerate(labels)}
     rows = content if isinstance(content, list) else list(content.values()) if isinstance(content, dict) else []
-    if not rows or not all(isinstance(row, list) for row in rows):
-        raise InputError(
-            str(path), Problem("--real", "a list of lists of classes, or {file name: [classes]}", "something else")
-        )
-    numbers = [[places.get(each, -1) if isinstance(each, str) else each for each in row] for row in rows]
-    if not all(type(each) is int and each >= 0 for row in numbers for each in row):
-        raise InputError(str(path), Problem("--real", "classes of the model, by name or number", "others"))
-    return Real(dict(zip(content, numbers, strict=True)), []) if isinstance(content, dict) else Real({}, numbers)
+    if not rows or not all(isinstance(row, list) and all(type(each) in (int, str) for each in row) for row in rows):
+        expected = "a list of lists of classes, or {file name: [classes]}"
+        raise InputError(str(path), Problem("--real", expected, "something else"))
+    return Real(content, []) if isinstance(content, dict) else Real({}, content)
