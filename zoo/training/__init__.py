@@ -1,1 +1,1 @@
-"""Recipes that train the small models that ship."""
+"""Training: one loop, models on pictures of one's own by recipes that are data, the small models that ship, ablations."""

@@ -142,7 +142,8 @@ def balanced_weights(examples: Sequence[Example], labels: int) -> tuple[float, .
 
 
 def _workers(count: int) -> dict[str, Any]:
-    return {"num_workers": count, "persistent_workers": False, "worker_init_fn": _one_thread if count else None}
+    pinned = torch.cuda.is_available()
+    return {"num_workers": count, "worker_init_fn": _one_thread if count else None, "pin_memory": pinned}
 
 
 def _one_thread(worker: int) -> None:

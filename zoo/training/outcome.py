@@ -99,8 +99,9 @@ def finished(net: Any, scale: Scale | None) -> Any:
 
 def finish(trainer: Trainer, source: Path, found: Survey, seconds: float) -> Run:
     """The folder and its report, from the best epoch."""
-    net = factory.create(trainer.out / BEST)
+    net = factory.create(trainer.out / BEST, device=trainer.accelerator.device)
     judgements = {part: _judged(trainer, net, part) for part in ("val", "test") if trainer.data.parts.get(part)}
+    net.cpu()
     held_out = judgements["val"]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", source.resolve().stem) or "data"
     manifest = _manifest(trainer, net, name, judgements)
@@ -128,7 +129,8 @@ def _judged(trainer: Trainer, net: nn.Module, part: str) -> Judgement:
     examples, data = trainer.data.parts[part], trainer.data
     pictures = Pictures(examples, targets_of(examples, data.task, len(data.labels)), plain(trainer.preprocess))
     objective = Objective(data.task, Loss(label_smoothing=0.0))
-    return judge(net, pictures, objective, trainer.recipe.data.batch_size, trainer.recipe.data.workers)
+    workers, device = trainer.recipe.data.workers, trainer.accelerator.device
+    return judge(net, pictures, objective, trainer.order.batch_size, workers, device)
 
 
 def _manifest(trainer: Trainer, net: Any, name: str, judgements: dict[str, Judgement]) -> Manifest:
