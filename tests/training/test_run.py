@@ -102,7 +102,7 @@ def test_a_folder_with_a_run_in_it_is_not_written_over(run: Run, data: pathlib.P
 
 
 def test_a_run_that_is_over_says_the_same_when_it_is_resumed(run: Run, data: pathlib.Path) -> None:
-    again = trained(data, run.folder, {"schedule.epochs": 4}, resume=True)
+    again = trained(data, run.folder, {"schedule.epochs": 4, "data.workers": 1}, resume=True)
     assert (again.value, again.history) == (run.value, run.history)
 
 

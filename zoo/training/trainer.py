@@ -35,6 +35,9 @@ from zoo.training.starting import Start, Teacher, teacher
 from zoo.training.state import Epoch, Facts, load_state, read_facts, save_state
 from zoo.training.synced_norms import synchronise
 
+INDIFFERENT = ("data.workers", "engine.save_minutes")
+"""Fields that a run may change when it goes on."""
+
 
 class Moment(NamedTuple):
     """Where a training is, for whoever watches. `left` are seconds; `figure` is that of the last epoch."""
@@ -182,12 +185,11 @@ class Trainer:
         return judge(net, self.val_set, self.objective, size, self.recipe.data.workers, self.accelerator.device)
 
     def _saved(self) -> float:
-        """Keeps where the training stands; returns when that was."""
+        """Keeps where the training stands; returns when that was. Each process has its own clock, so none waits for another here."""
         if self.is_main:
             if self.accelerator.scaler is not None:
                 self.facts.scaler = self.accelerator.scaler.state_dict()
             save_state(self.out / LAST, self.facts, self.student, self.average, self.optimizer)
-        self.accelerator.wait_for_everyone()
         return time.perf_counter()
 
     def _is_over(self) -> bool:
@@ -271,11 +273,16 @@ class Trainer:
         parts = {
             name: [(example.picture.name, example.target) for example in examples] for name, examples in self.data.parts.items()
         }  # fmt: skip
-        facts = [values(self.recipe), self.net.spec.digest, self.start.words, self.data.labels, parts]
+        facts = [_decisive(self.recipe), self.net.spec.digest, self.start.words, self.data.labels, parts]
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
     def _differences(self) -> str:
         """In what the run in `out` is another."""
-        before, now = values(read_recipe(self.out / "recipe.toml")), values(self.recipe)
+        before, now = _decisive(read_recipe(self.out / "recipe.toml")), _decisive(self.recipe)
         changed = [f"{path} = {before[path]} instead of {now[path]}" for path in now if before[path] != now[path]]
         return ", ".join(changed[:3]) or "another model, or other pictures"
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    """The fields on which the result depends."""
+    return {path: value for path, value in values(recipe).items() if path not in INDIFFERENT}
