@@ -20,9 +20,9 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
     Raises ValueError when a BCHW block meets tokens, when a block would ignore padding or packed sequences (`blocks.places`), and for
     an image of no pixels. A batch, and a sequence, may be empty.
     """
-    if type(x) is Tensor and x.ndim == 4 and not x.numel() and not x.shape[2] * x.shape[3]:
+    if type(x) is Tensor and x.ndim > 3 and not x.numel() and not math.prod(x.shape[2:]):
         name = getattr(module, "block_id", type(module).__name__)
-        raise ValueError(f"block `{name}` meets an image without pixels, (B, C, H, W) = {tuple(x.shape)}")
+        raise ValueError(f"block `{name}` meets {_names(x)} = {tuple(x.shape)}")
     layout = getattr(type(module), "layout", "any")  # of a module, an attribute that is not there takes microseconds
     if layout == "BLC":
         if getattr(type(module), "one_grid", False):
@@ -31,6 +31,10 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
     if layout == "BCHW":
         x = an_image(x, getattr(module, "block_id", type(module).__name__))
     return _call(module, x, ctx)
+
+
+def _names(x: Tensor) -> str:
+    return "an image without pixels, (B, C, H, W)" if x.ndim == 4 else "a clip without pixels, (B, C, T, H, W)"
 
 
 def as_tokens(x: Tensor) -> Tensor:
@@ -124,13 +128,13 @@ class StandIn(nn.Module):
 
 
 def channels(x: Tensor) -> int:
-    """The width of a stream: axis 1 of (B, C, H, W), the last axis of (B, L, C)."""
-    return x.shape[1] if x.ndim == 4 else x.shape[-1]
+    """The width of a stream: axis 1 of (B, C, H, W) and of clips, the last axis of (B, L, C)."""
+    return x.shape[1] if x.ndim > 3 else x.shape[-1]
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """A (C,) parameter shaped to multiply `x` along its channels."""
-    return parameter.view(-1, 1, 1) if x.ndim == 4 else parameter
+    return parameter.view(-1, *[1] * (x.ndim - 2)) if x.ndim > 3 else parameter
 
 
 for _function in (as_tokens, as_stream, an_image):  # they ask for the number of axes, which no symbolic trace knows

@@ -78,7 +78,7 @@ IDENTITY = (
     ),
     Member(
         "layout",
-        'layout: str  # "any", "BCHW" or "BLC"',
+        'layout: str  # "any", "BCHW", "BLC" or "BCTHW"',
         DECORATOR,
         meaning="The layout that `forward` takes. A BLC block that meets an image is shown (B, H*W, C), a view of the same memory.",
         callers=("blocks.chain", "blocks.places", "zoo.exporting.lowering"),
@@ -119,7 +119,14 @@ IDENTITY = (
         "takes_ctx: bool",
         DECORATOR,
         meaning="Whether `forward` names `ctx`. A class without `@block` that runs blocks states it itself.",
-        callers=("blocks.chain", "blocks.places", "blocks.moe.moe", "blocks.moe.dispatch", "zoo.exporting.sources"),
+        callers=(
+            "blocks.chain",
+            "blocks.places",
+            "blocks.moe.moe",
+            "blocks.moe.dispatch",
+            "blocks.wiring.graph",
+            "zoo.exporting.sources",
+        ),
         when="at every call, and when a model is written out as Python",
         absent="False: the module is called with its tensor alone.",
     ),
@@ -148,7 +155,8 @@ RUNNING = (
         REQUIRED,
         meaning="(B, C, H, W) or (B, L, C) to the same shape for mixers, norms and activations; to `out_dim` channels for stems, downsamples, "
         "linear maps, wirings and embeddings; to (B, num_classes) for heads; for routers to a `Routing`, `Slots` or `Merging` of "
-        "`blocks.moe.routing`. With `ctx` it obeys `ctx.mask` and `ctx.cu_seqlens` or refuses them with a ValueError. "
+        "`blocks.moe.routing`. A merge takes several tensors, `forward(*tensors)`, and gives one of `out_dim` channels; a graph of several inputs "
+        "takes a tuple, and one of several outputs gives them by name. With `ctx` it obeys `ctx.mask` and `ctx.cu_seqlens` or refuses them with a ValueError. "
         "A head also takes `pre_logits: bool = False` and gives what its classifier reads.",
         callers=("blocks.registry.registration", "blocks.chain", "zoo.build.symbolic"),
         when="at every pass; its signature when the block is registered and when a model is traced",
@@ -163,6 +171,7 @@ RUNNING = (
         callers=(
             "blocks.construct",
             "blocks.heads.conv_head",
+            "blocks.wiring.graph",
             "blocks.wiring.parallel",
             "blocks.wiring.residual",
             "blocks.wiring.weighted_dense",
@@ -208,7 +217,7 @@ RUNNING = (
         "reads: str | None",
         OPTIONAL,
         meaning="The slot of ctx that the block reads, the parameter of the same name.",
-        callers=("zoo.build.backbone", "zoo.build.symbolic", "zoo.specs.check"),
+        callers=("zoo.build.backbone", "zoo.build.graph_model", "zoo.build.symbolic", "zoo.specs.check"),
         when="when a model is made, which then makes a ctx for every pass; when it is traced; when its spec is checked",
         absent="The block reads no slot.",
     ),
@@ -677,6 +686,7 @@ NAMES = frozenset(member.name for member in MEMBERS)
 
 ARGUMENTS = (
     Argument("dim", "dim: int", "The width of the input; token numbers have the size of the vocabulary."),
+    Argument("dims", "dims: tuple[int, ...]", "The widths of all that a merge, or a graph of several inputs, meets."),
     Argument(
         "out_dim",
         "out_dim: int | None = None",

@@ -20,7 +20,7 @@ from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
 from zoo.pretrained.fill import fill, plan
 from zoo.pretrained.target import Plan
-from zoo.specs.check import ImageInput
+from zoo.specs.check import ImageInput, VideoInput
 from zoo.specs.model import Described
 from zoo.specs.scalars import plain
 
@@ -161,5 +161,5 @@ def _settle(net: Any, device: Any) -> None:
     if str(device) == "meta":
         return
     forget_arguments(net)
-    if isinstance(net.spec.input, ImageInput):
+    if isinstance(net.spec.input, ImageInput) and not isinstance(net.spec.input, VideoInput):
         net.to(memory_format=torch.channels_last)

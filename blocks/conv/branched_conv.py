@@ -23,6 +23,8 @@ from blocks.registry.slots import Act, Mixer
 Count = Annotated[int, Meta(ge=1)]
 Small = Annotated[int, Meta(ge=0, le=63, extra_json_schema={"added": "0.1"})]
 Added = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
+Eps = Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})]
+"""Of the batch norms."""
 
 
 @block(
@@ -55,6 +57,7 @@ class BranchedConv(nn.Module):
         act: Act | None = None,
         small: Small = 1,
         identity: Added = True,
+        eps: Eps = 1e-5,
     ):
         super().__init__()
         for name, size in (("kernel_size", kernel_size), ("small", small or 1)):
@@ -62,19 +65,19 @@ class BranchedConv(nn.Module):
                 raise ValueError(f"{name} = {size} is even; the nearest that has a centre is {size + 1}")
         self.dim, self.out_dim = dim, out_dim or dim
         self.kernel_size, self.stride, self.groups = kernel_size, stride, groups
-        self.branches = nn.ModuleList(self._branch(kernel_size) for _ in range(branches))
-        self.scale = self._branch(small) if 0 < small < kernel_size else None
-        self.identity = BatchNorm(dim) if identity and self.out_dim == dim and stride == 1 else None
+        self.branches = nn.ModuleList(self._branch(kernel_size, eps) for _ in range(branches))
+        self.scale = self._branch(small, eps) if 0 < small < kernel_size else None
+        self.identity = BatchNorm(dim, eps=eps) if identity and self.out_dim == dim and stride == 1 else None
         self.gate = gate(self.out_dim) if gate else None
         self.act = act(self.out_dim) if act else None
 
-    def _branch(self, kernel_size: int) -> Chain:
+    def _branch(self, kernel_size: int, eps: float) -> Chain:
         branch = Chain()
         branch.conv = Conv(
             self.dim, self.out_dim, kernel_size=kernel_size, stride=self.stride, padding=kernel_size // 2,
             groups=self.groups, bias=False,
         )  # fmt: skip
-        branch.norm = BatchNorm(self.out_dim)
+        branch.norm = BatchNorm(self.out_dim, eps=eps)
         return branch
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from blocks.registry import block
 from blocks.registry.errors import SizeError
 
+ADDED = Meta(extra_json_schema={"added": "0.1"})
+"""A parameter that came later, and changes no digest while it is at its default."""
+
 
 @block(
     "pooling",
@@ -46,35 +49,78 @@ class Pooling(nn.Module):
 class MaxPool(nn.Module):
     """y = maximum of the k x k neighbours at every `stride`-th position; beyond the border there is nothing.
 
-    (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which
-    cuts the map up, has no border.
+    (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 padding - k) / stride) + 1; where nothing is stated the padding is floor(k / 2)
+    for an odd kernel, and none for an even one, which cuts the map up. With `ceil` the last cells may be smaller.
     """
 
-    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2, stride: Annotated[int, Meta(ge=1)] = 2):
+    def __init__(
+        self,
+        *,
+        kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2,
+        stride: Annotated[int, Meta(ge=1)] = 2,
+        padding: Annotated[Annotated[int, Meta(ge=0)] | None, ADDED] = None,
+        ceil: Annotated[bool, ADDED] = False,
+    ):
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-        self.padding = kernel_size // 2 if kernel_size % 2 else 0
+        self.kernel_size, self.stride, self.ceil = kernel_size, stride, ceil
+        self.padding = (kernel_size // 2 if kernel_size % 2 else 0) if padding is None else padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil)
 
 
 @block("avg_pool", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class AvgPool(nn.Module):
-    """y = mean of the k x k neighbours at every `stride`-th position, of those inside the map.
+    """y = mean of the k x k neighbours at every `stride`-th position, of those inside the map, or with `count_border` of the zeros
+    beyond it, too.
 
     (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which cuts the
     map up, has no border, and its last cells may be smaller: H' = ceil((H - k) / stride) + 1.
     """
 
-    def __init__(self, *, kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2, stride: Annotated[int, Meta(ge=1)] = 2):
+    def __init__(
+        self,
+        *,
+        kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2,
+        stride: Annotated[int, Meta(ge=1)] = 2,
+        count_border: Annotated[bool, ADDED] = False,
+    ):
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride, self.count_border = kernel_size, stride, count_border
         self.is_odd = kernel_size % 2 == 1
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.kernel_size // 2 if self.is_odd else 0
-        return F.avg_pool2d(x, self.kernel_size, self.stride, padding, not self.is_odd, count_include_pad=False)
+        return F.avg_pool2d(x, self.kernel_size, self.stride, padding, not self.is_odd, self.count_border)
+
+
+@block("global_pool", kind="pool", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class GlobalPool(nn.Module):
+    """y = the mean of each channel over all positions.
+
+    (B, C, H, W) -> (B, C, 1, 1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+@block("chunk", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class Chunk(nn.Module):
+    """y = the part `index` of the channels, which are cut into `of` parts.
+
+    (B, C, H, W) -> (B, C / of, H, W). Raises ValueError where `of` does not divide the width, and for a part that is not there.
+    """
+
+    def __init__(self, dim: int, *, index: Annotated[int, Meta(ge=0)] = 0, of: Annotated[int, Meta(ge=2)] = 2):
+        super().__init__()
+        if dim % of or index >= of:
+            raise ValueError(f"part {index} of {of} of {dim} channels is not there")
+        self.out_dim = dim // of
+        self.start = index * self.out_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.narrow(1, self.start, self.out_dim)
 
 
 @block(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,6 +78,40 @@ class Tanh(Pointwise):
         return torch.tanh(x)
 
 
+@block("leaky_relu", kind="act", abilities=EVERYWHERE, covers=("lrelu",))
+class LeakyRelu(nn.Module):
+    """y = max(x, 0) + slope * min(x, 0).
+
+    Any shape -> the same shape.
+    """
+
+    def __init__(self, *, slope: Annotated[float, Meta(gt=0, lt=1)] = 0.01):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope)
+
+    def over(self, x: Tensor) -> Tensor:
+        """The same, written over x."""
+        return F.leaky_relu_(x, self.slope)
+
+
+@block("clip", kind="act", abilities=EVERYWHERE)
+class Clip(nn.Module):
+    """y = min(max(x, low), high).
+
+    Any shape -> the same shape.
+    """
+
+    def __init__(self, *, low: float = 0.0, high: float = 1.0):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+
 @block("hard_swish", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244", covers=("hswish", "hardswish"))
 class HardSwish(Pointwise):
     """y = x * min(max(x + 3, 0), 6) / 6."""
@@ -87,10 +122,14 @@ class HardSwish(Pointwise):
 
 @block("hard_sigmoid", kind="act", abilities=EVERYWHERE, paper="arXiv:1905.02244", covers=("hsigmoid", "hardsigmoid"))
 class HardSigmoid(Pointwise):
-    """y = min(max(x + 3, 0), 6) / 6."""
+    """y = min(max(slope * x + 1/2, 0), 1), as a rule with a slope of 1/6."""
+
+    def __init__(self, *, slope: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 1 / 6):
+        super().__init__()
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.hardsigmoid(x)
+        return F.hardsigmoid(x) if self.slope == 1 / 6 else (self.slope * x + 0.5).clamp(0, 1)
 
 
 @block("gelu", kind="act", abilities=EVERYWHERE, paper="arXiv:1606.08415")

@@ -79,6 +79,22 @@ class LayerNorm(Affine):
         return y if self.bias is None else y + per_channel(self.bias, x)
 
 
+@block("deviation_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2111.09881")
+class DeviationNorm(Affine):
+    """y = weight * x / sqrt(var_C x + eps), over the channels of each position: `layer_norm` that leaves the mean where it is.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same shape.
+    """
+
+    def __init__(self, dim: int, *, eps: Eps = 1e-6):
+        super().__init__(dim, eps, bias=False)
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.var(1 if x.ndim == 4 else -1, keepdim=True, correction=0)
+        return x * torch.rsqrt(variance + self.eps) * per_channel(self.weight, x)
+
+
 @block("standard_norm", kind="norm", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:1607.06450")
 class StandardNorm(nn.Module):
     """y = (x - mean_C x) / sqrt(var_C x + eps), over the channels of each position: a layer norm that learns nothing.

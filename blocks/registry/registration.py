@@ -26,9 +26,9 @@ log = logging.getLogger("blocks")
 
 KINDS = (
     "stem", "downsample", "token_mixer", "channel_mixer", "norm", "act", "linear", "router",
-    "wiring", "view", "head", "embed", "pool", "whole",
+    "wiring", "merge", "view", "head", "embed", "pool", "whole",
 )  # fmt: skip
-LAYOUTS = ("any", "BCHW", "BLC")
+LAYOUTS = ("any", "BCHW", "BLC", "BCTHW")
 ABILITIES = ("causal", "noncausal", "cross", "step", "any_resolution", "1d", "2d", "3d")
 IDENTITY = re.compile(rf"(?:(?P<namespace>{WORD})/)?(?P<name>{WORD})(?:@(?P<major>{MAJOR}))?")
 INDEX = pathlib.Path(__file__).parents[1] / "index.json"

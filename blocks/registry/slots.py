@@ -21,12 +21,13 @@ NONE = "none"
 class Place:
     """Where a block is being built: what the builder supplies to constructors that name it.
 
-    `sizes` gives the size of the input, (H, W) or (L,), and is asked only when a block needs it. `failed` decides what
-    happens to a block whose constructor refuses: None raises; a list collects the problems and puts stand-ins.
+    `sizes` gives the size of the input, (H, W) or (L,), and is asked only when a block needs it; `inputs` gives the tensors that a
+    graph or a merge of several meets. `failed` decides what happens to a block whose constructor refuses: None raises; a list collects the problems and puts stand-ins.
     """
 
     path: str = ""
     sizes: Callable[[], tuple[int, ...]] | None = None
+    inputs: Callable[[], tuple[Any, ...]] | None = None
     depth_index: int = 0
     drop_path: float = 0.0
     num_classes: int = 0

@@ -19,7 +19,7 @@ from zoo.authoring.core_index import render
 from zoo.build.builder import check
 from zoo.catalog.collection import CORE
 from zoo.catalog.index import entries, forget
-from zoo.catalog.published import family_of
+from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
 from zoo.measure import load, profiles
 from zoo.measure.published import PUBLISHED, figures_in, published
@@ -109,7 +109,7 @@ def _model_problems(family: Family, variant: str, digest: str | None) -> Iterato
         yield Problem(f"variants.{variant}", "a name that no other family has", f"one of {entry.file}")
         digest = None
     try:
-        spec = resolve(family, variant)
+        spec = resolve(family, variant, models=backbone_spec)
         check(spec)
     except ProblemsError as error:
         yield from (problem._replace(where=f"{variant}: {problem.where}") for problem in error.problems)
@@ -152,7 +152,9 @@ def _untested_keys(family: Family, name: str) -> Iterator[str]:
         return
     parity = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     tested = [
-        family.keys.get(library) for library, table in (("official", "golden"), ("timm", "timm")) if parity.get(table)
+        family.keys.get(library)
+        for library, table in (("official", "golden"), ("official", "dense"), ("timm", "timm"))
+        if parity.get(table)
     ]
     for library, rules in family.keys.items():
         recorded = (ROOT / NAMES / f"{name}.{library}.json").is_file() or library == "transformers"

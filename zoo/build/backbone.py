@@ -19,6 +19,7 @@ from zoo.build.inputs import meta_input
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
+from zoo.specs.check import VideoInput
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 
@@ -26,11 +27,11 @@ LAYERS = ("layers",)
 """`family.levels` of nets in which each layer of each stage is a level."""
 
 
-def in_memory_order(x: Tensor) -> Tensor:
-    """An image as the blocks want it in memory, channels last. Raises InputError for a batch of batches."""
+def in_memory_order(x: Tensor, clips: bool = False) -> Tensor:
+    """An image as the blocks want it in memory, channels last; clips as they are. Raises InputError for a batch of batches."""
     if isinstance(x, Proxy):  # a symbolic trace knows no sizes, and is of models that read images
         return x.contiguous(memory_format=torch.channels_last)
-    if x.ndim == 5:
+    if x.ndim == 5 and not clips:
         step = "in a Dataset, `zoo.transform(model).one(picture)` gives (C, H, W)"
         found = f"{tuple(x.shape)}, a batch of batches"
         raise InputError("forward", Problem("x", "images (B, C, H, W)", found, next=step))
@@ -109,6 +110,11 @@ class Backbone(nn.Module):
     @property
     def digest(self) -> str:
         return self.spec.digest
+
+    @property
+    def reads_clips(self) -> bool:
+        """Whether the input is clips (B, C, T, H, W)."""
+        return isinstance(self.spec.input, VideoInput)
 
     @property
     def num_classes(self) -> int:
@@ -234,7 +240,7 @@ class Backbone(nn.Module):
         names = self.level_names()
         last = names[max(wanted)]
         features: dict[str, Tensor] = {}
-        x = in_memory_order(x)
+        x = in_memory_order(x, self.reads_clips)
         for name, part in self.parts():
             features[name] = x = run(part, x, ctx)
             if stop_early and name == last:
@@ -265,7 +271,7 @@ class Backbone(nn.Module):
         return [*stem.items(), *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
     def _enter(self, x: Tensor, ctx: Context | None) -> Tensor:
-        x = in_memory_order(x)
+        x = in_memory_order(x, self.reads_clips)
         return x if self.stem is None else run(self.stem, x, ctx)
 
     # levels

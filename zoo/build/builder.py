@@ -10,16 +10,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blocks.chain import Chain, StandIn, run
+from blocks.chain import Chain, StandIn, channels, run
 from blocks.construct import build_chain, construct
 from blocks.primitives.norms import BatchNorm
+from blocks.primitives.resize import shapes_only
 from blocks.registry.errors import BlockError, Problem
 from blocks.registry.slots import Place
+from blocks.wiring.graph import Graph
 from zoo.build.backbone import Backbone, Stage
+from zoo.build.graph_model import GraphModel
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
-from zoo.specs.check import ImageInput, TokenInput
+from zoo.specs.check import TokenInput
 from zoo.specs.model import Described, Spec
 
 
@@ -73,9 +76,9 @@ class _Builder:
 
     def build(self) -> Backbone:
         spec = self.spec
-        channels = spec.input.channels if isinstance(spec.input, ImageInput) else spec.input.vocab_size
-        stem = self._part(spec.stem, "stem", channels, spec.dims[0])
-        width = _width(stem, channels)
+        width = spec.input.vocab_size if isinstance(spec.input, TokenInput) else spec.input.channels
+        stem = self._part(spec.stem, "stem", width, spec.dims[0] if spec.dims else None)
+        width = _width(stem, width)
         stages = []
         for i, stage in enumerate(spec.stages):
             built, width = self._stage(stage, f"stages.{i}", width, spec.dims[i])
@@ -83,11 +86,38 @@ class _Builder:
         head = self._part(spec.head, "head", width, None)
         self._tie(head, stem)
         reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
-        model = (LanguageModel if reads_text else Backbone)(spec, stem, stages, head, width)
+        kind = GraphModel if spec.graph is not None else LanguageModel if reads_text else Backbone
+        model = kind(spec, stem, stages, head, width)
+        if not self.problems and (spec.graph is not None or any(isinstance(part, Graph) for part in model.modules())):
+            self._try(model)
         for name, module in model.named_modules():
             if isinstance(module, BatchNorm):  # of a block that makes its own nobody else says where it stands
                 module.path = name
         return model
+
+    def _try(self, model: Backbone) -> None:
+        """Runs a net with graphs, whose tensors may not meet, and builds the graph behind the stages for what it reads of them."""
+        try:
+            with torch.no_grad(), shapes_only():
+                if isinstance(model, GraphModel):
+                    self._behind(model)
+                else:
+                    model.eval()(meta_input(self.spec))
+        except (ValueError, RuntimeError) as error:
+            self.problems.append(Problem("", found=f"the forward pass fails: {str(error).splitlines()[0]}"))
+
+    def _behind(self, model: GraphModel) -> None:
+        inputs = model.eval().taps(meta_input(self.spec), None)
+        place = replace(self.place, path="graph", sizes=None, inputs=lambda: tuple(inputs))
+        widths = tuple(channels(x) for x in inputs)
+        try:
+            graph = construct(self.spec.graph, place, widths[0], dims=widths)
+        except BlockError as refusal:
+            self.problems += [problem._replace(where=problem.where or "graph") for problem in refusal.problems]
+            return
+        model.put_graph(graph)
+        if not self.problems:
+            self.problems += graph.eval().clashes(inputs, "graph")  # type: ignore[union-attr, operator]
 
     def _tie(self, head: nn.Module | None, stem: nn.Module | None) -> None:
         if getattr(head, "tie", None) is None:
@@ -163,7 +193,7 @@ class Stream:
             for step in self.pending:
                 self.x = step(self.x)
         self.pending.clear()
-        return tuple(self.x.shape[2:]) if self.x.ndim == 4 else (self.x.shape[1],)
+        return tuple(self.x.shape[2:]) if self.x.ndim > 3 else (self.x.shape[1],)
 
     def inside(self, view: nn.Module) -> Stream:
         """The stream that layers inside a view meet."""

@@ -42,7 +42,9 @@ def fused(model: nn.Module) -> Any:
 def packed(net: nn.Module) -> Any:
     """A deploy form in the memory layout of its device's kernels; as it is on meta."""
     like = next(net.parameters(), None)
-    if like is None or like.is_meta:
+    if (
+        like is None or like.is_meta or any(parameter.ndim > 4 for parameter in net.parameters())
+    ):  # kernels of clips have no such layout
         return net
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return pack(net) if packs(like.device.type, like.dtype) else net

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.specs.check import ImageInput, TokenInput
+from zoo.specs.check import ImageInput, TokenInput, VideoInput
 from zoo.specs.model import Spec
 
 DEFAULT_LENGTH = 128
@@ -13,10 +13,11 @@ DEFAULT_LENGTH = 128
 
 
 def meta_input(spec: Spec, batch: int = 1) -> Tensor:
-    """An input of the spec's form, on meta: images, or token ids."""
+    """An input of the spec's form, on meta: images, clips, or token ids."""
     if isinstance(spec.input, TokenInput):
         return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
-    return torch.empty(batch, spec.input.channels, *input_size(spec.input), device="meta")
+    frames = (spec.input.frames,) if isinstance(spec.input, VideoInput) else ()
+    return torch.empty(batch, spec.input.channels, *frames, *input_size(spec.input), device="meta")
 
 
 def input_size(declared: ImageInput | TokenInput) -> tuple[int, ...]:

@@ -42,6 +42,26 @@ def reset_classifier(model: Any, num_classes: int, global_pool: str | None = Non
         head.tie_to(model.stem)  # type: ignore[union-attr, operator]
 
 
+def reset_graph(model: Any, num_classes: int) -> None:
+    """Builds the graph for `num_classes`; tensors of the same shape stay, the others are drawn.
+
+    Raises InputError for a model that is no longer what its spec says.
+    """
+    spec = with_values(model.spec, num_classes=plain(num_classes))
+    _refuse_changed("reset_classifier", model, _names(model) == _names(model.rebuild(model.spec)))
+    graph, like = model.rebuild(spec).graph, _like(model)
+    graph.to_empty(device=like.device)
+    if not like.is_meta:
+        initialise(graph, spec.init)
+    graph.to(like.dtype)
+    before = model.graph.state_dict(keep_vars=True)
+    fits = {name for name, tensor in graph.state_dict().items() if before[name].shape == tensor.shape}
+    put_tensors(graph, {name: before[name] for name in fits})
+    graph.train(model.training)
+    model.spec, model.out_indices = spec, None
+    model.put_graph(graph)
+
+
 def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     """Builds the model for images of `img_size` around its own tensors; what depends on the size is resampled.
 
@@ -59,6 +79,8 @@ def set_input_size(model: Any, img_size: int | Sequence[int]) -> None:
     for stage, old in zip(twin.stages, model.stages, strict=True):
         stage.grad_checkpointing = old.grad_checkpointing
     model.spec, model.stem, model.stages, model.head = spec, twin.stem, twin.stages, twin.head
+    if spec.graph is not None:
+        model.put_graph(twin.graph)
     if model.pretrained is not None:
         model.pretrained = model.pretrained.for_input(spec.input.channels, spec.input.size)
 
@@ -95,6 +117,8 @@ def prune(model: Any, indices: Indices, prune_norm: bool, prune_head: bool) -> l
         for name in names[len(remaining) :]:
             if name.startswith("stem."):
                 delattr(model.stem, name.removeprefix("stem."))
+    if model.spec.graph is not None:
+        model.put_graph(None)
     if prune_head:
         model.head = None
     elif prune_norm and getattr(model.head, "norm", None) is not None:

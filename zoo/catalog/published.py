@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from zoo.catalog.collection import Collection
 from zoo.catalog.index import entry, home_of
-from zoo.errors import InputError, Problem
+from zoo.errors import InputError, Problem, SpecError
 from zoo.specs.model import Spec
 from zoo.specs.read import Family, read_file
 from zoo.specs.resolve import resolve
@@ -34,7 +35,7 @@ def published_spec(
 ) -> Spec:
     """The spec of a model as published, or with changes from code and from the shell."""
     full = entry(name).name
-    spec = resolve(family_of(spec_file(name)), home_of(name).short(full), overrides, settings)
+    spec = resolve(family_of(spec_file(name)), home_of(name).short(full), overrides, settings, backbone_spec)
     spec.name = full
     return spec
 
@@ -44,4 +45,21 @@ def specs_in(collection: Collection, files: str = "*.toml") -> Iterator[tuple[st
     for path in sorted(collection.folder.glob(files)):
         family = read_file(path)
         for variant in family.variants:
-            yield path.name, resolve(family, variant)
+            yield path.name, resolve(family, variant, models=backbone_spec)
+
+
+_asked: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
+    "backbones that are being resolved", default=()
+)
+
+
+def backbone_spec(name: str) -> Spec:
+    """The spec of a model that another has for its backbone. Raises SpecError for one that stands on itself."""
+    asked = (*_asked.get(), entry(name).name)
+    if asked[-1] in asked[:-1]:
+        raise SpecError(name, Problem("", "a backbone that does not stand on itself", " -> ".join(asked)))
+    token = _asked.set(asked)
+    try:
+        return published_spec(name)
+    finally:
+        _asked.reset(token)

@@ -16,7 +16,7 @@ from zoo.artifacts.record import Made
 from zoo.catalog.external import External, is_external, refuse_edits
 from zoo.catalog.manifests import manifests
 from zoo.catalog.names import Model, is_file, split_variant
-from zoo.catalog.published import family_of, published_spec, spec_file
+from zoo.catalog.published import backbone_spec, family_of, published_spec, spec_file
 from zoo.catalog.saved import described
 from zoo.catalog.transformers_folders import KEYS, folder_of, is_transformers, registered
 from zoo.errors import InputError, Problem, SpecError, listed
@@ -31,6 +31,9 @@ from zoo.specs.sizes import any_size, with_output_stride
 from zoo.specs.tree import Origin
 from zoo.system.file_kinds import refuse_foreign
 from zoo.weights.manifest import Manifest
+
+BACKBONE = "backbone"
+"""The role of a whole model in another one, and the key of a spec that names it."""
 
 
 class Request(NamedTuple):
@@ -121,9 +124,10 @@ class _WithSpec:
         return respec(self.spec, [Edit(key, value, Origin(origin, key)) for key, value in plain(overrides).items()])
 
     def wanted(self, request: Request) -> Spec:
-        spec = self.changed(request.overrides)
-        if request.swap:
-            spec = respec(spec, swap_edits(plain(request.swap), request.at))
+        swap = dict(plain(request.swap or {}))
+        spec = self.changed(self._with_backbone(request.overrides, swap.pop(BACKBONE, None)))
+        if swap:
+            spec = respec(spec, swap_edits(swap, request.at))
         elif request.at:
             raise InputError("create", Problem("at", "`swap` together with `at`", f'at = "{request.at}" alone'))
         spec = with_arguments(
@@ -136,6 +140,21 @@ class _WithSpec:
 
     def beyond(self, request: Request) -> Request:
         return request
+
+    def _with_backbone(self, overrides: Mapping[str, Any] | None, model: Any) -> Mapping[str, Any] | None:
+        """The changes with another model for a backbone, whose stages are then that one's. Raises InputError where they are written out."""
+        if model is None:
+            return overrides
+        if not isinstance(self, Variant):
+            found = "a spec in which they are"
+            step = "swap it in the model of the catalogue, or in the file, that it came from"
+            raise InputError(
+                self.spec.name, Problem("swap", "a backbone whose stages are not written out", found, next=step)
+            )
+        changes = type(overrides)() if isinstance(overrides, Settings) else {}
+        changes.update(overrides or {})
+        changes[f"{BACKBONE}.model"] = model
+        return changes
 
 
 class Given(_WithSpec):
@@ -175,7 +194,7 @@ class Variant(_WithSpec):
 
     def resolved(self, overrides: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None) -> Spec:
         """The spec with changes from code and from the shell."""
-        return resolve(self.family, self.variant, plain(overrides), plain(settings))
+        return resolve(self.family, self.variant, plain(overrides), plain(settings), backbone_spec)
 
 
 class Named(Variant):

@@ -43,7 +43,7 @@ KIND: dict[Any, str] = {
 REDUCTIONS = {
     "mean", "sum", "amax", "amin", "max", "min", "var_mean", "var", "cumsum", "_softmax", "_log_softmax", "softmax", "logsumexp",
     "native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "batch_norm",
-    "_native_batch_norm_legit", "_safe_softmax", "_fused_rms_norm", "cudnn_batch_norm", "avg_pool2d", "max_pool2d_with_indices",
+    "_native_batch_norm_legit", "_safe_softmax", "_fused_rms_norm", "cudnn_batch_norm", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices",
     "_adaptive_avg_pool2d", "adaptive_max_pool2d", "linalg_vector_norm", "topk", "sort", "argsort", "upsample_nearest2d", "_unsafe_index",
     "upsample_bilinear2d", "upsample_bicubic2d", "index_add", "scatter_add", "bincount", "prod", "argmax", "floor_divide", "gelu", "hardtanh", "hardswish",
     "log_sigmoid_forward",
@@ -243,6 +243,7 @@ def linear_macs(linear: Any, x: Tensor) -> dict[str, int]:
 COUNT: dict[type, Callable[[Any, Tensor], dict[str, int]]] = {
     nn.Conv1d: conv_macs,
     nn.Conv2d: conv_macs,
+    nn.Conv3d: conv_macs,
     nn.ConvTranspose2d: transposed_conv_macs,
     nn.Linear: linear_macs,
 }

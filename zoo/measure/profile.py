@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from blocks.moe.routing import shape_of
 from blocks.registry.words import short_name
+from blocks.wiring.graph import Graph, Joint
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
 from zoo.build.inputs import meta_input
@@ -123,7 +124,9 @@ def profile(
     names = {module: path for path, module in net.named_modules()}
     shapes: dict[str, list[int]] = {}
     hooks = [
-        module.register_forward_hook(_note(shapes, path)) for module, path in names.items() if is_place(path, module)
+        module.register_forward_hook(_note(shapes, path))
+        for module, path in names.items()
+        if is_place(path, module, net)
     ]
     routed: dict[str, tuple[int, int]] = {}
     hooks += [
@@ -166,7 +169,7 @@ def profile(
         uncounted=dict(work.uncounted),
         analytic={kind: stated[""][kind] for kind in (*EXACT, *FLOP_CLASSES)},
         per_token=_per_token(net, x, names) if isinstance(net, LanguageModel) and details else None,
-        blocks=_blocks(names, shapes, work) if details else [],
+        blocks=_blocks(net, names, shapes, work) if details else [],
         ops=[OpCost(op, work.kinds[op], *row) for op, row in sorted(work.ops.items())] if details else [],
     )
 
@@ -203,17 +206,22 @@ def _input(given: Tensor | tuple[int, ...] | None, spec: Any) -> Tensor:
     return torch.empty(given, dtype=like.dtype, device="meta")
 
 
-def is_place(path: str, module: nn.Module) -> bool:
-    """Blocks under numbered positions only: `stages.0.layers.1.0.2`, not the `fc1` inside."""
+def is_place(path: str, module: nn.Module, net: nn.Module) -> bool:
+    """Blocks under numbered positions, and those of the nodes of graphs: `stages.0.layers.1.0.2`, `graph.d0.0`, not the `fc1` inside."""
     if not hasattr(module, "block_id"):
         return False
     steps = path.split(".")
-    return (
-        all(step.isdigit() or step in PLACES for step in steps) and steps[0] in PLACES and steps[:2] != ["head", "norm"]
-    )
+    if steps[0] not in PLACES or steps[:2] == ["head", "norm"]:
+        return False
+    owner: nn.Module | None = net
+    for step in steps:
+        if not (step.isdigit() or step in PLACES or isinstance(owner, (Graph, Joint))):
+            return False
+        owner = owner._modules[step] if owner is not None else None
+    return True
 
 
-PLACES = {"stem", "stages", "downsample", "layers", "view", "post", "head"}
+PLACES = {"stem", "stages", "downsample", "layers", "view", "post", "head", "graph", "edges"}
 
 
 def _note(shapes: dict[str, list[int]], path: str) -> Any:
@@ -248,10 +256,10 @@ def _range(net: nn.Module, total: int, routed: dict[str, tuple[int, int]], work:
     return fewest, most
 
 
-def _blocks(names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Work) -> list[BlockCost]:
+def _blocks(net: nn.Module, names: dict[nn.Module, str], shapes: dict[str, list[int]], work: Work) -> list[BlockCost]:
     rows = []
     for module, path in names.items():
-        if is_place(path, module):
+        if is_place(path, module, net):
             name = short_name(str(module.block_id))
             params = count_params(module)
             flops = work.paths[path]

@@ -24,6 +24,8 @@ from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
+from zoo.specs.check import VideoInput
+from zoo.specs.drawing import mermaid
 from zoo.specs.tree import plain
 from zoo.system.folders import write_text
 from zoo.weights.licences import licence_class
@@ -33,7 +35,12 @@ HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 """Licences that the Hub has a word for; it calls all others `other`."""
 
 
-HUB_TASKS = {"language-modeling": "text-generation", "multilabel-classification": "image-classification"}
+HUB_TASKS = {
+    "multilabel-classification": "image-classification",
+    "language-modeling": "text-generation", "semantic-segmentation": "image-segmentation", "salient-object-detection": "image-segmentation",
+    "super-resolution": "image-to-image", "image-restoration": "image-to-image", "pose-estimation": "keypoint-detection",
+    "line-detection": "object-detection", "audio-enhancement": "audio-to-audio", "image-generation": "unconditional-image-generation",
+}  # fmt: skip
 """Tasks that the Hub calls otherwise."""
 
 
@@ -51,7 +58,7 @@ def card(family: str) -> str:
         "## Latency\n\n" + _latency(names),
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
-        "## Use\n\n" + (TEXT_USE if _reads_text(entry) else USE).format(name=_shown(names)),
+        "## Use\n\n" + _use(entry).format(name=_shown(names)),
         "## Spec\n\n" + fenced(printable_lines(spec_file(entry.name).read_text(encoding="utf-8").strip()), "toml"),
         "## Cite\n\n" + _cite(entry),
     ]
@@ -60,6 +67,18 @@ def card(family: str) -> str:
 
 MODEL_COLUMNS = ["model", "parameters", "deployed", "MACs", "deployed", "input", METRIC]
 FORMS = '*Deployed* is the form of `zoo.create(name, form="deploy")`: branches merged, norms folded. 1 MAC is 2 FLOPs.'
+GRAPH_USE = """```python
+import torch
+import zoo
+from zoo.build.inputs import meta_input
+
+model = zoo.create("{name}")
+outputs = model(torch.zeros_like(meta_input(model.spec), device="cpu"))
+print({{name: tuple(y.shape) for name, y in outputs.items()}} if isinstance(outputs, dict) else tuple(outputs.shape))
+```
+
+`zoo spec {name} --graph` draws it, `zoo profile {name}` says what it costs. A checkpoint of the original code loads with
+`zoo.create("{name}", weights=PATH, source="official")`."""
 USE = """```python
 import torch
 import zoo
@@ -237,9 +256,19 @@ def _figure(metric: Metric) -> str:
     return f"{metric.value:.1%}" if metric.n else f"{metric.value:.2%}"
 
 
+def _use(entry: Any) -> str:
+    if _reads_text(entry):
+        return TEXT_USE
+    spec = published_spec(entry.name)
+    return GRAPH_USE if spec.graph is not None or isinstance(spec.input, VideoInput) else USE
+
+
 def _layers(name: str) -> str:
-    """A drawing of the last stage's first layer, from the filled spec."""
-    stage = published_spec(name).stages[-1]
+    """A drawing of the last stage's first layer, from the filled spec; of a net that is one graph, its chart."""
+    spec = published_spec(name)
+    if not spec.stages:
+        return f"`zoo spec {name} --graph` draws the whole net.\n\n{fenced(mermaid(spec).strip(), 'mermaid')}"
+    stage = spec.stages[-1]
     lines = drawing([plain(branch) for branch in stage.layers[0]])
     where = f"Layer 0 of {len(stage.layers)} in the last stage of `{name}`; (+) adds what went round."
     return f"{where}\n\n```\n" + "\n".join(lines) + "\n```"

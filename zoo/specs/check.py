@@ -11,8 +11,11 @@ from msgspec import Meta
 from blocks import registry
 from blocks.registry.calls import complete_call
 from blocks.registry.schema import INVALID, Issue, complete, fragment, shown
+from blocks.registry.slots import NONE
 from blocks.registry.words import PART, is_name
+from blocks.wiring import nodes
 from zoo.errors import Problem, listed, nearest
+from zoo.specs.backbones import BACKBONE_SCHEMA
 from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
 
 Size = Annotated[int, Meta(ge=1, le=16384)]
@@ -25,6 +28,13 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: Annotated[int, Meta(ge=1, le=4096)] = 3
     size: Size | Annotated[list[Size], Meta(min_length=2, max_length=2)] = 224
     square: bool = False
+
+
+class VideoInput(ImageInput, frozen=True, forbid_unknown_fields=True):
+    """Clips (B, channels, frames, H, W)."""
+
+    kind: Literal["video"] = "video"  # type: ignore[assignment]
+    frames: Annotated[int, Meta(ge=1, le=4096)] = 8
 
 
 class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +61,7 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
-INPUT_SCHEMA = {"image": fragment(ImageInput), "tokens": fragment(TokenInput)}
+INPUT_SCHEMA = {"image": fragment(ImageInput), "video": fragment(VideoInput), "tokens": fragment(TokenInput)}
 INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
 CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
@@ -59,6 +69,7 @@ CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
 OPTIONAL_CALL: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call"}, {"const": "none"}]}
 VIEW: dict[str, Any] = {"anyOf": [{"$ref": "#/$defs/call", "kinds": ["view"]}, {"const": "none"}]}
 HEAD: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["head"]}
+GRAPH: dict[str, Any] = {"$ref": "#/$defs/call", "kinds": ["wiring"]}
 STAGE = ("downsample", "view", "layers", "post")
 
 
@@ -73,7 +84,12 @@ def complete_tree(tree: Table, problems: list[Problem]) -> Table:
     if "dims" in tree:
         filled["dims"] = complete(tree["dims"], WIDTHS_SCHEMA, ("dims",), issues, complete_call)
     filled["stages"] = _complete_stages(tree["stages"], issues)
-    if "head" in tree:
+    if "graph" in tree:
+        filled |= {"stem": filled.get("stem", NONE), "head": NONE}
+        filled["graph"] = complete(tree["graph"], GRAPH, ("graph",), issues, complete_call)
+    if "backbone" in tree:
+        filled["backbone"] = complete(tree["backbone"], BACKBONE_SCHEMA, ("backbone",), issues, complete_call)
+    if "head" in tree and not ("graph" in tree and tree["head"] == NONE):
         filled["head"] = complete(tree["head"], HEAD, ("head",), issues, complete_call)
     filled["init"] = complete(tree.get("init", {}), INIT_SCHEMA, ("init",), issues, complete_call)
     for key in ("drop_rate", "drop_path_rate"):
@@ -156,6 +172,10 @@ def _complete_stage(stage: Any, path: Path, issues: list[Issue]) -> dict[str, An
 def _semantic_issues(filled: dict[str, Any]) -> Iterator[Issue]:
     """What no single value shows: causal mixers before images, slots that nobody writes, names used twice."""
     yield from _causality(filled)
+    for path, call in calls(filled):
+        if call["block"] == nodes.GRAPH:
+            faults = nodes.faults(call["parts"], call["inputs"], call["outputs"])
+            yield from (issue._replace(path=(*path, *issue.path)) for issue in faults)
     written = {call["writes"] for _, call in calls(filled) if call.get("writes", "none") != "none"}
     for path, call in calls(filled):
         for key in ("reads", "writes"):

@@ -8,31 +8,39 @@ from __future__ import annotations
 from blocks.registry.errors import MOST_PROBLEMS
 from blocks.registry.schema import shown
 from zoo.errors import Problem, listed, nearest
+from zoo.specs.backbones import Models, adopt
+from zoo.specs.graphs import Writer
 from zoo.specs.indexed import Where, pick
 from zoo.specs.inline import Inliner
 from zoo.specs.limits import MAX_STAGES, Room
 from zoo.specs.stages import depths_of, numbers_of_stages, stage_of, stage_tables_of
+from zoo.specs.taps import graph_behind
 from zoo.specs.tree import Items, Table
 from zoo.specs.width import apply_width
 
 TOP = ("input", "num_classes", "stem", "dims", "depths", "width", "downsample", "view", "layer", "layers", "post", "head",
-       "define", "stages", "init", "drop_rate", "drop_path_rate")  # fmt: skip
+       "define", "stages", "init", "drop_rate", "drop_path_rate", "backbone", "graph")  # fmt: skip
 
 
-def expand(spec: Table, problems: list[Problem]) -> Table:
-    """The explicit tree of a merged spec. What is wrong goes to `problems`; raises TooLarge for a bomb."""
+def expand(spec: Table, problems: list[Problem], models: Models | None = None) -> Table:
+    """The explicit tree of a merged source spec. What is wrong goes to `problems`; raises TooLarge for a bomb.
+
+    `models` finds the spec of a backbone by its name."""
     _top_keys(spec, problems)
     inliner = Inliner(spec.get("define"), problems)
     if "define" in spec and not isinstance(spec["define"], Table):
         problems.append(Problem(str(spec.origins["define"]), "a table of named parts", shown(spec["define"])))
-    merged = Table(spec.origin)
+    merged, writer = Table(spec.origin), Writer(problems)
     for key, value in spec.items():
         if key != "define":
-            merged.put(key, inliner.inline(value, spec.origins[key]), spec.origins[key])
+            inlined = inliner.inline(value, spec.origins[key])
+            written = inlined if key == "graph" else writer.write(inlined, spec.origins[key])
+            merged.put(key, written, spec.origins[key])
     problems += inliner.unused()
     dims = numbers_of_stages(merged, "dims", problems)
     # without dims the layers are still checked, as if there were as many stages as depths
-    count = len(dims) or (len(merged["depths"]) if isinstance(merged.get("depths"), Items) else 1)
+    least = 0 if {"graph", "backbone"} & set(merged) and "dims" not in merged else 1
+    count = len(dims) or (len(merged["depths"]) if isinstance(merged.get("depths"), Items) else least)
     tables = stage_tables_of(merged, count, problems)
     depths = depths_of(merged, tables, count, problems)
     tree = Table(spec.origin)
@@ -47,6 +55,12 @@ def expand(spec: Table, problems: list[Problem]) -> Table:
         origin = stages.origin.below(i)
         stages.push(stage_of(merged, tables[i], Where(room, i, depths), depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
+    levels: list[str] = []
+    if "backbone" in merged:
+        levels = adopt(merged, tree, models, problems)
+    if "graph" in merged:
+        graph = graph_behind(merged, writer, tree["stages"], levels)
+        tree.put("graph", pick(graph, None, merged.origins["graph"], problems), merged.origins["graph"])
     apply_width(merged, tree, problems)
     return tree
 
@@ -55,7 +69,8 @@ def _top_keys(spec: Table, problems: list[Problem]) -> None:
     for key in spec:
         if key not in TOP and len(problems) < MOST_PROBLEMS:
             problems.append(Problem(str(spec.origins[key]), f"one of {listed(TOP, 20)}", f"`{key}`", nearest(key, TOP)))
-    for key in ("input", "stem", "dims", "head"):
+    chain = () if "backbone" in spec else ("input",) if "graph" in spec else ("input", "stem", "dims")
+    for key in (*chain, *(() if "graph" in spec else ("head",))):
         if key not in spec:
             problems.append(Problem(str(spec.origin.below(key)), f"`{key}`", "nothing", next="every spec has one"))
     if "layer" in spec and "layers" in spec:

@@ -12,8 +12,11 @@ from blocks import registry
 from blocks.registry import BlockInfo
 from blocks.registry.errors import BlockError
 from blocks.registry.schema import CALL
+from blocks.wiring.nodes import GRAPH
+from zoo.specs.backbones import BACKBONE_SCHEMA
 from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import TOP
+from zoo.specs.graphs import NODE
 from zoo.specs.indexed import GROWTH, MOST_GROWN
 from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
@@ -51,6 +54,8 @@ def export(plugins: bool = False) -> dict[str, Any]:
         },
         "anyOf": [
             {"properties": {"spec": {"required": ["input", "stem", "dims", "head"]}}},
+            {"properties": {"spec": {"required": ["input", "graph"]}}},
+            {"properties": {"spec": {"required": ["backbone"]}}},
             {"required": ["variants"], "properties": {"variants": {"minProperties": 1}}},
         ],
         "$defs": _defs(infos),
@@ -105,15 +110,22 @@ def _defs(infos: list[BlockInfo]) -> dict[str, Any]:
         "use": {"type": "object", "required": ["use"], "properties": {"use": {"$ref": "#/$defs/reference"}}},
         "indexed": {
             "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
-            "properties": {key: {"type": "array", "minItems": 1} for key in ("per_stage", "cycle", "runs")} | {"grow": GROW},
+            "properties": {
+                **{key: {"type": "array", "minItems": 1} for key in ("per_stage", "cycle", "runs")},
+                "grow": GROW,
+                "per_each": {"type": ["array", "object", "string"]},
+            },
         },
-        "value": {"anyOf": [{"$ref": "#/$defs/reference"}, {"$ref": "#/$defs/use"}, {"$ref": "#/$defs/indexed"}]},
+        "variable": {"type": "string", "pattern": "^\\$"},
+        "value": {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in ("reference", "use", "indexed", "variable")]},
         "name": {"enum": [spelling for info in infos for spelling in _spellings(info)]},
         "call": {"anyOf": [
             {"$ref": "#/$defs/name"}, VALUE, {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/optional_call"}},
             {"type": "object", "anyOf": tables}, {"type": "object", "anyOf": [{"required": [key], "allOf": [ref]} for key, ref in short.items()]},
         ]},
         "optional_call": {"anyOf": [{"const": "none"}, {"$ref": CALL}]},
+        "nodes": _or_value({"type": "array", "minItems": 1, "items": _or_value(_node())}),
+        "outputs": _or_value({"type": ["string", "array", "object"]}),
         "spec": _spec(),
     }  # fmt: skip
     for info in infos:
@@ -150,8 +162,57 @@ def _block(info: BlockInfo, short: bool = False) -> dict[str, Any]:
     for name, param in info.params.items():
         for spelling in _spellings(info) if short and name == "parts" else [name]:
             properties[spelling] = _or_value(_loosen(param.schema))
+    if info.id == GRAPH:
+        nodes = {spelling: {"$ref": "#/$defs/nodes"} for spelling in (_spellings(info) if short else ["parts"])}
+        properties |= {**nodes, "outputs": {"$ref": "#/$defs/outputs"}, "let": {"type": "object"}}
     required = [name for name, param in info.params.items() if param.required and not (short and name == "parts")]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _node() -> dict[str, Any]:
+    """A node of a graph, as it is written before `each` and `let` are put in."""
+    edge = {
+        "type": "object",
+        "required": ["of"],
+        "properties": {
+            "of": {"type": "string"},
+            "do": _or_value({"$ref": "#/$defs/optional_call"}),
+            "like": {"type": "string"},
+            "mode": _or_value({"enum": ["nearest", "bilinear", "bicubic", "area"]}),
+            "align_corners": _or_value({"type": "boolean"}),
+        },
+        "additionalProperties": False,
+    }
+    reads = _or_value({"anyOf": [{"type": "string"}, edge]})
+    properties = {
+        "name": {"type": "string"},
+        "from": _or_value({"anyOf": [reads, {"type": "array", "minItems": 1, "items": reads}]}),
+        "merge": _or_value({"$ref": "#/$defs/optional_call"}),
+        "do": _or_value({"$ref": "#/$defs/optional_call"}),
+        "same_as": {"type": "string"},
+        "each": {"type": "object"},
+        "let": {"type": "object"},
+    }
+    assert set(properties) == set(NODE)
+    return {"type": "object", "required": ["name"], "properties": properties, "additionalProperties": False}
+
+
+def _graph() -> dict[str, Any]:
+    """The graph behind the stages: `nodes` as authors write it, `parts` in a filled spec."""
+    nodes = {"$ref": "#/$defs/nodes"}
+    return {
+        "type": "object",
+        "anyOf": [{"required": ["nodes"]}, {"required": ["block", "parts"]}],
+        "properties": {
+            "nodes": nodes,
+            "outputs": {"$ref": "#/$defs/outputs"},
+            "let": {"type": "object"},
+            "block": {"const": GRAPH},
+            "parts": nodes,
+            "inputs": {"type": "array"},
+        },
+        "additionalProperties": False,
+    }
 
 
 def _loosen(schema: Any) -> Any:
@@ -186,7 +247,7 @@ def _spec() -> dict[str, Any]:
         "input": _or_value({"anyOf": [_loosen(schema) for schema in INPUT_SCHEMA.values()]}),
         "num_classes": _or_value(CLASSES_SCHEMA),
         "stem": optional,
-        "head": _or_value({"$ref": CALL}),
+        "head": optional,
         "dims": widths,
         "depths": widths,
         "width": _or_value(_loosen(WIDTH_SCHEMA)),
@@ -197,6 +258,8 @@ def _spec() -> dict[str, Any]:
         "init": _or_value(_loosen(INIT_SCHEMA)),
         "drop_rate": _or_value(RATE_SCHEMA),
         "drop_path_rate": _or_value(RATE_SCHEMA),
+        "backbone": _or_value(_loosen(BACKBONE_SCHEMA)),
+        "graph": _or_value(_graph()),
         **parts,
     }
     assert set(properties) == set(TOP)

@@ -11,12 +11,16 @@ from typing import Any, Protocol
 import msgspec
 
 from blocks import registry
-from zoo.specs.check import ImageInput, Init, TokenInput
+from zoo.specs.check import ImageInput, Init, TokenInput, VideoInput
 from zoo.specs.read import SCHEMA, FamilyText
 from zoo.specs.tree import Table, calls, plain
 
 DROP_RATES = ("drop", "attn_drop", "proj_drop")
 """What blocks call the shares that they leave out in training."""
+
+
+NOT_ESSENTIAL = ("init", "drop_rate", "drop_path_rate", "backbone")
+"""Keys of a tree that do not change which function of its weights a model is; of a backbone its stages do."""
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -95,8 +99,9 @@ class Spec(Described):
     @functools.cached_property
     def input(self) -> ImageInput | TokenInput:
         values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
-        if values.get("kind", "image") == "image":
-            return msgspec.convert(values, ImageInput)
+        kind = values.get("kind", "image")
+        if kind in ("image", "video"):
+            return msgspec.convert(values, VideoInput if kind == "video" else ImageInput)
         return msgspec.convert(values, TokenInput)
 
     @functools.cached_property
@@ -109,7 +114,7 @@ class Spec(Described):
 
     @property
     def dims(self) -> list[int]:
-        return list(self.tree["dims"])
+        return list(self.tree.get("dims", []))
 
     @property
     def stem(self) -> Any:
@@ -118,6 +123,11 @@ class Spec(Described):
     @property
     def head(self) -> Any:
         return self.tree["head"]
+
+    @property
+    def graph(self) -> Any:
+        """The call of the graph behind the stages; None for a chain."""
+        return self.tree.get("graph")
 
     @property
     def num_classes(self) -> int:
@@ -166,10 +176,12 @@ class Spec(Described):
 
 def essence(tree: dict[str, Any]) -> dict[str, Any]:
     """The part of a filled tree that decides which function of its weights the model is."""
-    essential = {key: value for key, value in tree.items() if key not in ("init", "drop_rate", "drop_path_rate")}
+    essential = {key: value for key, value in tree.items() if key not in NOT_ESSENTIAL}
     sized = any("input_size" in registry.describe(call["block"]).supplied for _, call in calls(tree))
     if not sized:
-        essential["input"] = {key: value for key, value in essential["input"].items() if key not in ("size", "length")}
+        essential["input"] = {
+            key: value for key, value in essential["input"].items() if key not in ("size", "length", "frames")
+        }
     return {key: _without_neutral(value) for key, value in essential.items()}
 
 

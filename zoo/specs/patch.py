@@ -16,7 +16,7 @@ from blocks.registry import BlockInfo
 from blocks.registry.calls import is_wiring
 from blocks.registry.schema import shown
 from zoo.errors import Problem, listed, nearest
-from zoo.specs.tree import Items, Origin, Path, Table, calls, children, position, rooted, walk
+from zoo.specs.tree import Items, Origin, Path, Table, calls, children, place_in, position, rooted, walk
 
 INDEXED = ("per_stage", "cycle", "runs", "grow")
 EXTENDS = "extends"
@@ -80,7 +80,7 @@ def apply_literal(tree: Table, edit: Edit, stage_count: int) -> list[Problem]:
 
 def _descend(node: Any, step: str, so_far: list[str], edit: Edit, stage_count: int) -> tuple[Any, Problem | None]:
     if isinstance(node, Items):
-        at = position(step, len(node))
+        at = place_in(node, step)
         if at is None:
             return None, edit.problem(
                 f"a position from 0 to {len(node) - 1} of the list `{'.'.join(so_far[:-1])}`", f"`{step}`"
@@ -126,7 +126,7 @@ def _put(node: Any, step: str, value: Any, edit: Edit) -> list[Problem]:
         )
         return []
     if isinstance(node, Items):
-        at = position(step, len(node))
+        at = place_in(node, step)
         if at is None:
             return [edit.problem(f"a position from 0 to {len(node) - 1}", f"`{step}`")]
         node[at] = merged(node[at], value, edit.origin)
@@ -143,7 +143,7 @@ def merged(old: Any, new: Any, origin: Origin) -> Any:
         return new
     if isinstance(old, Items):
         for key, value in new.items():
-            at = position(key, len(old))
+            at = place_in(old, key)
             if at is None:
                 return new  # names a position that is not there: the check will say that a list stood here
             old[at] = merged(old[at], value, new.origins[key])
@@ -221,7 +221,8 @@ def _matches(node: Any, steps: list[str], path: Path, seen: set[tuple[Path, int]
             yield from _matches(child, steps, (*path, key), seen)
         return
     for key, child in children(node):
-        if step in ("*", str(key)) or _in_range(step, key):
+        named = isinstance(node, list) and isinstance(child, dict) and child.get("name") == step
+        if step in ("*", str(key)) or named or _in_range(step, key):
             yield from _matches(child, rest, (*path, key), seen)
 
 

@@ -31,9 +31,10 @@ TEXTS = ("title", "paper", "licence", "code", "about")
 
 TASKS = (
     "image-classification", "multilabel-classification", "image-regression", "language-modeling", "sequence-classification",
-    "feature-extraction",
+    "feature-extraction", "semantic-segmentation", "object-detection", "super-resolution", "image-restoration", "pose-estimation",
+    "depth-estimation", "video-classification", "salient-object-detection", "line-detection", "audio-enhancement", "image-generation",
 )  # fmt: skip
-"""What the outputs of a model are: one class, any number of classes, numbers, tokens, features."""
+"""What the outputs of a model are: one class, any number of classes, numbers, tokens, features; or what a net for a task gives."""
 
 
 class FamilyText(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -259,7 +260,7 @@ def _family_problems(family: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("family.levels", expected, shown(levels))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
-        yield Problem("family.task", f"one of {listed(TASKS)}", f"`{task}`", nearest(task, TASKS))
+        yield Problem("family.task", f"one of {listed(TASKS, 20)}", f"`{task}`", nearest(task, TASKS))
 
 
 def _about(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from blocks.registry.schema import shown
 from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
+from zoo.specs.backbones import Models
 from zoo.specs.check import add_unique, complete_tree
 from zoo.specs.expand import expand
 from zoo.specs.limits import TooLarge
@@ -22,8 +23,9 @@ def resolve(
     variant: str = "",
     overrides: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    models: Models | None = None,
 ) -> Spec:
-    """The Spec of one variant ("" for the bare [spec]). `overrides` come from code, `settings` from the shell.
+    """The Spec of one variant ("" for the bare [spec]). `overrides` come from code, `settings` from the shell, `models` finds backbones.
 
     Raises SpecError with all problems of the phase that failed: source and edits, then values.
     """
@@ -45,7 +47,7 @@ def resolve(
         if not edit.is_selector:
             problems += apply_literal(merged, edit, _stage_count(merged))
     try:
-        tree = expand(merged, problems)
+        tree = expand(merged, problems, models)
         filled = complete_tree(tree, problems)
         _refuse(name, problems)
         selectors = [edit for edit in edits if edit.is_selector]

@@ -97,6 +97,15 @@ def position(step: str, count: int) -> int | None:
     return int(step) if re.fullmatch(r"0|[1-9][0-9]{0,6}", step) and int(step) < count else None
 
 
+def place_in(items: list[Any], step: str) -> int | None:
+    """The position of a list that a step names, by its number or by the name of what stands there."""
+    at = position(step, len(items))
+    if at is not None:
+        return at
+    named = [i for i, item in enumerate(items) if isinstance(item, dict) and item.get("name") == step]
+    return named[0] if len(named) == 1 else None
+
+
 def child_origin(container: Any, step: str | int) -> Origin | None:
     """The origin of one child, None when there is no such child."""
     if isinstance(container, Table):

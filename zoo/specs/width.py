@@ -14,7 +14,7 @@ from zoo.specs.tree import Items, Table, origin_of, walk
 
 
 class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every width of stem and stages times `scale`, rounded to a multiple of `round_to`; without `stem` those of the stem stay."""
+    """Every width of stem, stages and graph times `scale`, rounded to a multiple of `round_to`; without `stem` those of the stem stay."""
 
     scale: Annotated[float, Meta(gt=0, le=1000)]
     round_to: Annotated[int, Meta(ge=1, le=1024)] = 8
@@ -33,7 +33,7 @@ def apply_width(merged: Table, tree: Table, problems: list[Problem]) -> None:
     if isinstance(dims, Items):
         for i, dim in enumerate(dims):
             dims[i] = scaled(dim, law.scale, law.round_to)
-    for key in ("stem", "stages") if law.stem else ("stages",):
+    for key in ("stem", "stages", "graph") if law.stem else ("stages", "graph"):
         for _, node in walk(tree.get(key)):
             for name in ("out_dim", "hidden_dim") if isinstance(node, Table) else ():
                 if isinstance(width := node.get(name), int) and not isinstance(width, bool):

@@ -22,8 +22,8 @@ from zoo.testing.outcomes import (
     require_equal,
 )
 
-SIZES = {"image": ((10, 6), (7, 9)), "tokens": ((60,), (63,))}
-PIXEL_SIZES = {"image": ((48, 32), (32, 64)), "tokens": ((60,), (63,))}
+SIZES = {"image": ((10, 6), (7, 9)), "tokens": ((60,), (63,)), "video": ((3, 10, 6), (5, 7, 9))}
+PIXEL_SIZES = {"image": ((48, 32), (32, 64)), "tokens": ((60,), (63,)), "video": ((3, 48, 32), (5, 32, 64))}
 BORDERS = (0, 63, 130)
 """Positions after which inputs are changed: the first, the last of a chunk of 64, one within a chunk."""
 
@@ -95,12 +95,12 @@ def _as(x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _sequence(x: Tensor) -> Tensor:
-    """(B, C, H, W) row by row as (B, H*W, C); tokens as they are."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2) if x.ndim == 4 else x
+    """(B, C, H, W) row by row, and clips frame by frame, as (B, H*W, C); tokens as they are."""
+    return x.flatten(2).transpose(1, 2) if x.ndim > 3 else x
 
 
 def _stream(sequence: Tensor, size: torch.Size) -> Tensor:
-    return sequence.unflatten(1, size[2:]).permute(0, 3, 1, 2) if len(size) == 4 else sequence
+    return sequence.unflatten(1, size[2:]).movedim(-1, 1) if len(size) > 3 else sequence
 
 
 def any_resolution(subject: Subject) -> None:
@@ -162,7 +162,7 @@ def padding(subject: Subject) -> None:
 
 def _stream_mask(mask: Tensor, x: Tensor) -> Tensor:
     """(B, L) in the shape of ids (B, L), tokens (B, L, 1) or an image (B, 1, H, W)."""
-    if x.ndim == 4:
+    if x.ndim > 3:
         return mask.view(len(mask), 1, *x.shape[2:])
     return mask.view(*mask.shape, *[1] * (x.ndim - 2))
 

@@ -17,11 +17,13 @@ from blocks.context import Context
 from blocks.registry.errors import BlockError, Problem
 from blocks.registry.schema import CALL
 from blocks.registry.slots import Place
+from blocks.wiring.graph import merged
 
 DIM = 64
 BATCH = 2
 NUM_CLASSES = 10
 PATH = "subject"
+FRAMES = 4
 
 OUT_DIMS = {"stem": 64, "downsample": 128, "linear": 96}
 """The width asked of a block whose kind is there to change it."""
@@ -45,10 +47,21 @@ PARTS = ("layer_norm", "mlp")
 SMALL = (3, 4, 2, 8, 1)
 """Values tried for required integers, until the block builds: 3 is an odd kernel, 4 divides the width."""
 
-SPACES_OF_LAYOUT = {"BCHW": ("image",), "BLC": ("tokens", "image"), "any": ("image", "tokens")}
+SPACES_OF_LAYOUT = {"BCHW": ("image",), "BLC": ("tokens", "image"), "BCTHW": ("video",), "any": ("image", "tokens")}
 """The inputs that a layout promises to take, its own first."""
 
-SPACE_OF_ABILITY = {"1d": "tokens", "2d": "image"}
+SPACE_OF_ABILITY = {"1d": "tokens", "2d": "image", "3d": "video"}
+
+CALLS: dict[str, dict[str, Any]] = {
+    "core/graph@1": {
+        "parts": [
+            {"name": "a", "from": ["x"], "do": ["layer_norm", "mlp"]},
+            {"name": "b", "from": ["a", {"of": "x", "do": ["layer_norm"]}], "merge": "sum", "do": ["mlp"]},
+        ],
+    },
+    "core/box_decoder@1": {"strides": [8, 16]},
+}
+"""Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
 
 
 class Subject:
@@ -77,7 +90,7 @@ class Subject:
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """`image`, `tokens` or both, as layout and the abilities `1d` and `2d` promise; the block's own layout first."""
+        """`image`, `tokens`, both or `video`, as layout and the abilities `1d`, `2d` and `3d` promise; the block's own layout first."""
         declared = {SPACE_OF_ABILITY[ability] for ability in self.info.abilities if ability in SPACE_OF_ABILITY}
         return tuple(space for space in SPACES_OF_LAYOUT[self.info.layout] if not declared or space in declared)
 
@@ -92,7 +105,7 @@ class Subject:
 
     def size(self, space: str) -> tuple[int, ...]:
         side = 32 if self.info.kind in FROM_PIXELS else 14
-        return (side, side) if space == "image" else (side * side,)
+        return {"image": (side, side), "video": (FRAMES, side, side)}.get(space, (side * side,))
 
     def build(
         self, space: str, *, out_dim: int | None = None, seed: int = 0, device: str = "cpu", **params: Any
@@ -105,7 +118,9 @@ class Subject:
     def _construct(self, table: dict[str, Any], space: str, out_dim: int | None = None) -> nn.Module:
         stage_dims = (self.in_dim,) * 4
         place = Place(PATH, sizes=lambda: self.size(space), num_classes=NUM_CLASSES, stage_dims=stage_dims)
-        supplied = {"bias": True} if self.info.kind == "linear" else {}
+        supplied: dict[str, Any] = {"bias": True} if self.info.kind == "linear" else {}
+        if self.info.kind == "merge":
+            supplied["dims"] = (self.in_dim,) * 2
         width = out_dim or OUT_DIMS.get(self.info.kind)
         return cast(nn.Module, construct(table, place, self.in_dim, width, **supplied))  # only "none" builds nothing
 
@@ -117,20 +132,22 @@ class Subject:
         return self._lived_in[key]
 
     def input(self, space: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
-        """A random input: (B, C, H, W) in channels_last, (B, L, C), or token numbers (B, L)."""
+        """A random input: (B, C, H, W) in channels_last, (B, L, C), clips (B, C, T, H, W), or token numbers (B, L)."""
         generator = torch.Generator().manual_seed(seed)
         size = size or self.size(space)
         if self.takes_ids:
             return torch.randint(0, 2, (BATCH, math.prod(size)), generator=generator)
         if space == "tokens":
             return torch.randn(BATCH, *size, self.in_dim, generator=generator)
-        return torch.randn(BATCH, *size, self.in_dim, generator=generator).permute(0, 3, 1, 2)
+        return torch.randn(BATCH, *size, self.in_dim, generator=generator).movedim(-1, 1)
 
     def outputs(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> list[Tensor]:
-        """Every tensor that the block gives; the first is what flows on. A view is entered and left."""
+        """Every tensor that the block gives; the first is what flows on. A view is entered and left, a merge meets x and half of it."""
         if self.info.kind == "view":
             inside, memo = module.enter(x)  # type: ignore[operator]
             return [module.exit(inside, memo), inside]  # type: ignore[operator]
+        if self.info.kind == "merge":
+            return tensors(merged(module, (x, x / 2), ctx))
         return tensors(run(module, x, ctx))
 
     def run(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
@@ -140,7 +157,12 @@ class Subject:
 def example_call(info: registry.BlockInfo, small: int) -> dict[str, Any]:
     """A call of the block with its required parameters made up, integers being `small` where they may."""
     required = {name: param.schema for name, param in info.params.items() if param.required}
-    return {"block": info.id} | {name: example(schema, small, info.kind) for name, schema in required.items()}
+    made = {
+        name: example(schema, small, info.kind)
+        for name, schema in required.items()
+        if name not in CALLS.get(info.id, {})
+    }
+    return {"block": info.id} | made | CALLS.get(info.id, {})
 
 
 def example(schema: dict[str, Any], small: int, host_kind: str) -> Any:

@@ -24,7 +24,7 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
 from zoo.measure.profiles import cost_of, costs
-from zoo.specs.check import TokenInput
+from zoo.specs.check import TokenInput, VideoInput
 from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
@@ -58,10 +58,18 @@ def index(name: str) -> None:
 
 
 def shapes(name: str) -> None:
-    """Its output has a row for each input, or one for each member of an ensemble, and a column for each class."""
+    """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for each input."""
     model = _built(name)
     with torch.no_grad():
         y = _answer(model, _input(model))
+    if model.spec.graph is not None:
+        require(
+            all(len(value) == 2 for value in _each(y)), f"two inputs gave {[tuple(value.shape) for value in _each(y)]}"
+        )
+        require(
+            all(bool(value.isfinite().all()) for value in _each(y)), "its outputs with fresh weights are not finite"
+        )
+        return
     rows = 2 * getattr(model.head, "rows_per_input", 1)
     require(
         y.shape[0] == rows and y.shape[-1] == model.num_classes,
@@ -75,9 +83,9 @@ def deployed(name: str) -> None:
     model = _lived_in(name)
     x = _input(model)
     with torch.no_grad():
-        require_close(
-            _answer(zoo.deploy(model), x), _answer(model, x), DEPLOYED, "the deploy form against the train form"
-        )
+        pairs = zip(_each(_answer(zoo.deploy(model), x)), _each(_answer(model, x)), strict=True)
+        for found, expected in pairs:
+            require_close(found, expected, DEPLOYED, "the deploy form against the train form")
 
 
 def gradient(name: str) -> None:
@@ -85,7 +93,12 @@ def gradient(name: str) -> None:
     model, ctx = _lived_in(name).train(), Context()
     anneal(model, 0.5)
     y = _answer(model, _input(model), ctx)
-    (F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1]) + ctx.total_loss()).backward()
+    if model.spec.graph is not None:
+        generator = torch.Generator().manual_seed(3)
+        task: Any = sum((value * torch.randn(value.shape, generator=generator)).mean() for value in _each(y))
+    else:
+        task = F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1])
+    (task + ctx.total_loss()).backward()
     parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     unreached = [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
     require(not unreached, f"no gradient reaches {', '.join(unreached[:5])}")
@@ -96,8 +109,10 @@ def gradient(name: str) -> None:
 def features(name: str) -> None:
     """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
     model = _built(name)
-    if isinstance(model.spec.input, TokenInput):
+    if isinstance(model.spec.input, (TokenInput, VideoInput)):
         raise NotApplicable("it is no net for images")
+    if not model.num_levels:
+        raise NotApplicable("it is one graph, without levels")
     info = model.feature_info
     net = zoo.create(name, features_only=True, out_indices=tuple(range(len(info.channels()))))
     x = _input(net)
@@ -120,9 +135,10 @@ def saved(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder, "weights.safetensors")
         zoo.save(model, path)
-        require_equal(
-            _answer(zoo.create(name, weights=path), x), _answer(model, x), "the output of saved and loaded weights"
-        )
+        for found, expected in zip(
+            _each(_answer(zoo.create(name, weights=path), x)), _each(_answer(model, x)), strict=True
+        ):
+            require_equal(found, expected, "the output of saved and loaded weights")
 
 
 def profiled(name: str) -> None:
@@ -215,7 +231,7 @@ def _lived_in(name: str) -> Any:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and tensor.ndim == 1:
+            if tensor.is_floating_point() and tensor.ndim < 2:
                 noise = torch.rand(tensor.shape, generator=generator)
                 tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
     return model
@@ -225,7 +241,13 @@ def _input(model: Any) -> Tensor:
     empty, generator = meta_input(model.spec, 2), torch.Generator().manual_seed(2)
     if isinstance(model.spec.input, TokenInput):
         return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
-    return torch.randn(empty.shape, generator=generator).to(memory_format=torch.channels_last)
+    x = torch.randn(empty.shape, generator=generator)
+    return x if x.ndim > 4 else x.to(memory_format=torch.channels_last)
+
+
+def _each(y: Any) -> list[Tensor]:
+    """The outputs of a model, of one of a graph all of them."""
+    return list(y.values()) if isinstance(y, dict) else [y]
 
 
 def _answer(model: Any, x: Tensor, *ctx: Context) -> Tensor:

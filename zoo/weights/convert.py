@@ -96,6 +96,8 @@ class KeyRules:
         So one set of rules serves variants whose layers of one name are built of other blocks."""
         first: Claim | None = None
         for number, rule in enumerate(self.rules):
+            if isinstance(rule, Move) and not rule.holds(there):
+                continue
             if claim := rule.claim_source(name):
                 if not isinstance(rule, Move) or any(target in there for target in rule.zoo.names(claim[0]) or []):
                     return number, *claim
@@ -114,7 +116,7 @@ class KeyRules:
         """Every rule that produces the zoo tensor `name`: its source names must be taken by that very rule."""
         found = []
         for number, rule in enumerate(self.rules):
-            if isinstance(rule, Move) and (claim := rule.claim_zoo(name)):
+            if isinstance(rule, Move) and rule.holds(there) and (claim := rule.claim_zoo(name)):
                 taken = [self.claim(source, there) for source in rule.source.names(claim[0]) or []]
                 if all(other and other[:2] == (number, claim[0]) for other in taken):
                     found.append((number, *claim))

@@ -3,6 +3,7 @@
 ["from", "to"]                                       a rename; the same as { from = ..., to = ... }
 { from, to, shape = "o i 1 1 -> o i" }               a rename that rearranges axes
 { from, to, optional = true }                        a rename of what a checkpoint may lack
+{ from, to, when = NAME }, { from, to, unless = NAME }   a rename in models that have the tensor NAME of ours, or do not
 { from, split = { dim, to = [...] } }                one source tensor -> several
 { to, cat = { dim, from = [...], sizes = [...] } }   several -> one; sizes when they differ
 { from, to, stack = { dim, index = "e" } }           `{e}` of `from` counts along a new axis
@@ -14,7 +15,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ MEMBERS = {  # the member that gives an operation its name -> (required members,
     "unstack": ({"from", "to", "unstack"}, set()),
     "tie": ({"tie", "with"}, set()),
     "ignore": ({"ignore"}, {"beside", "fill", "dtype"}),
-    "from": ({"from", "to"}, {"shape", "optional"}),  # a plain rename, looked for last
+    "from": ({"from", "to"}, {"shape", "optional", "when", "unless"}),  # a plain rename, looked for last
 }
 
 Group = tuple[tuple[str, str], ...]
@@ -67,13 +68,18 @@ class Side:
 
 
 class Move(NamedTuple):
-    """Source tensors become zoo tensors."""
+    """Source tensors become zoo tensors; with a `guard` (name, present) in models alone that have that tensor, or do not."""
 
     source: Side
     zoo: Side
     operation: Operation
     optional: bool = False
     """Whether a checkpoint may lack it: the model then keeps its first values."""
+    guard: tuple[str, bool] | None = None
+
+    def holds(self, there: Container[str]) -> bool:
+        """Whether the rule is one of a model with these tensors; of none in particular all are."""
+        return self.guard is None or there == () or (self.guard[0] in there) == self.guard[1]
 
     def claim_source(self, name: str) -> tuple[Group, int] | None:
         claim = self.source.claim(name)
@@ -132,7 +138,11 @@ def _read_move(data: Mapping[str, Any], kind: str) -> Move:
         optional = data.get("optional", False)
         if not isinstance(optional, bool):
             raise PatternError(f"`optional` must be true or false; found {optional!r}")
-        return _move([_text(data, "from")], [_text(data, "to")], Rename(axes))._replace(optional=optional)
+        guards = [(_text(data, key), key == "when") for key in ("when", "unless") if key in data]
+        if len(guards) > 1:
+            raise PatternError("`when` and `unless` exclude each other")
+        move = _move([_text(data, "from")], [_text(data, "to")], Rename(axes))
+        return move._replace(optional=optional, guard=guards[0] if guards else None)
     options = data[kind]
     required = {"split": {"dim", "to"}, "cat": {"dim", "from"}}.get(kind, {"dim", "index"})
     if not isinstance(options, Mapping):

@@ -91,8 +91,11 @@ def _swap_report(arguments: Namespace, swap: dict[str, Any]) -> list[dict[str, A
     from zoo.catalog import sources
     from zoo.measure.swaps import swap_report
 
-    spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
-    return swap_report(spec, swap, arguments.at)
+    changes = settings(arguments.settings, "--set")
+    if sources.BACKBONE in swap:  # the blocks of two backbones are not each other's
+        changes[f"{sources.BACKBONE}.model"] = swap.pop(sources.BACKBONE)
+    spec = sources.spec(arguments.name, changes)
+    return swap_report(spec, swap, arguments.at) if swap else []
 
 
 def export(arguments: Namespace) -> int:

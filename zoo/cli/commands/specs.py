@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
     text = command(commands, "spec", show)
     text.add_argument("name")
     text.add_argument("--filled", action="store_true", help="with every default written in")
+    text.add_argument("--graph", action="store_true", help="what flows where, as a chart in Mermaid's language")
     text.add_argument("--why", metavar="PATH", default="", help="where the value at PATH of the filled spec came from")
     add_changes(text)
 
@@ -35,12 +36,15 @@ def show(arguments: Namespace) -> int:
     spec = sources.spec(arguments.name, settings(arguments.settings, "--set"))
     swaps = settings(arguments.swap, "--swap")
     if swaps:
-        from zoo.specs.patch import swap_edits
-        from zoo.specs.resolve import respec
-
-        spec = respec(spec, swap_edits(swaps, arguments.at))
+        request = sources.Request(settings(arguments.settings, "--set") or None, swaps, arguments.at)
+        spec = sources.find_source(arguments.name).wanted(request)  # type: ignore[assignment]
     if arguments.why:
         return _why(spec, arguments.why, arguments.json)
+    if arguments.graph:
+        from zoo.specs.drawing import mermaid
+
+        print(mermaid(spec), end="")
+        return 0
     if arguments.filled or arguments.json or swaps or arguments.settings or saved_path(arguments.name):
         print(spec.to_json(indent=1))
         return 0

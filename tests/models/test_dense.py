@@ -1,0 +1,113 @@
+"""Nets for tasks against the outputs of their authors' code: every output that ours has, parameters, MACs, the deploy form."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import zoo
+from blocks.context import Context
+from blocks.folding import fuse
+from tests.models.parity import GOLDEN, KEYED, count, entries, smallest
+from zoo.measure.op_counter import EXACT, Work, modules_open
+
+DENSE = entries("dense")
+QUICK = smallest("dense")
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DENSE]
+
+
+@functools.cache
+def golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is said of the reference, and its tensors."""
+    path = GOLDEN / "dense" / f"{DENSE[name]}.json"
+    return json.loads(path.read_text()), load_file(str(path.with_suffix(".safetensors")))
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    """The reference's state: tensors by their keys, and those that are stored."""
+    about, data = golden(name)
+    drawn = {key: shape for key, shape in about["keys"].items() if key not in about["stored"]}
+    state: dict[str, Tensor] = KEYED["keyed_state_dict"]({**about, "keys": drawn})
+    return state | {key.removeprefix("param."): tensor for key, tensor in data.items() if key.startswith("param.")}
+
+
+def sample(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    about = golden(name)[0]["input"]["x"]
+    random, numbers = np.random.RandomState(about["seed"]), int(np.prod(about["shape"]))
+    drawn = random.uniform(0, 1, numbers) if about.get("map") == "uniform" else random.standard_normal(numbers)
+    return torch.from_numpy(drawn.astype(np.float32).reshape(about["shape"])).to(dtype)
+
+
+@functools.cache
+def loaded(name: str) -> nn.Module:
+    return zoo.create(name, weights=weights(name), source="official").double()
+
+
+def errors(name: str, outputs: Any) -> dict[str, float]:
+    """The relative error of each output that the reference has, too; a single one is its first."""
+    about, data = golden(name)
+    found = {next(iter(about["outputs"])): outputs} if torch.is_tensor(outputs) else outputs
+    result = {}
+    for key, form in about["outputs"].items():
+        if key in found:
+            assert list(found[key].shape) == form["shape"]
+            y, expected = found[key].flatten()[:: form["stride"]].double(), data[f"out.{key}"].flatten().double()
+            result[key] = float((y - expected).norm() / expected.norm())
+    return result
+
+
+def tolerance(name: str) -> float:
+    return max(1e-5, 20 * max(form.get("fp32_error") or 0 for form in golden(name)[0]["outputs"].values()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_parameters_are_those_of_the_reference(name: str) -> None:
+    model = loaded(name)
+    with torch.no_grad():
+        found = errors(name, model(sample(name)))
+    assert found
+    assert max(found.values()) <= tolerance(name)
+    assert count(model) == golden(name)[0]["params"]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_macs_are_those_of_the_reference(name: str) -> None:
+    model, work = zoo.create(name, device="meta"), Work()
+    with torch.no_grad(), work, modules_open(work, {module: path for path, module in model.named_modules()}):
+        model(sample(name).float().to("meta"))
+    macs = sum(work.paths[""][kind] for kind in EXACT) // 2
+    assert macs == golden(name)[0]["macs_flopcounter"] + entries("uncounted").get(name, 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_deploy_form_gives_the_same_and_is_as_small_as_the_references(name: str) -> None:
+    about, model = golden(name)[0], loaded(name)
+    deployed, x = fuse(model), sample(name)
+    with torch.no_grad():
+        expected, found = model(x), deployed(x)
+    for y, other in zip(each(expected), each(found), strict=True):
+        assert float((y - other).norm() / y.norm()) <= 1e-9
+    assert "fused_params" not in about or count(deployed) == about["fused_params"]
+
+
+def each(outputs: Any) -> list[Tensor]:
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+@pytest.mark.parametrize("lengths", [[1] * 8, [3, 5]])
+def test_a_clip_in_pieces_gives_what_it_gives_as_a_whole(lengths: list[int]) -> None:
+    model, x, state = loaded("movinet_a0_stream"), sample("movinet_a0_stream"), {}
+    with torch.no_grad():
+        parts = [model(part, Context(state=state)) for part in x.split(lengths, 2)]
+        torch.testing.assert_close(parts[-1], model(x))
+    if lengths[0] == 1:
+        torch.testing.assert_close(
+            torch.stack(parts, 1), golden("movinet_a0_stream")[1]["out.steps"].double(), rtol=1e-5, atol=1e-5
+        )
