@@ -62,10 +62,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def answer(model: nn.Module, size: int = 224, batch: int | None = None) -> Tensor:
-    """The model's output for the golden input."""
+def answer(model: nn.Module, size: int | list[int] = 224, batch: int | None = None) -> Tensor:
+    """The model's output for the golden input: square, or of the shape of a sample."""
     with torch.no_grad():
-        x = KEYED["golden_input"](size).to(next(model.parameters()).dtype)
+        x = KEYED["golden_sample"]({"size": size}, {}).to(next(model.parameters()).dtype)
         output: Tensor = model(x if batch is None else x[:batch])
     return output
 
