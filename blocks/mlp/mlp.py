@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -124,16 +123,16 @@ class GatedMlp(nn.Module):
         self.down = linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        gate, up = self._gate_up(x, ctx)
+        up: Tensor | None = None
+        if self.joint is not None:
+            gate, up = run(self.joint, x, ctx).chunk(2, 1 if x.ndim == 4 else -1)
+        else:
+            gate = run(self.gate, x, ctx)  # type: ignore[arg-type]  # there where `joint` is not
         gate = gate if self.gate_scale == 1 else gate * self.gate_scale
         if self.act is not None:
             gate = run(self.act, gate, ctx)
-        return run(self.down, gate * up, ctx)
-
-    def _gate_up(self, x: Tensor, ctx: Context | None) -> Sequence[Tensor]:
-        if self.joint is not None:
-            return run(self.joint, x, ctx).chunk(2, 1 if x.ndim == 4 else -1)
-        return run(self.gate, x, ctx), run(self.up, x, ctx)  # type: ignore[arg-type]  # there where `joint` is not
+        # `up` is made last and held by nothing, for the sake of memory
+        return run(self.down, gate * (up if self.up is None else run(self.up, x, ctx)), ctx)  # type: ignore[operator]
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
         return bool(self.down.absorb_output(scale, shift))  # type: ignore[operator]
