@@ -180,7 +180,7 @@ class VideoInvertedResidual(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         past = ctx.state.get(self.path) if ctx is not None and ctx.state is not None else None
         y = self.deep(self.expand(x))
-        frames = ()
+        frames: State = ()
         if self.deep_time is not None:
             before = past[0] if past else y.new_zeros(*y.shape[:2], self.time - 1, *y.shape[3:])
             y = torch.cat((before, y), 2)

@@ -15,7 +15,7 @@ from zoo.specs.inline import Inliner
 from zoo.specs.limits import MAX_STAGES, Room
 from zoo.specs.stages import depths_of, numbers_of_stages, stage_of, stage_tables_of
 from zoo.specs.taps import graph_behind
-from zoo.specs.tree import Items, Table
+from zoo.specs.tree import Items, Table, mentions
 from zoo.specs.width import apply_width
 
 TOP = ("input", "num_classes", "stem", "dims", "depths", "width", "downsample", "view", "layer", "layers", "post", "head",
@@ -34,7 +34,8 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
     for key, value in spec.items():
         if key != "define":
             inlined = inliner.inline(value, spec.origins[key])
-            written = inlined if key == "graph" else writer.write(inlined, spec.origins[key])
+            waits = key == "graph" or not mentions(inlined, "graph")
+            written = inlined if waits else writer.write(inlined, spec.origins[key])
             merged.put(key, written, spec.origins[key])
     problems += inliner.unused()
     dims = numbers_of_stages(merged, "dims", problems)

@@ -213,7 +213,7 @@ class Writer:
             name, options = next(iter(options.items()))
         if isinstance(options, str):
             options = self._text(options, table.origins["per_each"], scope)
-        if not turns or name not in turns:
+        if name is None or name not in turns:
             found = "no `each` around it" if not turns else f"`each` of {listed(list(turns))}"
             self.problems.append(
                 Problem(str(origin), "a list by the values of one `each`: per_each = { l = [...] }", found)

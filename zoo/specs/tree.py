@@ -149,6 +149,12 @@ def walk(node: Any, path: Path = (), ends_at: Callable[[Any], bool] | None = Non
             yield from walk(child, (*path, step), ends_at)
 
 
+def mentions(node: Any, wiring: str) -> bool:
+    """Whether a table at or below `node` has this wiring, by its short form or as its block."""
+    tables = (value for _, value in walk(node) if isinstance(value, dict))
+    return any(wiring in table or short_name(str(table.get("block"))) == wiring for table in tables)
+
+
 def calls(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every call at and below `node`, a table with `block`; outermost first."""
     return ((place, value) for place, value in walk(node, path) if isinstance(value, dict) and "block" in value)
