@@ -19,7 +19,7 @@ from zoo.evaluating.corruptions import Corrupting, corruptions
 from zoo.evaluating.figures import METRICS, Answers, ClassScore, Estimate, check_metrics, per_class, share
 from zoo.evaluating.paired import Pair, paired
 from zoo.evaluating.sets import LabelledSet, Real, real_labels, sets_of
-from zoo.predicting.predictor import Placed, Predictor, wished
+from zoo.predicting.predictor import Placed, Predictor, Wish, wished
 from zoo.predicting.progress import Clock, Told, nobody
 from zoo.predicting.run import large_pictures
 
@@ -94,10 +94,7 @@ def evaluate(
     known: dict[str, list[Answers]] = {each.name: [] for each in sets}
     unreadable: dict[str, str] = {}
     for model in names:
-        predictor = Predictor(wished(model, **wish))
-        if predictor.task != "image-classification":
-            found = f"one that was trained for {predictor.task}"
-            raise InputError("evaluate", Problem(model, "a model that answers one class", found))
+        predictor = _classifier(wished(model, **wish))
         for each in sets:
             judged = _Judged(predictor, each, classes, subset)
             answers = judged.answers(clock, unreadable)
@@ -116,6 +113,15 @@ def evaluate(
         for place, other in enumerate(names[1:], 1)
     )
     return Evaluation(scores, pairs, unreadable)
+
+
+def _classifier(wish: Wish) -> Predictor:
+    """Raises InputError for a model that answers something else than one class."""
+    predictor = Predictor(wish)
+    if predictor.task != "image-classification":
+        found = f"one that was trained for {predictor.task}"
+        raise InputError("evaluate", Problem(wish.name, "a model that answers one class", found))
+    return predictor
 
 
 class _Judged:

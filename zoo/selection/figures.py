@@ -49,11 +49,8 @@ def figures(name: str) -> Iterator[Figure]:
             yield Figure(metric, round(shown, 2), value.source or f"{name}.{tag}")
     for row in evaluated(name):
         for kind, estimate in row.figures.items():
-            yield Figure(
-                f"{row.data}/{kind}",
-                round(100 * estimate.value, 2),
-                f"measured here on {row.date}, {estimate.n:,} pictures",
-            )
+            source = f"measured here on {row.date} with {row.weights}, {estimate.n:,} pictures"
+            yield Figure(f"{row.data}/{kind}", round(100 * estimate.value, 2), source)
     printed = published().get(name)
     own_size = catalog.entry(name).input_size[-1]
     if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
