@@ -14,6 +14,7 @@ import torch
 from tests.benchmarks import (
     choosing,
     clocks,
+    clusters,
     creation,
     deployed,
     deploying,
@@ -44,8 +45,9 @@ WHAT = [
     "gradients",
     "predictions",
     "deploy",
+    "ray",
 ]
-UNASKED = {"predictions", "deploy"}
+UNASKED = {"predictions", "deploy", "ray"}
 """Run only when named: they take many minutes of a quiet machine."""
 
 
@@ -114,6 +116,8 @@ def main(arguments: list[str]) -> int:
     if "predictions" in what:
         models = int(chosen.models) if chosen.models.isdigit() else 30
         print("", *predictions.report(chosen.minutes, models, chosen.families, chosen.threads), sep="\n")
+    if "ray" in what:
+        print("", *clusters.report(int(chosen.batch), chosen.rounds), sep="\n")
     if "deploy" in what:
         return _deploy(chosen)
     if chosen.json:

@@ -6,6 +6,7 @@ another, and what it had answered without being heard is answered again.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterator
 
@@ -35,17 +36,19 @@ class Worker:
         return {"rows": [msgspec.msgpack.encode(list(self.predictor.rows(placed)))]}
 
 
-def rows(wish: Wish, pictures: list[Placed], processes: int = 0) -> Iterator[Row]:
-    """In any order. `processes`: actors, one on each node without it. Raises InputError where Ray is not installed, and for what fails in it."""
+def rows(wish: Wish, pictures: list[Placed], processes: int = 0, threads: int = 0) -> Iterator[Row]:
+    """In any order. `processes`: actors, one on each node without it; `threads`: of each, without it those that the smallest node has for it.
+    Raises InputError where Ray is not installed, and for what fails in it."""
     if not pictures:
         return
     with cluster("predict") as ray:
         from ray import data as tables
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         tables.DataContext.get_current().enable_progress_bars = False
         cpus = [facts["cpus"] for facts in nodes(ray).values()]
         count = processes or len(cpus)
-        threads = max(1, min(cpus) // -(-count // len(cpus)))
+        threads = threads or max(1, min(cpus) // -(-count // len(cpus)))
         size = BATCHES * wish.batch
         cells = [{"pictures": pickle.dumps(pictures[start : start + size])} for start in range(0, len(pictures), size)]
         try:

@@ -22,6 +22,7 @@ def cluster(subject: str) -> Iterator[Any]:
     except ImportError:
         step = 'pip install "blockzoo[ray]"'
         raise InputError(subject, Problem("--on", "ray", "no such package", next=step)) from None
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     is_ours = not ray.is_initialized()
     if is_ours:
         alone: dict[str, Any] = {"address": "local", "_node_ip_address": "127.0.0.1", "include_dashboard": False}
