@@ -119,6 +119,7 @@ def _run(fence: Fence, names: dict[str, Any], path: pathlib.Path) -> str:
 
 def _toml_faults(fence: Fence) -> Iterator[str]:
     from zoo.build.builder import check
+    from zoo.catalog.published import backbone_spec
     from zoo.specs.read import read_bytes
     from zoo.specs.resolve import resolve
 
@@ -127,7 +128,7 @@ def _toml_faults(fence: Fence) -> Iterator[str]:
         if fence.text.startswith("schema = "):
             family = read_bytes(fence.text.encode(), fence.title or "page.toml")
             for variant in [*family.variants] or [""]:
-                check(resolve(family, variant))
+                check(resolve(family, variant, models=backbone_spec))
     except ValueError as error:
         yield str(error)
 

@@ -242,3 +242,15 @@ def test_any_decoder_stands_on_any_backbone_and_learns(decoder: str, backbone: s
     assert y.shape == (2, 4, 32, 32)
     assert model.graph is not None
     assert all(parameter.grad is not None for parameter in model.graph.parameters())
+
+
+def test_a_backbone_that_is_not_there_is_one_problem() -> None:
+    spec = unet()
+    spec["spec"]["backbone"]["model"] = "starnet_nanno"
+    with pytest.raises(SpecError) as caught:
+        zoo.spec(spec)
+    assert [problem.nearest for problem in caught.value.problems] == ["starnet_nano"]
+
+
+def test_levels_without_a_backbone_are_refused() -> None:
+    assert "expected a `backbone`, whose level that is; found `levels.0`" in sentences([{"name": "y", "from": "levels.0"}])[0]

@@ -56,9 +56,7 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
         origin = stages.origin.below(i)
         stages.push(stage_of(merged, tables[i], Where(room, i, depths), depths[i], origin, problems), origin)
     tree.put("stages", stages, stages.origin)
-    levels: list[str] = []
-    if "backbone" in merged:
-        levels = adopt(merged, tree, models, problems)
+    levels = adopt(merged, tree, models, problems) if "backbone" in merged else None
     if "graph" in merged:
         graph = graph_behind(merged, writer, tree["stages"], levels)
         tree.put("graph", pick(graph, None, merged.origins["graph"], problems), merged.origins["graph"])

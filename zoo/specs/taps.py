@@ -17,7 +17,7 @@ TAP = re.compile(r"input|stem(?:\.[0-9]{1,3})?|stages\.[0-9]{1,3}(?:\.layers\.[0
 LEVEL = re.compile(r"levels\.([0-9]{1,3})")
 
 
-def graph_behind(source: Table, writer: Writer, stages: Sequence[Any], levels: Sequence[str]) -> Any:
+def graph_behind(source: Table, writer: Writer, stages: Sequence[Any], levels: Sequence[str] | None) -> Any:
     """The graph behind the stages, `[spec.graph]` with `nodes`, as a call whose inputs are the places of the net that it reads.
 
     A filled one is a call already, whose inputs are found anew."""
@@ -45,7 +45,7 @@ def graph_behind(source: Table, writer: Writer, stages: Sequence[Any], levels: S
     return _with_taps(written, writer.problems, stages, levels)
 
 
-def _with_taps(graph: Table, problems: list[Problem], stages: Sequence[Any], levels: Sequence[str]) -> Table:
+def _with_taps(graph: Table, problems: list[Problem], stages: Sequence[Any], levels: Sequence[str] | None) -> Table:
     """The graph with `levels.i` as the places they stand for, and with all that it reads of the net as its inputs."""
     taps: dict[str, Origin] = {}
     names = {node.get("name") for node in graph["graph"]}
@@ -54,6 +54,10 @@ def _with_taps(graph: Table, problems: list[Problem], stages: Sequence[Any], lev
         if not isinstance(name, str) or name in names:
             return name
         if match := LEVEL.fullmatch(name):
+            if not levels:  # without a backbone, or with one that is refused
+                if levels is None:
+                    problems.append(Problem(str(origin), "a `backbone`, whose level that is", f"`{name}`"))
+                return INVALID
             if int(match[1]) >= len(levels):
                 problems.append(Problem(str(origin), f"a level from 0 to {len(levels) - 1}", f"`{name}`"))
                 return INVALID
