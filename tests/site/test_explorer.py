@@ -102,6 +102,13 @@ def test_search_finds_blocks_and_says_when_nothing_is_left(explorer: Any) -> Non
     assert len(shown(explorer)) == len(MODELS) - 1
 
 
+def test_the_page_of_a_block_leads_to_exactly_the_models_that_use_it(chromium: Any, site: Site) -> None:
+    page = opened(chromium, site.folder / "blocks/mlp.html")
+    click(page, "#models + p a")
+    wait_for(page, "#answer b")
+    assert sorted(shown(page)) == sorted(name for name in MODELS if "core/mlp@1" in catalog.entry(name).blocks)
+
+
 def test_a_model_without_a_row_is_said_to_have_none(explorer: Any) -> None:
     enter(explorer, "device", "epyc-2c-fb17a275")
     unmeasured = [name for name in shown(explorer) if cell(explorer, name, "state") == "no row"]

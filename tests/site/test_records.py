@@ -42,19 +42,21 @@ class Figures(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         found = {key: value or "" for key, value in attributes}
-        if tag == "data":
+        if tag == "span" and "data-record" in found:
             self.open = found
         elif tag in ("td", "th"):
             self.cell = "num" in found.get("class", "").split() and tag == "td"
 
     def handle_data(self, text: str) -> None:
         if self.open is not None:
-            self.found.append(Figure(float(self.open["value"]), self.open["data-record"], text, self.page))
+            self.found.append(
+                Figure(float(self.open.get("data-value", text)), self.open["data-record"], text, self.page)
+            )
         elif self.cell and re.search(r"\d", text):
             self.loose.append(text)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "data":
+        if tag == "span":
             self.open = None
         elif tag in ("td", "th"):
             self.cell = False

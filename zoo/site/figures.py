@@ -22,14 +22,15 @@ from zoo.measure.profiles import costs
 
 
 class Shown(NamedTuple):
-    """One figure. In a template it stands as `<data value=… data-record=…>text</data>`."""
+    """One figure. In a template it stands as `<span data-record=… data-value=…>text</span>`, without a value where the text is all of it."""
 
     value: float
     text: str
     record: str
 
     def __html__(self) -> str:
-        return f'<data value="{self.value}" data-record="{html.escape(self.record)}">{html.escape(self.text)}</data>'
+        exact = "" if self.text == str(self.value) else f' data-value="{self.value}"'
+        return f'<span data-record="{html.escape(self.record)}"{exact}>{html.escape(self.text)}</span>'
 
     def __str__(self) -> str:
         return self.text

@@ -171,25 +171,22 @@ def usage(known: Known) -> dict[str, Markup]:
     name, entry = known.name, known.entry
     tag = next(iter([*entry.tags, *entry.listed]), "")
     loads = f'model = zoo.create("{name}")' if not tag else f'model = zoo.create("{name}.{tag}", pretrained=True)'
-    run = [
-        "logits = model(torch.tensor([[72, 105]]))" if entry.task == "language-modeling"
-        else "logits = model(torch.zeros(1, model.spec.input.channels, *zoo.transform(model).preprocess.rows_and_columns))"
-    ]  # fmt: skip
     pinned = (
         [f"$ zoo pin {name}.{tag}        # fetches the listed weights, proves them, keeps them"]
         if entry.listed and not entry.tags
         else []
     )
-    shell = [*pinned, f"$ zoo profile {name} --by stage", f"$ zoo bench {name} --form deploy", f"$ zoo deploy {name}"]
+    shell = [*pinned, f"$ zoo bench {name} --form deploy", f"$ zoo deploy {name}"]
     return {
-        "load": code("\n".join(["import torch", "import zoo", "", loads, *run]), "python"),
+        "load": code(f"import zoo\n\n{loads}", "python"),
         "shell": code("\n".join(shell), "console"),
     }
 
 
 def family_page(family: str, members: Sequence[Known], pages: Iterable[str]) -> dict[str, Any]:
     entry = members[0].entry
-    text = spec_file(entry.name).read_text(encoding="utf-8").strip() if entry.file else ""
+    text = spec_file(entry.name).read_text(encoding="utf-8") if entry.file else ""
+    text = re.split(r"^\[keys\.", text, maxsplit=1, flags=re.MULTILINE)[0].strip()
     return {
         "title": family,
         "entry": entry,

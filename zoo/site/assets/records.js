@@ -39,7 +39,8 @@ zoo.records = (() => {
     const model = row.model, why = [];
     const words = (state.q || "").toLowerCase().split(/\s+/).filter(Boolean);
     const text = `${model.name} ${model.family} ${model.title} ${model.blocks.join(" ")}`.toLowerCase();
-    if (!words.every((word) => text.includes(word))) why.push("search");
+    const has = (word) => (word.startsWith("block:") ? model.blocks.includes(word.slice(6)) : text.includes(word));
+    if (!words.every(has)) why.push("search");
     if (state.task && model.task !== state.task) why.push("task");
     if (state.mixing && model.mixing !== state.mixing) why.push("mixing");
     if (state.family && model.family !== state.family) why.push("family");
@@ -131,6 +132,6 @@ zoo.words = (() => {
     made.append(...content);
     return made;
   }
-  const figure = (value, text, record) => element("data", { value, "data-record": record }, text);
+  const figure = (value, text, record) => element("span", { "data-record": record, "data-value": value }, text);
   return { count, bytes, ms, run, element, figure };
 })();
