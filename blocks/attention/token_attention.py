@@ -96,7 +96,7 @@ class TokenPerformer(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         nn.init.orthogonal_(self.w)
-        self.w *= math.sqrt(len(self.w))
+        self.w.mul_(math.sqrt(len(self.w)))
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Features of q and k, S, f(q) S and f(q) z: L m (4 out_dim + 1)."""

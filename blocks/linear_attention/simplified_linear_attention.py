@@ -96,8 +96,8 @@ class SimplifiedLinearAttention(nn.Module):
             )
         q, k, v = run(self.qkv, as_tokens(x), ctx).chunk(3, -1)
         wide = torch.promote_types(x.dtype, torch.float32)
-        heads = (self._heads(part.to(wide)) for part in (F.relu(q), F.relu(k + self.pos_embed), v))
-        y = linear_attention(*heads, self.eps).transpose(1, 2).flatten(2).to(v.dtype)
+        queries, keys, values = (self._heads(part.to(wide)) for part in (F.relu(q), F.relu(k + self.pos_embed), v))
+        y = linear_attention(queries, keys, values, self.eps).transpose(1, 2).flatten(2).to(v.dtype)
         y = y + as_tokens(self._mixed_values(as_stream(v, x)))
         return as_stream(run(self.proj, y, ctx), x)
 

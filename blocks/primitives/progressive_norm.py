@@ -53,6 +53,6 @@ class ProgressiveNorm(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         norm = self.after
-        norm.weight += self.alpha * (norm.running_var + norm.eps).sqrt().to(self.alpha)
-        norm.bias += self.alpha * norm.running_mean.to(self.alpha)
+        norm.weight.add_(self.alpha * (norm.running_var + norm.eps).sqrt().to(self.alpha))
+        norm.bias.add_(self.alpha * norm.running_mean.to(self.alpha))
         return norm
