@@ -253,4 +253,7 @@ def test_a_backbone_that_is_not_there_is_one_problem() -> None:
 
 
 def test_levels_without_a_backbone_are_refused() -> None:
-    assert "expected a `backbone`, whose level that is; found `levels.0`" in sentences([{"name": "y", "from": "levels.0"}])[0]
+    assert (
+        "expected a `backbone`, whose level that is; found `levels.0`"
+        in sentences([{"name": "y", "from": "levels.0"}])[0]
+    )
