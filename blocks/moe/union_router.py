@@ -32,10 +32,9 @@ class UnionRouter(LinearRouter):
     """p = softmax_E(W x + b), of which a token keeps the k largest; route = p / (sum of p over the samples of the batch + 1e-6) int(c B).
 
     (B, C, H, W) or (B, L, C) -> Routing with weights 1, which have the gradient of the routes: each expert takes the L // 2 tokens of
-    each sample with the largest routes, of those that keep it; tokens that none takes get 0. The sum is over the samples at the same
-    position and expert, so that where a token goes depends on its batch, as in the authors' code. c is `capacity`. `ctx.mask` keeps
-    padding out. Differs from upstream, which fills up an expert with tokens of route 0 where it has fewer. Losses and report as in
-    `topk_router`.
+    each sample with the largest routes, some of route 0 where fewer keep it; tokens that none takes get 0. The sum is over the samples
+    at the same position and expert, so that where a token goes depends on its batch, as in the authors' code. c is `capacity`.
+    `ctx.mask` keeps padding out. Losses and report as in `topk_router`.
     """
 
     def __init__(
@@ -58,12 +57,13 @@ class UnionRouter(LinearRouter):
         best = scores.topk(int(self.k), -1)
         kept = torch.zeros_like(scores).scatter(-1, best.indices, best.values).view(B, L, self.num_experts)
         mask = token_mask(as_sequences(x), ctx)
+        routes = self.routes(kept if mask is None else kept.masked_fill(~mask.bool().unsqueeze(-1), 0))
         if mask is not None:
-            kept = kept.masked_fill(~mask.bool().unsqueeze(-1), 0)
-        taken = self.routes(kept).transpose(1, 2).topk(L // 2, -1)
+            routes = routes.masked_fill(~mask.bool().unsqueeze(-1), -1)
+        taken = routes.transpose(1, 2).topk(L // 2, -1)
         positions = taken.indices
         experts = torch.arange(self.num_experts, device=x.device).view(1, -1, 1).expand_as(positions)
-        indices = experts.masked_fill(taken.values <= 0, -1)
+        indices = experts.masked_fill(taken.values < 0, -1)
         tokens = positions + L * torch.arange(B, device=x.device).view(B, 1, 1)
         self.tell(ctx, logits, scores, indices)
         shares = taken.values - taken.values.detach()

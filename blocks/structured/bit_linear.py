@@ -28,7 +28,7 @@ class BitLinear(nn.Module):
 
     q(x) = round(x 127 / s) s / 127 with s = max_C |x|, t(W) = m clamp(round(W / m), -1, 1) with m = mean |W|; s and m are 1e-5 at least.
     norm is an RMS norm with weights of its own. (B, C, H, W), (B, L, C) or (B, C) -> the same with `out_dim` channels. Gradients pass
-    q and t as if they were not there. `fuse()` leaves the rounded weights, which a further rounding would not change.
+    q and t as if they were not there. There is no deploy form: weights rounded in another precision would move inputs over a half.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class BitLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(self.out_dim, dim))
         self.register_parameter("bias", nn.Parameter(torch.empty(self.out_dim)) if bias else None)
         self.bias: nn.Parameter | None
-        self.is_ternary = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -53,16 +52,10 @@ class BitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
-        weight = self.weight if self.is_ternary else through(self.weight, ternary(self.weight))
+        weight = through(self.weight, ternary(self.weight))
         normed = self.norm(rows)
         y = F.linear(through(normed, in_steps(normed)), weight, self.bias)
         return y.permute(0, 3, 1, 2) if x.ndim == 4 else y
-
-    @torch.no_grad()
-    def fuse(self) -> nn.Module:
-        self.weight = nn.Parameter(ternary(self.weight), requires_grad=False)
-        self.is_ternary = True
-        return self
 
 
 def in_steps(x: Tensor) -> Tensor:
