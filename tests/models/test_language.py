@@ -365,15 +365,18 @@ def test_every_family_learns_the_same_without_keeping_activations(nano: Any) -> 
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+STEPS = ("matmulfree_nano", "deepseek_v3_nano", "qwen3_moe_nano", "qwen3_next_nano")
+"""Nets that answer some small differences by large ones: an input over a half is rounded by a step, a token near a border meets other
+experts, whose weights are not small."""
+
+
 @torch.no_grad()
 def test_every_family_works_in_half_the_bits(nano: Any) -> None:
     ids = tokens()
     single, half = copy.deepcopy(nano).float(), copy.deepcopy(nano).bfloat16()
     found = half(ids).logits
     assert found.dtype == torch.bfloat16
-    limit = (
-        0.3 if "core/bit_linear@1" in nano.spec.blocks() else 0.15
-    )  # what moves over a half is rounded by a whole step
+    limit = 0.25 if nano.spec.name in STEPS else 0.15
     assert float((found.float() - single(ids).logits).norm() / found.float().norm()) < limit
 
 
