@@ -37,9 +37,10 @@ def upstream(family: str, source: str) -> tuple[str, dict[str, Any], dict[str, l
         stem, (name, changes) = next(item for item in CASES.items() if zoo.spec(item[1][0]).family.name == family)
         data = json.loads((GOLDEN / "sequence" / f"{stem}.json").read_text())
         return name, {"input.vocab_size": data["config"]["vocab_size"], **changes}, data["keys"]
-    if source == "official" and "golden" in FAMILIES[family]:
-        name, stem = next(iter(FAMILIES[family]["golden"].items()))
-        return name, {}, json.loads((GOLDEN / "vision" / f"{stem}.json").read_text())["keys"]
+    for section, folder in (("golden", "vision"), ("dense", "dense")):
+        if source == "official" and section in FAMILIES[family]:
+            name, stem = next(iter(FAMILIES[family][section].items()))
+            return name, {}, json.loads((GOLDEN / folder / f"{stem}.json").read_text())["keys"]
     from zoo._timm import import_timm
 
     name, theirs = next(iter(FAMILIES[family]["timm"].items()))
