@@ -183,6 +183,12 @@ def test_the_command_says_what_it_wrote(
     assert said["models"] == 1 and "models/starnet_nano.html" in said["files"] and said["gzipped"] < 200_000
 
 
+def test_a_quick_site_leaves_the_costs_of_parts_out(tmp_path: Path) -> None:
+    made = write_site(tmp_path / "out", ["convnext_tiny"], counted=False)
+    page = (made.folder / "models/convnext_tiny.html").read_text()
+    assert "depthwise_conv" in page and "count:" not in page and "cost:convnext_tiny:train:params" in page
+
+
 def test_a_model_that_is_not_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["site", str(tmp_path / "out"), "--models", "starnet_nono"]) == 2
     assert "nearest `starnet_nano`" in capsys.readouterr().err and not (tmp_path / "out").exists()

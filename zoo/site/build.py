@@ -43,19 +43,21 @@ def write_site(
     names: Sequence[str] = (),
     stores: Sequence[Path] = (),
     title: str = "blockzoo",
+    counted: bool = True,
     progress: Progress = lambda done, total, name: None,
 ) -> Site:
     """Writes the site of models (all, if no names are given) with the rows that ship and those of `stores`. One of all models has the guides, and
     blocks that no model uses.
 
-    Files of an earlier site in the folder are replaced; a folder with other files is refused. Raises InputError.
+    Without `counted` the pages do not tell what the parts of a model cost. Files of an earlier site in
+    the folder are replaced; a folder with other files is refused. Raises InputError.
     """
     _check_folder(folder)
     names = list(names) or list(catalog.entries())
     whole = len(names) == len(catalog.entries())
     found = measurements(stores)
     sound = [name for name in names if _has_sound_spec(name)]
-    models = gather(sound, found.rows, counts_of(sound, progress))
+    models = gather(sound, found.rows, counts_of(sound, progress) if counted else {})
     texts = dict(_files(models, found, title, whole))
     for name, text in texts.items():
         write_text(folder / name, text)

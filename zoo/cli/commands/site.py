@@ -22,6 +22,9 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="rows of `zoo bench --export`, or what `zoo calibrate --json` printed, beside those that ship",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="without what the parts of each model cost, which takes building it"
+    )
     parser.add_argument("--title", default="blockzoo", help="the name of the site (default blockzoo)")
 
 
@@ -37,6 +40,7 @@ def site(arguments: Namespace) -> int:
             models_named(arguments.models),
             [Path(path) for path in arguments.store],
             arguments.title,
+            not arguments.quick,
             lambda done, total, name: progress(Progress(done, total, name)),
         )
     if arguments.json:
