@@ -39,6 +39,7 @@ def construct(call: Any, place: Place, dim: int, out_dim: int | None = None, **s
     values: dict[str, Any] = {
         "dim": dim,
         "out_dim": width,
+        "layer_dim": place.layer_dim or dim,
         "depth_index": place.depth_index,
         "num_classes": place.num_classes,
         "drop_path": place.drop_path,

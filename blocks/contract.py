@@ -171,6 +171,8 @@ RUNNING = (
         callers=(
             "blocks.construct",
             "blocks.heads.conv_head",
+            "blocks.heads.linear_head",
+            "blocks.wiring.aggregate",
             "blocks.wiring.graph",
             "blocks.wiring.parallel",
             "blocks.wiring.residual",
@@ -703,6 +705,11 @@ ARGUMENTS = (
         "drop_path",
         "drop_path: float = 0.0",
         "The rate of dropped branches, which rises from 0 to the model's over its layers.",
+    ),
+    Argument(
+        "layer_dim",
+        "layer_dim: int",
+        "The width of the input of the layer, or of the host, that the block is a part of.",
     ),
     Argument("stage_dims", "stage_dims: tuple[int, ...] = ()", "The widths of all stages."),
     Argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,7 +16,10 @@ from blocks.registry import block
 from blocks.registry.slots import Act, Norm
 
 Count = Annotated[int, Meta(ge=1)]
+Kernel = Count | Annotated[list[Count], Meta(min_length=2, max_length=2)]
 Padding = Annotated[int, Meta(ge=0)] | Literal["same"]
+Ratio = Annotated[Annotated[float, Meta(gt=0)] | None, Meta(extra_json_schema={"added": "0.1"})]
+GroupDim = Annotated[Count | None, Meta(extra_json_schema={"added": "0.1"})]
 
 
 class StridedPointwise(nn.Conv2d):
@@ -147,10 +151,11 @@ def conv2d(dim: int, out_dim: int, kernel_size: int | tuple[int, int], **argumen
 class Conv(nn.Conv2d):
     """y = W * x + b: a k x k convolution with zero padding.
 
-    (B, C, H, W) -> (B, out_dim, H', W') with H' = floor((H + 2 padding - dilation (k - 1) - 1) / stride) + 1. If no
-    `padding` is stated, stride 1 keeps the size of an odd kernel, and a kernel as wide as its stride cuts patches
-    without a border; "same" keeps the size of an even kernel, too, with the longer border below and to the right. Raises
-    ValueError when `groups` does not divide both widths, and for "same" with a stride.
+    (B, C, H, W) -> (B, out_dim, H', W') with H' = floor((H + 2 padding - dilation (k - 1) - 1) / stride) + 1. A kernel of
+    unlike sides is [rows, columns]. If no `padding` is stated, stride 1 keeps the size of an odd kernel, and a kernel as wide
+    as its stride cuts patches without a border; "same" gives H' = ceil(H / stride) for any kernel, with the longer border
+    below and to the right. With `group_dim` the groups are as many as have that width, at least one. Raises ValueError when
+    `groups` does not divide both widths.
     """
 
     fresh = True
@@ -160,25 +165,33 @@ class Conv(nn.Conv2d):
         dim: int,
         out_dim: int | None = None,
         *,
-        kernel_size: Count = 3,
+        kernel_size: Kernel = 3,
         stride: Count = 1,
         padding: Padding | None = None,
         dilation: Count = 1,
         groups: Count = 1,
         bias: bool = True,
+        group_dim: GroupDim = None,
     ):
         out_dim = out_dim or dim
+        groups = groups if group_dim is None else max(1, dim // group_dim)
         for width in (dim, out_dim):
             if width % groups:
                 near = min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: abs(n - groups))
                 raise ValueError(
                     f"{groups} groups do not divide {width} channels; the nearest number that does is {near}"
                 )
+        rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        border: Any = padding
         if padding is None:
-            padding = 0 if kernel_size == stride else dilation * (kernel_size - 1) // 2
-        super().__init__(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
+            cuts = rows == columns == stride
+            border = (0, 0) if cuts else (dilation * (rows - 1) // 2, dilation * (columns - 1) // 2)
+        fits = padding == "same" and stride > 1
+        super().__init__(dim, out_dim, (rows, columns), stride, 0 if fits else border, dilation, groups, bias)
         self.out_dim = out_dim
-        if type(self) is Conv:
+        if fits:
+            self.__class__ = FittedConv
+        elif type(self) is Conv:
             self.__class__ = _right(self, Conv, StridedPointwiseConv, FewChannelsConv, GroupedDilatedConv, StridedConv)
 
     def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
@@ -226,11 +239,33 @@ class StridedConv(Strided, Conv):
     """What `conv` is with a stride."""
 
 
+def fitted(x: Tensor, reach: Sequence[int], stride: Sequence[int], fill: float = 0.0) -> Tensor:
+    """(B, C, H, W) with the border that windows of `reach` rows and columns need for ceil(H / stride) of them, the longer side below and
+    to the right."""
+    borders = []
+    for axis in (1, 0):
+        size = x.shape[axis - 2]
+        missing = max((-(-size // stride[axis]) - 1) * stride[axis] + reach[axis] - size, 0)
+        borders += [missing // 2, missing - missing // 2]
+    return F.pad(x, borders, value=fill) if any(borders) else x
+
+
+class FittedConv(StridedConv):
+    """What `conv` is with a stride and the border "same", which depends on the size of x: TensorFlow's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        reach = [dilation * (size - 1) + 1 for dilation, size in zip(self.dilation, self.kernel_size, strict=True)]
+        return super().forward(fitted(x, reach, self.stride))
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return False
+
+
 @block("conv_norm_act", kind="whole", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class ConvNormAct(Chain):
     """y = act(norm(W * x + b)): a convolution with what follows it, either of which may be left out.
 
-    (B, C, H, W) -> (B, out_dim, H', W'), as `conv`.
+    (B, C, H, W) -> (B, out_dim, H', W'), as `conv`. With `ratio` the width is the whole number nearest to ratio * C.
     """
 
     def __init__(
@@ -238,7 +273,7 @@ class ConvNormAct(Chain):
         dim: int,
         out_dim: int | None = None,
         *,
-        kernel_size: Count = 3,
+        kernel_size: Kernel = 3,
         stride: Count = 1,
         padding: Padding | None = None,
         dilation: Count = 1,
@@ -246,17 +281,20 @@ class ConvNormAct(Chain):
         bias: bool = True,
         norm: Norm | None = None,
         act: Act | None = None,
+        group_dim: GroupDim = None,
+        ratio: Ratio = None,
     ):
         super().__init__()
         self.conv = Conv(
             dim,
-            out_dim,
+            out_dim if ratio is None else max(1, round(ratio * dim)),
             kernel_size=kernel_size,
             stride=stride,
             padding=padding,
             dilation=dilation,
             groups=groups,
             bias=bias,
+            group_dim=group_dim,
         )
         self.out_dim = self.conv.out_dim
         if norm is not None:
@@ -291,7 +329,9 @@ class DepthwiseConv(ConvNormAct):
         bias: bool = True,
         norm: Norm | None = None,
         act: Act | None = None,
+        padding: Annotated[Padding | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__(
-            dim, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=dim, bias=bias, norm=norm, act=act
-        )
+            dim, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, groups=dim, bias=bias, norm=norm,
+            act=act,
+        )  # fmt: skip

@@ -6,18 +6,20 @@ Papers: arXiv:2111.11418, arXiv:2210.13452. Upstream: sail-sg/poolformer, sail-s
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.conv.conv import fitted
 from blocks.registry import block
 from blocks.registry.errors import SizeError
 
-ADDED = Meta(extra_json_schema={"added": "0.1"})
-"""A parameter that came later, and changes no digest while it is at its default."""
+Border = Annotated[Annotated[int, Meta(ge=0, le=31)] | Literal["same"] | None, Meta(extra_json_schema={"added": "0.1"})]
+Step = Annotated[int, Meta(ge=-31, le=31)]
+Added = Annotated[bool, Meta(extra_json_schema={"added": "0.1"})]
 
 
 @block(
@@ -50,7 +52,7 @@ class MaxPool(nn.Module):
     """y = maximum of the k x k neighbours at every `stride`-th position; beyond the border there is nothing.
 
     (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 padding - k) / stride) + 1; where nothing is stated the padding is floor(k / 2)
-    for an odd kernel, and none for an even one, which cuts the map up. With `ceil` the last cells may be smaller.
+    for an odd kernel, and none for an even one, which cuts the map up. "same" is the border of `conv`. With `ceil` the last cells may be smaller.
     """
 
     def __init__(
@@ -58,14 +60,16 @@ class MaxPool(nn.Module):
         *,
         kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2,
         stride: Annotated[int, Meta(ge=1)] = 2,
-        padding: Annotated[Annotated[int, Meta(ge=0)] | None, ADDED] = None,
-        ceil: Annotated[bool, ADDED] = False,
+        padding: Border = None,
+        ceil: Added = False,
     ):
         super().__init__()
         self.kernel_size, self.stride, self.ceil = kernel_size, stride, ceil
-        self.padding = (kernel_size // 2 if kernel_size % 2 else 0) if padding is None else padding
+        self.padding: Any = padding if padding is not None else kernel_size // 2 if kernel_size % 2 else 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.padding == "same":
+            return F.max_pool2d(_fitted(self, x, -math.inf), self.kernel_size, self.stride)
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil)
 
 
@@ -75,7 +79,8 @@ class AvgPool(nn.Module):
     beyond it, too.
 
     (B, C, H, W) -> (B, C, H', W') with H' = floor((H + 2 floor(k / 2) - k) / stride) + 1 for an odd kernel; an even one, which cuts the
-    map up, has no border, and its last cells may be smaller: H' = ceil((H - k) / stride) + 1.
+    map up, has no border, and its last cells may be smaller: H' = ceil((H - k) / stride) + 1. `padding` states another border, without
+    smaller cells, "same" that of `conv`.
     """
 
     def __init__(
@@ -83,15 +88,43 @@ class AvgPool(nn.Module):
         *,
         kernel_size: Annotated[int, Meta(ge=1, le=63)] = 2,
         stride: Annotated[int, Meta(ge=1)] = 2,
-        count_border: Annotated[bool, ADDED] = False,
+        padding: Border = None,
+        count_border: Added = False,
     ):
         super().__init__()
+        is_odd = kernel_size % 2 == 1
         self.kernel_size, self.stride, self.count_border = kernel_size, stride, count_border
-        self.is_odd = kernel_size % 2 == 1
+        self.padding: Any = padding if padding is not None else kernel_size // 2 if is_odd else 0
+        self.ceil = padding is None and not is_odd
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.kernel_size // 2 if self.is_odd else 0
-        return F.avg_pool2d(x, self.kernel_size, self.stride, padding, not self.is_odd, self.count_border)
+        if self.padding != "same":
+            return F.avg_pool2d(
+                x, self.kernel_size, self.stride, self.padding, self.ceil, count_include_pad=self.count_border
+            )
+        y = F.avg_pool2d(_fitted(self, x), self.kernel_size, self.stride)
+        if self.count_border:
+            return y
+        return y / F.avg_pool2d(_fitted(self, torch.ones_like(x[:1, :1])), self.kernel_size, self.stride)
+
+
+def _fitted(pool: MaxPool | AvgPool, x: Tensor, fill: float = 0.0) -> Tensor:
+    return fitted(x, (pool.kernel_size,) * 2, (pool.stride,) * 2, fill)
+
+
+@block("shift", kind="token_mixer", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class Shift(nn.Module):
+    """y[h, w] = x[h + rows, w + columns], and zeros where that is beyond the map.
+
+    (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, *, rows: Step = 0, columns: Step = 0):
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (-self.columns, self.columns, -self.rows, self.rows))
 
 
 @block("global_pool", kind="pool", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))

@@ -14,12 +14,12 @@ from blocks.heads.pool import Pool, pooled
 from blocks.places import without_places
 from blocks.primitives.linears import Dense
 from blocks.registry import block
-from blocks.registry.slots import Norm
+from blocks.registry.slots import Norm, Slot
 
 
 @block("linear_head", kind="head", abilities=("noncausal", "any_resolution"))
 class LinearHead(nn.Module):
-    """logits = W drop(norm(pool x)) + b, or with pool(norm(x)) where `norm_first`.
+    """logits = W drop(norm(pool x)) + b, or with pool(norm(x)) where `norm_first`; `pre`, if there is one, sees the map before.
 
     (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, C) with `pre_logits`, or when there are no classes.
     `fuse()` folds a batch norm into W, after which pre_logits are those before the norm. `spare` keeps a second classifier in the state
@@ -36,8 +36,11 @@ class LinearHead(nn.Module):
         norm_first: bool = False,
         drop: Annotated[float, Meta(ge=0, lt=1)] = 0.0,
         spare: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        pre: Annotated[Slot | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
+        self.pre = pre(dim) if pre else None
+        dim = getattr(self.pre, "out_dim", dim)
         self.num_features, self.num_classes = dim, num_classes
         self.pool: Pool = pool
         self.norm_first, self.drop = norm_first, drop
@@ -46,6 +49,8 @@ class LinearHead(nn.Module):
         self.spare = Dense(dim, num_classes).requires_grad_(False) if num_classes and spare else None
 
     def forward(self, x: Tensor, ctx: Context | None = None, pre_logits: bool = False) -> Tensor:
+        if self.pre is not None:
+            x = run(self.pre, x, ctx)
         if self.norm is not None and self.norm_first:
             x = run(self.norm, x, ctx)
         x = pooled(x, self.pool, ctx)

@@ -34,7 +34,17 @@ class _Invalid:
 INVALID = _Invalid()
 CALL = "#/$defs/call"
 
-SUPPLIED = ("dim", "dims", "out_dim", "input_size", "depth_index", "num_classes", "drop_path", "stage_dims")
+SUPPLIED = (
+    "dim",
+    "dims",
+    "out_dim",
+    "layer_dim",
+    "input_size",
+    "depth_index",
+    "num_classes",
+    "drop_path",
+    "stage_dims",
+)
 """Constructor parameters that the builder fills in; `linear` blocks are given `bias` by their host too."""
 
 

@@ -22,7 +22,8 @@ class Place:
     """Where a block is being built: what the builder supplies to constructors that name it.
 
     `sizes` gives the size of the input, (H, W) or (L,), and is asked only when a block needs it; `inputs` gives the tensors that a
-    graph or a merge of several meets. `failed` decides what happens to a block whose constructor refuses: None raises; a list collects the problems and puts stand-ins.
+    graph or a merge of several meets; `layer_dim` is 0 outside of layers. `failed` decides what happens to a block whose
+    constructor refuses: None raises; a list collects the problems and puts stand-ins.
     """
 
     path: str = ""
@@ -32,6 +33,7 @@ class Place:
     drop_path: float = 0.0
     num_classes: int = 0
     stage_dims: tuple[int, ...] = ()
+    layer_dim: int = 0
     failed: list[Problem] | None = field(default=None, compare=False)
 
     def at(self, step: str, **changes: Any) -> Place:

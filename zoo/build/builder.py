@@ -155,7 +155,9 @@ class _Builder:
 
     def _layer(self, branches: list[Any], path: str, width: int, target: int, stream: Stream) -> Chain:
         rate = self.spec.drop_path_rate * self.layer_index / max(1, self.total_layers - 1)
-        place = replace(self.place, path=path, depth_index=self.layer_index, drop_path=rate, sizes=stream.sizes)
+        place = replace(
+            self.place, path=path, depth_index=self.layer_index, drop_path=rate, layer_dim=width, sizes=stream.sizes
+        )
         self.layer_index += 1
         layer = build_chain(branches, place, width, target)
         stream.pass_through(layer)

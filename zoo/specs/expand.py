@@ -12,13 +12,14 @@ from zoo.specs.backbones import Models, adopt
 from zoo.specs.graphs import Writer
 from zoo.specs.indexed import Where, pick
 from zoo.specs.inline import Inliner
+from zoo.specs.laws import apply_growth
 from zoo.specs.limits import MAX_STAGES, Room
 from zoo.specs.stages import depths_of, numbers_of_stages, stage_of, stage_tables_of
 from zoo.specs.taps import graph_behind
 from zoo.specs.tree import Items, Table, mentions
 from zoo.specs.width import apply_width
 
-TOP = ("input", "num_classes", "stem", "dims", "depths", "width", "downsample", "view", "layer", "layers", "post", "head",
+TOP = ("input", "num_classes", "stem", "dims", "depths", "growth", "width", "depth", "downsample", "view", "layer", "layers", "post", "head",
        "define", "stages", "init", "drop_rate", "drop_path_rate", "backbone", "graph")  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
             written = inlined if waits else writer.write(inlined, spec.origins[key])
             merged.put(key, written, spec.origins[key])
     problems += inliner.unused()
+    apply_growth(merged, problems)
     dims = numbers_of_stages(merged, "dims", problems)
     # without dims the layers are still checked, as if there were as many stages as depths
     least = 0 if {"graph", "backbone"} & set(merged) and "dims" not in merged else 1
@@ -67,10 +69,10 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
 def _top_keys(spec: Table, problems: list[Problem]) -> None:
     for key in spec:
         if key not in TOP and len(problems) < MOST_PROBLEMS:
-            problems.append(Problem(str(spec.origins[key]), f"one of {listed(TOP, 20)}", f"`{key}`", nearest(key, TOP)))
+            problems.append(Problem(str(spec.origins[key]), f"one of {listed(TOP, 24)}", f"`{key}`", nearest(key, TOP)))
     chain = () if "backbone" in spec else ("input",) if "graph" in spec else ("input", "stem", "dims")
     for key in (*chain, *(() if "graph" in spec else ("head",))):
-        if key not in spec:
+        if key not in spec and not (key == "dims" and "growth" in spec):
             problems.append(Problem(str(spec.origin.below(key)), f"`{key}`", "nothing", next="every spec has one"))
     if "layer" in spec and "layers" in spec:
         problems.append(

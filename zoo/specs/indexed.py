@@ -109,21 +109,14 @@ def _pick_indexed(table: Table, where: Where | None, origin: Origin, problems: l
 
 
 def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) -> Any:
-    start, match, counts = 0, None, []
-    for i, (run, origin) in enumerate(zip(runs, runs.origins, strict=True)):
-        if not isinstance(run, Items) or len(run) != 2:
-            report(problems, origin, "a pair [value, count]", run)
-            return INVALID
-        count = pick(run[1], where, run.origins[1], problems)
-        if count == "rest" and i == len(runs) - 1:
-            count = max(0, where.depth - start)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            report(problems, run.origins[1], 'int >= 0, or "rest" in the last run', count)
-            return INVALID
+    counts = _counts(runs, where, problems)
+    if counts is None:
+        return INVALID
+    start, match = 0, None
+    for run, count in zip(runs, counts, strict=True):
         if where.layer is not None and start <= where.layer < start + count:
             match = run
         start += count
-        counts.append(count)
     if start != where.depth or match is None:
         problems.append(
             Problem(
@@ -139,9 +132,14 @@ def _pick_run(runs: Items, at: Origin, where: Where, problems: list[Problem]) ->
 def _grown(law: Any, at: Origin, where: Where, problems: list[Problem]) -> Any:
     """`from`, and `by` more in the last layer of the net, in equal steps; rounded, then `times` as much (arXiv:1610.02915, eq. 2)."""
     numbers = {key: law[key] for key in GROWTH if key in law} if isinstance(law, Table) else {}
-    right = isinstance(law, Table) and set(law) <= set(GROWTH) and {"from", "by"} <= set(law)
-    if not right or not all(is_count(value, least=1) and value <= MOST_GROWN for value in numbers.values()):
-        expected = f"whole numbers {{ from, by, times }} from 1 to {MOST_GROWN:,}, of which `times` may be left out"
+    right = (
+        isinstance(law, Table)
+        and set(law) <= set(GROWTH)
+        and {"from", "by"} <= set(law)
+        and is_count(law.get("times", 1), least=1)
+    )
+    if not right or not all(_is_positive(value) and value <= MOST_GROWN for value in numbers.values()):
+        expected = f"numbers {{ from, by, times }} above 0 and up to {MOST_GROWN:,}, of which `times`, a whole one, may be left out"
         report(problems, at, expected, law)
         return INVALID
     place = where.number()
@@ -152,7 +150,28 @@ def _grown(law: Any, at: Origin, where: Where, problems: list[Problem]) -> Any:
     return _widths(numbers["from"], numbers["by"], total)[number] * numbers.get("times", 1)
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
 @functools.lru_cache(64)
-def _widths(start: int, by: int, layers: int) -> tuple[int, ...]:
+def _widths(start: float, by: float, layers: int) -> tuple[int, ...]:
     """Added up as upstream does: what the sum has lost decides how a half is rounded."""
     return tuple(map(round, accumulate([by / layers] * layers, initial=float(start))))
+
+
+def _counts(runs: Items, where: Where, problems: list[Problem]) -> list[int] | None:
+    """How many layers each run has, None when one is wrong; "rest", which may stand once, is what the others leave."""
+    counts: list[Any] = []
+    for run, origin in zip(runs, runs.origins, strict=True):
+        if not isinstance(run, Items) or len(run) != 2:
+            report(problems, origin, "a pair [value, count]", run)
+            return None
+        count = pick(run[1], where, run.origins[1], problems)
+        is_rest = count == "rest" and "rest" not in counts
+        if not is_rest and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+            report(problems, run.origins[1], 'int >= 0, or "rest" in one run', count)
+            return None
+        counts.append(count)
+    rest = max(0, where.depth - sum(count for count in counts if count != "rest"))
+    return [rest if count == "rest" else count for count in counts]

@@ -18,6 +18,7 @@ from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHE
 from zoo.specs.expand import TOP
 from zoo.specs.graphs import NODE
 from zoo.specs.indexed import GROWTH, MOST_GROWN
+from zoo.specs.laws import DEPTH_SCHEMA, GROWTH_SCHEMA
 from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
 from zoo.specs.stages import STAGE
@@ -27,7 +28,8 @@ ID = "urn:blockzoo:schema:zoo.spec:1"
 VALUE = {"$ref": "#/$defs/value"}
 GROW = {
     "type": "object", "required": ["from", "by"], "additionalProperties": False,
-    "properties": {key: {"type": "integer", "minimum": 1, "maximum": MOST_GROWN} for key in GROWTH},
+    "properties": {key: {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_GROWN} for key in GROWTH}
+    | {"times": {"type": "integer", "minimum": 1, "maximum": MOST_GROWN}},
 }  # fmt: skip
 
 
@@ -56,6 +58,7 @@ def export(plugins: bool = False) -> dict[str, Any]:
             {"properties": {"spec": {"required": ["input", "stem", "dims", "head"]}}},
             {"properties": {"spec": {"required": ["input", "graph"]}}},
             {"properties": {"spec": {"required": ["backbone"]}}},
+            {"properties": {"spec": {"required": ["input", "stem", "growth", "head"]}}},
             {"required": ["variants"], "properties": {"variants": {"minProperties": 1}}},
         ],
         "$defs": _defs(infos),
@@ -250,7 +253,9 @@ def _spec() -> dict[str, Any]:
         "head": optional,
         "dims": widths,
         "depths": widths,
+        "growth": _or_value(_loosen(GROWTH_SCHEMA)),
         "width": _or_value(_loosen(WIDTH_SCHEMA)),
+        "depth": _or_value(_loosen(DEPTH_SCHEMA)),
         "define": {"type": "object"},
         "stages": _or_value(
             {"anyOf": [{"type": "array", "items": stage}, {"type": "object", "additionalProperties": stage}]}

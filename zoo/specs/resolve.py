@@ -11,7 +11,7 @@ from zoo.errors import Problem, SpecError, UnknownModelError, listed, nearest
 from zoo.specs.backbones import Models
 from zoo.specs.check import add_unique, complete_tree
 from zoo.specs.expand import expand
-from zoo.specs.limits import TooLarge
+from zoo.specs.limits import MAX_STAGES, TooLarge
 from zoo.specs.model import Spec
 from zoo.specs.patch import EXTENDS, Edit, apply_literal, apply_selector, edits_of
 from zoo.specs.read import Family, bounds
@@ -62,8 +62,9 @@ def resolve(
 
 
 def _stage_count(merged: Table) -> int:
+    """How many stages can be named in a path; with a law of growth, as many as there may be."""
     dims = merged.get("dims")
-    return len(dims) if isinstance(dims, Items) else 0
+    return len(dims) if isinstance(dims, Items) else MAX_STAGES if "growth" in merged else 0
 
 
 def _variant_edits(family: Family, variant: str) -> list[Edit]:

@@ -10,6 +10,7 @@ from blocks.registry.schema import INVALID, Issue, complete
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.check import WIDTHS_SCHEMA
 from zoo.specs.indexed import Where, pick
+from zoo.specs.laws import Depth, deepened, law_of
 from zoo.specs.limits import MAX_LAYERS, TooLarge
 from zoo.specs.tree import Items, Origin, Table, origin_of, position, report
 
@@ -73,7 +74,7 @@ def depths_of(merged: Table, stages: list[Table], count: int, problems: list[Pro
                 )
             )
         return [None if has else 0 for has in has_list]
-    depths = numbers_of_stages(merged, "depths", problems)
+    depths = deepened(numbers_of_stages(merged, "depths", problems), law_of(merged, "depth", Depth, problems))
     if depths and len(depths) != count and count:
         problems.append(
             Problem(str(merged.origins["depths"]), f"a list of {count}, as `dims` is", f"a list of {len(depths)}")
