@@ -132,10 +132,11 @@ class Attention(nn.Module):
         self.proj = (out_linear or linear)(width, dim, bias=bias if out_bias is None else out_bias)
 
     def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
-        """Scores and sums: 2 L M num_heads head_dim, M the positions looked at."""
+        """Scores and sums: 2 L M num_heads head_dim, M the positions looked at; with a cap they are products of matrices."""
         B, L, _ = shape
         keys = ctx.memory.shape[1] if self.cross and ctx is not None and ctx.memory is not None else L
-        return {"attention": 2 * B * L * keys * self.num_heads * self.head_dim}
+        kind = "attention" if self.softcap is None else "matmul"
+        return {kind: 2 * B * L * keys * self.num_heads * self.head_dim}
 
     def state_size(self, length: int = 0) -> int:
         positions = length if self.window is None else min(length, self.window - 1)

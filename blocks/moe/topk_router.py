@@ -98,7 +98,7 @@ class TopkRouter(LinearRouter):
         grouped = scores.unflatten(-1, (self.groups, -1))
         merit = grouped.topk(min(2, grouped.shape[-1]), -1).values.sum(-1)
         best = merit.topk(self.group_k, -1).indices
-        out = torch.ones_like(merit, dtype=torch.bool).scatter(-1, best, False)
+        out = torch.ones_like(merit, dtype=torch.bool).scatter(-1, best, 0)
         return grouped.masked_fill(out.unsqueeze(-1), -torch.inf).flatten(-2)
 
     @torch.no_grad()
