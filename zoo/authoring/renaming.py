@@ -21,6 +21,7 @@ from zoo.build.builder import build
 from zoo.build.init import materialise
 from zoo.build.inputs import meta_input
 from zoo.catalog.collection import Collection
+from zoo.catalog.published import backbone_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import SHIPPED, Store, export_rows, read_rows
@@ -124,7 +125,7 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
     for path, text in texts.items():
         family, fresh = read_file(path), read_bytes(text.encode(), path.name)
         for variant in family.variants:
-            before, after = resolve(family, variant), resolve(fresh, variant)
+            before, after = (resolve(each, variant, models=backbone_spec) for each in (family, fresh))
             if names.old in before.blocks():
                 pairs[variant] = before, after
     if not pairs:
