@@ -173,6 +173,7 @@ RUNNING = (
             "blocks.heads.conv_head",
             "blocks.heads.linear_head",
             "blocks.wiring.aggregate",
+            "blocks.wiring.cell",
             "blocks.wiring.graph",
             "blocks.wiring.parallel",
             "blocks.wiring.residual",
@@ -695,6 +696,11 @@ ARGUMENTS = (
         "The width asked for. The first block of a chain that names it changes the width.",
     ),
     Argument(
+        "layer_dim",
+        "layer_dim: int",
+        "The width of the input of the layer, or of the host, that the block is a part of.",
+    ),
+    Argument(
         "input_size",
         "input_size: tuple[int, ...]",
         "The size of the input, (H, W) or (L,), found by running what stands before.",
@@ -705,11 +711,6 @@ ARGUMENTS = (
         "drop_path",
         "drop_path: float = 0.0",
         "The rate of dropped branches, which rises from 0 to the model's over its layers.",
-    ),
-    Argument(
-        "layer_dim",
-        "layer_dim: int",
-        "The width of the input of the layer, or of the host, that the block is a part of.",
     ),
     Argument("stage_dims", "stage_dims: tuple[int, ...] = ()", "The widths of all stages."),
     Argument(

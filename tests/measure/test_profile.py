@@ -17,6 +17,7 @@ import zoo
 from tests.models.thin import thin, with_zeros
 from zoo import catalog, cli
 from zoo.build.builder import build
+from blocks.moe.smear_router import SmearRouter
 from zoo.build.inputs import meta_input
 from zoo.catalog.published import published_spec
 from zoo.measure.fvcore_counts import fvcore_macs
@@ -63,6 +64,10 @@ def test_blocks_operations_and_torch_count_alike_in_every_model(name: str, form:
 def check_traced(name: str) -> None:
     spec = thin(name, TRACED)
     net = with_zeros(spec)
+    if any(hasattr(module, "rows_range") for module in net.modules()):
+        pytest.skip("how many rows its experts take follows from the input: the profile says the fewest and the most")
+    if any(isinstance(module, SmearRouter) for module in net.modules()):
+        pytest.skip("fvcore cannot trace a net that is called with merged parameters")
     x = torch.zeros_like(meta_input(spec), device="cpu")
     assert fvcore_macs(net, x) == profile(spec).by_class
 
