@@ -34,6 +34,7 @@ class TokenReduction(nn.Module):
     ValueError for a narrower stream, and for a grid of odd sides; SizeError for another size.
     """
 
+    one_grid = True
     no_decay = ("pos_embed",)
 
     def __init__(

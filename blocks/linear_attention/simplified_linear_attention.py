@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.attention.heads import split_heads
 from blocks.chain import as_stream, as_tokens, run
 from blocks.context import Context
+from blocks.conv.conv import conv2d
 from blocks.ops.linear_attention import linear_attention
 from blocks.primitives.positions import resized_grid
 from blocks.registry import block
@@ -64,9 +65,7 @@ class SimplifiedLinearAttention(nn.Module):
         width = self.num_heads * self.head_dim
         self.qkv = linear(dim, 3 * width, bias=bias)
         self.pos_embed = nn.Parameter(torch.empty(1, math.prod(self.input_size), width))
-        self.local = nn.Conv2d(
-            self.head_dim, self.head_dim, kernel_size, padding=kernel_size // 2, groups=self.head_dim
-        )
+        self.local = conv2d(self.head_dim, self.head_dim, kernel_size, padding=kernel_size // 2, groups=self.head_dim)
         self.proj = linear(width, dim, bias=True)
         self.reset_parameters()
 

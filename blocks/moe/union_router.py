@@ -34,7 +34,7 @@ class UnionRouter(LinearRouter):
     (B, C, H, W) or (B, L, C) -> Routing with weights 1, which have the gradient of the routes: each expert takes the L // 2 tokens of
     each sample with the largest routes, some of route 0 where fewer keep it; tokens that none takes get 0. The sum is over the samples
     at the same position and expert, so that where a token goes depends on its batch, as in the authors' code. c is `capacity`.
-    `ctx.mask` keeps padding out. Losses and report as in `topk_router`.
+    `ctx.mask` keeps padding out, and L is then the number of real tokens. Losses and report as in `topk_router`.
     """
 
     def __init__(
@@ -60,15 +60,20 @@ class UnionRouter(LinearRouter):
         routes = self.routes(kept if mask is None else kept.masked_fill(~mask.bool().unsqueeze(-1), 0))
         if mask is not None:
             routes = routes.masked_fill(~mask.bool().unsqueeze(-1), -1)
-        taken = routes.transpose(1, 2).topk(L // 2, -1)
-        positions = taken.indices
+        ranked = routes.transpose(1, 2).sort(dim=-1, descending=True, stable=True)  # of equal routes the first come first
+        best_routes, positions = ranked.values[..., : L // 2], ranked.indices[..., : L // 2]
         experts = torch.arange(self.num_experts, device=x.device).view(1, -1, 1).expand_as(positions)
-        indices = experts.masked_fill(taken.values < 0, -1)
+        indices = experts.masked_fill(best_routes < 0, -1)
+        if mask is not None:  # half of the real tokens
+            most = (mask.bool().sum(-1) // 2).view(B, 1, 1)
+            indices = indices.masked_fill(torch.arange(L // 2, device=x.device) >= most, -1)
         tokens = positions + L * torch.arange(B, device=x.device).view(B, 1, 1)
         self.tell(ctx, logits, scores, indices)
-        shares = taken.values - taken.values.detach()
+        shares = best_routes - best_routes.detach()
         return Routing((1 + shares).to(x.dtype), indices, tokens)
 
     def routes(self, kept: Tensor) -> Tensor:
         """(B, L, E) of the p that are kept, the others 0."""
-        return kept / (kept.sum(0, keepdim=True) + EPS) * int(self.capacity * len(kept))
+        batch = kept.shape[0]
+        room = batch if self.capacity == 1 else int(self.capacity * batch)
+        return kept / (kept.sum(0, keepdim=True) + EPS) * room

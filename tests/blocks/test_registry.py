@@ -98,7 +98,7 @@ def test_all_wrong_words_of_a_registration_come_at_once_with_the_nearest():
         "kind",
         f"expected one of {listed(registry.KINDS, 20)}; found `token_mixr`; nearest `token_mixer`",
         "layout",
-        "expected one of `any`, `BCHW` or `BLC`; found `BHWC`; nearest `BCHW`",
+        "expected one of `any`, `BCHW`, `BLC` or `BCTHW`; found `BHWC`; nearest `BCHW`",
         "abilities",
         f"expected one of {listed(registry.ABILITIES, 20)}; found `casual`; nearest `causal`",
     ]

@@ -93,7 +93,7 @@ def test_tokens_without_class_or_positions_copy_nothing():
 
 
 def test_keeping_a_class_token_that_is_not_there_is_refused(refused):
-    with refused('keep = "cls" needs a class token: cls_token = "first" or "middle"'):
+    with refused('keep = "cls" needs a class token: cls_token = "first", "middle" or "last"'):
         Tokens(8, keep="cls")
 
 

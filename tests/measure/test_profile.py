@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import blocks.ops
 import zoo
+from blocks.moe.smear_router import SmearRouter
 from tests.models.thin import thin, with_zeros
 from zoo import catalog, cli
 from zoo.build.builder import build
-from blocks.moe.smear_router import SmearRouter
 from zoo.build.inputs import meta_input
 from zoo.catalog.published import published_spec
 from zoo.measure.fvcore_counts import fvcore_macs

@@ -109,7 +109,7 @@ class _Walk:
         if goes:
             self.dilation *= stride
             self._set(path, "stride", 1)
-            if "padding" in node and node["kernel_size"] % 2 == 0:
+            if "padding" in node and node.get("kernel_size", 1) % 2 == 0:
                 self._set(path, "padding", "same")
         else:
             self.stride *= stride
