@@ -257,6 +257,12 @@ class FittedConv(StridedConv):
         reach = [dilation * (size - 1) + 1 for dilation, size in zip(self.dilation, self.kernel_size, strict=True)]
         return super().forward(fitted(x, reach, self.stride))
 
+    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """B ceil(H / stride) ceil(W / stride) out_dim (C / groups) k k."""
+        B, _, H, W = shape
+        down, across = self.stride
+        return {"convolution": B * -(-H // down) * -(-W // across) * self.weight.numel()}
+
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         return False
 

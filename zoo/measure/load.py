@@ -15,7 +15,7 @@ import msgspec
 from zoo import catalog
 from zoo.catalog.collection import CORE, Collection, collections, read_data
 from zoo.catalog.published import specs_in
-from zoo.measure.profiles import costs
+from zoo.measure.profiles import catalogued, costs
 from zoo.system.folders import write_whole
 
 if TYPE_CHECKING:
@@ -160,10 +160,8 @@ def rendered(collection: Collection, file: str = "") -> bytes:
         spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}
         for _, spec in specs_in(collection, file or "*.toml")
     }
-    names = {collection.short(name) for name in catalog.entries()}
-    others = msgspec.json.decode(path.read_bytes(), type=Loads) if file and path.is_file() else {}
-    present = {name: forms for name, forms in others.items() if name in names} | fresh
-    return render(dict(sorted(present.items())))
+    others = _decoded(path.read_bytes()) if file and path.is_file() else {}
+    return render(catalogued(collection, others, fresh))
 
 
 def write(collection: Collection, file: str = "") -> None:

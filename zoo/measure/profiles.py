@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.specs.model import Spec
 
 PROFILES = "profiles.json"
+T = TypeVar("T")
 
 
 class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,10 +82,15 @@ def rendered(collection: Collection, file: str = "") -> bytes:
         spec.name: {form: cost_of(spec, form) for form in ("train", "deploy")}
         for _, spec in specs_in(collection, file or "*.toml")
     }
-    order = {collection.short(name): place for place, name in enumerate(catalog.entries())}
     others = _decoded(path.read_bytes()) if file and path.is_file() else {}
+    return render(catalogued(collection, others, fresh))
+
+
+def catalogued(collection: Collection, others: dict[str, T], fresh: dict[str, T]) -> dict[str, T]:
+    """What is known of the `others` that the catalogue names, and what is `fresh`, in the order of the catalogue."""
+    order = {collection.short(name): place for place, name in enumerate(catalog.entries())}
     present = {name: forms for name, forms in others.items() if name in order} | fresh
-    return render({name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))})
+    return {name: present[name] for name in sorted(present, key=lambda name: order.get(name, len(order)))}
 
 
 def write(collection: Collection, file: str = "") -> None:
