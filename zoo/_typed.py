@@ -17,12 +17,24 @@ if TYPE_CHECKING:
     from zoo.runtimes.deployed import Deployed
 
 LanguageName = Literal[
-    "deepseek_nano", "deepseek_v2_lite", "falcon_h1_0_5b", "falcon_h1_nano", "gated_delta_net_1_3b", "gated_delta_net_nano",
-    "gla_1_3b", "gla_340m", "gla_nano", "jamba_nano", "jamba_v0_1", "llama_7b", "llama_nano", "llama_smollm2_1_7b",
-    "llama_smollm2_135m", "llama_smollm2_360m", "llama_tinyllama_1_1b", "mamba2_1_3b", "mamba2_2_7b", "mamba2_130m", "mamba2_370m",
-    "mamba2_780m", "mamba2_nano", "mamba_1_4b", "mamba_2_8b", "mamba_130m", "mamba_370m", "mamba_790m", "mamba_nano",
-    "mixtral_8x7b", "mixtral_nano", "olmoe_1b_7b", "olmoe_nano", "retnet_1_3b", "retnet_nano", "rwkv7_1_5b", "rwkv7_2_9b",
-    "rwkv7_190m", "rwkv7_450m", "rwkv7_nano",
+    "adapted_dlrt_nano", "adapted_glider_nano", "adapted_maestro_nano", "adapted_mhr_nano", "adapted_mtlora_nano",
+    "adapted_poly_nano", "bamba_9b", "bamba_nano", "deepseek_nano", "deepseek_v2_lite", "deepseek_v3_671b", "deepseek_v3_nano",
+    "deepstack_nano", "deepstack_qwen3_vl_2b", "delta_product_1_6b", "delta_product_nano", "falcon_h1_0_5b", "falcon_h1_nano",
+    "forgetting_360m", "forgetting_nano", "gated_delta_net_1_3b", "gated_delta_net_nano", "gemma2_2b", "gemma2_9b", "gemma2_nano",
+    "gemma3_1b", "gemma3_270m", "gemma3_nano", "gemma_2b", "gemma_7b", "gemma_nano", "gla_1_3b", "gla_340m", "gla_nano",
+    "granite_hybrid_4_h_micro", "granite_hybrid_moe_4_h_tiny", "granite_hybrid_moe_nano", "granite_hybrid_nano",
+    "hyperrouter_nano", "jamba_nano", "jamba_v0_1", "kimi_delta_1_4b", "kimi_delta_nano", "ladder_1b", "ladder_nano", "lfm2_1_2b",
+    "lfm2_350m", "lfm2_700m", "lfm2_nano", "llama_7b", "llama_nano", "llama_smollm2_135m", "llama_smollm2_1_7b",
+    "llama_smollm2_360m", "llama_tinyllama_1_1b", "lmu_nano", "mamba2_130m", "mamba2_1_3b", "mamba2_2_7b", "mamba2_370m",
+    "mamba2_780m", "mamba2_nano", "mamba_130m", "mamba_1_4b", "mamba_2_8b", "mamba_370m", "mamba_790m", "mamba_nano",
+    "matmulfree_1_3b", "matmulfree_370m", "matmulfree_nano", "mesa_nano", "mixtral_8x7b", "mixtral_nano", "moge_nano", "olmo2_1b",
+    "olmo2_7b", "olmo2_nano", "olmoe_1b_7b", "olmoe_nano", "plm_1_8b", "plm_nano", "qwen3_0_6b", "qwen3_1_7b", "qwen3_4b",
+    "qwen3_8b", "qwen3_moe_30b_a3b", "qwen3_moe_nano", "qwen3_nano", "qwen3_next_80b_a3b", "qwen3_next_nano",
+    "recurrent_gemma_2b", "recurrent_gemma_nano", "remoe_nano", "retnet_1_3b", "retnet_nano", "routed_lm_dense_nano",
+    "routed_lm_topk_nano", "rwkv4_169m", "rwkv4_1_5b", "rwkv4_430m", "rwkv4_nano", "rwkv7_190m", "rwkv7_1_5b", "rwkv7_2_9b",
+    "rwkv7_450m", "rwkv7_nano", "seq_boat_nano", "smallthinker_nano", "smile_nano", "smollm3_3b", "smollm3_nano", "switch_nano",
+    "tokenformer_150m", "tokenformer_1_5b", "tokenformer_450m", "tokenformer_900m", "tokenformer_nano", "yuan_moe_nano",
+    "zero_experts_nano",
 ]  # fmt: skip
 """The language models of the catalogue; a test holds the list to it."""
 

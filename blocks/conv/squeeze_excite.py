@@ -23,12 +23,12 @@ from blocks.registry.slots import Act, Norm, Pool, slot
     covers=("se", "squeeze_and_excitation"),
 )
 class SqueezeExcite(nn.Module):
-    """y = x * gate(norm(W_2 act(norm(W_1 pool(x))))), pool the mean over all positions without one; W_1: C -> max(1, int(ratio * C)).
+    """y = x * gate(norm(W_2 act(norm(W_1 pool(x))))), W_1: C -> max(1, int(ratio * C)).
 
-    (B, C, H, W) or (B, L, C) -> the same shape. A `pool` gives (B, C, 1, 1). `bias` holds for both maps. With `round_to` the hidden width
-    is the nearest multiple of it, not more than a tenth down; `hidden_dim` states it. With `of` "layer" it is the whole number nearest to
-    ratio times the width of the layer's input, which a bottleneck has narrowed or widened. With `norms` "hidden"
-    W_2 has none. `fuse()` folds batch norms into the maps.
+    (B, C, H, W) or (B, L, C) -> the same shape. Without a `pool`, which gives (B, C, 1, 1), it is the mean over all positions.
+    `bias` holds for both maps. With `round_to` the hidden width is the nearest multiple of it, not more than a tenth down;
+    `hidden_dim` states it. With `of` "layer" it is the whole number nearest to ratio times the width of the layer's input,
+    which a bottleneck has narrowed or widened. With `norms` "hidden" W_2 has none. `fuse()` folds batch norms into the maps.
     """
 
     norm1: nn.Module | None

@@ -19,7 +19,7 @@ from blocks.registry.slots import Norm, Slot
 
 @block("linear_head", kind="head", abilities=("noncausal", "any_resolution"))
 class LinearHead(nn.Module):
-    """logits = W drop(norm(pool x)) + b, or with pool(norm(x)) where `norm_first`; `pre`, if there is one, sees the map before.
+    """logits = W drop(norm(pool x)) + b, or with pool(norm(x)) where `norm_first`; `pre`, where given, sees the map before.
 
     (B, C, H, W) or (B, L, C) -> (B, num_classes); (B, C) with `pre_logits`, or when there are no classes.
     `fuse()` folds a batch norm into W, after which pre_logits are those before the norm. `spare` keeps a second classifier in the state

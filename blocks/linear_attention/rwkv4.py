@@ -38,7 +38,7 @@ class Rwkv4(Recurrent):
 
     r, k and v are maps of x mu + x' (1 - mu), x' the token before and mu a weight per channel of each; w = exp(time_decay),
     u = time_first. (B, L, C) -> (B, L, C). The state holds the last token (B, C), the two sums, one behind the other (B, 2 W), and the
-    exponent to which they are relative (B, W); W is the inner width, `width` or C without one.
+    exponent to which they are relative (B, W), all zeros before the first token; W is the inner width, `width` or C without one.
     """
 
     no_decay = ("time_decay", "time_first", "time_mix_key", "time_mix_value", "time_mix_receptance")
@@ -82,9 +82,10 @@ class Rwkv4(Recurrent):
         k = run(self.key, torch.lerp(before, x, self.time_mix_key)).to(wide)
         v = run(self.value, torch.lerp(before, x, self.time_mix_value)).to(wide)
         rate, first = torch.exp(self.time_decay.to(wide)), self.time_first.to(wide)
-        tops = largest_so_far(k, rate, k.new_full((k.shape[0], self.width), FLOOR) if top is None else top)
-        earlier, m = tops[:, :-1], tops[:, 1:]
         sums = k.new_zeros(k.shape[0], 2 * self.width) if sums is None else sums.to(wide)
+        top = k.new_zeros(k.shape[0], self.width) if top is None else top.to(wide)
+        tops = largest_so_far(k, rate, top.masked_fill(unbegun(sums), FLOOR))
+        earlier, m = tops[:, :-1], tops[:, 1:]
         written = zero_padding(torch.exp(k - m), mask)
         log_decay = zero_padding(earlier - m - rate, mask)
         after, kept = channel_recurrence(
@@ -96,7 +97,13 @@ class Rwkv4(Recurrent):
         y = (past * values + own * v) / (past * weights + own)
         y = run(self.output, r.sigmoid() * y.to(x.dtype))
         ends = mask.sum(1) if mask is not None else torch.full_like(last[:, 0], x.shape[1], dtype=torch.int64)
-        return y, (last, kept, tops.gather(1, ends[:, None, None].expand(-1, 1, self.width)).squeeze(1))
+        top = tops.gather(1, ends[:, None, None].expand(-1, 1, self.width)).squeeze(1)
+        return y, (last, kept, top.masked_fill(unbegun(kept), 0))
+
+
+def unbegun(sums: Tensor) -> Tensor:
+    """(B, 2 W) -> (B, W): where no token has been read, as the second sum, all of whose terms are positive, is 0."""
+    return sums.chunk(2, -1)[1] == 0
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Literal
 
+import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +37,7 @@ def resized(x: Tensor, size: Sequence[int], mode: str, align_corners: bool = Fal
     """(B, C, H, W) -> (B, C, *size); x itself where it has that size."""
     if x.shape[2:] == size:
         return x
-    if _shapes_only.get():  # torch's own way on meta takes milliseconds
+    if not torch.compiler.is_compiling() and _shapes_only.get():  # torch's own way on meta takes milliseconds
         return x.new_empty(*x.shape[:2], *size)
     corners = align_corners if mode in ("bilinear", "bicubic") else None
     return F.interpolate(x, size=list(size), mode=mode, align_corners=corners)

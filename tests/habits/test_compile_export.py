@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import zoo
 from tests.models.thin import thin
 from zoo import catalog
+from zoo.build.inputs import meta_input
 from zoo.catalog.listing import list_models
 
 NANO = [name for name in list_models("*_nano")]
@@ -38,7 +40,8 @@ def example(name: str, batch: int) -> torch.Tensor:
     form: Any = spec_of(name).input
     if form.kind == "tokens":
         return torch.randint(0, form.vocab_size, (batch, 24), generator=torch.Generator().manual_seed(0))
-    return torch.randn(batch, form.channels, form.size, form.size, generator=torch.Generator().manual_seed(0))
+    sizes = meta_input(spec_of(name), batch).shape
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
 
 
 def values(output: Any) -> torch.Tensor:
@@ -60,9 +63,10 @@ def compiles(name: str) -> None:
 def exports(name: str) -> None:
     torch.manual_seed(0)
     model: Any = zoo.create(spec_of(name))
+    net = nn.Sequential(model) if hasattr(model, "graph") else model  # a program of torch's has a `graph` of its own
     with torch.no_grad():
         program = torch.export.export(
-            model, (example(name, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+            net, (example(name, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
         )
         for batch in (1, 3):
             x = example(name, batch)
