@@ -121,7 +121,7 @@ class ClipSqueeze(nn.Module):
 
 def mean_so_far(x: Tensor, past: State | None) -> tuple[Tensor, State]:
     """(the mean of each frame and all before it, (their sum (B, C), their number (B, 1))) of x (B, C, T, 1, 1)."""
-    total, count = past if past else (x.new_zeros(x.shape[:2]), x.new_zeros(len(x), 1))
+    total, count = past if past else (x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[0], 1))
     sums = x.cumsum(2) + total[:, :, None, None, None]
     counts = count + torch.arange(1, x.shape[2] + 1, device=x.device, dtype=x.dtype)
     return sums / counts[:, None, :, None, None], (sums[:, :, -1, 0, 0], counts[:, -1:])

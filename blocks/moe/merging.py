@@ -9,12 +9,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from blocks.moe.dispatch import RepeatedExperts, for_any_input
+from blocks.registry.errors import BlockError, Problem
 
 Parameters = dict[str, Tensor]
 
 
 def run_merged(experts: nn.Module, weights: Tensor, x: Tensor) -> Tensor:
-    """y_b = f(x_b; sum_e weights_{b,e} theta_e): (B, L, C) -> (B, L, C), `weights` (B, E)."""
+    """y_b = f(x_b; sum_e weights_{b,e} theta_e): (B, L, C) -> (B, L, C), `weights` (B, E). torch.jit cannot record it: BlockError."""
+    if torch.jit.is_tracing():
+        raise BlockError(
+            "merged experts",
+            Problem(
+                "torch.jit.trace",
+                "modules whose parameters are their own",
+                "an expert that runs with an average of parameters, which torch.jit does not record",
+                next="use torch.export or `zoo export --to torch-export`",
+            ),
+        )
 
     def one(parameters: Parameters, tokens: Tensor) -> Tensor:
         if isinstance(experts, RepeatedExperts):
