@@ -38,6 +38,11 @@ def test_a_licence_that_is_not_permissive_is_said_first() -> None:
     assert "> The licence" not in cards.card("starnet")
 
 
+def test_a_page_names_only_sources_that_print_a_figure() -> None:
+    assert "held against what is printed elsewhere: https://arxiv.org/abs/2501.00656." in cards.card("olmo2")
+    assert "printed elsewhere" not in cards.card("unet")
+
+
 def test_front_matter_is_what_the_hub_reads() -> None:
     from huggingface_hub import ModelCard
 

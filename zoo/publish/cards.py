@@ -187,7 +187,9 @@ def _top1(name: str) -> str:
 
 
 def _published_note(names: list[str]) -> str:
-    figures = [published()[name] for name in names if name in published()]
+    """Where figures of these models are printed, and why ours differ; "" where nobody prints any."""
+    rows = [published()[name] for name in names if name in published()]
+    figures = [row for row in rows if row.params or row.macs or row.top1]
     if not figures:
         return ""
     what = (
