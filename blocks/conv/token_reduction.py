@@ -49,7 +49,7 @@ class TokenReduction(nn.Module):
         self.out_dim = out_dim or dim
         if self.out_dim < dim:
             raise ValueError(f"zeros make {dim} channels no narrower: {self.out_dim} are asked for")
-        self.length = math.prod(input_size)
+        self.input_size, self.length = tuple(input_size), math.prod(input_size)
         self.side = math.isqrt(self.length)
         if self.side % 2:
             raise ValueError(
