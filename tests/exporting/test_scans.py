@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from blocks.ops.graph import exporting
+from blocks.ops.graph import recurrences as graph_forms
+from blocks.ops.linear_recurrence import INCLUSIVE, reference
 from blocks.registry.errors import BlockError
 from tests.exporting.scans import CASES, LENGTHS, RECORDED, Net, error, exact, graph_of, run_onnxruntime, run_openvino
 
@@ -96,6 +98,16 @@ def test_program_of_torch_export_runs_without_the_zoo(name: str, tmp_path: Path)
     command = [sys.executable, "-c", ALONE, str(tmp_path / "op.pt2"), str(tmp_path / "cases.pt")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": ""})
     assert done.stdout == f"equal {len(lengths)}\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("length", [1, 63, 130])
+def test_a_recurrence_of_channels_equals_the_reference(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    v, decay = (torch.randn(2, length, 3, 5, dtype=torch.float64, generator=generator) for _ in range(2))
+    one, state = v.new_ones(2, length, 1, 1), torch.randn(2, 3, 1, 5, dtype=torch.float64, generator=generator)
+    for start in (None, state):
+        given = (one, one, v, -decay.abs(), start, INCLUSIVE, False, True)
+        torch.testing.assert_close(graph_forms.linear_recurrence(*given), reference(*given), rtol=1e-12, atol=1e-12)
 
 
 def test_a_decay_of_zero_cuts_the_sequence() -> None:

@@ -77,8 +77,10 @@ def linear_recurrence(
     reverse: bool,
     on_values: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(o (B, L, H, V), the last state (B, H, K, V)). Without a gradient: forward in time, decays along keys."""
-    assert not (reverse or on_values)  # what gradients alone ask for
+    """(o (B, L, H, V), the last state (B, H, K, V)). Without a gradient: forward in time; decays along values for one key alone."""
+    assert not reverse  # what gradients alone ask for
+    if on_values:
+        return _of_channels(q, k, v, log_decay, state, order)
     heads, by_channel = fixed(v)[2], log_decay is not None and log_decay.ndim == 4
     cut = cut_of(v, CHUNK_OF_CHANNELS if by_channel else CHUNK)
     q, k = (cut.of(of_each_head(x, heads)) for x in (q, k))
@@ -98,6 +100,17 @@ def linear_recurrence(
     shown = q if decays is None else q * decays.start
     before, last = _states(written, decays, state, cut)
     return cut.back(o if before is None else o + shown @ before), last
+
+
+def _of_channels(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor | None, order: str
+) -> tuple[Tensor, Tensor]:
+    """Decays along the values: each value is a head of its own. For one head of one key, as `channel_recurrence` has it."""
+    assert fixed(k)[2:] == fixed(q)[2:] == (1, 1) and log_decay is not None
+    heads, values = fixed(v)[2:]
+    start = None if state is None else state.reshape(-1, heads * values, 1, 1)
+    o, last = linear_recurrence(q, k, v.flatten(2).unsqueeze(-1), log_decay.flatten(2), start, order, False, False)
+    return o.squeeze(-1).unflatten(-1, (heads, values)), last.reshape(-1, heads, 1, values)
 
 
 def _states(
