@@ -60,7 +60,9 @@ class UnionRouter(LinearRouter):
         routes = self.routes(kept if mask is None else kept.masked_fill(~mask.bool().unsqueeze(-1), 0))
         if mask is not None:
             routes = routes.masked_fill(~mask.bool().unsqueeze(-1), -1)
-        ranked = routes.transpose(1, 2).sort(dim=-1, descending=True, stable=True)  # of equal routes the first come first
+        ranked = routes.transpose(1, 2).sort(
+            dim=-1, descending=True, stable=True
+        )  # of equal routes the first come first
         best_routes, positions = ranked.values[..., : L // 2], ranked.indices[..., : L // 2]
         experts = torch.arange(self.num_experts, device=x.device).view(1, -1, 1).expand_as(positions)
         indices = experts.masked_fill(best_routes < 0, -1)
