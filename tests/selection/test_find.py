@@ -152,7 +152,7 @@ def test_words_that_mean_nothing_are_all_named() -> None:
 
 def test_a_metric_may_name_the_size_that_it_was_taken_at() -> None:
     at_384 = names(metric="imagenet-1k/top1@384")
-    assert at_384 == ["mobilenetv4_conv_large"] and set(at_384) < set(names())
+    assert "mobilenetv4_conv_large" in at_384 and "starnet_s1" not in at_384
 
 
 def test_an_accuracy_at_another_size_than_that_of_the_latency_ranks_nothing() -> None:
