@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from zoo import catalog
-
 STAND_FOR_ALL = {
     "starnet_nano",  # convolutions alone
     "mobilenetv4_nano",
@@ -24,19 +22,10 @@ STAND_FOR_ALL = {
     "soft_moe_nano",
     "btt_vit_nano",  # structured linear maps
     "efficientvit_m0",
+    "unet_nano",  # a graph
 }
 
 
 def sampled(names: Iterable[str]) -> list[Any]:
     """The names as parameters of a test, all but those that stand for the others under `slow`."""
     return [pytest.param(name, marks=() if name in STAND_FOR_ALL else pytest.mark.slow) for name in names]
-
-
-def first_of_each_family(names: Iterable[str]) -> list[Any]:
-    """The names as parameters of a test, all but the smallest net of each family under `slow`."""
-    entries = sorted((catalog.entry(name) for name in names), key=lambda entry: entry.params)
-    first = {entry.family: entry.name for entry in reversed(entries)}
-    return [
-        pytest.param(entry.name, marks=() if first[entry.family] == entry.name else pytest.mark.slow)
-        for entry in entries
-    ]
