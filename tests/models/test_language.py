@@ -279,6 +279,11 @@ def nano(request: pytest.FixtureRequest) -> Any:
     return model
 
 
+def refuse_room(nano: Any) -> None:
+    if nano.spec.name == "switch_nano":
+        pytest.skip("the room of its experts follows from the length of a sequence: pieces are not the whole")
+
+
 def tokens(length: int = 21) -> Tensor:
     return torch.randint(0, 256, (2, length), generator=torch.Generator().manual_seed(1))
 
@@ -286,6 +291,7 @@ def tokens(length: int = 21) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [[1] * 21, [5, 16], [20, 1]], ids=str)
 def test_every_family_reads_pieces_like_the_whole(nano: Any, pieces: list[int]) -> None:
+    refuse_room(nano)
     state: dict[str, Any] = {}
     found = []
     for part in tokens().split(pieces, 1):
@@ -317,12 +323,20 @@ def test_no_family_sees_the_future(nano: Any) -> None:
     torch.testing.assert_close(nano(after).logits[:, :12], nano(before).logits[:, :12], rtol=0, atol=1e-9)
 
 
+def is_idle(name: str, ctx: Context) -> bool:
+    """Whether a parameter is that of an expert to which no token went."""
+    layer, _, rest = name.partition(".experts.")
+    return bool(rest) and float(ctx.reports[f"{layer}.router"]["load"][int(rest.partition(".")[0])]) == 0
+
+
 def test_every_family_learns(nano: Any) -> None:
     ctx = Context()
     model = copy.deepcopy(nano).train()
-    logits = model(tokens(96), ctx).logits  # enough for every expert to have some
+    logits = model(tokens(512), ctx).logits  # enough for every expert to have some
     (logits.flatten(0, 1).logsumexp(-1).mean() - logits.mean() + ctx.total_loss()).backward()
-    assert [name for name, one in model.named_parameters() if one.grad is None or not one.grad.isfinite().all()] == []
+    learning = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
+    without = [name for name, gradient in learning.items() if gradient is None or not gradient.isfinite().all()]
+    assert [name for name in without if not is_idle(name, ctx)] == []
 
 
 @torch.no_grad()
@@ -346,6 +360,7 @@ def test_the_keys_of_every_family_lead_there_and_back(nano: Any) -> None:
 
 @torch.no_grad()
 def test_every_family_keeps_packed_sequences_apart(nano: Any) -> None:
+    refuse_room(nano)
     parts = tokens().flatten().split([5, 1, 20, 16])
     borders = torch.tensor([0, 5, 6, 26, 42])
     packed = nano(torch.cat(parts).unsqueeze(0), Context(cu_seqlens=borders)).logits[0]
