@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.measure.rows import FACTS, quiet
-from zoo import catalog
+from zoo import catalog, cli
 from zoo.errors import InputError
 from zoo.measure import store as stores
 from zoo.measure.bench import jobs_for, run
@@ -17,9 +17,11 @@ from zoo.measure.engines import engines_named, runtime_meant, usual_forms
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.predict import calibrate_command, runtime_key
 from zoo.measure.store import Store
+from zoo.publish.picked import write
+from zoo.runtimes.loading import load_deployed
 from zoo.runtimes.registered import version_of
 from zoo.selection.find import find
-from zoo.selection.pick import pick
+from zoo.selection.pick import Picked, pick
 
 HERE = Device("cpu", "Test", "test", "avx2", 2, 8.0, False, Fingerprint(100.0, 10.0, 1.0))
 ONNX = Runtime(engine="onnxruntime")
@@ -118,3 +120,17 @@ def test_finalists_are_measured_in_their_own_runtimes(held: Store, monkeypatch: 
 def test_a_calibration_is_of_one_runtime_and_its_version() -> None:
     assert runtime_key(ONNX) == f"onnxruntime float32 b1 t1 version {version_of('onnxruntime')}"
     assert calibrate_command(ONNX) == "zoo calibrate --runtime onnxruntime"
+
+
+def test_a_calibration_of_any_runtime_is_refused(held: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", "--runtime", "any"]) != 0
+    assert "expected one runtime: a calibration is of one; found `any`" in capsys.readouterr().err
+
+
+def test_what_was_picked_in_a_runtime_is_written_deployed_in_it(held: Store, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs a runtime beside torch: the extra `deploy`")
+    candidate = next(one for one in find(metric="digits/top1", task="", explain=True) if one.name == "starnet_nano")
+    row = measured("starnet_nano", 4.0, ONNX)
+    write(Picked(candidate, row, [(candidate, row)]), tmp_path / "out")
+    with load_deployed(tmp_path / "out" / "deployed") as model:
+        assert (model.runtime, model.threads) == ("onnxruntime", 1)

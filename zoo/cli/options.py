@@ -108,6 +108,11 @@ def positive(text: str) -> float:
     return number
 
 
+def split(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def settings(pairs: Sequence[str], option: str) -> Settings:
     """`k=v` pairs as a mapping; values are TOML values, and bare words strings. Raises SpecError for a value beyond all bounds."""
     from zoo.specs.arguments import Settings

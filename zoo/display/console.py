@@ -144,3 +144,10 @@ def complain(text: str) -> None:
     """Prints an error to stderr; where that is full nobody can be told."""
     with contextlib.suppress(OutputError):
         print(text, file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two units that matter: `3 min 20 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoo.catalog.runtimes import names
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.measure.latency import TORCH, Runtime
-from zoo.runtimes.registered import names, rows
+from zoo.runtimes.registered import rows
 from zoo.runtimes.registered import runtime as runtime_named
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from zoo.display.console import duration
 from zoo.measure.bench import Progress
 
 QUIET_SECONDS = 2.0
@@ -30,10 +31,3 @@ class Clock:
             rate = self.done / seconds
             words = [what, f"{rate:.3g} pictures a second", f"{duration((self.total - self.done) / rate)} left"]
             self.progress(Progress(self.done, self.total, ", ".join(filter(None, words))))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two units that matter: `3 min 20 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -259,9 +259,12 @@ def calibrate(arguments: Namespace) -> int:
     import msgspec
 
     from zoo import catalog
+    from zoo.errors import InputError, Problem
     from zoo.measure.calibrate import calibrate as learn
-    from zoo.measure.engines import runtime_meant
+    from zoo.measure.engines import ANY, runtime_meant
 
+    if arguments.runtime == ANY:
+        raise InputError("calibrate", Problem("--runtime", "one runtime: a calibration is of one", f"`{ANY}`"))
     runtime = runtime_meant(arguments.runtime, arguments.dtype, arguments.threads, arguments.batch)
     with bar(0, "seconds") as progress:
         calibration = learn(arguments.minutes, runtime, progress=progress)

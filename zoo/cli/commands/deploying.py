@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.commands.measuring import bar
-from zoo.cli.options import add_batch, add_changes, command, positive, settings, whole
+from zoo.cli.options import add_batch, add_changes, command, positive, settings, split, whole
 from zoo.display.console import complain, dump, table
 from zoo.errors import InputError, Problem
 
@@ -68,7 +68,7 @@ def deploy(arguments: Namespace) -> int:
     from zoo.catalog.runtimes import asked
     from zoo.runtimes.deploy import deploy as choose
 
-    runtimes = [word.strip() for word in arguments.runtime.split(",") if word.strip()]
+    runtimes = split(arguments.runtime)
     asked(runtimes, arguments.precision)  # before anything is loaded
     model = _model(arguments)
     with bar(0, "seconds") as progress:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.commands.measuring import bar
-from zoo.cli.options import command, whole
+from zoo.cli.options import command, split, whole
 from zoo.display.console import complain, dump, table
 from zoo.errors import InputError, Problem
 from zoo.system.folders import write_text
@@ -60,7 +60,7 @@ def evaluate(arguments: Namespace) -> int:
         raise InputError("evaluate", Problem("--out", "a file that ends in .md or .json", f"`{arguments.out}`"))
     with bar(0, "pictures") as progress:
         found = judge(
-            arguments.names, arguments.data, metrics=[word.strip() for word in arguments.metric.split(",") if word.strip()],
+            arguments.names, arguments.data, metrics=split(arguments.metric),
             split=arguments.split, target=arguments.target, classes=arguments.classes, subset=arguments.subset, real=arguments.real,
             corrupt=arguments.corrupt,            name=arguments.name, record=not arguments.no_record, strict=arguments.strict, progress=progress, batch=arguments.batch,
             workers=arguments.workers, deploy=arguments.deploy, device=arguments.device,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.registry.words import printable
-from zoo.cli.options import command, positive, whole
+from zoo.cli.options import command, positive, split, whole
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
 
@@ -190,11 +190,6 @@ def _lines(unit: str) -> Callable[[Progress], None]:
             complain(f"{now.done} of {now.total} {unit}: {now.note}")
 
     return tell
-
-
-def split(text: str) -> list[str]:
-    """The words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _counts(text: str, what: str) -> list[int]:

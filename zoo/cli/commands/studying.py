@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.options import command, positive, whole
+from zoo.cli.options import command, positive, split, whole
 from zoo.display.console import complain, dump, table
 
 
@@ -46,7 +46,7 @@ def study(arguments: Namespace) -> int:
     from zoo.training.ablation.study import study as run
 
     result = run(
-        arguments.block, _listed(arguments.hosts), _listed(arguments.against), match=arguments.match, seeds=arguments.seeds,
+        arguments.block, split(arguments.hosts), split(arguments.against), match=arguments.match, seeds=arguments.seeds,
         minutes=arguments.minutes, told=partial(_tell, arguments.minutes),
     )  # fmt: skip
     files = write(result, Path(arguments.out)) if arguments.out else []
@@ -79,7 +79,3 @@ def _tell(minutes: float, what: str, share: float) -> None:
     """One line: how much of the time is behind, what is being done, and how long it may still take."""
     seconds = round(60 * minutes * (1 - share))
     complain(f"{share:5.0%}  {what}" + (f"; at most {seconds // 60}:{seconds % 60:02} left" if seconds else ""))
-
-
-def _listed(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

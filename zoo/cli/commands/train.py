@@ -11,7 +11,7 @@ from typing import Any
 
 from blocks.registry.words import printable
 from zoo.cli.options import command, positive, settings, whole
-from zoo.display.console import complain, dump, table, unguarded
+from zoo.display.console import complain, dump, duration, table, unguarded
 from zoo.errors import nearest
 
 NAME = "NAME"
@@ -173,7 +173,7 @@ def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]
 
         yield (
             lambda done, total: bar("look", f"looking at {total:,} pictures", done, total, f"{done:,}"),
-            lambda now: bar("step", _words(now), now.step, now.steps, f"{_clock(now.left)} left"),
+            lambda now: bar("step", _words(now), now.step, now.steps, f"{duration(now.left)} left"),
         )
 
 
@@ -184,15 +184,9 @@ def _looked_line(done: int, total: int) -> None:
 
 def _step_line(now: Any) -> None:
     if now.step % max(1, now.steps // 20) == 0 or now.step == now.steps:
-        complain(f"{_words(now)}, {_clock(now.left)} left")
+        complain(f"{_words(now)}, {duration(now.left)} left")
 
 
 def _words(now: Any) -> str:
     figure = "" if now.figure is None else f", held out {now.figure:.4f}"
     return f"epoch {now.epoch}/{now.epochs}, step {now.step}/{now.steps}, loss {now.loss:.3f}{figure}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo.cli.commands import train
-from zoo.cli.options import command
+from zoo.cli.options import command, split
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
@@ -137,7 +137,7 @@ def tasks(arguments: Namespace) -> int:
 def _chosen(text: str) -> list[str]:
     from zoo.data.tasks import TASKS
 
-    names = [word.strip() for word in text.split(",") if word.strip()] or list(TASKS)
+    names = split(text) or list(TASKS)
     problems = [
         Problem(name, f"one of {listed(list(TASKS))}", "no such task", nearest(name, TASKS))
         for name in names
