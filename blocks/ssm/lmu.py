@@ -69,11 +69,11 @@ class Lmu(Recurrent):
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         u = F.relu(self.W_u(x)).squeeze(-1)
         wide = torch.promote_types(x.dtype, torch.float32)
-        before = x.new_zeros(len(x), self.memory_dim, dtype=wide) if state is None else state[0].to(wide)
+        before = x.new_zeros(x.shape[0], self.memory_dim, dtype=wide) if state is None else state[0].to(wide)
         m = self._remembered(u.to(wide), before)
         y = F.relu(run(self.W_h, torch.cat([m.to(x.dtype), x], -1)))
         held = torch.cat([before.unsqueeze(1), m], 1)
-        ends = u.new_full((len(x),), x.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
+        ends = u.new_full((x.shape[0],), x.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
         return y, (held.gather(1, ends[:, None, None].expand(-1, 1, self.memory_dim)).squeeze(1),)
 
     def _remembered(self, u: Tensor, m: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 import zoo
 from zoo import catalog
+from zoo.build.inputs import meta_input
 from zoo.catalog.listing import list_models
 
 NANO = list_models("*_nano")
@@ -25,7 +26,7 @@ def example(model: Any) -> torch.Tensor:
     form = model.spec.input
     if form.kind == "tokens":
         return torch.zeros(1, 8, dtype=torch.long)
-    return torch.zeros(1, form.channels, form.size, form.size)
+    return torch.zeros(meta_input(model.spec, 1).shape)
 
 
 @pytest.mark.parametrize("name", NANO)
