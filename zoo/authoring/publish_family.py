@@ -8,8 +8,6 @@ A plugin's families have `zoo index NAMESPACE`.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +24,8 @@ from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
 from zoo.specs.resolve import resolve
-from zoo.system.children import command
 from zoo.system.folders import write_whole
+from zoo.testing import published as promises
 from zoo.weights.convert import KeyRules
 
 ROOT = CORE.folder.parents[1]
@@ -79,7 +77,7 @@ def publish_family(name: str) -> Publication:
     load.write(CORE, path.name)
     _write_digests()
     _forget()
-    cards.write(ROOT / CARDS)
+    cards.write(ROOT / CARDS, name)
     return Publication(list(family.variants), [_relative(file) for file in files], list(remaining(family, name)))
 
 
@@ -189,16 +187,15 @@ def _check_figures(family: Family) -> None:
 
 
 def _write_digests() -> None:
-    done = subprocess.run(
-        command("tests.specs.digests"),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        last_line = (done.stdout + done.stderr).strip().rpartition("\n")[2]
-        raise InputError("publish-family", Problem(DIGESTS, "digests that can be written", last_line))
+    """The digests of the index, beside which no promise may stand that is another. Raises InputError for one that is."""
+    path = ROOT / DIGESTS
+    promised, digests = promises.read(path), {name: entry.digest for name, entry in entries().items()}
+    if changed := sorted(name for name in promised if promised[name] != digests.get(name)):
+        step = "undo what changed it, or replace what was promised: `python -m tests.specs.digests --accept`"
+        raise InputError(
+            "publish-family", Problem(DIGESTS, "the published digests", f"others of {listed(changed)}", next=step)
+        )
+    write_whole(path, promises.render(digests).encode())
 
 
 def _forget() -> None:

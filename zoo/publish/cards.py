@@ -343,9 +343,9 @@ def index() -> str:
     return f"# Model cards\n\n{len(catalog.entries())} models. {pointers}\n\n{table}\n"
 
 
-def pages() -> dict[str, Callable[[], str]]:
-    """File name -> what makes it."""
-    families = sorted({entry.family for entry in catalog.entries().values()})
+def pages(family: str = "") -> dict[str, Callable[[], str]]:
+    """File name -> what makes it: of all families, or of one; and of the pages that hold something of each."""
+    families = [family] if family else sorted({entry.family for entry in catalog.entries().values()})
     writers: dict[str, Callable[[], str]] = {_page(family): functools.partial(card, family) for family in families}
     return writers | {"README.md": index, "mixers.md": mixer_card}
 
@@ -366,13 +366,13 @@ def stale(folder: Path) -> list[str]:
     return wrong + sorted(path.name for path in folder.iterdir() if path.name not in writers)
 
 
-def write(folder: Path) -> list[str]:
-    """All pages; returns their names. Raises InputError where no folder can be made."""
+def write(folder: Path, family: str = "") -> list[str]:
+    """All pages, or those that tell of one family; returns their names. Raises InputError where no folder can be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(str(folder), Problem("", "a place for a folder", error.strerror or str(error))) from None
-    writers = pages()
+    writers = pages(family)
     for name, make in writers.items():
         write_text(folder / name, make())
     return list(writers)
