@@ -120,6 +120,17 @@ def test_a_string_a_list_and_a_block_replace_and_any_other_table_merges() -> Non
     assert kernels(net(overrides={"define.mixer": "@large"})) == [[7], [7, 7, 7, 7]]
 
 
+@pytest.mark.parametrize("word", ["cycle", "grow", "use", "block", "graph", "residual"])
+def test_a_part_may_have_the_name_of_a_word_of_the_language(word: str) -> None:
+    text = (
+        NET.replace("@small", f"@{word}").replace("\nsmall =", f"\n{word} =").replace("define.small", f"define.{word}")
+    )
+    family = read_bytes(text.encode(), "net.toml")
+    assert [resolve(family, variant).digest for variant in "abc"] == [net(variant).digest for variant in "abc"]
+    changed = resolve(family, "a", overrides={"define": {word: {"kernel_size": 5}}})
+    assert kernels(changed) == kernels(net(overrides={"define.small.kernel_size": 5}))
+
+
 def test_stages_as_a_list_and_as_a_table_are_the_same() -> None:
     as_table = net(overrides={"stages": {"1": {"layer": "pooling"}}})
     as_list = net(overrides={"stages": [{}, {"layer": "pooling"}]})

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from zoo.data.bands import SUFFIX as BANDS
 from zoo.data.pictures import Picture
 from zoo.errors import InputError, Problem, listed
+from zoo.system.file_kinds import PICTURES
 
 Task = Literal["classification", "multilabel", "regression"]
 """What is told of a picture: one class, any number of classes, or numbers."""
@@ -17,13 +19,8 @@ PARTS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test",
 }  # fmt: skip
 """What parts of a data set are called, and what they are called here."""
-SUFFIXES = frozenset(
-    {
-        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm",
-        ".pnm", ".jp2", ".avif", ".ico", ".tga", ".psd", ".npy",
-    }
-)  # fmt: skip
-"""Endings of files that are pictures."""
+SUFFIXES = frozenset({*PICTURES, BANDS})
+"""Endings of files that are pictures, or the bands of one."""
 
 
 class Example(NamedTuple):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.catalog.labels import labels as labels_of
-from zoo.errors import InputError, Problem
+from zoo.errors import InputError, Problem, listed
 from zoo.runtimes.judging import drawn
 from zoo.runtimes.loss import ENOUGH, natural_noise
 from zoo.runtimes.signature import Signature, shown
+from zoo.system.file_kinds import PICTURES
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LEAST = 500
 """Inputs without labels that say anything."""
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -76,7 +76,9 @@ def _of_folder(model: nn.Module, folder: Path) -> Evidence:
 
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not files:
-        raise InputError("deploy", Problem("data", f"a folder with {', '.join(PICTURES)} files", f"none in {folder}"))
+        raise InputError(
+            "deploy", Problem("data", f"a folder with pictures: {listed(PICTURES, 5)}", f"none in {folder}")
+        )
     classes = _classes(model)
     labelled = [path for path in files if path.parent.name in classes]
     chosen, prepare = labelled or files, transform(model)

@@ -21,6 +21,8 @@ from zoo.specs.tree import Items, Origin, Path, Table, calls, children, place_in
 INDEXED = ("per_stage", "cycle", "runs", "grow")
 EXTENDS = "extends"
 """What a variant calls the sibling that it changes."""
+DEFINE = "define"
+"""The key of the parts that are used by their names."""
 MIXERS = ("token_mixer", "channel_mixer")
 SELECTOR = re.compile(r"[*<>]")
 RANGE = re.compile(r"([0-9]{1,7})-([0-9]{1,7})")
@@ -68,6 +70,10 @@ def replaces(value: Any) -> bool:
 
 def apply_literal(tree: Table, edit: Edit, stage_count: int) -> list[Problem]:
     """Makes the edit in the source tree, in place; returns what is wrong with it."""
+    if edit.path == DEFINE and isinstance(edit.value, dict) and isinstance(tree.get(DEFINE), Table):
+        parts = rooted(edit.value, edit.origin)  # its keys are names of parts, also where a call has such a key
+        named = (Edit(f"{DEFINE}.{name}", value, parts.origins[name]) for name, value in parts.items())
+        return [problem for part in named for problem in apply_literal(tree, part, stage_count)]
     steps = edit.path.split(".")
     node: Any = tree
     for i, step in enumerate(steps[:-1]):

@@ -9,6 +9,11 @@ from typing import NamedTuple
 from zoo.errors import Problem, SpecError
 
 SPECS = (".toml", ".json")
+PICTURES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jp2", ".avif", ".ico", ".tga", ".psd",
+)  # fmt: skip
+"""Endings of files that are pictures, those that people have most first."""
 
 
 class Kind(NamedTuple):
@@ -36,7 +41,7 @@ KINDS = (
         "give what it was exported from: a name, a spec, or what `zoo.save` wrote",
     ),
     Kind(
-        "a picture", (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+        "a picture", PICTURES,
         (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*"), "`zoo predict NAME {}` classifies it",
     ),
     Kind("Python code", (".py",), (), "`zoo check {}` checks its blocks, `zoo --with {} create NAME` uses them"),

@@ -23,8 +23,6 @@ from zoo.display.console import complain, count, dump, size, table
 if TYPE_CHECKING:
     from zoo.selection.find import Candidate
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
 
 def add(commands: Any) -> None:
     _add_calibrate(commands)
@@ -315,9 +313,10 @@ def compare(arguments: Namespace) -> int:
 def pick(arguments: Namespace) -> int:
     from pathlib import Path
 
-    from zoo.errors import InputError, Problem
+    from zoo.errors import InputError, Problem, listed
     from zoo.publish.picked import report, write
     from zoo.selection.pick import pick as choose
+    from zoo.system.file_kinds import PICTURES
 
     images = (
         sorted(path for path in Path(arguments.images).rglob("*") if path.suffix.lower() in PICTURES)
@@ -326,7 +325,7 @@ def pick(arguments: Namespace) -> int:
     )
     if arguments.images and not images:
         raise InputError(
-            "pick", Problem("--images", f"a folder with {', '.join(PICTURES)} files", f"none in {arguments.images}")
+            "pick", Problem("--images", f"a folder with pictures: {listed(PICTURES, 5)}", f"none in {arguments.images}")
         )
     with bar(0) as progress:
         picked = choose(
