@@ -23,6 +23,10 @@ STAND_FOR_ALL = {
     "btt_vit_nano",  # structured linear maps
     "efficientvit_m0",
     "unet_nano",  # a graph
+    "movinet_nano",  # clips
+    "llama_nano",  # tokens: attention, a scan, a delta rule
+    "mamba2_nano",
+    "gated_delta_net_nano",
 }
 
 

@@ -1,4 +1,4 @@
-"""torch.compile and torch.export take every model: a small one of each family by default, all of them when there is time."""
+"""torch.compile and torch.export take every model: those that stand for all by default, the others when there is time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 import zoo
 from tests.models.thin import thin
+from tests.sampled import sampled
 from zoo import catalog
 from zoo.build.inputs import meta_input
 from zoo.catalog.listing import list_models
@@ -73,12 +74,12 @@ def exports(name: str) -> None:
             torch.testing.assert_close(values(program.module()(x)), values(model(x)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sampled(SMALL))
 def test_a_model_compiles_in_one_graph(name: str) -> None:
     compiles(name)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sampled(SMALL))
 def test_a_model_exports_with_any_batch(name: str) -> None:
     exports(name)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import zoo
+from tests.sampled import sampled
 from zoo import catalog
 from zoo.build.inputs import meta_input
 from zoo.catalog.listing import list_models
@@ -29,7 +30,7 @@ def example(model: Any) -> torch.Tensor:
     return torch.zeros(meta_input(model.spec, 1).shape)
 
 
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", sampled(NANO))
 def test_memory_of_a_dropped_model_is_freed(name: str) -> None:
     model: Any = zoo.create(name, pretrained=bool(catalog.entry(name).tags))
     deployed = zoo.deploy(model)

@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 import zoo
 from blocks.registry.errors import BlockError
+from tests.sampled import sampled
 from zoo.catalog.listing import list_models
 
 IMAGES = [name for name in list_models("*_nano") if "/" not in name and zoo.spec(name).num_classes == 10]
@@ -26,7 +27,7 @@ def images(model: Any, batch: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*IMAGES, *LARGER])
+@pytest.mark.parametrize("name", sampled([*IMAGES, *LARGER]))
 def test_a_symbolic_trace_computes_what_the_model_computes(name: str) -> None:
     model: Any = zoo.create(name)
     traced = torch.fx.symbolic_trace(model)
@@ -75,7 +76,7 @@ def test_a_symbolic_trace_is_trained_like_the_model() -> None:
 
 
 @pytest.mark.parametrize("form", ["train", "deploy"])
-@pytest.mark.parametrize("name", [*TRACED, *LARGER])
+@pytest.mark.parametrize("name", sampled([*TRACED, *LARGER]))
 def test_a_trace_with_an_example_passes_its_own_check(name: str, form: str) -> None:
     model: Any = zoo.create(name, form=form)
     traced = torch.jit.trace(model, images(model, 2))
