@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from zoo import catalog
 from zoo.site.build import Site, write_site
 
 MODELS = [
@@ -21,8 +22,12 @@ MODELS = [
     "gla_nano",
     "efficientvit_m5",
     "moe_vit_nano",
+    "efficientdet_nano",
+    "movinet_nano",
 ]
-"""Figures and rows to filter by, a licence that forbids to sell, a model without rows, one of language, one with a routed mixture."""
+"""Figures and rows to filter by, a licence that forbids to sell, a model without rows, one of language, one with a routed mixture, a detector
+that is a graph, a net of clips."""
+IMAGES = [name for name in MODELS if catalog.entry(name).task == "image-classification"]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +61,17 @@ def chromium() -> Iterator[Any]:
         yield started
     finally:
         started.quit()
+
+
+@pytest.fixture(scope="session")
+def rendered(chromium: Any, site: Site) -> dict[str, str]:
+    """The pages as a reader gets them: by name, the HTML that scripts have made."""
+    pages: dict[str, str] = {}
+    for name in site.files:
+        if name.endswith(".html"):
+            chromium.get((site.folder / name).as_uri())
+            pages[name] = chromium.execute_script("return document.documentElement.outerHTML")
+    return pages
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.site.conftest import MODELS, opened
+from tests.site.conftest import IMAGES, MODELS, opened
 from zoo import catalog
 from zoo.measure.published import METRIC
 from zoo.selection.figures import Figure, figure_of
@@ -59,7 +59,7 @@ def complaints(browser: Any) -> list[str]:
 
 
 def test_the_page_opens_from_the_disk_without_a_complaint(explorer: Any) -> None:
-    assert set(shown(explorer)) == set(MODELS) - {"gla_nano"} and complaints(explorer) == []
+    assert set(shown(explorer)) == set(IMAGES) and complaints(explorer) == []
     assert explorer.execute_script("return document.querySelectorAll('#chart .point').length") > 3
 
 
@@ -90,7 +90,7 @@ def test_an_address_of_nonsense_is_as_if_it_were_none(explorer: Any, site: Site)
         site.folder / "index.html",
         "#acc=%3Cimg%3E&device=nowhere&task=%00&compare=x,y&sort=zz&hide=qq&form=%22",
     )
-    assert set(shown(page)) == set(MODELS) - {"gla_nano"} and complaints(page) == []
+    assert set(shown(page)) == set(IMAGES) and complaints(page) == []
 
 
 def test_search_finds_blocks_and_says_when_nothing_is_left(explorer: Any) -> None:
@@ -99,7 +99,7 @@ def test_search_finds_blocks_and_says_when_nothing_is_left(explorer: Any) -> Non
     enter(explorer, "q", "no such thing")
     assert shown(explorer) == [] and explorer.find_element("id", "nothing").is_displayed()
     click(explorer, "#clear")
-    assert len(shown(explorer)) == len(MODELS) - 1
+    assert len(shown(explorer)) == len(IMAGES)
 
 
 def test_the_page_of_a_block_leads_to_exactly_the_models_that_use_it(chromium: Any, site: Site) -> None:

@@ -37,7 +37,16 @@ def less_is_better(metric: str) -> bool:
 
 
 def in_percent(metric: str) -> bool:
-    return "bits_per_byte" not in metric
+    return unit_of(metric) == "%"
+
+
+UNITS = {"bits_per_byte": "bits", "psnr": "dB", "ssim": ""}
+"""Of the kinds of figures that are no share."""
+
+
+def unit_of(metric: str) -> str:
+    """`%` of `imagenet-1k/top1@224`, `bits` of `digits/bits_per_byte`."""
+    return UNITS.get(metric.partition("@")[0].rpartition("/")[2], "%")
 
 
 def figures(name: str) -> Iterator[Figure]:

@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +18,12 @@ from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.site import explorer, guides, pages
 from zoo.site.counts import counts_of
+from zoo.site.facts import block_facts, family_facts
 from zoo.site.figures import Shown
 from zoo.site.known import Known, Measurements, gather, measurements
-from zoo.site.render import ASSETS, address, render, script
+from zoo.site.render import ASSETS, address, entry, render, script, slug
 from zoo.site.runs import label, run_words
-from zoo.system.folders import write_text, write_whole
+from zoo.system.folders import write_text
 
 log = logging.getLogger("zoo")
 
@@ -59,12 +62,20 @@ def write_site(
     sound = [name for name in names if _has_sound_spec(name)]
     models = gather(sound, found.rows, counts_of(sound, progress) if counted else {})
     texts = dict(_files(models, found, title, whole))
-    for name, text in texts.items():
+    for name, text in {**texts, **_assets()}.items():
         write_text(folder / name, text)
-    for path in sorted(ASSETS.iterdir()):
-        write_whole(folder / "assets" / path.name, path.read_bytes())
-    _clear(folder, {*texts, *(f"assets/{path.name}" for path in ASSETS.iterdir())})
+    _clear(folder, {*texts, *_assets()})
     return _measured(folder, len(models))
+
+
+EVERYWHERE = ("words", "header", "drawing", "parts")
+"""Scripts of every page, which are one file."""
+
+
+def _assets() -> dict[str, str]:
+    found = {path.name: path.read_text(encoding="utf-8") for path in sorted(ASSETS.iterdir())}
+    shared = "".join(found.pop(f"{name}.js") for name in EVERYWHERE)
+    return {f"assets/{name}": text for name, text in {"page.js": shared, **found}.items()}
 
 
 def _has_sound_spec(name: str) -> bool:
@@ -94,15 +105,18 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+ROOMS = ("models", "blocks", "families", "guides", "assets", "assets/families", "assets/blocks")
+
+
 def _clear(folder: Path, present: set[str]) -> None:
     """Pages of models that are no longer there go; only in the rooms of a site."""
-    for room in ("models", "blocks", "families", "guides"):
+    for room in ROOMS:
         kept = {Path(name).name for name in present if name.startswith(f"{room}/")}
         if not kept:
             shutil.rmtree(folder / room, ignore_errors=True)
             continue
         for path in (folder / room).iterdir():
-            if path.name not in kept and path.suffix == ".html":
+            if path.name not in kept and path.suffix in (".html", ".js"):
                 path.unlink()
 
 
@@ -130,20 +144,21 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
         render("explorer.html", **shared, **words, root="", title="Models", lines=lines, choice=chosen, total=total),
     )
     yield "assets/data.js", script("zooData", data)
-    yield "assets/facts.js", script("zooFacts", {one.name: pages.facts(one) for one in known})
     for one in known:
         yield (
             address("models", one.name),
-            render("model.html", **shared, root="../", **pages.model_page(one, devices, linked)),
+            render("model.html", **shared, root="../", title=one.name, entry=one.entry),
         )
     for family, members in sorted(pages.by_family(known).items()):
-        yield (
-            address("families", family),
-            render("family.html", **shared, root="../", **pages.family_page(family, members, linked)),
-        )
+        page = render("family.html", **shared, root="../", **pages.family_page(family, members))
+        yield address("families", family), page
+        yield f"assets/families/{slug(family)}.js", entry("zooFamilies", family, family_facts(members, devices, linked))
     for info in infos:
-        yield address("blocks", info.name), render("block.html", **shared, root="../", **pages.block_page(info, models))
-    yield "blocks/index.html", render("blocks.html", **shared, root="../", title="Blocks", infos=infos, models=known)
+        yield address("blocks", info.name), render("block.html", **shared, root="../", title=info.name, info=info)
+    for kind, members in groupby(sorted(infos, key=attrgetter("kind")), attrgetter("kind")):
+        facts = {info.name: block_facts(info, known) for info in members}
+        yield f"assets/blocks/{kind}.js", entry("zooBlocks", kind, facts)
+    yield "blocks/index.html", render("blocks.html", **shared, root="../", title="Blocks", infos=infos)
     read = [guides.guide(name) for name in guides.names()] if whole else []
     for guide in read:
         yield f"guides/{guide.name}.html", render("guide.html", **shared, root="../", title=guide.title, guide=guide)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from zoo.measure.device import Device
 from zoo.measure.predict import Calibration
-from zoo.selection.figures import less_is_better
+from zoo.selection.figures import less_is_better, unit_of
 from zoo.site import figures
 from zoo.site.figures import Shown
 from zoo.site.known import Known, Measurements
@@ -48,6 +48,7 @@ class Line(NamedTuple):
     params: Shown
     macs: Shown
     memory: Shown
+    input: str
     mixing: str
     weights: str
     licence: str
@@ -89,6 +90,7 @@ def data(models: Sequence[Known], found: Measurements) -> dict[str, Any]:
         "devices": [_device(name, found.devices) for name in devices],
         "runtimes": runtimes,
         "metrics": metrics(models),
+        "units": {metric: unit_of(metric) for metric in metrics(models)},
         "less": [metric for metric in metrics(models) if less_is_better(metric)],
         "timings": timings,
         "choice": choice(models)._asdict(),
@@ -105,6 +107,7 @@ def _model(known: Known) -> dict[str, Any]:
         "family": entry.family,
         "title": entry.title,
         "task": entry.task,
+        "input": known.input_words,
         "mixing": known.mixing,
         "licence": entry.licence,
         "class": known.licence_class,
@@ -185,5 +188,5 @@ def _line(number: int, known: Known, chosen: Choice) -> Line:
     params, macs = (figures.cost(known.name, chosen.form, field) for field in ("params", "macs"))
     return Line(
         number, known.name, address("models", known.name), accuracy, mark, p50, low, high, timing.verdict if timing else "", params, macs,
-        figures.memory(known.name, chosen.form), known.mixing, known.weights_state, known.entry.licence,
+        figures.memory(known.name, chosen.form), known.input_words, known.mixing, known.weights_state, known.entry.licence,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import msgspec
 from blocks.registry import describe, identity_of
 from zoo import catalog
 from zoo.catalog.manifests import published as listed_weights
+from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency
@@ -99,6 +100,14 @@ class Known:
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @cached_property
+    def input_words(self) -> str:
+        """What costs and latencies are of: `224 x 224`, `50 frames of 172 x 172`, `128 tokens`."""
+        size = self.entry.input_size
+        words = " x ".join(map(str, size)) if len(size) > 1 else f"{size[0]} tokens"
+        frames = getattr(published_spec(self.name).input, "frames", 0) if self.entry.file else 0
+        return f"{frames} frames of {words}" if frames else words
 
     @property
     def licence_class(self) -> str:

@@ -46,7 +46,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"code": code, "ticked": ticked}
+    made.filters |= {"code": code, "slug": slug, "ticked": ticked}
     made.globals |= {"address": address}
     return made
 
@@ -74,7 +74,16 @@ def slug(name: str) -> str:
 
 def script(name: str, value: Any) -> str:
     """Data as a script, which pages from a disk may load where they may load no JSON. JSON is an expression of JavaScript."""
-    return f"self.{name} = {json.dumps(value, separators=(',', ':'), allow_nan=False)};\n"
+    return f"self.{name} = {_json(value)};\n"
+
+
+def entry(table: str, key: str, value: Any) -> str:
+    """A script that enters one value into a table, which others fill with theirs."""
+    return f"(self.{table} ??= {{}})[{_json(key)}] = {_json(value)};\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def code(text: str, language: str = "") -> Markup:

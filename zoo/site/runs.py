@@ -8,8 +8,9 @@ from zoo.measure.device import Device
 
 
 def label(device: Device) -> str:
-    """`AMD EPYC, 2 cores`."""
-    return f"{device.name}, {device.cores} core{'s' if device.cores != 1 else ''}"
+    """`AMD EPYC, 2 cores`; without the signs of trade marks that makers put into names."""
+    name = re.sub(r" ?\((?:R|TM|C)\)", "", device.name, flags=re.IGNORECASE)
+    return f"{name}, {device.cores} core{'s' if device.cores != 1 else ''}"
 
 
 def run_words(key: str) -> str:

@@ -16,16 +16,16 @@ from zoo import catalog
 from zoo.display.console import count, size
 from zoo.errors import InputError, Problem
 from zoo.measure.latency import TORCH, Runtime
-from zoo.selection.figures import less_is_better
+from zoo.selection.figures import less_is_better, unit_of
 from zoo.selection.find import Candidate
 from zoo.site.explorer import FORMS, Choice, Line, Timing, goodness
 from zoo.site.figures import Shown, milliseconds
-from zoo.site.known import mixing_of
+from zoo.site.known import Known, mixing_of
 from zoo.site.render import ASSETS, render, script
 from zoo.site.runs import run_words
 from zoo.system.folders import write_text
 
-SCRIPTS = ("records", "chart", "table", "drop", "compare", "explorer")
+SCRIPTS = ("words", "drawing", "records", "chart", "table", "drop", "compare", "explorer")
 
 
 def write_sheet(found: Sequence[Candidate], path: Path, metric: str, threads: int = 1, batch: int = 1) -> None:
@@ -42,7 +42,7 @@ def sheet(found: Sequence[Candidate], metric: str, threads: int = 1, batch: int 
     chosen = Choice("", metric, device, _runtime(found, threads, batch) if device else "", form)
     lines = sorted((_line(number, one) for number, one in enumerate(found)), key=lambda line: goodness(line, metric))
     style = (ASSETS / "site.css").read_text(encoding="utf-8")
-    scripts = [script("zooData", _data(found, chosen)) + "self.zooFacts = {};"]
+    scripts = [script("zooData", _data(found, chosen))]
     scripts = [
         _closed(text) for text in scripts + [(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     ]
@@ -85,8 +85,12 @@ def _line(number: int, one: Candidate) -> Line:
     return Line(
         number, one.name, "", accuracy, mark, time("ms"), time("low_ms"), time("high_ms"), one.latency, shown("params", count(one.params)),
         shown("macs", count(one.macs)),
-        Shown(memory, size(memory), f"find:{one.name}:memory_bytes"), _mixing(entry), _weights(entry), one.licence,
+        Shown(memory, size(memory), f"find:{one.name}:memory_bytes"), _input(entry), _mixing(entry), _weights(entry), one.licence,
     )  # fmt: skip
+
+
+def _input(entry: catalog.Entry | None) -> str:
+    return Known(entry, (), None).input_words if entry else ""
 
 
 def _mixing(entry: catalog.Entry | None) -> str:
@@ -110,6 +114,7 @@ def _data(found: Sequence[Candidate], chosen: Choice) -> dict[str, Any]:
         "devices": [{"id": chosen.device, "label": chosen.device}] if chosen.device else [],
         "runtimes": [chosen.runtime] if chosen.runtime else [],
         "metrics": [chosen.metric],
+        "units": {chosen.metric: unit_of(chosen.metric)},
         "less": [chosen.metric] if less_is_better(chosen.metric) else [],
         "timings": timings if chosen.device else [],
         "choice": chosen._asdict(),
@@ -121,7 +126,7 @@ def _model(one: Candidate, metric: str) -> dict[str, Any]:
     memory = one.memory_bytes or one.weight_bytes
     return {
         "name": one.name, "href": "", "digest": entry.digest[:16] if entry else "", "family": one.family, "title": entry.title if entry else "",
-        "task": entry.task if entry else "", "mixing": _mixing(entry), "licence": one.licence,
+        "task": entry.task if entry else "", "input": _input(entry), "mixing": _mixing(entry), "licence": one.licence,
         "class": one.licence_class, "sell": one.licence_class == "permissive", "weights": _weights(entry),
         "blocks": [block.partition("@")[0].removeprefix("core/") for block in entry.blocks] if entry else [],
         "params": [one.params] * 2, "macs": [one.macs] * 2, "memory": [memory] * 2,

@@ -1,7 +1,7 @@
 "use strict";
-// The picture: accuracy against cost, in SVG. Colour and shape say how a model mixes, an open point is a prediction, a line is an interval.
+// The picture: accuracy against cost, in SVG; where no accuracy is known, size against cost. Colour and shape say how a model mixes, an open point is a prediction, a line is an interval.
 zoo.chart = (() => {
-  const { across, front, less } = zoo.records;
+  const { across, front, less, unit: unitOf } = zoo.records;
   const SVG = "http://www.w3.org/2000/svg";
   const EDGE = { left: 56, right: 18, top: 14, bottom: 46 };
   const SIZE = 5;
@@ -42,18 +42,30 @@ zoo.chart = (() => {
     return ticks;
   }
 
-  function scales(points, axis, metric, width, height) {
-    const xs = points.map((row) => across(row, axis)), ys = points.map((row) => row.accuracy);
-    const log = [Math.log10(Math.min(...xs)), Math.log10(Math.max(...xs))];
-    const space = 0.04 * (log[1] - log[0]) || 0.3, [low, high] = [log[0] - space, log[1] + space];
-    const margin = 0.07 * (Math.max(...ys) - Math.min(...ys)) || 1, [least, most] = [Math.min(...ys) - margin, Math.max(...ys) + margin];
-    const share = (value) => (value - least) / (most - least);
-    return {
-      x: (value) => EDGE.left + ((Math.log10(value) - low) / (high - low)) * (width - EDGE.left - EDGE.right),
-      y: (value) => EDGE.top + (less(metric) ? share(value) : 1 - share(value)) * (height - EDGE.top - EDGE.bottom),
-      xs: powers(10 ** low, 10 ** high, width - EDGE.left - EDGE.right), ys: steps(least, most),
-    };
+  // What stands up: accuracy, or the parameters of models of which none has one.
+  const plain = (metric) => metric === "";
+  const upward = (row, metric) => (plain(metric) ? row.params : row.accuracy);
+
+  function logarithmic(values) {
+    const [first, last] = [Math.log10(Math.min(...values)), Math.log10(Math.max(...values))], space = 0.06 * (last - first) || 0.3;
+    const [low, high] = [first - space, last + space];
+    return { share: (value) => (Math.log10(value) - low) / (high - low), ticks: (room) => powers(10 ** low, 10 ** high, room) };
   }
+  function linear(values) {
+    const [first, last] = [Math.min(...values), Math.max(...values)], margin = 0.07 * (last - first) || 1;
+    const [low, high] = [first - margin, last + margin];
+    return { share: (value) => (value - low) / (high - low), ticks: () => steps(low, high) };
+  }
+
+  function scales(points, axis, metric, width, height) {
+    const long = width - EDGE.left - EDGE.right, high = height - EDGE.top - EDGE.bottom;
+    const flat = logarithmic(points.map((row) => across(row, axis))), values = points.map((row) => upward(row, metric));
+    const steep = plain(metric) ? logarithmic(values) : linear(values);
+    const share = (value) => (less(metric) ? steep.share(value) : 1 - steep.share(value));
+    return { x: (value) => EDGE.left + flat.share(value) * long, y: (value) => EDGE.top + share(value) * high, xs: flat.ticks(long), ys: steep.ticks(1.6 * high) };
+  }
+
+  const upName = (metric) => (plain(metric) ? "parameters" : [metric, unitOf(metric)].filter(Boolean).join(", "));
 
   function grid(scale, axis, metric, width, height) {
     const lines = draw("g", { class: "rules" });
@@ -63,21 +75,21 @@ zoo.chart = (() => {
     }
     for (const tick of scale.ys) {
       lines.append(draw("line", { x1: EDGE.left, x2: width - EDGE.right, y1: scale.y(tick), y2: scale.y(tick) }));
-      lines.append(draw("text", { x: EDGE.left - 8, y: scale.y(tick) + 4, "text-anchor": "end" }, String(tick)));
+      lines.append(draw("text", { x: EDGE.left - 8, y: scale.y(tick) + 4, "text-anchor": "end" }, plain(metric) ? zoo.words.count(tick) : String(tick)));
     }
     lines.append(draw("text", { class: "axis", x: (EDGE.left + width - EDGE.right) / 2, y: height - 8, "text-anchor": "middle" }, AXES[axis]));
-    lines.append(draw("text", { class: "axis", x: -(height - EDGE.bottom + EDGE.top) / 2, y: 13, transform: "rotate(-90)", "text-anchor": "middle" }, metric + (less(metric) ? "" : ", %")));
+    lines.append(draw("text", { class: "axis", x: -(height - EDGE.bottom + EDGE.top) / 2, y: 13, transform: "rotate(-90)", "text-anchor": "middle" }, upName(metric)));
     return lines;
   }
 
-  function staircase(best, scale, axis) {
-    const places = best.map((row) => [scale.x(across(row, axis)), scale.y(row.accuracy)]);
+  function staircase(best, scale, axis, metric) {
+    const places = best.map((row) => [scale.x(across(row, axis)), scale.y(upward(row, metric))]);
     const path = places.map(([x, y], i) => (i ? `H${x.toFixed(1)}V${y.toFixed(1)}` : `M${x.toFixed(1)},${y.toFixed(1)}`)).join("");
     return draw("path", { class: "front", d: path });
   }
 
-  function point(row, scale, axis, chosen) {
-    const x = scale.x(across(row, axis)), y = scale.y(row.accuracy), time = axis === "ms" ? row.time : null;
+  function point(row, scale, axis, metric, chosen) {
+    const x = scale.x(across(row, axis)), y = scale.y(upward(row, metric)), time = axis === "ms" ? row.time : null;
     const guessed = time?.state === "predicted", doubtful = time && !guessed && time.state !== "clean";
     const classes = `point m-${row.model.mixing}${guessed ? " open" : ""}${doubtful ? " doubtful" : ""}${chosen ? " chosen" : ""}`;
     const made = draw("g", { class: classes, "data-i": row.i });
@@ -86,13 +98,14 @@ zoo.chart = (() => {
     return made;
   }
 
-  // Names of points on the front, those that find room; a box is (left, top, right, bottom).
-  function labels(best, points, scale, axis, width) {
-    const taken = points.map((row) => [scale.x(across(row, axis)) - 6, scale.y(row.accuracy) - 6, scale.x(across(row, axis)) + 6, scale.y(row.accuracy) + 6]);
+  // Names of points on the front, or of all where there is none, those that find room; a box is (left, top, right, bottom).
+  function labels(best, points, scale, axis, metric, width) {
+    const at = (row) => [scale.x(across(row, axis)), scale.y(upward(row, metric))];
+    const taken = points.map(at).map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
     const hits = (box) => taken.some((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
     const made = draw("g", { class: "labels" });
     for (const row of [...best].reverse()) {
-      const x = scale.x(across(row, axis)), y = scale.y(row.accuracy), long = 6.3 * row.model.name.length;
+      const [x, y] = at(row), long = 6.9 * row.model.name.length;
       const places = [[x - long - 9, y - 9], [x - long / 2, y - 20], [x + 9, y + 8], [x + 9, y - 12], [x - long - 9, y - 22], [x + 4, y + 18]];
       const place = places.find(([left, top]) => left > EDGE.left && left + long < width - 4 && top > 2 && !hits([left, top, left + long, top + 13]));
       if (!place) continue;
@@ -103,32 +116,32 @@ zoo.chart = (() => {
   }
 
   function described(row, state) {
-    const time = row.time, words = [row.model.name, `${row.accuracy} ${row.size}`];
+    const time = row.time, words = [row.model.name, ...(row.accuracy === null ? [] : [`${row.accuracy} ${unitOf(state.metric)}, ${row.size}`])];
     if (time) words.push(`${zoo.words.ms(time.ms)} ms${time.low !== null ? ` (${zoo.words.ms(time.low)} to ${zoo.words.ms(time.high)})` : ""}, ${time.state}`);
     else words.push("no row for this device");
-    return [...words, `${zoo.words.count(row.params)} parameters, ${zoo.words.count(row.macs)} MACs, ${state.form} form`];
+    return [...words, `${zoo.words.count(row.params)} parameters, ${zoo.words.count(row.macs)} MACs at ${row.model.input}, ${state.form} form`];
   }
 
   // Draws the rows into a box; returns how many had no place.
   function show(box, rows, state, open) {
-    const axis = state.across, points = rows.filter((row) => row.accuracy !== null && across(row, axis) > 0);
+    const axis = state.across, metric = state.metric, points = rows.filter((row) => upward(row, metric) !== null && across(row, axis) > 0);
     const width = Math.max(300, box.clientWidth), height = Math.max(280, Math.min(460, 0.52 * width));
     const tip = zoo.words.element("div", { class: "tip", hidden: true });
     if (!points.length) {
-      box.replaceChildren(zoo.words.element("p", { class: "empty" }, axis === "ms" ? "None of these models has both this metric and a latency here. Choose another device or another axis, or add your machine." : "None of these models has this metric."));
+      box.replaceChildren(zoo.words.element("p", { class: "empty" }, axis === "ms" ? "None of these models has both a figure and a latency here. Choose another device or another axis, or add your machine." : "None of these models has this metric."));
       return rows.length;
     }
-    const scale = scales(points, axis, state.metric, width, height), best = front(points, axis, state.metric);
+    const scale = scales(points, axis, metric, width, height), best = front(points, axis, metric);
     const on = new Set(best.map((row) => row.i)), chosen = new Set(state.compare);
-    const summary = `${points.length} models, ${AXES[axis]} across and ${state.metric} up. On the front: ${best.map((row) => row.model.name).join(", ")}.`;
+    const summary = `${points.length} models, ${AXES[axis]} across and ${upName(metric)} up.${best.length ? ` On the front: ${best.map((row) => row.model.name).join(", ")}.` : ""}`;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": summary });
-    svg.append(grid(scale, axis, state.metric, width, height), staircase(best, scale, axis));
+    svg.append(grid(scale, axis, state.metric, width, height), staircase(best, scale, axis, metric));
     for (const row of [...points].sort((a, b) => on.has(a.i) - on.has(b.i))) {
-      const made = point(row, scale, axis, chosen.has(row.model.name));
+      const made = point(row, scale, axis, metric, chosen.has(row.model.name));
       if (on.has(row.i)) made.classList.add("best");
       svg.append(made);
     }
-    svg.append(labels(best, points, scale, axis, width));
+    svg.append(labels(best.length ? best : points, points, scale, axis, metric, width));
     const byNumber = new Map(points.map((row) => [row.i, row]));
     const under = (event) => byNumber.get(+(event.target.closest?.(".point")?.dataset.i ?? NaN));
     svg.addEventListener("pointermove", (event) => {
@@ -138,7 +151,7 @@ zoo.chart = (() => {
       tip.replaceChildren(...described(row, state).map((text, i) => zoo.words.element(i ? "div" : "b", {}, text)));
       const side = scale.x(across(row, axis)) > width / 2;
       tip.style.left = `${scale.x(across(row, axis)) + (side ? -12 : 12)}px`;
-      tip.style.top = `${scale.y(row.accuracy)}px`;
+      tip.style.top = `${scale.y(upward(row, metric))}px`;
       tip.classList.toggle("left", side);
     });
     svg.addEventListener("pointerleave", () => { tip.hidden = true; });

@@ -1,22 +1,16 @@
 "use strict";
 // Up to four models side by side: figures, the spec place by place, costs by class, latencies. Their specs are loaded when they are wanted.
 zoo.compare = (() => {
-  const { element, figure, count, bytes, ms, run } = zoo.words;
+  const { element, figure, count, bytes, ms, run, load, slug } = zoo.words;
+  const { flow, bar } = zoo.drawing;
   const { data, timingsOf, FORMS } = zoo.records;
-  let loading = null;
-  const load = () => loading ??= new Promise((done) => {
-    if (self.zooFacts) return done(self.zooFacts);
-    const script = document.createElement("script");
-    script.src = "assets/facts.js";
-    script.onload = script.onerror = () => done(self.zooFacts ?? {});
-    document.head.append(script);
-  });
 
-  const named = ([block, params]) => [block, ...(params ? [" ", element("small", {}, params)] : [])];
-  const box = (node) => (node[2].length
-    ? element("span", { class: `node group${node[0] === "residual" ? " residual" : ""}` }, element("span", { class: "name" }, ...named(node)), flow(node[2]))
-    : element("span", { class: "node" }, ...named(node)));
-  const flow = (nodes) => element("span", { class: "flow" }, ...nodes.map(box));
+  // The facts of a model stand in the file of its family; a sheet has none.
+  async function factsOf({ name, family, href }) {
+    if (href) await load(`assets/families/${slug(family)}.js`);
+    const facts = self.zooFamilies?.[family]?.models[name];
+    return { places: facts?.places ?? [], classes: facts?.classes ?? {}, input: facts?.input ?? "" };
+  }
 
   // A row; it is marked where the models differ.
   function line(head, cells) {
@@ -53,12 +47,12 @@ zoo.compare = (() => {
   }
 
   function places(facts) {
-    const names = [...new Set(facts.flatMap((one) => one.places.map(([name]) => name.split(" ")[0])))];
+    const names = [...new Set(facts.flatMap((one) => one.places.map(([name]) => name)))];
     const order = (name) => (name === "stem" ? -1 : name === "head" ? 1e6 : parseInt(name.split(".")[1], 10) + (name.endsWith("downsample") ? -0.5 : name.endsWith("view") ? -0.4 : name.endsWith("post") ? 0.5 : 0));
     names.sort((a, b) => order(a) - order(b));
     return names.map((name) => line(name, facts.map((one) => {
-      const here = one.places.filter(([place]) => place.split(" ")[0] === name);
-      return here.length ? cell(...here.map(([place, width, nodes]) => element("div", { class: "place" }, element("small", {}, `${place.slice(name.length).trim()}${width ? ` width ${width}` : ""} `), flow(nodes)))) : cell("–");
+      const here = one.places.filter(([place]) => place === name);
+      return here.length ? cell(...here.map(([, note, width, nodes]) => element("div", { class: "place" }, element("small", {}, `${note}${width ? ` width ${width}` : ""} `), flow(nodes)))) : cell("–");
     })));
   }
 
@@ -68,16 +62,12 @@ zoo.compare = (() => {
     return kinds.map((kind) => line(kind, facts.map((one, place) => {
       const value = one.classes[kind];
       if (value === undefined) return cell("–");
-      const meter = element("span", { class: "meter" }), part = element("span", {});
-      part.style.width = `${(100 * value) / most}%`;
-      meter.append(part);
-      return cell(figure(value, count(value), `count:${rows[place].model.name}:${kind}:class`), meter);
+      return cell(figure(value, count(value), `count:${rows[place].model.name}:${kind}:class`), bar(value / most));
     })));
   }
 
   async function show(body, rows, state, remove) {
-    const known = await load();
-    const facts = rows.map((row) => known[row.model.name] ?? { places: [], classes: {}, input: "" });
+    const facts = await Promise.all(rows.map((row) => factsOf(row.model)));
     const heads = rows.map((row) => {
       const button = element("button", { type: "button", "aria-label": `remove ${row.model.name}` }, "×");
       button.addEventListener("click", () => remove(row.model.name));

@@ -1,7 +1,7 @@
 "use strict";
 // The explorer: controls to state, state to the address, and all that is shown from it.
 (() => {
-  const { data, joined, broken, front, ordered, less, rowsOf, runsOf } = zoo.records;
+  const { data, joined, broken, front, ordered, less, unit, metricsOf, rowsOf, runsOf } = zoo.records;
   const { element, ms, run: runWords } = zoo.words;
   const at = (id) => document.getElementById(id);
   const MOST_COMPARED = 4;
@@ -40,7 +40,9 @@
     }
     if (!data.devices.some((one) => one.id === state.device)) state.device = defaults.device;
     if (!runsOf(state.device).has(state.run)) state.run = [...runsOf(state.device).keys()][0] ?? defaults.run;
-    for (const key of CHOICES) if (at(key)?.options.length && key !== "run" && ![...at(key).options].some((option) => option.value === state[key])) state[key] = defaults[key];
+    if (!metricsOf(state.task).includes(state.metric)) state.metric = metricsOf(state.task)[0] ?? "";
+    if (!words.has("down")) state.down = !less(state.metric);
+    for (const key of CHOICES) if (key !== "metric" && at(key)?.options.length && key !== "run" && ![...at(key).options].some((option) => option.value === state[key])) state[key] = defaults[key];
   }
 
   const option = (value, text) => element("option", { value }, text);
@@ -61,15 +63,21 @@
     at("task").replaceChildren(...any("any task", unique("task")));
     at("mixing").replaceChildren(...any("anything", unique("mixing")));
     at("family").replaceChildren(...any("any family", unique("family")));
-    at("metric").replaceChildren(...(data.metrics.length ? data.metrics.map((metric) => option(metric, metric)) : [option("", "none is known")]));
     fillDevices();
+  }
+
+  function fillMetrics() {
+    const metrics = metricsOf(state.task);
+    at("metric").replaceChildren(...(metrics.length ? metrics.map((metric) => option(metric, metric)) : [option("", "none is printed")]));
   }
 
   function controls() {
     fillRuns();
+    fillMetrics();
     for (const key of [...CHOICES, ...NUMBERS, "q"]) if (document.activeElement !== at(key) || at(key).tagName === "SELECT") at(key).value = state[key];
     for (const key of FLAGS) at(key).checked = state[key];
-    at("acc-label").textContent = less(state.metric) ? `${state.metric} at most` : `${state.metric.split("/").pop() || "accuracy"} at least, %`;
+    at("acc").disabled = !state.metric;
+    at("acc-label").textContent = [`${state.metric.split("/").pop() || "accuracy"} at ${less(state.metric) ? "most" : "least"}`, unit(state.metric)].filter(Boolean).join(", ");
   }
 
   // Sliders go in powers, but for accuracy; their ends are those of the models of the task.
@@ -97,9 +105,9 @@
     Object.assign(state, patch);
     if ("device" in patch && !("run" in patch) && !runsOf(state.device).has(state.run)) state.run = [...runsOf(state.device)].sort((a, b) => b[1] - a[1])[0]?.[0] ?? "";
     if ("task" in patch) {
-      const counts = data.metrics.map((metric) => [data.models.filter((model) => model.task === state.task && metric in model.accuracy).length, metric]);
-      if (state.task && !counts.find(([count, metric]) => metric === state.metric && count)) state.metric = counts.sort((a, b) => b[0] - a[0])[0]?.[1] ?? state.metric;
-      state.acc = "";
+      const metrics = metricsOf(state.task);
+      patch = { ...patch, metric: metrics.includes(state.metric) ? state.metric : metrics[0] ?? "" };
+      Object.assign(state, { metric: patch.metric, family: "", across: joined(state).some((row) => row.time && (!state.task || row.model.task === state.task)) ? "ms" : "macs" });
     }
     if ("metric" in patch) Object.assign(state, { acc: "", down: !less(state.metric) });
     show();
@@ -117,6 +125,7 @@
     zoo.chart.legend(at("legend"), kept, state.across);
     zoo.table.show(ordered(kept, state.sort, state.down), best, state);
     at("nothing").hidden = kept.length > 0;
+    at("picture-title").textContent = state.metric ? "Accuracy and cost" : "Size and cost; no accuracy of these is printed";
     caption();
     answer(kept, without, unknown);
     tray();
@@ -127,7 +136,7 @@
   function caption() {
     const device = data.devices.find((one) => one.id === state.device);
     const where = device ? `Latency on ${device.label} (${device.id}), ${runWords(state.run)}, ${state.form} form. ` : "No latency is known. ";
-    at("caption").textContent = `${where}${state.metric}. ~ is a prediction, * was measured before its code changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
+    at("caption").textContent = `${where}${state.metric || "No accuracy is known"}. Costs are of one input of the size that is named. ~ is a prediction, * was measured before its code changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
   }
 
   // What the limits leave, in a sentence: how many, the best, the fastest, and what nobody knows.
@@ -138,7 +147,7 @@
     const fast = timed.length ? timed.reduce((a, b) => (b.time.ms < a.time.ms ? b : a)) : null;
     const link = (row) => (row.model.href ? element("a", { href: row.model.href }, row.model.name) : element("b", {}, row.model.name));
     const parts = [element("b", {}, `${kept.length} of ${data.models.length} models`)];
-    if (good) parts.push(". Most accurate: ", link(good), ` with ${+good.accuracy.toFixed(2)}`);
+    if (good) parts.push(". Most accurate: ", link(good), ` with ${+good.accuracy.toFixed(2)} ${unit(state.metric)}`);
     if (fast) parts.push(". Fastest: ", link(fast), ` with ${fast.time.state === "predicted" ? "a predicted " : ""}${ms(fast.time.ms)} ms`);
     if (without) parts.push(`. ${without} are not in the picture: ${state.across === "ms" ? "no row for this device, or no figure of this metric" : "no figure of this metric"}`);
     if (unknown) parts.push(`. ${unknown} more might fit, but nobody has measured them here`);

@@ -1,6 +1,5 @@
 "use strict";
 // The records of the page, joined: each model with its latency on the chosen device, runtime and form; filters, order, the front.
-self.zoo = {};
 zoo.records = (() => {
   const data = self.zooData;
   const FORMS = ["train", "deploy"];
@@ -56,6 +55,12 @@ zoo.records = (() => {
     return why;
   }
 
+  const unit = (metric) => data.units[metric] ?? "";
+  // The metrics that models of a task have, the one that most have first.
+  function metricsOf(task) {
+    const counts = data.metrics.map((metric) => [data.models.filter((model) => (!task || model.task === task) && metric in model.accuracy).length, metric]);
+    return counts.filter(([count]) => count).sort((a, b) => b[0] - a[0]).map(([, metric]) => metric);
+  }
   const less = (metric) => data.less.includes(metric);
   const across = (row, axis) => (axis === "ms" ? row.time?.ms ?? null : row[axis]);
   const rises = (row, metric) => (less(metric) ? -row.accuracy : row.accuracy);
@@ -71,7 +76,8 @@ zoo.records = (() => {
   const SORTS = {
     name: (row) => row.model.name, accuracy: (row) => row.accuracy, ms: (row) => row.time?.ms ?? null,
     range: (row) => (row.time && row.time.low !== null ? row.time.high - row.time.low : null), state: (row) => row.time?.state ?? null,
-    params: (row) => row.params, macs: (row) => row.macs, memory: (row) => row.memory, mixing: (row) => row.model.mixing,
+    params: (row) => row.params, macs: (row) => row.macs, memory: (row) => row.memory,
+    input: (row) => (row.model.input.match(/\d+/g) ?? []).reduce((all, side) => all * side, 1), mixing: (row) => row.model.mixing,
     weights: (row) => row.model.weights, licence: (row) => row.model.licence,
   };
 
@@ -104,34 +110,5 @@ zoo.records = (() => {
     return found;
   };
 
-  return { data, FORMS, joined, broken, front, ordered, across, less, enter, addDevice, addRuntime, timingsOf, rowsOf, runsOf };
-})();
-
-// Figures and words as people read them.
-zoo.words = (() => {
-  const round = (value) => String(+value.toPrecision(3));
-  function count(value) {
-    for (const [size, prefix] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (Math.abs(value) >= size) return `${round(value / size)} ${prefix}`;
-    return round(value);
-  }
-  function bytes(value) {
-    for (const [size, name] of [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) if (value >= size) return `${(value / size).toFixed(1)} ${name}`;
-    return `${value} bytes`;
-  }
-  const ms = (value) => (value >= 1000 ? Math.round(value).toLocaleString("en") : round(value));
-  function run(key) {
-    const match = /^(\S+) (\S+) b(\d+) t(\d+)$/.exec(key);
-    if (!match) return key;
-    const [, engine, dtype, batch, threads] = match;
-    return `${threads} thread${threads === "1" ? "" : "s"}, ${dtype}, batch ${batch}${engine === "eager" ? "" : `, ${engine}`}`;
-  }
-  // An element with attributes and content, which is text or elements: never markup.
-  function element(name, attributes = {}, ...content) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) value === true ? made.setAttribute(key, "") : value !== false && made.setAttribute(key, value);
-    made.append(...content);
-    return made;
-  }
-  const figure = (value, text, record) => element("span", { "data-record": record, "data-value": value }, text);
-  return { count, bytes, ms, run, element, figure };
+  return { data, FORMS, joined, broken, front, ordered, across, less, unit, metricsOf, enter, addDevice, addRuntime, timingsOf, rowsOf, runsOf };
 })();

@@ -5,7 +5,7 @@ zoo.table = (() => {
   const table = document.getElementById("models"), body = table.tBodies[0];
   const rows = new Map([...body.rows].map((row) => [+row.dataset.i, row]));
   const shown = new Map();
-  const HIDEABLE = ["range", "state", "params", "macs", "memory", "mixing", "weights", "licence"];
+  const HIDEABLE = ["range", "state", "params", "macs", "memory", "input", "mixing", "weights", "licence"];
 
   function begin(sort, pick) {
     for (const head of table.tHead.querySelectorAll("[data-key]")) {

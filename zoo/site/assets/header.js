@@ -1,22 +1,25 @@
 "use strict";
-// The search of all pages. Its index is a script that is loaded when somebody looks for something: a page from a disk may load no JSON.
+// What stands above every page: where the site leads, and the search of all of it. Its index is a script that is loaded when somebody looks for something: a page from a disk may load no JSON.
 (() => {
   const MOST = 12;
-  const root = document.body.dataset.root;
-  const make = (name, attributes) => Object.assign(document.createElement(name), attributes);
+  const { root, room, guides } = document.body.dataset, site = document.title.split(" · ").pop();
+  const make = (name, attributes, ...content) => { const made = Object.assign(document.createElement(name), attributes); made.append(...content); return made; };
+  const rooms = [["models", "Models", "index.html"], ["blocks", "Blocks", "blocks/index.html"], ...(guides === undefined ? [] : [["guides", "Guides", "guides/index.html"]])];
+  const links = rooms.map(([key, text, page]) => make("a", { href: root + page, ariaCurrent: key === room ? "true" : null }, text));
   const input = make("input", { type: "search", id: "search", placeholder: "Search models, blocks, guides", ariaLabel: "Search models, blocks and guides", autocomplete: "off" });
   const list = make("ul", { id: "found", hidden: true }), box = make("div", { className: "find", role: "search" });
   box.append(input, list);
-  document.querySelector(".top").append(box);
+  const brand = make("a", { className: "brand", href: `${root}index.html` }, site);
+  document.head.append(make("link", { rel: "icon", href: `${root}assets/icon.svg` }));
+  document.body.prepend(
+    make("a", { className: "skip", href: "#main" }, "Skip to the content"),
+    make("header", { className: "top" }, brand, make("nav", { ariaLabel: "Site" }, ...links), box),
+  );
 
-  let loading = null;
-  const load = () => loading ??= new Promise((done) => {
-    const script = document.createElement("script");
-    script.src = `${root}assets/index.js`;
-    script.onload = () => done(self.zooIndex ?? []);
-    script.onerror = () => done([]);
-    document.head.append(script);
-  });
+  async function load() {
+    await zoo.words.load("assets/index.js");
+    return self.zooIndex ?? [];
+  }
 
   // The name itself counts most, its beginning more than its middle, other words least; every word must be somewhere.
   function rank([title, , , words], wanted) {
