@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from zoo import catalog
+from zoo.site import guides
 from zoo.site.build import Site, write_site
+from zoo.site.render import render
+from zoo.system.folders import write_text
 
 MODELS = [
     "starnet_nano",
@@ -35,7 +38,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_DATA", str(home))
-        yield write_site(tmp_path_factory.mktemp("site") / "out", MODELS)
+        made = write_site(tmp_path_factory.mktemp("site") / "out", MODELS)
+        write_guides(made.folder)
+        yield made
+
+
+def write_guides(folder: Path) -> None:
+    """The guides, which a site of a few models is without."""
+    for name in ("specs", "reference"):
+        shown = guides.guide(name)
+        values = {"site": "blockzoo", "root": "../", "guides": [("Begin", [(name, shown.title)])], "title": shown.title}
+        write_text(folder / f"guides/{name}.html", render("guide.html", **values, guide=shown))
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +78,13 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def rendered(chromium: Any, site: Site) -> dict[str, str]:
-    """The pages as a reader gets them: by name, the HTML that scripts have made."""
+    """The pages as a reader gets them: by name, the HTML that scripts have made; none of them may complain."""
     pages: dict[str, str] = {}
     for name in site.files:
         if name.endswith(".html"):
-            chromium.get((site.folder / name).as_uri())
-            pages[name] = chromium.execute_script("return document.documentElement.outerHTML")
+            page = opened(chromium, site.folder / name)
+            pages[name] = page.execute_script("return document.documentElement.outerHTML")
+            assert (name, page.get_log("browser")) == (name, [])
     return pages
 
 

@@ -122,6 +122,37 @@ def test_another_task_brings_its_own_metric(explorer: Any) -> None:
     assert shown(explorer) == ["gla_nano"] and "bits_per_byte" in text(explorer, "#caption")
 
 
+def test_a_task_of_which_no_accuracy_is_printed_shows_size_against_cost(explorer: Any) -> None:
+    enter(explorer, "task", "object-detection")
+    assert shown(explorer) == ["efficientdet_nano"] and cell(explorer, "efficientdet_nano", "input") == "128 x 128"
+    assert text(explorer, "#picture-title").startswith("Size and cost") and "MACs" in text(explorer, "#chart svg")
+    assert explorer.execute_script("return document.querySelectorAll('#chart .point').length") == 1
+    assert [key for key in ("accuracy", "ms", "params") if head(explorer, key).is_displayed()] == ["params"]
+    assert explorer.execute_script("return location.hash") == "#task=object-detection&metric=&across=macs"
+
+
+def head(browser: Any, column: str) -> Any:
+    return browser.find_element("css selector", f"#models th.c-{column}")
+
+
+def test_an_address_of_a_task_shows_what_the_choice_of_it_shows(explorer: Any, site: Site) -> None:
+    page = opened(explorer, site.folder / "index.html", "#task=video-classification")
+    assert shown(page) == ["movinet_nano"] and cell(page, "movinet_nano", "input") == "4 frames of 32 x 32"
+    assert text(page, "#picture-title").startswith("Size and cost")
+
+
+def test_a_slider_sets_its_limit(explorer: Any) -> None:
+    before = shown(explorer)
+    script = """
+        const slider = document.querySelector('input[data-for=params]');
+        slider.value = (+slider.min + +slider.max) / 2;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));
+        return document.getElementById('params').value;
+    """
+    limit = 1e6 * float(explorer.execute_script(script))
+    assert shown(explorer) == [name for name in before if catalog.entry(name).params <= limit] != before
+
+
 def drop(browser: Any, path: Path) -> None:
     browser.find_element("id", "file").send_keys(str(path))
     wait = "const done = arguments[0]; const look = () => document.getElementById('told').textContent ? done() : setTimeout(look, 20); look()"
@@ -273,26 +304,43 @@ def test_columns_can_go(explorer: Any) -> None:
     assert explorer.execute_script("return location.hash") == "#hide=memory"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "index.html",
-        "models/starnet_s1.html",
-        "models/moe_vit_nano.html",
-        "blocks/index.html",
-        "blocks/mlp.html",
-        "families/starnet.html",
-    ],
-)
-def test_no_page_is_wider_than_a_phone(chromium: Any, site: Site, page: str) -> None:
-    phone = opened(chromium, site.folder / page, width=360, height=740)
-    phone.set_script_timeout(5)
-    settled = """
-        const done = arguments[0], end = performance.now() + 3000, width = () => document.documentElement.scrollWidth;
-        const look = () => (width() <= 360 || performance.now() > end ? done(width()) : setTimeout(look, 50));
-        requestAnimationFrame(look);
-    """
-    assert phone.execute_async_script(settled) <= 360
+PAGES = [
+    "index.html",
+    "models/starnet_s1.html",
+    "models/moe_vit_nano.html",
+    "models/efficientdet_nano.html",
+    "blocks/index.html",
+    "blocks/mlp.html",
+    "families/starnet.html",
+    "guides/specs.html",
+]
+FITS = """
+    const done = arguments[0], end = performance.now() + 3000, over = () => document.documentElement.scrollWidth - innerWidth;
+    const look = () => (over() <= 0 || performance.now() > end ? done(over()) : setTimeout(look, 50));
+    requestAnimationFrame(look);
+"""
+
+
+@pytest.mark.parametrize("width", [360, 1280, 3840])
+def test_no_page_is_wider_than_its_window(chromium: Any, site: Site, width: int) -> None:
+    chromium.set_script_timeout(5)
+    over = {page: opened(chromium, site.folder / page, width=width).execute_async_script(FITS) for page in PAGES}
+    assert max(over.values()) <= 0, over
+
+
+def test_a_wide_window_is_used(chromium: Any, site: Site) -> None:
+    wide = opened(chromium, site.folder / "index.html", width=3840, height=2160)
+    assert wide.execute_script("return document.getElementById('models').clientWidth") > 2000
+
+
+def test_pages_fit_on_paper(chromium: Any, site: Site) -> None:
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    chromium.set_script_timeout(5)
+    try:
+        over = {page: opened(chromium, site.folder / page, width=720).execute_async_script(FITS) for page in PAGES}
+        assert max(over.values()) <= 0, over
+    finally:
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_filters_are_folded_on_a_phone(chromium: Any, site: Site) -> None:
@@ -374,6 +422,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("blocks/mlp.html", "dark"),
         ("blocks/index.html", "light"),
         ("families/starnet.html", "light"),
+        ("guides/specs.html", "light"),
+        ("guides/reference.html", "dark"),
     ],
 )
 def test_axe_finds_nothing_serious(chromium: Any, site: Site, axe: str, page: str, scheme: str) -> None:

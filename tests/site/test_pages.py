@@ -216,6 +216,16 @@ def test_a_layer_is_a_tree_of_blocks_with_what_is_not_at_its_default() -> None:
     assert nodes("none") == []
 
 
+def test_the_nodes_of_a_graph_stand_behind_the_stages_each_kind_once() -> None:
+    from zoo.catalog.published import published_spec
+
+    found = places(published_spec("efficientdet_nano"))
+    notes = [place.note for place in found if place.name == "graph"]
+    assert "p6 from stages.6" in notes[0] and "class0 to class4, 5 alike" in notes and len(notes) < 15
+    cell = next(node for place in found if "cell0" in place.note for node in place.nodes if node.block == "graph")
+    assert {"weighted_sum", "silu", "conv"} <= {node.block for part in cell.parts for node in part.parts}
+
+
 def test_layers_that_are_alike_are_told_once_with_their_places() -> None:
     from zoo.catalog.published import published_spec
 

@@ -8,10 +8,12 @@ explorer    what the explorer draws and filters, as data
 guides      the pages of `docs/` as HTML
 render      templates, addresses, colours of code
 runs        devices and runtimes in words
-pages       what stands on the page of a model, a block, a family
+facts       what the pages of models and blocks tell, one script for each family and kind
+pages       what stands on the page of a family; entries of the search
 build       the folder
 sheet       one file with some models: `zoo find --html`
 
-Pages are templates of Jinja2, which fills in texts as texts, and guides are read by markdown-it-py: torch and rich bring both, so a site
-needs nothing that is not here already. A generator of documentation has no place for 250 pages that come from records.
+What all pages of a kind say is written once: pages of models and blocks hold a name and a sentence, `assets/model.js` and `assets/block.js` draw
+the rest from the facts. Pages are templates of Jinja2, which fills in texts as texts, and guides are read by markdown-it-py: torch and rich bring both, so a site
+needs nothing that is not here already. A generator of documentation has no place for a thousand pages that come from records.
 """

@@ -155,8 +155,8 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
         yield f"assets/families/{slug(family)}.js", entry("zooFamilies", family, family_facts(members, devices, linked))
     for info in infos:
         yield address("blocks", info.name), render("block.html", **shared, root="../", title=info.name, info=info)
-    for kind, members in groupby(sorted(infos, key=attrgetter("kind")), attrgetter("kind")):
-        facts = {info.name: block_facts(info, known) for info in members}
+    for kind, alike in groupby(sorted(infos, key=attrgetter("kind")), attrgetter("kind")):
+        facts = {info.name: block_facts(info, known) for info in alike}
         yield f"assets/blocks/{kind}.js", entry("zooBlocks", kind, facts)
     yield "blocks/index.html", render("blocks.html", **shared, root="../", title="Blocks", infos=infos)
     read = [guides.guide(name) for name in guides.names()] if whole else []

@@ -43,20 +43,50 @@ class Place(NamedTuple):
 
 
 def places(spec: Spec) -> list[Place]:
-    """The stem; of each stage what leads into it, what looks at its layers, the layers, each kind of them once; the head."""
-    found = [Place("stem", nodes(spec.stem))]
+    """The stem; of each stage what leads into it, what looks at its layers, the layers, each kind of them once; the nodes of the graph behind
+    them, likewise; the head."""
+    found = _part("stem", spec.stem)
     for number, stage in enumerate(spec.stages):
         name = f"stages.{number}"
         for part in ("downsample", "view"):
             found += _part(f"{name}.{part}", getattr(stage, part))
         found += [Place(name, nodes(list(layer)), note, spec.dims[number]) for layer, note in _kinds_of(stage.layers)]
         found += _part(f"{name}.post", stage.post)
-    return [*found, Place("head", nodes(spec.head))]
+    if spec.graph is not None:
+        found += [Place("graph", drawn, note) for note, drawn in _wired(plain(spec.graph)["parts"])]
+    return [*found, *_part("head", spec.head)]
 
 
 def _part(name: str, call: Any) -> list[Place]:
     drawn = nodes(call)
     return [Place(name, drawn)] if drawn else []
+
+
+MOST_NAMES = 3
+"""Nodes of a graph that are told by name where several are alike."""
+
+
+def _wired(parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[Node]]]:
+    """The nodes of a graph that do something, each kind once: which they are, and what is done on their edges, where these meet, and then."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for part in parts:
+        edges = [edge["do"] for edge in part["from"] if isinstance(edge, dict)]
+        alike.setdefault(json.dumps([edges, part["merge"], part["do"]], sort_keys=True), []).append(part)
+    for key, members in alike.items():
+        edges, merge, do = json.loads(key)
+        drawn = [node for call in (*edges, merge, do) for node in nodes(call)]
+        if drawn:
+            yield _which(members), drawn
+
+
+def _which(parts: Sequence[dict[str, Any]]) -> str:
+    """`d1 from stages.1, d2`; of many that are alike, the first and the last."""
+    names = [part["name"] for part in parts]
+    if len(names) > MOST_NAMES:
+        return printable(f"{names[0]} to {names[-1]}, {len(names)} alike")
+    sources = [edge if isinstance(edge, str) else edge["of"] for edge in parts[0]["from"]]
+    came = f" from {', '.join(sources)}" if len(names) == 1 and sources else ""
+    return printable(f"{', '.join(names)}{came}")
 
 
 def _kinds_of(layers: Sequence[Any]) -> Iterator[tuple[Any, str]]:
@@ -94,6 +124,9 @@ def nodes(call: Any) -> list[Node]:
 
 def _node(call: dict[str, Any]) -> Node:
     name = str(call.get("block", ""))
+    if short_name(name) == "graph" and isinstance(call.get("parts"), list):
+        parts = [Node(which, "", drawn) for which, drawn in _wired(call["parts"])]
+        return Node("graph", f"{len(call['parts'])} nodes", parts)
     known = describe(name).params if identity_of(name) else {}
     inside = [key for key in INSIDE if isinstance(call.get(key), list)]
     said = [

@@ -2,7 +2,7 @@
 // Blocks as boxes, what they cost as bars, and code in colours. `pages` are the blocks that have a page.
 zoo.drawing = (() => {
   const { element, address } = zoo.words;
-  const NONE = new Set();
+  const NONE = new Set(), KINDS_OF_GROUP = ["residual", "graph"];
 
   const linked = (block, pages, text = block) => (pages.has(block) ? element("a", { href: address("blocks", block) }, text) : text);
   const named = ([block, params], pages) => [linked(block, pages), ...(params ? [" ", element("small", {}, params)] : [])];
@@ -10,7 +10,7 @@ zoo.drawing = (() => {
   // A node is [block, parameters, nodes in it]; what is added to what went round it has a plus.
   function box(node, pages) {
     if (!node[2].length) return element("span", { class: "node" }, ...named(node, pages));
-    const classes = `node group${node[0] === "residual" ? " residual" : ""}`;
+    const classes = `node group${KINDS_OF_GROUP.includes(node[0]) ? ` ${node[0]}` : ""}`;
     return element("span", { class: classes }, element("span", { class: "name" }, ...named(node, pages)), flow(node[2], pages));
   }
   const flow = (nodes, pages = NONE) => element("span", { class: "flow" }, ...nodes.map((node) => box(node, pages)));

@@ -41,9 +41,13 @@
     if (!data.devices.some((one) => one.id === state.device)) state.device = defaults.device;
     if (!runsOf(state.device).has(state.run)) state.run = [...runsOf(state.device).keys()][0] ?? defaults.run;
     if (!metricsOf(state.task).includes(state.metric)) state.metric = metricsOf(state.task)[0] ?? "";
+    if (!words.has("across") && !isTimed()) state.across = "macs";
     if (!words.has("down")) state.down = !less(state.metric);
     for (const key of CHOICES) if (key !== "metric" && at(key)?.options.length && key !== "run" && ![...at(key).options].some((option) => option.value === state[key])) state[key] = defaults[key];
   }
+
+  // Whether a model of the task has a latency here.
+  const isTimed = () => joined(state).some((row) => row.time && (!state.task || row.model.task === state.task));
 
   const option = (value, text) => element("option", { value }, text);
   const unique = (key) => [...new Set(data.models.map((model) => model[key]))].sort();
@@ -107,7 +111,7 @@
     if ("task" in patch) {
       const metrics = metricsOf(state.task);
       patch = { ...patch, metric: metrics.includes(state.metric) ? state.metric : metrics[0] ?? "" };
-      Object.assign(state, { metric: patch.metric, family: "", across: joined(state).some((row) => row.time && (!state.task || row.model.task === state.task)) ? "ms" : "macs" });
+      Object.assign(state, { metric: patch.metric, family: "", across: isTimed() ? "ms" : "macs" });
     }
     if ("metric" in patch) Object.assign(state, { acc: "", down: !less(state.metric) });
     show();
@@ -135,7 +139,7 @@
 
   function caption() {
     const device = data.devices.find((one) => one.id === state.device);
-    const where = device ? `Latency on ${device.label} (${device.id}), ${runWords(state.run)}, ${state.form} form. ` : "No latency is known. ";
+    const where = !isTimed() ? "None of these was measured on the chosen device, runtime and form. " : device ? `Latency on ${device.label} (${device.id}), ${runWords(state.run)}, ${state.form} form. ` : "No latency is known. ";
     at("caption").textContent = `${where}${state.metric || "No accuracy is known"}. Costs are of one input of the size that is named. ~ is a prediction, * was measured before its code changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
   }
 

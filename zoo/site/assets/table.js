@@ -1,5 +1,5 @@
 "use strict";
-// The table that was served, brought up to date: cells of the chosen run, rows in order, columns that are wanted.
+// The table that was served, brought up to date: cells of the chosen run, rows in order, columns that are wanted and have something to tell.
 zoo.table = (() => {
   const { ms, count, bytes, element, figure } = zoo.words;
   const table = document.getElementById("models"), body = table.tBodies[0];
@@ -58,7 +58,9 @@ zoo.table = (() => {
       const sorted = head.dataset.key === state.sort;
       sorted ? head.setAttribute("aria-sort", state.down ? "descending" : "ascending") : head.removeAttribute("aria-sort");
     }
-    table.dataset.hide = state.hide.join(" ");
+    const told = { accuracy: ordered.some((row) => row.accuracy !== null), ms: ordered.some((row) => row.time) };
+    const empty = [...(told.accuracy ? [] : ["accuracy"]), ...(told.ms ? [] : ["ms", "range", "state"])];
+    table.dataset.hide = [...state.hide, ...empty].join(" ");
   }
 
   // A check box for every column that may go.
