@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from tests.golden import language
+
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 RELEASE = re.compile(r"\b[0-9a-f]{7,40}\b|\b\d+\.\d+\.\d+\b")
 UNDATED = {
@@ -23,6 +25,13 @@ UNDATED = {
 def test_a_golden_names_the_commit_or_the_release_of_its_reference(path: pathlib.Path) -> None:
     reference = json.loads(path.read_text()).get("reference", "")
     assert RELEASE.search(reference) or re.split(r"[: ]", reference)[0] in UNDATED
+
+
+def test_a_golden_that_a_command_of_ours_makes_names_it() -> None:
+    commands = {path.stem: json.loads(path.read_text()).get("command", "") for path in sorted(GOLDEN.rglob("*.json"))}
+    assert {stem: command for stem, command in commands.items() if command} == {
+        f"model_{name}": f"python -m tests.golden.language {name}" for name in language.MODELS
+    }
 
 
 def test_every_repository_without_a_commit_is_one_of_a_golden() -> None:

@@ -168,6 +168,7 @@ def make(name: str) -> dict[str, Any]:
     largest, error = float(wide.abs().max()), float((wide - logits).abs().max())
     about = {
         "name": f"model_{name}", "kind": "model", "reference": f"transformers {transformers.__version__}: {kind}ForCausalLM",
+        "command": f"python -m tests.golden.language {name}",
         "about": "Causal language model, weights under the published checkpoint keys. logits: full forward without cache.",
         "config": settings, "written_config": written, "seed": seed, "keys": shapes, "gain": GAIN, "ls": list(SCALES), "stored": [],
         "errors": {"logits": {"max_abs": largest, "fp32_vs_fp64": error}},

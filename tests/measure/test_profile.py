@@ -84,14 +84,10 @@ def test_fvcore_counts_every_model_alike(name: str) -> None:
     check_traced(name)
 
 
-@pytest.mark.parametrize("name", FIRST)
-def test_shipped_profiles_are_those_of_today(name: str) -> None:
-    assert costs()[name]["train"] == cost_of(name, "train"), "run `python -m zoo.measure.profiles`"
-
-
+@pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize("name", sampled(FIRST))
-def test_shipped_profiles_of_deploy_forms_are_those_of_today(name: str) -> None:
-    assert costs()[name]["deploy"] == cost_of(name, "deploy"), "run `python -m zoo.measure.profiles`"
+def test_shipped_profiles_are_those_of_today(name: str, form: str) -> None:
+    assert costs()[name][form] == cost_of(name, form), "run `python -m zoo.measure.profiles`"
 
 
 def test_every_model_ships_its_profiles() -> None:

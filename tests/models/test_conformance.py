@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.sampled import STAND_FOR_ALL
 from zoo import catalog
 from zoo.testing.models import CHECKS, run_check
 from zoo.testing.outcomes import FAILED, NOT_APPLICABLE
@@ -17,6 +18,8 @@ SMALL = 50_000_000
 """MACs up to which the smallest model of a family is always held to every check."""
 CHEAP = ("index", "shapes")
 """The checks of the smallest models that are larger: those of ten families, of which the others take most of a minute."""
+COSTLY = ("accuracy",)
+"""The checks that nets which stand for all are held to: a set is read through each."""
 
 
 def cases() -> Iterator[Any]:
@@ -24,6 +27,7 @@ def cases() -> Iterator[Any]:
     for entry in MODELS:
         for check in CHECKS:
             quick = entry is SMALLEST[entry.family] and (entry.macs <= SMALL or check in CHEAP)
+            quick = quick and (check not in COSTLY or entry.name in STAND_FOR_ALL)
             marks = () if quick else pytest.mark.slow
             yield pytest.param(entry.name, check, marks=marks, id=f"{entry.name}-{check}")
 
