@@ -15,7 +15,8 @@ from blocks.registry.words import short_name
 
 
 def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
-    """`module(x)` in the layout that the module wants: (B, C, H, W) is shown to a BLC block as (B, H*W, C) and back, as views.
+    """`module(x)` in the layout that the module wants: (B, C, H, W) is shown to a BLC block as (B, H*W, C) and back, and a clip
+    (B, C, T, H, W) to a BCHW block as its frames (B*T, C, H, W), as views.
 
     Raises ValueError when a BCHW block meets tokens, when a block would ignore padding or packed sequences (`blocks.places`), and for
     an image of no pixels. A batch, and a sequence, may be empty.
@@ -29,6 +30,8 @@ def run(module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
             _refuse_other_grid(module, x)
         return as_stream(_call(module, as_tokens(x), ctx), x)
     if layout == "BCHW":
+        if type(x) is Tensor and x.ndim == 5:
+            return as_clip(_call(module, as_frames(x), ctx), x)
         x = an_image(x, getattr(module, "block_id", type(module).__name__))
     return _call(module, x, ctx)
 
@@ -51,6 +54,16 @@ def as_stream(y: Tensor, x: Tensor) -> Tensor:
         return y
     B, _, H, W = x.shape
     return y.reshape(B, H, W, y.shape[-1]).permute(0, 3, 1, 2)
+
+
+def as_frames(x: Tensor) -> Tensor:
+    """A clip (B, C, T, H, W) as its frames (B*T, C, H, W), a view where channels are last in memory."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def as_clip(y: Tensor, x: Tensor) -> Tensor:
+    """Frames as the clip that they are of, as many to each as in `x`."""
+    return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 def an_image(x: Tensor, block: str) -> Tensor:

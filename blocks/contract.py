@@ -80,7 +80,8 @@ IDENTITY = (
         "layout",
         'layout: str  # "any", "BCHW", "BLC" or "BCTHW"',
         DECORATOR,
-        meaning="The layout that `forward` takes. A BLC block that meets an image is shown (B, H*W, C), a view of the same memory.",
+        meaning="The layout that `forward` takes. A BLC block that meets an image is shown (B, H*W, C), "
+        "a BCHW block that meets a clip its frames, (B*T, C, H, W): views of the same memory.",
         callers=("blocks.chain", "blocks.places", "zoo.exporting.lowering"),
         when="at every call through `blocks.run`, and when a graph is laid out",
         absent="`any`: the input is handed on as it is.",
@@ -662,7 +663,7 @@ FOLDING = (
 COUNTING = (
     Member(
         "macs",
-        "macs(shape: tuple[int, ...]) -> dict[str, int]  # macs(shape, ctx) with `cross`",
+        "macs(shape: tuple[int, ...]) -> dict[str, int]  # macs(shape, ctx) with `cross`; the shape of each tensor of a merge",
         OPTIONAL,
         meaning="What the block computes for an input of `shape`, beside the layers and blocks in it: MACs of `matmul`, `convolution` and "
         "`attention`, FLOPs of `scan` and `fft`.",

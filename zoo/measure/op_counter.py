@@ -212,6 +212,8 @@ def said(module: Any, inputs: Any) -> dict[str, int]:
     if not inputs or not isinstance(inputs[0], Tensor):
         return {}
     if hasattr(module, "macs"):
+        if getattr(module, "kind", "") == "merge":
+            return module.macs(*(tuple(x.shape) for x in inputs))  # type: ignore[no-any-return]
         shape = tuple(inputs[0].shape)
         counts: dict[str, int] = (
             module.macs(shape, inputs[1]) if getattr(module, "cross", False) else module.macs(shape)

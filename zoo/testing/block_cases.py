@@ -38,6 +38,7 @@ EXAMPLES = {
     "channel_mixer": "mlp",
     "token_mixer": "attention",
     "router": "topk_router",
+    "view": "resized",
 }
 """The block that stands in a required slot of a kind; where it is not registered, the first of that kind."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from blocks.context import Context
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT, FLOP_CLASSES, Work, modules_open
 from zoo.testing.block_cases import Subject
@@ -39,14 +40,17 @@ def counts(subject: Subject, space: str) -> tuple[dict[str, int], dict[str, int]
 
 
 class _Alone(torch.nn.Module):
-    """The block as a net of its own, which gives tensors."""
+    """The block as a net of its own, which gives tensors, and what the block leaves for others."""
 
     def __init__(self, subject: Subject, block: torch.nn.Module):
         super().__init__()
         self.subject, self.block = subject, block
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.subject.outputs(self.block, x))
+        ctx = Context() if "writes" in self.subject.info.params else None
+        given = self.subject.outputs(self.block, x, ctx)
+        left = [value for slot in ctx.slots.values() for value in slot.values()] if ctx is not None else []
+        return (*given, *left)
 
 
 def _listed(counts: dict[str, int]) -> str:
