@@ -159,7 +159,7 @@ class ClipSummary(Looking):
     def _draw_token(self) -> None:
         token = self._parameters.get("token")
         if token is not None:
-            nn.init.zeros_(token)
+            nn.init.trunc_normal_(token, std=0.02)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         """Scores and sums of one query: 2 T L num_heads head_dim."""

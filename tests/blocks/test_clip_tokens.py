@@ -34,7 +34,9 @@ def test_tokens_of_a_place_follow_each_other_in_a_clip() -> None:
 
 
 def test_a_summary_looks_at_the_tokens_of_all_frames() -> None:
-    first, after = (perturbed(get("clip_summary")(8, frames=2, num_heads=2, reads=reads)) for reads in (None, "summary"))
+    first, after = (
+        perturbed(get("clip_summary")(8, frames=2, num_heads=2, reads=reads)) for reads in (None, "summary")
+    )
     first.path, after.path = "first", "after"
     x, ctx = torch.randn(4, 5, 8), Context()
     assert after(first(x, ctx), ctx) is x

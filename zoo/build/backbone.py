@@ -16,10 +16,10 @@ from blocks.registry.errors import SizeError
 from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
 from zoo.build.inputs import meta_input
-from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown
+from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown, square_of
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
-from zoo.specs.check import VideoInput
+from zoo.specs.check import ImageInput, VideoInput
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 
@@ -245,7 +245,7 @@ class Backbone(nn.Module):
             features[name] = x = run(part, x, ctx)
             if stop_early and name == last:
                 break
-        return x, [features[names[i]] for i in wanted]
+        return x, [self._map(features[names[i]]) for i in wanted]
 
     def _run_layers(
         self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool
@@ -262,6 +262,11 @@ class Backbone(nn.Module):
                 break
             first = end
         return x, [levels[i] for i in wanted]
+
+    def _map(self, level: Tensor) -> Tensor:
+        """Of a net for images, tokens between the stages as a map."""
+        is_image = isinstance(self.spec.input, ImageInput)
+        return square_of(level) if is_image and level.ndim == 3 else level
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """Everything before the head in its order: the stem, or each part of it, and the stages."""

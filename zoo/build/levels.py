@@ -95,6 +95,12 @@ def padded(x: Tensor, multiple: int, value: float = 0.0) -> Tensor:
     return F.pad(x, (0, right, 0, below), value=value) if below or right else x
 
 
+def square_of(tokens: Tensor) -> Tensor:
+    """(B, N + H*W, C) -> (B, C, H, W), H*W the largest square: tokens that flow between stages, without the N that stand before the grid."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens[:, tokens.shape[1] - side**2 :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
 def shown(view: nn.Module | None, x: Tensor, memo: Any) -> Tensor:
     """What a layer inside a view left, as a map: tokens beside the image's own (a class token) are left out."""
     if view is None:
