@@ -46,7 +46,7 @@ REDUCTIONS = {
     "_native_batch_norm_legit", "_safe_softmax", "_fused_rms_norm", "cudnn_batch_norm", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices",
     "_adaptive_avg_pool2d", "adaptive_max_pool2d", "linalg_vector_norm", "topk", "sort", "argsort", "upsample_nearest2d", "_unsafe_index",
     "upsample_bilinear2d", "upsample_bicubic2d", "index_add", "scatter_add", "bincount", "prod", "argmax", "floor_divide", "gelu", "hardtanh", "hardswish",
-    "log_sigmoid_forward",
+    "log_sigmoid_forward", "grid_sampler_2d",
     "_embedding_bag", "_embedding_bag_forward_only", "searchsorted", "cummax",
 }  # fmt: skip
 """Work of a few operations an element: listed with element-wise work, and never called nothing."""

@@ -3,11 +3,11 @@
 ["from", "to"]                                       a rename; the same as { from = ..., to = ... }
 { from, to, shape = "o i 1 1 -> o i" }               a rename that rearranges axes
 { from, to, optional = true }                        a rename of what a checkpoint may lack
-{ from, to, when = NAME }, { from, to, unless = NAME }   a rename in models that have the tensor NAME of ours, or do not
 { from, split = { dim, to = [...] } }                one source tensor -> several
 { to, cat = { dim, from = [...], sizes = [...] } }   several -> one; sizes when they differ
 { from, to, stack = { dim, index = "e" } }           `{e}` of `from` counts along a new axis
 { from, to, unstack = { dim, index = "e" } }         an axis is counted by `{e}` of `to`
+{ …, when = NAME, unless = NAME }                    any of these in models that have the tensor NAME of ours, or do not; or [NAME, …]
 { tie, with }                                        a second name of the tensor `with`
 { ignore, beside, fill, dtype }                      carries no value; export writes the scalar `fill` beside it
 """
@@ -28,10 +28,10 @@ from zoo.weights.key_patterns import Pattern, PatternError, Values, compile_patt
 from zoo.weights.operations import Cat, Operation, Rename, Split, Stack, Unstack
 
 MEMBERS = {  # the member that gives an operation its name -> (required members, optional members)
-    "split": ({"from", "split"}, set()),
-    "cat": ({"to", "cat"}, set()),
-    "stack": ({"from", "to", "stack"}, set()),
-    "unstack": ({"from", "to", "unstack"}, set()),
+    "split": ({"from", "split"}, {"when", "unless"}),
+    "cat": ({"to", "cat"}, {"when", "unless"}),
+    "stack": ({"from", "to", "stack"}, {"when", "unless"}),
+    "unstack": ({"from", "to", "unstack"}, {"when", "unless"}),
     "tie": ({"tie", "with"}, set()),
     "ignore": ({"ignore"}, {"beside", "fill", "dtype"}),
     "from": ({"from", "to"}, {"shape", "optional", "when", "unless"}),  # a plain rename, looked for last
@@ -68,18 +68,18 @@ class Side:
 
 
 class Move(NamedTuple):
-    """Source tensors become zoo tensors; with a `guard` (name, present) in models alone that have that tensor, or do not."""
+    """Source tensors become zoo tensors; with `guards` (name, present) in models alone that have these tensors, or do not."""
 
     source: Side
     zoo: Side
     operation: Operation
     optional: bool = False
     """Whether a checkpoint may lack it: the model then keeps its first values."""
-    guard: tuple[str, bool] | None = None
+    guards: tuple[tuple[str, bool], ...] = ()
 
     def holds(self, there: Container[str]) -> bool:
         """Whether the rule is one of a model with these tensors; of none in particular all are."""
-        return self.guard is None or there == () or (self.guard[0] in there) == self.guard[1]
+        return there == () or all((name in there) == present for name, present in self.guards)
 
     def claim_source(self, name: str) -> tuple[Group, int] | None:
         claim = self.source.claim(name)
@@ -129,7 +129,18 @@ def read_rule(data: Any) -> Rule:
         return Tie(*_same_side(_text(data, "tie"), _text(data, "with")))
     if kind == "ignore":
         return _read_ignore(data)
-    return _read_move(data, kind)
+    return _read_move(data, kind)._replace(guards=_guards(data))
+
+
+def _guards(data: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """What `when` and `unless` say, each of a name or of several."""
+    given = [
+        (key, [data[key]] if isinstance(data[key], str) else data[key]) for key in ("when", "unless") if key in data
+    ]
+    for key, names in given:
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise PatternError(f"`{key}` must be a name or a list of names; found {data[key]!r}")
+    return tuple((name, key == "when") for key, names in given for name in names)
 
 
 def _read_move(data: Mapping[str, Any], kind: str) -> Move:
@@ -138,11 +149,7 @@ def _read_move(data: Mapping[str, Any], kind: str) -> Move:
         optional = data.get("optional", False)
         if not isinstance(optional, bool):
             raise PatternError(f"`optional` must be true or false; found {optional!r}")
-        guards = [(_text(data, key), key == "when") for key in ("when", "unless") if key in data]
-        if len(guards) > 1:
-            raise PatternError("`when` and `unless` exclude each other")
-        move = _move([_text(data, "from")], [_text(data, "to")], Rename(axes))
-        return move._replace(optional=optional, guard=guards[0] if guards else None)
+        return _move([_text(data, "from")], [_text(data, "to")], Rename(axes))._replace(optional=optional)
     options = data[kind]
     required = {"split": {"dim", "to"}, "cat": {"dim", "from"}}.get(kind, {"dim", "index"})
     if not isinstance(options, Mapping):
