@@ -94,7 +94,7 @@ def test_the_deploy_form_gives_the_same_and_is_as_small_as_the_references(name: 
         expected, found = model(x), deployed(x)
     for y, other in zip(each(expected), each(found), strict=True):
         assert float((y - other).norm() / y.norm()) <= 1e-9
-    assert "fused_params" not in about or count(deployed) == about["fused_params"]
+    assert "fused_params" not in about or count(deployed) <= about["fused_params"]
 
 
 def each(outputs: Any) -> list[Tensor]:
