@@ -94,10 +94,19 @@ def explorer(chromium: Any, site: Site) -> Any:
     return opened(chromium, site.folder / "index.html")
 
 
+COMPLETE = """
+    const done = arguments[0], look = () => (document.readyState === 'complete' ? done() : setTimeout(look, 10));
+    look();
+"""
+"""The driver may return while deferred scripts still wait."""
+
+
 def opened(chromium: Any, page: Path, anchor: str = "", width: int = 1400, height: int = 1000) -> Any:
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     chromium.get("about:blank")
     chromium.get_log("browser")
     chromium.get(page.as_uri() + anchor)
+    chromium.set_script_timeout(10)
+    chromium.execute_async_script(COMPLETE)
     return chromium
