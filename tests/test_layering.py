@@ -40,6 +40,17 @@ UPWARD = {
     ("zoo.artifacts.convert", "factory"): "a process of its own, run by `zoo pin`",
     ("zoo.catalog.__main__", "authoring"): "`python -m zoo.catalog`, where people look for it",
 }
+FACTORY_ASKED = {
+    "zoo.catalog.sources": "a description that is given leads to the source of its kind: what is asked of a source is asked no more",
+    "zoo.artifacts.pinning": "the process that converts is told a tag only where it decides the classes: of a spec it may know no such tag yet",
+    "zoo.build.builder": "blocks are built here; the floors below know no builder that they could name instead",
+    "zoo.build.deploy": "blocks are folded here, likewise",
+    "zoo.pretrained.fill": "the plans for the tensors of either kind are chosen here, once",
+    "zoo.publish.save": "only a spec can be written down",
+    "zoo.runtimes.torch_files": "a record holds a spec, or a name with its options",
+    "zoo.measure.worker": "a net of blocks is measured with values drawn here, whose memory is known before they are",
+}
+"""Where it matters who builds a model, and why it is a branch: what else differs, a description or a source answers by a method."""
 RECURSION = ("blocks.registry.slots", "blocks.construct")
 """A slot builds blocks, which hold slots."""
 
@@ -173,6 +184,21 @@ def test_the_grammar_of_the_command_line_loads_no_more_than_the_printing_of_tabl
     code = f"import sys, zoo.cli; zoo.cli.parser(); print(({HEAVY!r} | {{'numpy', 'zoo.catalog', 'importlib.metadata'}}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_only_these_files_ask_whether_the_code_of_a_plugin_builds_a_model() -> None:
+    asking = {
+        module: len(compared)
+        for module, path in files_of("zoo").items()
+        if (
+            compared := [
+                node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".factory")
+            ]
+        )
+    }
+    assert asking == dict.fromkeys(FACTORY_ASKED, 1)
 
 
 def test_who_builds_a_model_is_asked_of_its_description_and_not_of_its_class() -> None:

@@ -209,8 +209,10 @@ def _verify(path: Path, manifest: Manifest) -> None:
 
 def _convert(manifest: Manifest, path: Path, out: Path) -> None:
     """Writes, in a child process, the file's tensors by the key rules of its source, loaded strictly, saved as safetensors."""
-    factory = find_source(manifest.name).spec.factory
-    model = manifest.model if factory is None else manifest.name  # the tag decides the classes of what a factory builds
+    spec = find_source(manifest.name).spec
+    model = (
+        manifest.model if spec.factory is None else manifest.name
+    )  # the tag decides the classes of what a factory builds
     command = children.command("zoo.artifacts.convert", model, manifest.key_rules or "zoo", manifest.dtype)
     environment = {key: value for key, value in os.environ.items() if key not in (*SECRETS, "ZOO_LOCKED", "ZOO_LOCK")}
     environment |= {"ZOO_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": children.search_path()}

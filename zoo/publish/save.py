@@ -148,7 +148,7 @@ def _why_not(model: nn.Module) -> str:
     described = description_of(model)
     if described is None:
         return f"a {type(model).__name__} without a spec"
-    if described.factory is not None:
+    if not _is_written(model):
         return f"{described.name}, which the code of a plugin builds and no spec describes"
     return "one that was pruned or changed by hand"
 
