@@ -75,7 +75,7 @@ class BoxDecoder(nn.Module):
         with torch.no_grad():
             self.bins.copy_(torch.arange(self.bins.shape[1]).view(1, -1, 1, 1))
 
-    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+    def macs(self, *shapes: tuple[int, ...]) -> dict[str, int]:
         """None that is counted: means of so few bins are element-wise work."""
         return {}
 

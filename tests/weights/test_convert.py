@@ -457,3 +457,23 @@ def test_one_lost_tensor_is_always_noticed(data):
     rest = {name: tensor for name, tensor in source.items() if name != lost}
     with pytest.raises(WeightsError):
         rules(*entries).to_zoo(rest, {name: (shape, torch.float32) for name, shape in expected.items()}, "net")
+
+
+def test_a_rule_holds_in_models_that_have_all_that_when_names_and_nothing_that_unless_names():
+    guarded = rules(
+        {"from": "a.{p}", "split": {"dim": 0, "to": ["x.{p}", "y.{p}"]}, "when": ["x.w", "y.w"], "unless": "z.w"},
+        {"from": "a.{p}", "to": "x.{p}", "unless": ["y.w", "z.w"]},
+        {"from": "a.{p}", "to": "z.{p}", "when": "z.w"},
+    )
+    for names in (["x.w", "y.w"], ["x.w"], ["z.w"]):
+        tensors = {name: torch.full((2,), float(place)) for place, name in enumerate(names)}
+        theirs = guarded.to_source(tensors)
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        again = guarded.to_zoo(theirs, expected, "net")
+        assert list(theirs) == ["a.w"]
+        assert all(again[name].equal(tensor) for name, tensor in tensors.items())
+
+
+def test_what_when_names_is_a_name_or_several():
+    with pytest.raises(SpecError, match="`when` must be a name or a list of names; found 3"):
+        KeyRules.from_data([{"from": "a", "to": "b", "when": 3}], "net")
