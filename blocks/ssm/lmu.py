@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.recurrent import Recurrent, State
+from blocks.primitives.norms import BatchNorm
+from blocks.primitives.spiking import spikes
 from blocks.registry import block
 from blocks.registry.slots import Linear, slot
 from blocks.tables import Table
@@ -39,6 +41,8 @@ class Lmu(Recurrent):
     (A, B) is the zero-order hold, for steps of 1, of the system theta m' = a m + b u with a_ij = (2 i + 1) (-1 if i < j else
     (-1)^(i - j + 1)) and b_i = (2 i + 1) (-1)^i, whose state are the Legendre coefficients of the last `theta` tokens; neither is learned.
     (B, L, C) -> (B, L, C), or `out_dim` channels. Any length, where the authors' parallel form takes one. The state is m (B, M).
+    `spiking`: u, m and y are the spikes of neurons (`lif`) behind a batch norm each, in the place of the two relus; m spikes only where y
+    reads it. The state holds their potentials, too: (B, 1), (B, M) and (B, out_dim).
     """
 
     def __init__(
@@ -49,9 +53,13 @@ class Lmu(Recurrent):
         memory_dim: Count = 32,
         theta: Annotated[float, Meta(ge=1)] = 128.0,
         linear: Linear = slot("dense"),
+        spiking: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
     ):
         super().__init__()
-        self.out_dim, self.memory_dim = out_dim or dim, memory_dim
+        self.out_dim, self.memory_dim, self.spiking = out_dim or dim, memory_dim, spiking
+        self.bn_u, self.bn_m, self.bn_h = (
+            BatchNorm(width) if spiking else None for width in (1, memory_dim, self.out_dim)
+        )
         self.W_u = nn.Linear(dim, 1)
         self.W_h = linear(dim + memory_dim, self.out_dim, bias=True)
         self.responses = Table(responses, (memory_dim, theta, CHUNK))
@@ -64,17 +72,29 @@ class Lmu(Recurrent):
         return {"matmul": -(-L // size) * B * size * M * (size + M)} if L else {}
 
     def state_size(self, length: int = 0) -> int:
-        return self.memory_dim
+        return self.memory_dim + (1 + self.memory_dim + self.out_dim) * self.spiking
 
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
-        u = F.relu(self.W_u(x)).squeeze(-1)
+        held = iter(state[1:] if state is not None else ())
+        potentials: list[Tensor] = []
+
+        def fired(y: Tensor, norm: BatchNorm | None) -> Tensor:
+            if norm is None:
+                return F.relu(y)
+            y, potential = spikes(norm(y), next(held, None), mask)
+            potentials.append(potential)
+            return y
+
+        u = fired(self.W_u(x), self.bn_u).squeeze(-1)
         wide = torch.promote_types(x.dtype, torch.float32)
         before = x.new_zeros(x.shape[0], self.memory_dim, dtype=wide) if state is None else state[0].to(wide)
         m = self._remembered(u.to(wide), before)
-        y = F.relu(run(self.W_h, torch.cat([m.to(x.dtype), x], -1)))
-        held = torch.cat([before.unsqueeze(1), m], 1)
+        read = m.to(x.dtype) if self.bn_m is None else fired(m.to(x.dtype), self.bn_m)
+        y = fired(run(self.W_h, torch.cat([read, x], -1)), self.bn_h)
+        memories = torch.cat([before.unsqueeze(1), m], 1)
         ends = u.new_full((x.shape[0],), x.shape[1], dtype=torch.int64) if mask is None else mask.sum(1)
-        return y, (held.gather(1, ends[:, None, None].expand(-1, 1, self.memory_dim)).squeeze(1),)
+        last = memories.gather(1, ends[:, None, None].expand(-1, 1, self.memory_dim)).squeeze(1)
+        return y, (last, *potentials)
 
     def _remembered(self, u: Tensor, m: Tensor) -> Tensor:
         """m_t of all tokens (B, L, M) for u (B, L) and the memory before (B, M)."""

@@ -22,7 +22,7 @@ from zoo.build.graph_model import GraphModel
 from zoo.build.inputs import meta_input
 from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
-from zoo.specs.check import TokenInput
+from zoo.specs.check import AnyInput, SeriesInput, TokenInput
 from zoo.specs.model import Described, Spec
 
 
@@ -76,7 +76,7 @@ class _Builder:
 
     def build(self) -> Backbone:
         spec = self.spec
-        width = spec.input.vocab_size if isinstance(spec.input, TokenInput) else spec.input.channels
+        width = _width_of(spec.input)
         stem = self._part(spec.stem, "stem", width, spec.dims[0] if spec.dims else None)
         width = _width(stem, width)
         stages = []
@@ -215,6 +215,13 @@ class Stream:
             return y
 
         self.pending.append(exit)
+
+
+def _width_of(declared: AnyInput) -> int:
+    """What the stem is told of the input: channels, features, or how many tokens there are."""
+    if isinstance(declared, TokenInput):
+        return declared.vocab_size
+    return declared.features if isinstance(declared, SeriesInput) else declared.channels
 
 
 def _width(module: nn.Module | None, width: int) -> int:

@@ -9,13 +9,13 @@ from torch import nn
 
 from zoo.build.inputs import meta_input
 from zoo.data.transforms import preprocess_of
-from zoo.specs.check import TokenInput
+from zoo.specs.check import ImageInput
 
 
 def pretrained_cfg(model: Any) -> dict[str, Any]:
     """Input size, interpolation, crop, mean, deviation, number of classes, names of the first convolution and the classifier.
 
-    Of a model that reads tokens only what is not of images.
+    Of a model that reads tokens or series only what is not of images.
     """
     manifest = model.pretrained
     about = {
@@ -26,7 +26,7 @@ def pretrained_cfg(model: Any) -> dict[str, Any]:
         "license": manifest.licence if manifest is not None else model.spec.family.licence,
         "paper_ids": model.spec.family.paper,
     }
-    if isinstance(model.spec.input, TokenInput):
+    if not isinstance(model.spec.input, ImageInput):
         return about | {"fixed_input_size": False}
     preprocess = preprocess_of(model)
     size = preprocess.channels, *preprocess.rows_and_columns

@@ -36,6 +36,8 @@ TURNS = {
 }  # fmt: skip
 """The way back from each EXIF orientation, as the camera was held."""
 ORIENTATION = 0x0112
+FORMS = {"tokens": "ids (B, L)", "series": "numbers (B, L, features)"}
+"""What models take that do not see pictures."""
 GROUND = "white"
 """What shows through transparent parts, as on a page."""
 MOST_SCALED = 64
@@ -73,7 +75,7 @@ def _of_named(model: str | os.PathLike[str]) -> Preprocess:
 def _by_size(spec: Any) -> Preprocess:
     if not hasattr(spec.input, "channels"):
         raise InputError(
-            "transform", Problem(spec.name, "a model of images", "a model of tokens", next="give it ids (B, L)")
+            "transform", Problem(spec.name, "a model of images", f"a model of {spec.input.kind}", next=f"give it {FORMS[spec.input.kind]}")
         )
     channels = spec.input.channels
     size = spec.input.size if isinstance(spec.input.size, int) else tuple(spec.input.size)

@@ -24,7 +24,7 @@ from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
-from zoo.specs.check import VideoInput
+from zoo.specs.check import ImageInput, VideoInput
 from zoo.specs.drawing import mermaid
 from zoo.specs.tree import plain
 from zoo.system.folders import write_text
@@ -40,6 +40,7 @@ HUB_TASKS = {
     "language-modeling": "text-generation", "semantic-segmentation": "image-segmentation", "salient-object-detection": "image-segmentation",
     "super-resolution": "image-to-image", "image-restoration": "image-to-image", "pose-estimation": "keypoint-detection",
     "line-detection": "object-detection", "audio-enhancement": "audio-to-audio", "image-generation": "unconditional-image-generation",
+    "masked-language-modeling": "fill-mask", "speech-recognition": "automatic-speech-recognition", "sequence-classification": "text-classification",
 }  # fmt: skip
 """Tasks that the Hub calls otherwise."""
 
@@ -262,7 +263,8 @@ def _use(entry: Any) -> str:
     if _reads_text(entry):
         return TEXT_USE
     spec = published_spec(entry.name)
-    return GRAPH_USE if spec.graph is not None or isinstance(spec.input, VideoInput) else USE
+    is_picture = isinstance(spec.input, ImageInput) and not isinstance(spec.input, VideoInput)
+    return USE if is_picture and spec.graph is None else GRAPH_USE
 
 
 def _layers(name: str) -> str:

@@ -44,7 +44,7 @@ def about(net: nn.Module) -> About:
         sha256=manifest.sha256 if manifest else "",
         licence=(manifest.licence if manifest else spec.family.licence) or "unknown",
         origin=manifest.origin if manifest else "",
-        vocabulary=0 if is_image else spec.input.vocab_size,
+        vocabulary=getattr(spec.input, "vocab_size", 0),
         labels=_labels(model) if is_image and getattr(model, "out_indices", None) is None else (),
         preprocess=preprocess_of(model) if is_image else None,
     )

@@ -45,6 +45,17 @@ class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
 
+class SeriesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Series (B, L, features): numbers measured at each of L steps, frames of a spectrum among them. `length` as that of tokens."""
+
+    kind: Literal["series"] = "series"
+    features: Annotated[int, Meta(ge=1, le=65536)] = 1
+    length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+
+AnyInput = ImageInput | TokenInput | SeriesInput
+
+
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How convolutions and linear layers begin. `fan_out`: normal with variance 2 / fan out (ResNet's); `torch`: torch's default.
 
@@ -61,7 +72,8 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
-INPUT_SCHEMA = {"image": fragment(ImageInput), "video": fragment(VideoInput), "tokens": fragment(TokenInput)}
+INPUTS = {"image": ImageInput, "video": VideoInput, "tokens": TokenInput, "series": SeriesInput}
+INPUT_SCHEMA = {kind: fragment(struct) for kind, struct in INPUTS.items()}
 INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
 CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
@@ -203,7 +215,7 @@ def _causality(filled: dict[str, Any]) -> Iterator[Issue]:
     if filled["input"].get("kind") != "image":
         if mixers:
             yield from _routing(filled, registry.describe(mixers[0][1]["block"]).name)
-        head = filled.get("head")
+        head = filled.get("head") if filled["input"].get("kind") == "tokens" else None
         if isinstance(head, dict) and "causal" in registry.describe(head["block"]).abilities:
             yield from _foresight(filled)
         return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from blocks import registry
-from zoo.specs.check import ImageInput, Init, TokenInput, VideoInput
+from zoo.specs.check import INPUTS, AnyInput, Init
 from zoo.specs.read import SCHEMA, FamilyText
 from zoo.specs.tree import Table, calls, plain
 
@@ -63,7 +63,7 @@ class Described(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def input(self) -> ImageInput | TokenInput: ...
+    def input(self) -> AnyInput: ...
 
     @property
     @abc.abstractmethod
@@ -97,12 +97,10 @@ class Spec(Described):
         self.keys = keys or {}
 
     @functools.cached_property
-    def input(self) -> ImageInput | TokenInput:
+    def input(self) -> AnyInput:
         values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
-        kind = values.get("kind", "image")
-        if kind in ("image", "video"):
-            return msgspec.convert(values, VideoInput if kind == "video" else ImageInput)
-        return msgspec.convert(values, TokenInput)
+        made: AnyInput = msgspec.convert(values, INPUTS[values.get("kind", "image")])
+        return made
 
     @functools.cached_property
     def init(self) -> Init:

@@ -24,7 +24,7 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
 from zoo.measure.profiles import cost_of, costs
-from zoo.specs.check import TokenInput, VideoInput
+from zoo.specs.check import ImageInput, TokenInput, VideoInput
 from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
@@ -109,7 +109,7 @@ def gradient(name: str) -> None:
 def features(name: str) -> None:
     """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
     model = _built(name)
-    if isinstance(model.spec.input, (TokenInput, VideoInput)):
+    if isinstance(model.spec.input, VideoInput) or not isinstance(model.spec.input, ImageInput):
         raise NotApplicable("it is no net for images")
     if not model.num_levels:
         raise NotApplicable("it is one graph, without levels")
@@ -242,7 +242,7 @@ def _input(model: Any) -> Tensor:
     if isinstance(model.spec.input, TokenInput):
         return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
     x = torch.randn(empty.shape, generator=generator)
-    return x if x.ndim > 4 else x.to(memory_format=torch.channels_last)
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _each(y: Any) -> list[Tensor]:

@@ -39,7 +39,7 @@ def measure_of(spec: Spec) -> str:
             10,
         ):
             return "digits/top1"
-    elif spec.input.vocab_size == text.BYTES:
+    elif getattr(spec.input, "vocab_size", None) == text.BYTES:
         return "pydoc/bits_per_byte"
     hint = "hosts that end in _nano: `zoo list '*_nano'`"
     raise InputError(
