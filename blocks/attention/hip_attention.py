@@ -107,7 +107,7 @@ def hip_mask(
         shares = (parts.flatten(-2) / finer.double()).float()
         room = torch.maximum((mask_k / T.double()).clamp(max=1).mul(finer).long(), T.new_tensor(least)).minimum(T)
         stays = here & (_ranks(_first_scores(q, k, shares, T), here) < room)
-        order = stays.logical_not().to(torch.uint8).argsort(-1, stable=True)[..., :most]
+        order = stays.logical_not().to(torch.uint8).argsort(dim=-1, stable=True)[..., :most]
         moves = finer != pixels  # rows that have come to single keys stay as they are
         place = torch.where(moves, shares.double().gather(-1, order), _filled(place, order.shape[-1]))
         alive = torch.where(moves, stays.gather(-1, order), _filled(alive, order.shape[-1]))
@@ -126,8 +126,8 @@ def _first_scores(q: Tensor, k: Tensor, shares: Tensor, T: Tensor) -> Tensor:
 
 def _ranks(scores: Tensor, here: Tensor) -> Tensor:
     """How many of those that are `here` score higher."""
-    order = scores.masked_fill(~here, -math.inf).argsort(-1, descending=True, stable=True)
-    return order.argsort(-1)
+    order = scores.masked_fill(~here, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    return order.argsort(dim=-1)
 
 
 def _filled(x: Tensor, size: int) -> Tensor:
