@@ -114,14 +114,14 @@ def hip_mask(
         pixels = finer
     found = torch.zeros(*q.shape[:3], k.shape[2] + 1, dtype=torch.bool, device=q.device)
     column = torch.where(alive, (place * pixels).long(), k.shape[2])
-    return found.scatter(-1, column, True)[..., :-1]
+    return found.scatter(-1, column, torch.ones_like(alive))[..., :-1]
 
 
 def _first_scores(q: Tensor, k: Tensor, shares: Tensor, T: Tensor) -> Tensor:
     """q k^T with the key at the beginning of each pixel (B, H, L, N)."""
     first = (shares.double() * T).long().clamp(max=k.shape[2] - 1)
     keys = k.gather(2, first.flatten(2).unsqueeze(-1).expand(-1, -1, -1, k.shape[-1]))
-    return (q.unsqueeze(3) * keys.view(*first.shape, -1)).sum(-1)
+    return (q.unsqueeze(3) * keys.view(*first.shape, k.shape[-1])).sum(-1)
 
 
 def _ranks(scores: Tensor, here: Tensor) -> Tensor:

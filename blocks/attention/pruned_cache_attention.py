@@ -93,7 +93,7 @@ class PrunedCacheAttention(Attention):
         n = held.sum(1, keepdim=True)
         rank = held.cumsum(1) - 1  # places are in order, those that are empty last
         middle = held & (rank >= start) & (rank <= n - recent)
-        least = sums.masked_fill(~middle, torch.inf).argmin(1, keepdim=True)
+        least = sums.masked_fill(~middle, torch.inf).topk(1, 1, largest=False).indices
         slot = torch.arange(places.shape[1], device=places.device)[None, :, None]
         full = n == places.shape[1]
         source = torch.where(full & (slot >= least), slot + 1, slot).clamp(max=places.shape[1] - 1)

@@ -51,10 +51,6 @@ class SequenceConv(nn.Module):
         self.out_dim, self.causal = out_dim or dim, causal
         self.conv = nn.Conv1d(dim, self.out_dim, kernel_size, groups=dim if groups == "all" else groups, bias=bias)
 
-    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
-        """Every tap of every token, zeros beyond the ends included."""
-        return {"convolution": shape[0] * shape[1] * self.conv.weight.numel()}
-
     def state_size(self, length: int = 0) -> int:
         return (self.conv.kernel_size[0] - 1) * self.conv.in_channels if self.causal else 0
 
@@ -62,6 +58,8 @@ class SequenceConv(nn.Module):
         if self.causal:
             return stepwise(self.mix, self.mix_packed, self.path, x, ctx)
         refuse_state(ctx, "that needs a sequence_conv with `causal`")
+        if not x.shape[0] * x.shape[1]:
+            return x.new_empty(*x.shape[:2], self.out_dim)
         around = self.conv.kernel_size[0] - 1
         x = zero_padding(x, token_mask(x, ctx)).transpose(1, 2)
         return self.conv(F.pad(x, (around // 2, around - around // 2))).transpose(1, 2)  # type: ignore[no-any-return]

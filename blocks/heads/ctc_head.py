@@ -23,6 +23,8 @@ class CtcHead(nn.Module):
     (B, L, C) -> (B, L, num_classes); (B, L, C) with `pre_logits`, or without classes. `loss` holds logits against texts, `decode` reads them.
     """
 
+    per_token = True
+
     def __init__(
         self, dim: int, *, num_classes: int = 128, norm: Norm | None = None, blank: Annotated[int, Meta(ge=0)] = 0
     ):

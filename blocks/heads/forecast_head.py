@@ -16,7 +16,7 @@ from blocks.registry.slots import Norm
 
 @block(
     "forecast_head",
-    kind="head",
+    kind="whole",
     layout="BLC",
     abilities=("causal", "noncausal", "any_resolution", "1d"),
     paper="arXiv:2409.16040",

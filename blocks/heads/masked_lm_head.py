@@ -29,7 +29,6 @@ class MaskedLmHead(LmHead):
     Raises ValueError as `lm_head` does.
     """
 
-    per_token = False
     path = ""
 
     def __init__(
@@ -61,4 +60,5 @@ class MaskedLmHead(LmHead):
             x = run(self.norm, x, without_places(ctx))
         if pre_logits or not self.num_classes:
             return x
-        return F.linear(x, self._shared() if self.classifier is None else self.classifier.weight, self.bias)  # type: ignore[arg-type]
+        logits: Tensor = F.linear(x, self._shared()) if self.classifier is None else self.classifier(x)
+        return logits + self.bias

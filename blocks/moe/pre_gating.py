@@ -58,7 +58,7 @@ class PreGatingEmbedding(TokenEmbedding):
         norm: Norm = slot("rms_norm"),
         scale: Annotated[float, Meta(gt=0)] = 1.0,
         std: Annotated[float, Meta(gt=0)] = 0.02,
-        writes: SlotName | None = None,
+        writes: SlotName = "experts",
     ):
         super().__init__(dim, out_dim, scale=scale, std=std)
         self.writes = writes
@@ -75,7 +75,7 @@ class PreGatingEmbedding(TokenEmbedding):
 
     def forward(self, ids: Tensor, ctx: Context | None = None) -> Tensor:
         y = super().forward(ids)
-        if ctx is not None and self.writes is not None:
+        if ctx is not None:
             ctx.write(self.writes, self.path, self.scores(ids, ctx))
         return y
 

@@ -100,7 +100,7 @@ def _before(model: Any, x: Tensor) -> Tensor:
 def test_squeezeformer_gives_the_outputs_of_its_authors_and_leaves_the_lengths() -> None:
     changes = {
         "input": {"features": 80, "length": 48}, "num_classes": 0, "dims": [16], "define.root.factor": 4.0,
-        "stem": [{"block": "conv_subsampling", "filters": 6}, "@root", "@norm"],
+        "stem": [{"block": "conv_subsampling", "filters": 6, "hides_padding": False}, "@root", "@norm"],
     }  # fmt: skip
     renamed = {"layers.7.": "layers.1.", "layers.15.": "layers.3."}
     case = Reference("model_squeezeformer", "squeezeformer_nano", changes, renamed)

@@ -86,6 +86,7 @@ class _Builder:
         head = self._part(spec.head, "head", width, None)
         self._tie(head, stem)
         reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
+        reads_text = reads_text and "causal" in head.abilities  # type: ignore[union-attr, operator]  # of a block
         kind = GraphModel if spec.graph is not None else LanguageModel if reads_text else Backbone
         model = kind(spec, stem, stages, head, width)
         if not self.problems and (spec.graph is not None or any(isinstance(part, Graph) for part in model.modules())):
