@@ -46,7 +46,9 @@ def check_places(module: nn.Module, ctx: Context) -> None:
     if getattr(kind, "pointwise_in_eval", False) and not module.training:
         return
     answers = kind.takes_ctx and kind.layout not in ("BCHW", "BCTHW")
-    counts = kind.kind == "embed" and not kind.takes_ctx and ctx.cu_seqlens is not None  # its positions would go on into the next sequence
+    counts = (
+        kind.kind == "embed" and not kind.takes_ctx and ctx.cu_seqlens is not None
+    )  # its positions would go on into the next sequence
     if counts or not (answers or is_pointwise(kind)):
         refuse_places(module, ctx)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 from msgspec import Meta
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks.attention.cache import LookBack, look_back, seen_before
 from blocks.attention.heads import check_divides, split_heads

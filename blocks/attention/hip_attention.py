@@ -71,7 +71,9 @@ class HipAttention(Attention):
             q, k = self._turned(q, where), self._turned(k, where)
         look = look_back((k, v), where, after, state, mask, None)
         k, v = look.parts
-        if len(look.state) > len(look.parts) + 1:  # some columns are padding: tokens first, so that a column is a position
+        if (
+            len(look.state) > len(look.parts) + 1
+        ):  # some columns are padding: tokens first, so that a column is a position
             order = look.state[-1].logical_not().to(torch.uint8).argsort(dim=1, stable=True)[..., None, None]
             k, v = (part.gather(1, order.expand_as(part)) for part in (k, v))
         seen = (where + 1).clamp(max=k.shape[1])
@@ -81,9 +83,7 @@ class HipAttention(Attention):
         return self._attend(q, k, v, None, kept, False, ctx), look.state
 
 
-def hip_mask(
-    q: Tensor, k: Tensor, seen: Tensor, *, mask_k: int, coarse: int, least: int, scale_up: int = 2
-) -> Tensor:
+def hip_mask(q: Tensor, k: Tensor, seen: Tensor, *, mask_k: int, coarse: int, least: int, scale_up: int = 2) -> Tensor:
     """(B, H, L, M), True where a query keeps a key: q (B, H, L, D), k (B, H, M, D), of which a query sees the first `seen` (B, L) = T.
 
     It begins with round(coarse / scale_up) pixels over its T keys, all kept. In each round pixels become `scale_up` times as many, and those

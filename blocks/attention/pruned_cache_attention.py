@@ -69,7 +69,12 @@ class PrunedCacheAttention(Attention):
         if state is None:
             wide = torch.promote_types(x.dtype, torch.float32)
             empty = torch.full((B, N, H), -1, dtype=torch.int64, device=x.device)
-            state = (*(x.new_zeros(B, N, H, D) for _ in range(2)), x.new_zeros(B, N, H, dtype=wide), empty, empty[:, 0, 0] + 1)
+            state = (
+                *(x.new_zeros(B, N, H, D) for _ in range(2)),
+                x.new_zeros(B, N, H, dtype=wide),
+                empty,
+                empty[:, 0, 0] + 1,
+            )
         where = state[-1].unsqueeze(1) + torch.arange(L, device=x.device)
         if self.rope is not None:
             q, k = self._turned(q, where), self._turned(k, where)
@@ -78,7 +83,9 @@ class PrunedCacheAttention(Attention):
             y, fresh = self._step(q[:, t], k[:, t], v[:, t], where[:, t], state)
             outputs.append(y)
             real = None if mask is None else mask[:, t]
-            state = fresh if real is None else tuple(_where(real, new, old) for new, old in zip(fresh, state, strict=True))
+            state = (
+                fresh if real is None else tuple(_where(real, new, old) for new, old in zip(fresh, state, strict=True))
+            )
         y = torch.stack(outputs, 1) if outputs else q
         return self.proj(y.flatten(2)), state
 
@@ -100,7 +107,9 @@ class PrunedCacheAttention(Attention):
         last = slot == torch.where(full, places.shape[1] - 1, n)
         sums, places = (part.gather(1, source) for part in (sums, places))
         keys, values = (part.gather(1, source.unsqueeze(-1).expand_as(part)) for part in (keys, values))
-        keys, values = (torch.where(last[..., None], new[:, None].to(old.dtype), old) for new, old in ((k, keys), (v, values)))
+        keys, values = (
+            torch.where(last[..., None], new[:, None].to(old.dtype), old) for new, old in ((k, keys), (v, values))
+        )
         sums = sums.masked_fill(last, 0)
         places = torch.where(last, where[:, None, None], places)
         scores = torch.einsum("bhd,bnhd->bnh", q, keys.to(q.dtype)) * self.scale

@@ -82,7 +82,11 @@ class RelativeAttention(nn.Module):
 def sinusoids(length: int, like: Tensor) -> Tensor:
     """(2 length - 1, C): r_d of the distances d = length - 1 down to 1 - length, in float32 at least."""
     wide, dim = torch.promote_types(like.dtype, torch.float32), like.shape[-1]
-    away = torch.arange(length - 1, -length, -1, device=like.device, dtype=wide) if length else like.new_empty(0, dtype=wide)
+    away = (
+        torch.arange(length - 1, -length, -1, device=like.device, dtype=wide)
+        if length
+        else like.new_empty(0, dtype=wide)
+    )
     turns = 10000.0 ** (-torch.arange(0, dim, 2, device=like.device, dtype=wide) / dim)
     angle = away.unsqueeze(1) * turns
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).to(like.dtype)

@@ -20,7 +20,13 @@ POOLED = "pooled"
 """The slot with (B, C): one vector for each text."""
 
 
-@block("masked_lm_head", kind="head", layout="BLC", abilities=("noncausal", "any_resolution", "1d"), paper="arXiv:1810.04805")
+@block(
+    "masked_lm_head",
+    kind="head",
+    layout="BLC",
+    abilities=("noncausal", "any_resolution", "1d"),
+    paper="arXiv:1810.04805",
+)
 class MaskedLmHead(LmHead):
     """logits = W norm(act(W_t x + b_t)) + b at every position; with `tie = "stem"` W is the table of the model's token embedding.
 

@@ -101,7 +101,13 @@ class GivenRouter(ScoringRouter):
     """
 
     def __init__(
-        self, dim: int, *, num_experts: Count, reads: SlotName | None = None, balance_weight: Weight = 0.01, z_weight: Weight = 0.0
+        self,
+        dim: int,
+        *,
+        num_experts: Count,
+        reads: SlotName | None = None,
+        balance_weight: Weight = 0.01,
+        z_weight: Weight = 0.0,
     ):
         super().__init__(num_experts, 1, balance_weight, z_weight)
         self.reads = reads
@@ -120,7 +126,9 @@ class GivenRouter(ScoringRouter):
         written = list(ctx.read(self.reads).values()) if ctx is not None else []
         expected = f"scores of {len(rows)} tokens for {self.num_experts} experts in the slot `{self.reads}`"
         if not written:
-            raise ValueError(f"a given_router needs {expected}; found nothing: put a pre_gating_embedding into the stem")
+            raise ValueError(
+                f"a given_router needs {expected}; found nothing: put a pre_gating_embedding into the stem"
+            )
         found = written[-1].flatten(0, -2)
         if found.shape != (len(rows), self.num_experts):
             raise ValueError(f"a given_router needs {expected}; found {tuple(written[-1].shape)}")

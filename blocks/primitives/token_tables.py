@@ -55,7 +55,9 @@ class LearnedPositions(Recurrent):
             raise SizeError(f"there are {most} learned positions, and the sequence is longer; state max_positions = N")
         if state is None:
             return x + self.weight[:length], (after,)
-        return x + F.embedding(where.clamp_max(most - 1), self.weight), (after,)  # behind the tokens only padding is clamped
+        return x + F.embedding(where.clamp_max(most - 1), self.weight), (
+            after,
+        )  # behind the tokens only padding is clamped
 
 
 @block(

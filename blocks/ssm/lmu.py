@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.recurrent import Recurrent, State
 from blocks.primitives.norms import BatchNorm
 from blocks.primitives.spiking import spikes
+from blocks.recurrent import Recurrent, State
 from blocks.registry import block
 from blocks.registry.slots import Linear, slot
 from blocks.tables import Table

@@ -36,7 +36,14 @@ def test_a_cache_of_short_vectors_gives_what_its_authors_get(golden):
         prefill="exact",
         rope=Rope(),
     ).to(case.dtype)
-    names = {"q_proj": "q", "o_proj": "proj", "k_proj_a": "k_a", "k_proj_b": "k_b", "v_proj_a": "v_a", "v_proj_b": "v_b"}
+    names = {
+        "q_proj": "q",
+        "o_proj": "proj",
+        "k_proj_a": "k_a",
+        "k_proj_b": "k_b",
+        "v_proj_a": "v_a",
+        "v_proj_b": "v_b",
+    }
     mixer.load_state_dict({f"{names[key.split('.')[0]]}.weight": value for key, value in case.state.items()})
     x, state = case.inputs["hidden_states"], {}
     first = case.about["prefill"]
@@ -71,7 +78,13 @@ def test_a_search_from_coarse_to_fine_keeps_the_keys_that_its_authors_keep(golde
     q, k, v = (case.data[f"in.{name}"].unsqueeze(1) for name in "qkv")
     seen = torch.arange(1, 49).unsqueeze(0)
     kept = hip_mask(
-        q, k, seen, mask_k=given["mask_k"], coarse=given["w_start"], least=given["n_patches"], scale_up=given["scale_up"]
+        q,
+        k,
+        seen,
+        mask_k=given["mask_k"],
+        coarse=given["w_start"],
+        least=given["n_patches"],
+        scale_up=given["scale_up"],
     )
     assert torch.equal(kept[0, 0].long(), case.data["mask"])
     q, k, v = (part.to(case.dtype) for part in (q, k, v))
@@ -143,5 +156,3 @@ def test_attention_of_two_softmaxes_is_a_linear_one(golden):
     case = golden("op_linear_attention_softmax")
     q, k, v = (case.inputs[name] for name in "qkv")
     case.check(two_softmaxes(q, k, v))
-
-

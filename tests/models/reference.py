@@ -49,6 +49,10 @@ class Reference:
         """The rules give the names and values of the checkpoint again."""
         single = {key: tensor.float() for key, tensor in self.model.state_dict().items()}
         back = self.rules.to_source(single)
-        added = ("decoder.weight", "decoder.bias", "num_batches_tracked")  # second names and counters, which a golden leaves out
+        added = (
+            "decoder.weight",
+            "decoder.bias",
+            "num_batches_tracked",
+        )  # second names and counters, which a golden leaves out
         assert {key for key in back if not key.endswith(added)} == set(self.weights)
         assert all(torch.equal(back[key], value) for key, value in self.weights.items())

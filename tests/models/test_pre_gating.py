@@ -35,7 +35,7 @@ def cut(reference: Reference) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [[17], [5, 1, 11], [1] * 17], ids=str)
 def test_experts_of_a_dense_model_give_the_logits_of_its_authors(pieces: list[int]) -> None:
-    case = Reference("model_readme", "readme_nano", CHANGES, weigh=cut)
+    case = Reference("model_readme", "read_me_nano", CHANGES, weigh=cut)
     state: dict[str, Any] = {}
     parts, scores = [], []
     for ids in case.data["in.input_ids"].split(pieces, 1):
@@ -50,7 +50,9 @@ def test_experts_of_a_dense_model_give_the_logits_of_its_authors(pieces: list[in
 
 def test_masks_that_cut_no_experts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"all experts equally wide$"):
-        cut_experts(GatedMlp(8, hidden_dim=6), torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]]))
+        cut_experts(
+            GatedMlp(8, hidden_dim=6), torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0]])
+        )
 
 
 def test_a_given_router_wants_the_scores_of_its_tokens() -> None:
@@ -59,4 +61,3 @@ def test_a_given_router_wants_the_scores_of_its_tokens() -> None:
         router(x, Context())
     with pytest.raises(ValueError, match=r"found \(2, 3, 5\)$"):
         router(x, Context(slots={"experts": {"stem": torch.zeros(2, 3, 5)}}))
-

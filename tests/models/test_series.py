@@ -55,7 +55,9 @@ def test_time_moe_balances_as_its_authors_do(time_moe: Reference) -> None:
     ctx = Context()
     with torch.no_grad():
         time_moe.model(time_moe.data["in.input"].double().unsqueeze(-1), ctx)
-    load, share = (torch.stack([report[key] for report in ctx.reports.values()]).mean(0) for key in ("load", "importance"))
+    load, share = (
+        torch.stack([report[key] for report in ctx.reports.values()]).mean(0) for key in ("load", "importance")
+    )
     torch.testing.assert_close((6 * 2 * load * share).sum().float(), time_moe.data["aux_loss"], rtol=0, atol=1e-6)
     time_moe.leads_back()
 

@@ -75,7 +75,13 @@ def _of_named(model: str | os.PathLike[str]) -> Preprocess:
 def _by_size(spec: Any) -> Preprocess:
     if not hasattr(spec.input, "channels"):
         raise InputError(
-            "transform", Problem(spec.name, "a model of images", f"a model of {spec.input.kind}", next=f"give it {FORMS[spec.input.kind]}")
+            "transform",
+            Problem(
+                spec.name,
+                "a model of images",
+                f"a model of {spec.input.kind}",
+                next=f"give it {FORMS[spec.input.kind]}",
+            ),
         )
     channels = spec.input.channels
     size = spec.input.size if isinstance(spec.input.size, int) else tuple(spec.input.size)
