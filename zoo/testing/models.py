@@ -89,7 +89,7 @@ def deployed(name: str) -> None:
 
 
 def gradient(name: str) -> None:
-    """The gradient of a loss reaches every parameter, in the middle of training, and is finite."""
+    """The gradient of a loss reaches every parameter but those of experts to which no token went, in the middle of training, and is finite."""
     model, ctx = _lived_in(name).train(), Context()
     anneal(model, 0.5)
     y = _answer(model, _input(model), ctx)
@@ -101,9 +101,18 @@ def gradient(name: str) -> None:
     (task + ctx.total_loss()).backward()
     parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     unreached = [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
+    unreached = [key for key in unreached if not _is_idle(key, ctx)]
     require(not unreached, f"no gradient reaches {', '.join(unreached[:5])}")
-    broken = [key for key, parameter in parameters.items() if not parameter.grad.isfinite().all()]  # type: ignore[union-attr]
+    learned = {key: parameter.grad for key, parameter in parameters.items() if parameter.grad is not None}
+    broken = [key for key, found in learned.items() if not found.isfinite().all()]
     require(not broken, f"the gradient of {', '.join(broken[:5])} is not finite")
+
+
+def _is_idle(key: str, ctx: Context) -> bool:
+    """Whether a parameter is that of an expert to which no token went."""
+    layer, _, rest = key.partition(".experts.")
+    number, report = rest.partition(".")[0], ctx.reports.get(f"{layer}.router", {})
+    return number.isdigit() and "load" in report and float(report["load"][int(number)]) == 0
 
 
 def features(name: str) -> None:
