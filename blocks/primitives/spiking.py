@@ -53,7 +53,7 @@ def spikes(
 
 
 @block(
-    "lif",
+    "sequence_lif",
     kind="token_mixer",
     layout="BLC",
     abilities=("causal", "step", "any_resolution", "1d"),

@@ -41,7 +41,7 @@ class Lmu(Recurrent):
     (A, B) is the zero-order hold, for steps of 1, of the system theta m' = a m + b u with a_ij = (2 i + 1) (-1 if i < j else
     (-1)^(i - j + 1)) and b_i = (2 i + 1) (-1)^i, whose state are the Legendre coefficients of the last `theta` tokens; neither is learned.
     (B, L, C) -> (B, L, C), or `out_dim` channels. Any length, where the authors' parallel form takes one. The state is m (B, M).
-    `spiking`: u, m and y are the spikes of neurons (`lif`) behind a batch norm each, in the place of the two relus; m spikes only where y
+    `spiking`: u, m and y are the spikes of neurons (`sequence_lif`) behind a batch norm each, in the place of the two relus; m spikes only where y
     reads it. The state holds their potentials, too: (B, 1), (B, M) and (B, out_dim).
     """
 
