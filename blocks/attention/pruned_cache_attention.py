@@ -54,7 +54,7 @@ class PrunedCacheAttention(Attention):
         super().__init__(dim, num_heads=num_heads, head_dim=head_dim, causal=True, joint=False, bias=bias, rope=rope)
         self.sizes, self.importance = (start, important, recent), importance
 
-    def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
+    def macs(self, shape: tuple[int, ...], ctx: Context | None = None) -> dict[str, int]:
         """Scores and sums of each token with the N that may be kept."""
         B, L, _ = shape
         return {"matmul": 2 * B * L * sum(self.sizes) * self.num_heads * self.head_dim}

@@ -64,7 +64,7 @@ class MaskedLmHead(LmHead):
         x = run(self.act, self.dense(x))
         if self.norm is not None:
             x = run(self.norm, x, without_places(ctx))
-        if pre_logits or not self.num_classes:
+        if pre_logits or self.bias is None:
             return x
         logits: Tensor = F.linear(x, self._shared()) if self.classifier is None else self.classifier(x)
         return logits + self.bias

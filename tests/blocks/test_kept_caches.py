@@ -152,7 +152,12 @@ def test_latent_attention_is_that_of_deepseek_v3(golden):
 
 
 @torch.no_grad()
-def test_attention_of_two_softmaxes_is_a_linear_one(golden):
-    case = golden("op_linear_attention_softmax")
-    q, k, v = (case.inputs[name] for name in "qkv")
-    case.check(two_softmaxes(q, k, v))
+def test_attention_of_two_softmaxes_gathers_by_keys_and_spreads_by_queries():
+    q, k, v = (tokens(9, 8).unsqueeze(1) * scale for scale in (1, 2, 3))
+    expected = torch.zeros_like(v)
+    for t in range(9):
+        for c in range(8):
+            context = (k[..., c].exp().unsqueeze(-1) * v).sum(2) / k[..., c].exp().sum(2, keepdim=True)
+            share = q[:, :, t, c].exp() / q[:, :, t].exp().sum(-1)
+            expected[:, :, t] += share.unsqueeze(-1) * context * 8**-0.5
+    torch.testing.assert_close(two_softmaxes(q, k, v), expected)
