@@ -20,7 +20,7 @@ from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
 from zoo.pretrained.fill import fill, plan
 from zoo.pretrained.target import Plan
-from zoo.specs.check import ImageInput, VideoInput
+from zoo.specs.inputs import ImageInput, VideoInput
 from zoo.specs.model import Described
 from zoo.specs.scalars import plain
 

@@ -138,11 +138,11 @@ class GlobalPool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-@block("chunk", kind="downsample", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+@block("chunk", kind="downsample", abilities=("causal", "noncausal", "any_resolution"))
 class Chunk(nn.Module):
     """y = the part `index` of the channels, which are cut into `of` parts.
 
-    (B, C, H, W) -> (B, C / of, H, W). Raises ValueError where `of` does not divide the width, and for a part that is not there.
+    (B, C, H, W) -> (B, C / of, H, W), or (B, L, C) -> (B, L, C / of). Raises ValueError where `of` does not divide the width, and for a part that is not there.
     """
 
     def __init__(self, dim: int, *, index: Annotated[int, Meta(ge=0)] = 0, of: Annotated[int, Meta(ge=2)] = 2):
@@ -153,7 +153,7 @@ class Chunk(nn.Module):
         self.start = index * self.out_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.narrow(1, self.start, self.out_dim)
+        return x.narrow(1 if x.ndim == 4 else -1, self.start, self.out_dim)
 
 
 @block(

@@ -99,6 +99,7 @@ class GatedMlp(nn.Module):
 
     (B, C, H, W) or (B, L, C) -> the same shape. The hidden width is `hidden_dim`, or int(ratio * C) without one; 8/3
     costs as much as a plain MLP of ratio 4. `gate_scale` multiplies W_gate x. With `joint` one map gives [W_gate x | W_up x].
+    `bias` holds for all maps, unless `out_bias` says otherwise of the last.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class GatedMlp(nn.Module):
         linear: Linear = slot("dense"),
         gate_scale: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 1.0,
         joint: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        out_bias: Annotated[bool | None, Meta(extra_json_schema={"added": "0.1"})] = None,
     ):
         super().__init__()
         hidden_dim = hidden_dim or int(dim * ratio)
@@ -120,7 +122,7 @@ class GatedMlp(nn.Module):
         self.gate = None if joint else linear(dim, hidden_dim, bias=bias)
         self.up = None if joint else linear(dim, hidden_dim, bias=bias)
         self.act = act(hidden_dim) if act else None
-        self.down = linear(hidden_dim, dim, bias=bias)
+        self.down = linear(hidden_dim, dim, bias=bias if out_bias is None else out_bias)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         up: Tensor | None = None

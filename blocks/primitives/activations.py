@@ -78,6 +78,14 @@ class Tanh(Pointwise):
         return torch.tanh(x)
 
 
+@block("log", kind="act", abilities=EVERYWHERE)
+class Log(Pointwise):
+    """y = ln max(x, 1e-20)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_min(1e-20).log()
+
+
 @block("leaky_relu", kind="act", abilities=EVERYWHERE, covers=("lrelu",))
 class LeakyRelu(nn.Module):
     """y = max(x, 0) + slope * min(x, 0).

@@ -36,3 +36,20 @@ class Dense(nn.Linear):
     def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
         scale_input(self, scale, shift)
         return True
+
+
+@block("matrix", kind="downsample", abilities=EVERYWHERE)
+class Matrix(Dense):
+    """y = W x along the channels: `dense` without a bias, as a part of its own, to which no host says whether it has one.
+
+    (B, C, H, W), (B, L, C) or (B, C) -> the same with `out_dim` channels.
+    """
+
+    def __init__(self, dim: int, out_dim: int | None = None):
+        super().__init__(dim, out_dim, bias=False)
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        return not shift.any() and super().absorb_output(scale, shift)
+
+    def absorb_input(self, scale: Tensor, shift: Tensor) -> bool:
+        return not shift.any() and super().absorb_input(scale, shift)

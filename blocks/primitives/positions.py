@@ -23,6 +23,7 @@ class PositionEmbedding(nn.Module):
 
     (B, C, H, W) or (B, L, C) -> the same shape, for the one size it was built for; with `dynamic_size` an image may have any other,
     to which the table is interpolated. Raises SizeError for another size; `resize_table` fits the table of another image size.
+    With `fixed` the table is that of waves of rows and columns (arXiv:2212.09748), and nothing trains it.
     `spare_token` keeps a class token (1, 1, C) in the state that nothing reads and nothing trains, as checkpoints of SLAB do.
     """
 
@@ -36,17 +37,25 @@ class PositionEmbedding(nn.Module):
         *,
         dynamic_size: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         spare_token: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+        fixed: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
         input_size: tuple[int, ...] = (14, 14),
     ):
         super().__init__()
         self.input_size, self.dynamic_size = tuple(input_size), dynamic_size
-        self.pos_embed = nn.Parameter(torch.empty(1, math.prod(input_size), dim))
+        if fixed and (dim % 4 or len(input_size) != 2):
+            raise ValueError(f"waves of rows and columns need an image and a multiple of 4 channels; there are {dim}")
+        self.fixed = fixed
+        self.pos_embed = nn.Parameter(torch.empty(1, math.prod(input_size), dim), requires_grad=not fixed)
         token = nn.Parameter(torch.empty(1, 1, dim), requires_grad=False) if spare_token else None
         self.register_parameter("cls_token", token)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.fixed:
+            with torch.no_grad():
+                self.pos_embed.copy_(_waves(self.input_size, self.pos_embed.shape[-1]))
+        else:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.zeros_(self.cls_token)
 
@@ -71,6 +80,45 @@ class PositionEmbedding(nn.Module):
             return None
         before = old.input_size if old is not None else None
         return resized_grid(tensor, self.input_size, before) if len(self.input_size) == 2 else None
+
+
+@block("shared_positions", kind="embed", layout="BLC", abilities=("1d",), paper="arXiv:2304.02532")
+class SharedPositions(nn.Module):
+    """y_t = x_t + pos_embed[places_t], one learned vector for each place; several positions may have the same.
+
+    (B, L, C) -> (B, L, C). `places` are as many as the positions, without them 0, 1, 2, … Raises SizeError for another length.
+    """
+
+    no_decay = ("pos_embed",)
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        places: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(min_length=1, max_length=65536)]
+        | None = None,
+        input_size: tuple[int, ...] = (16,),
+    ):
+        super().__init__()
+        self.places = places or list(range(math.prod(input_size)))
+        self.pos_embed = nn.Parameter(torch.empty(1, max(self.places) + 1, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != len(self.places):
+            raise SizeError(f"these positions are for {len(self.places)} tokens and meet {x.shape[1]}")
+        return x + self.pos_embed[:, self.places]
+
+
+def _waves(size: Size, dim: int) -> Tensor:
+    """(1, H*W, C): sines and cosines of the column in the first half of the channels, of the row in the second."""
+    rates = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) * 4 / dim)
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in size), indexing="ij")
+    angles = [axis.flatten().outer(rates) for axis in (columns, rows)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1).unsqueeze(0)
 
 
 def resized_grid(table: Tensor, size: Size, old: Size | None = None) -> Tensor | None:

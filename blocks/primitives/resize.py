@@ -75,16 +75,26 @@ class Resize(nn.Module):
 class PixelShuffle(nn.Module):
     """Each `scale`^2 channels in a row become the scale x scale pixels of one, row by row.
 
-    (B, C, H, W) -> (B, C / scale^2, scale H, scale W). Raises ValueError for a width that scale^2 does not divide.
+    (B, C, H, W) -> (B, C / scale^2, scale H, scale W). With `pixels_first` channels are those of the first pixel, then those of the next,
+    as in the last layer of diffusion transformers. Raises ValueError for a width that scale^2 does not divide.
     """
 
-    def __init__(self, dim: int, *, scale: Factor = 2):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        scale: Factor = 2,
+        pixels_first: Annotated[bool, Meta(extra_json_schema={"added": "0.1"})] = False,
+    ):
         super().__init__()
         if dim % scale**2:
             raise ValueError(f"{dim} channels are no whole number of cells of {scale} x {scale} pixels")
-        self.scale, self.out_dim = scale, dim // scale**2
+        self.scale, self.out_dim, self.pixels_first = scale, dim // scale**2, pixels_first
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pixels_first:
+            cells = x.permute(0, 2, 3, 1).unflatten(3, (self.scale, self.scale, self.out_dim))
+            return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
         cells = x.permute(0, 2, 3, 1).unflatten(3, (self.out_dim, self.scale, self.scale))
         return cells.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 

@@ -171,11 +171,12 @@ class Graph(nn.Module):
     def clashes(self, tensors: Sequence[Tensor], path: str) -> list[Problem]:
         """What goes wrong in the nodes for inputs of these shapes, of each node by itself; what reads it is left out."""
         values: dict[str, Any] = dict(zip(self.inputs, tensors, strict=True))
+        ctx = Context() if any(getattr(module, "reads", None) is not None for module in self.modules()) else None
         problems = []
         for name in self.order:
             if all(owner(read, self.inputs) in values for read in self._reads[name]):
                 try:
-                    values[name] = self._run(getattr(self, name), values, None)
+                    values[name] = self._run(getattr(self, name), values, ctx)
                 except ValueError as error:
                     problems.append(Problem(f"{path}.{name}", found=str(error)))
         return problems

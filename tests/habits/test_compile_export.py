@@ -12,7 +12,7 @@ import zoo
 from tests.models.thin import thin
 from tests.sampled import sampled
 from zoo import catalog
-from zoo.build.inputs import meta_input
+from zoo.build.inputs import drawn_inputs
 from zoo.catalog.listing import list_models
 
 NANO = [name for name in list_models("*_nano")]
@@ -37,12 +37,11 @@ def spec_of(name: str) -> zoo.Spec:
     return thin(name, LARGE, fewest=2)
 
 
-def example(name: str, batch: int) -> torch.Tensor:
+def examples(name: str, batch: int) -> tuple[torch.Tensor, ...]:
     form: Any = spec_of(name).input
     if form.kind == "tokens":
-        return torch.randint(0, form.vocab_size, (batch, 24), generator=torch.Generator().manual_seed(0))
-    sizes = meta_input(spec_of(name), batch).shape
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+        return (torch.randint(0, form.vocab_size, (batch, 24), generator=torch.Generator().manual_seed(0)),)
+    return drawn_inputs(spec_of(name), batch)
 
 
 def values(output: Any) -> torch.Tensor:
@@ -54,10 +53,10 @@ def values(output: Any) -> torch.Tensor:
 def compiles(name: str) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()
-    model, x = zoo.create(spec_of(name)), example(name, 2)
+    model, inputs = zoo.create(spec_of(name)), examples(name, 2)
     with torch.no_grad():
-        expected = values(model(x))
-        found = values(torch.compile(model, backend="eager", fullgraph=name not in ROUTED)(x))
+        expected = values(model(*inputs))
+        found = values(torch.compile(model, backend="eager", fullgraph=name not in ROUTED)(*inputs))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -66,12 +65,12 @@ def exports(name: str) -> None:
     model: Any = zoo.create(spec_of(name))
     net = nn.Sequential(model) if hasattr(model, "graph") else model  # a program of torch's has a `graph` of its own
     with torch.no_grad():
-        program = torch.export.export(
-            net, (example(name, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
-        )
+        inputs = examples(name, 2)
+        free = {0: torch.export.Dim("batch", min=1, max=64)}
+        program = torch.export.export(net, inputs, dynamic_shapes=tuple(free for _ in inputs))
         for batch in (1, 3):
-            x = example(name, batch)
-            torch.testing.assert_close(values(program.module()(x)), values(model(x)), rtol=1e-4, atol=1e-5)
+            inputs = examples(name, batch)
+            torch.testing.assert_close(values(program.module()(*inputs)), values(model(*inputs)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sampled(SMALL))

@@ -13,7 +13,7 @@ from torch import nn
 import zoo
 from tests.sampled import sampled
 from zoo import catalog
-from zoo.build.inputs import meta_input
+from zoo.build.inputs import drawn_inputs
 from zoo.catalog.listing import list_models
 
 NANO = list_models("*_nano")
@@ -23,20 +23,13 @@ def held(model: nn.Module) -> list[weakref.ref[Any]]:
     return [weakref.ref(part) for part in (*model.modules(), *model.parameters())]
 
 
-def example(model: Any) -> torch.Tensor:
-    form = model.spec.input
-    if form.kind == "tokens":
-        return torch.zeros(1, 8, dtype=torch.long)
-    return torch.zeros(meta_input(model.spec, 1).shape)
-
-
 @pytest.mark.parametrize("name", sampled(NANO))
 def test_memory_of_a_dropped_model_is_freed(name: str) -> None:
     model: Any = zoo.create(name, pretrained=bool(catalog.entry(name).tags))
     deployed = zoo.deploy(model)
     with torch.no_grad():
         for net in (model, deployed):
-            net(example(model))
+            net(*drawn_inputs(model.spec))
     parts = [*held(model), *held(deployed)]
     del model, deployed, net
     gc.collect()

@@ -38,11 +38,21 @@ def weights(name: str) -> dict[str, Tensor]:
     return state | {key.removeprefix("param."): tensor for key, tensor in data.items() if key.startswith("param.")}
 
 
-def sample(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
-    about = golden(name)[0]["input"]["x"]
-    random, numbers = np.random.RandomState(about["seed"]), int(np.prod(about["shape"]))
-    drawn = random.uniform(0, 1, numbers) if about.get("map") == "uniform" else random.standard_normal(numbers)
-    return torch.from_numpy(drawn.astype(np.float32).reshape(about["shape"])).to(dtype)
+def samples(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """All inputs of the reference in their order: drawn by its recipe, or stored."""
+    about, data = golden(name)
+    found = [data[f"in.{key}"] if recipe.get("stored") else drawn(recipe) for key, recipe in about["input"].items()]
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in found)
+
+
+def drawn(recipe: dict[str, Any]) -> Tensor:
+    random, numbers = np.random.RandomState(recipe["seed"]), int(np.prod(recipe["shape"]))
+    values = random.uniform(0, 1, numbers) if recipe.get("map") == "uniform" else random.standard_normal(numbers)
+    return torch.from_numpy(values.astype(np.float32).reshape(recipe["shape"]))
+
+
+def sample(name: str) -> Tensor:
+    return samples(name)[0]
 
 
 @functools.cache
@@ -71,7 +81,7 @@ def tolerance(name: str) -> float:
 def test_outputs_and_parameters_are_those_of_the_reference(name: str) -> None:
     model = loaded(name)
     with torch.no_grad():
-        found = errors(name, model(sample(name)))
+        found = errors(name, model(*samples(name)))
     assert found
     assert max(found.values()) <= tolerance(name)
     assert count(model) == golden(name)[0]["params"]
@@ -81,7 +91,7 @@ def test_outputs_and_parameters_are_those_of_the_reference(name: str) -> None:
 def test_macs_are_those_of_the_reference(name: str) -> None:
     model, work = zoo.create(name, device="meta"), Work()
     with torch.no_grad(), work, modules_open(work, {module: path for path, module in model.named_modules()}):
-        model(sample(name).float().to("meta"))
+        model(*(x.to("meta") for x in samples(name, torch.float32)))
     macs = sum(work.paths[""][kind] for kind in EXACT) // 2
     assert macs == golden(name)[0]["macs_flopcounter"] + entries("uncounted").get(name, 0)
 
@@ -89,9 +99,9 @@ def test_macs_are_those_of_the_reference(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_deploy_form_gives_the_same_and_is_as_small_as_the_references(name: str) -> None:
     about, model = golden(name)[0], loaded(name)
-    deployed, x = fuse(model), sample(name)
+    deployed, inputs = fuse(model), samples(name)
     with torch.no_grad():
-        expected, found = model(x), deployed(x)
+        expected, found = model(*inputs), deployed(*inputs)
     for y, other in zip(each(expected), each(found), strict=True):
         assert float((y - other).norm() / y.norm()) <= 1e-9
     assert "fused_params" not in about or count(deployed) <= about["fused_params"]

@@ -25,7 +25,7 @@ from zoo.catalog.published import backbone_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import SHIPPED, Store, export_rows, read_rows
-from zoo.specs.check import TokenInput
+from zoo.specs.inputs import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes, read_file
 from zoo.specs.resolve import resolve

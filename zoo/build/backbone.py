@@ -19,7 +19,7 @@ from zoo.build.inputs import meta_input
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown, square_of
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
-from zoo.specs.check import ImageInput, VideoInput
+from zoo.specs.inputs import ImageInput, VideoInput
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 

@@ -18,11 +18,15 @@ from blocks.registry.errors import BlockError, Problem
 from blocks.registry.slots import Place
 from blocks.wiring.graph import Graph
 from zoo.build.backbone import Backbone, Stage
-from zoo.build.graph_model import GraphModel
-from zoo.build.inputs import meta_input
+from zoo.build.graph_model import GraphModel, ManyInputs
+from zoo.build.inputs import meta_input, meta_inputs
 from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
+<<<<<<< HEAD
 from zoo.specs.check import AnyInput, SeriesInput, TokenInput
+=======
+from zoo.specs.inputs import Ids, TokenInput
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 from zoo.specs.model import Described, Spec
 
 
@@ -48,7 +52,7 @@ def check(spec: Spec) -> Backbone:
     hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: at.append(module))
     try:
         with torch.no_grad():
-            model(meta_input(spec))
+            model(*meta_inputs(spec))
     except (ValueError, RuntimeError, TypeError, IndexError) as failure:
         names = {module: name for name, module in model.named_modules()}
         where = next((names[module] for module in reversed(at) if module in names), "")
@@ -86,8 +90,13 @@ class _Builder:
         head = self._part(spec.head, "head", width, None)
         self._tie(head, stem)
         reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
+<<<<<<< HEAD
         reads_text = reads_text and "causal" in head.abilities  # type: ignore[union-attr, operator]  # of a block
         kind = GraphModel if spec.graph is not None else LanguageModel if reads_text else Backbone
+=======
+        graphed = ManyInputs if spec.inputs else GraphModel
+        kind = graphed if spec.graph is not None else LanguageModel if reads_text else Backbone
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
         model = kind(spec, stem, stages, head, width)
         if not self.problems and (spec.graph is not None or any(isinstance(part, Graph) for part in model.modules())):
             self._try(model)
@@ -108,9 +117,12 @@ class _Builder:
             self.problems.append(Problem("", found=f"the forward pass fails: {str(error).splitlines()[0]}"))
 
     def _behind(self, model: GraphModel) -> None:
-        inputs = model.eval().taps(meta_input(self.spec), None)
+        first, *others = meta_inputs(self.spec)
+        beside = model.beside(first, others) if isinstance(model, ManyInputs) else {}
+        inputs = model.eval().taps(first, None, beside)
         place = replace(self.place, path="graph", sizes=None, inputs=lambda: tuple(inputs))
-        widths = tuple(channels(x) for x in inputs)
+        kinds = {named.name: named.count for named in self.spec.inputs if isinstance(named, Ids)}
+        widths = tuple(kinds.get(name) or _channels(x) for name, x in zip(model.places, inputs, strict=True))
         try:
             graph = construct(self.spec.graph, place, widths[0], dims=widths)
         except BlockError as refusal:
@@ -218,11 +230,16 @@ class Stream:
         self.pending.append(exit)
 
 
+<<<<<<< HEAD
 def _width_of(declared: AnyInput) -> int:
     """What the stem is told of the input: channels, features, or how many tokens there are."""
     if isinstance(declared, TokenInput):
         return declared.vocab_size
     return declared.features if isinstance(declared, SeriesInput) else declared.channels
+=======
+def _channels(x: Tensor) -> int:
+    return channels(x) if x.ndim > 1 else 1
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 
 def _width(module: nn.Module | None, width: int) -> int:

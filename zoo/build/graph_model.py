@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,10 @@ from blocks.context import Context
 from blocks.registry.errors import SizeError
 from zoo.build import surgery
 from zoo.build.backbone import Backbone, Stage, in_memory_order
+from zoo.errors import InputError, Problem, listed, nearest
+from zoo.specs.inputs import Ids, Mask, Named, Numbers
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class GraphModel(Backbone):
@@ -50,9 +54,9 @@ class GraphModel(Backbone):
         except SizeError as refusal:
             raise self._of_another_size(x, refusal) from None
 
-    def taps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
-        """The values that the graph reads, in its order."""
-        found: dict[str, Tensor] = {}
+    def taps(self, x: Tensor, ctx: Context | None, beside: Mapping[str, Any] = NOTHING) -> list[Any]:
+        """The values that the graph reads, in its order; `beside` are inputs of the model beside the first, by name."""
+        found: dict[str, Any] = dict(beside)
         x = found["input"] = in_memory_order(x, self.reads_clips)
         for name, part in self.parts():
             if isinstance(part, Stage):
@@ -65,7 +69,7 @@ class GraphModel(Backbone):
                 found["stem"] = x
         return [found[name] for name in self.places]
 
-    def _through(self, name: str, stage: Stage, x: Tensor, ctx: Context | None, found: dict[str, Tensor]) -> Tensor:
+    def _through(self, name: str, stage: Stage, x: Tensor, ctx: Context | None, found: dict[str, Any]) -> Tensor:
         """The output of a stage; those of its layers that are read are put into `found`."""
         layers = [int(place.rpartition(".")[2]) for place in self.places if place.startswith(f"{name}.layers.")]
         show = dict.fromkeys(layers, x)
@@ -76,3 +80,55 @@ class GraphModel(Backbone):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Another number of classes: the layers whose shape hangs on it are drawn anew, the rest stays."""
         surgery.reset_graph(self, num_classes)
+
+
+class ManyInputs(GraphModel):
+    """A model built from a spec with `inputs`: what goes in beside the first input is read by the graph, by name.
+
+    model(x, t, y), or model(x, t=t, y=y): the first input, then the others in the order of the spec. A mask may be left out, or None.
+    """
+
+    def forward(self, x: Tensor, *others: Any, ctx: Context | None = None, **named: Any) -> Any:  # type: ignore[override]
+        """Raises InputError for an input that is missing, one that has no place, and another kind of numbers than the spec says."""
+        beside = self.beside(x, others, named)
+        if self.graph is None or self.out_indices is not None:
+            return super().forward(x, ctx)
+        if ctx is None and self.reads_slots:
+            ctx = Context()
+        try:
+            return self.graph(tuple(self.taps(x, ctx, beside)), ctx)
+        except SizeError as refusal:
+            raise self._of_another_size(x, refusal) from None
+
+    def beside(self, like: Tensor, others: Sequence[Any], named: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+        """The inputs beside the first, `like`, as the graph reads them, by name."""
+        declared = self.spec.inputs
+        names = [each.name for each in declared]
+        given = dict(zip(names, others, strict=False)) | dict(named)
+        missing = [each.name for each in declared if given.get(each.name) is None and not isinstance(each, Mask)]
+        strange = [name for name in named if name not in names]
+        twice = [name for name in named if name in names[: len(others)]]
+        if missing or strange or twice or len(others) > len(names):
+            found = (
+                f"no {listed(missing)}" if missing else f"{listed(strange or twice)}" if strange or twice else "more"
+            )
+            near = nearest(strange[0], names) if strange else ""
+            raise InputError("forward", Problem("inputs", f"model(x, {', '.join(names)})", found, near))
+        return {each.name: as_sequence(each, given.get(each.name), like) for each in declared}
+
+
+def as_sequence(declared: Named, x: Any, like: Tensor) -> Any:
+    """An input as the graph sees it: numbers (B, L, C), ids (B, L). What has no length is one long, a number one wide; of several
+    streams (N, B, L, C) the channels lie side by side, (B, L, N C). What has no batch stays as it is.
+
+    Raises InputError for ids that are no whole numbers."""
+    if x is None or "batch" not in declared.shape:
+        return x
+    if isinstance(declared, Numbers):
+        x = x if x.is_floating_point() else x.to(like.dtype)
+        if before := declared.shape.index("batch"):
+            return x.flatten(0, before - 1).movedim(0, -2).flatten(-2)
+        return x.view(-1, 1, 1) if x.ndim == 1 else x.unsqueeze(1) if x.ndim == 2 else x
+    if isinstance(declared, Ids) and x.is_floating_point():
+        raise InputError("forward", Problem(declared.name, "whole numbers", str(x.dtype)))
+    return x.unsqueeze(1) if x.ndim == 1 else x

@@ -1,29 +1,90 @@
-"""Inputs of the form that a spec asks for, on meta."""
+"""Inputs of the form that a spec asks for, on meta, and drawn ones to try a model with."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from zoo.specs.check import AnyInput, SeriesInput, TokenInput, VideoInput
 from zoo.specs.model import Spec
+=======
+from zoo.specs.inputs import Ids, Input, Mask, Named, NumbersInput, TokenInput, VideoInput
+from zoo.specs.model import Described
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 DEFAULT_LENGTH = 128
 """Tokens in a trial run of a model that takes any number of them."""
 
 
+<<<<<<< HEAD
 def meta_input(spec: Spec, batch: int = 1) -> Tensor:
     """An input of the spec's form, on meta: images, clips, series, or token ids."""
     if isinstance(spec.input, TokenInput):
         return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
     if isinstance(spec.input, SeriesInput):
         return torch.empty(batch, *input_size(spec.input), spec.input.features, device="meta")
+=======
+def meta_input(spec: Described, batch: int = 1) -> Tensor:
+    """The first input of the spec's form, on meta: images, clips, token ids, or numbers."""
+    if isinstance(spec.input, TokenInput):
+        return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
+    if isinstance(spec.input, NumbersInput):
+        return torch.empty(_shape(spec.input, batch), device="meta")
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
     frames = (spec.input.frames,) if isinstance(spec.input, VideoInput) else ()
     return torch.empty(batch, spec.input.channels, *frames, *input_size(spec.input), device="meta")
 
 
+<<<<<<< HEAD
 def input_size(declared: AnyInput) -> tuple[int, ...]:
     """(H, W) of the images, or (L,) of the token sequences and series, that a model is made for."""
     if isinstance(declared, (TokenInput, SeriesInput)):
+=======
+def meta_inputs(spec: Described, batch: int = 1) -> tuple[Tensor, ...]:
+    """All inputs of a call in their order, on meta."""
+    types = {Ids: torch.long, Mask: torch.bool}
+    beside = (
+        torch.empty(_shape(named, batch), dtype=types.get(type(named), torch.float32), device="meta")
+        for named in spec.inputs
+    )
+    return (meta_input(spec, batch), *beside)
+
+
+def drawn_inputs(
+    spec: Described, batch: int = 1, seed: int = 0, device: str | torch.device = "cpu"
+) -> tuple[Tensor, ...]:
+    """All inputs of a call in their order, at random: normal numbers, ids of all kinds alike, masks that hide nothing.
+
+    Numbers beside the first input lie between 0 and 1, as times do."""
+    generator = torch.Generator(device).manual_seed(seed)
+    first = torch.empty_like(meta_input(spec, batch), device=device)
+    if isinstance(spec.input, TokenInput):
+        first.random_(0, spec.input.vocab_size, generator=generator)
+    else:
+        first.normal_(generator=generator)
+    drawn = [first.contiguous(memory_format=torch.channels_last) if first.ndim == 4 else first]
+    for named, empty in zip(spec.inputs, meta_inputs(spec, batch)[1:], strict=True):
+        x = torch.empty_like(empty, device=device)
+        if isinstance(named, Ids):
+            x.random_(0, named.count, generator=generator)
+        elif isinstance(named, Mask):
+            x.fill_(True)
+        else:
+            x.uniform_(generator=generator)
+        drawn.append(x)
+    return tuple(drawn)
+
+
+def input_size(declared: Input) -> tuple[int, ...]:
+    """(H, W) of the images, (L,) of the token sequences, or the axes of the numbers, that a model is made for."""
+    if isinstance(declared, TokenInput):
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
         return (declared.length or DEFAULT_LENGTH,)
+    if isinstance(declared, NumbersInput):
+        return tuple(axis for axis in declared.shape if isinstance(axis, int))
     return (declared.size, declared.size) if isinstance(declared.size, int) else (declared.size[0], declared.size[1])
+
+
+def _shape(declared: NumbersInput | Named, batch: int) -> tuple[int, ...]:
+    return tuple(batch if axis == "batch" else int(axis) for axis in declared.shape)

@@ -26,7 +26,7 @@ from blocks.registry import plugins
 from zoo import catalog
 from zoo.catalog.collection import namespace_of
 from zoo.errors import BlockError, InputError, Problem, listed
-from zoo.specs.check import ImageInput
+from zoo.specs.inputs import ImageInput
 from zoo.specs.model import Described
 from zoo.specs.read import FamilyText
 from zoo.weights.manifest import Manifest

@@ -14,7 +14,7 @@ from zoo.build.backbone import Backbone
 from zoo.build.deploy import check_form, fused
 from zoo.build.inputs import input_size
 from zoo.build.language import LanguageModel
-from zoo.errors import InputError, Problem, nearest
+from zoo.errors import InputError, Problem, listed, nearest
 from zoo.exporting.formats import Format, Written, refuse_missing, refuse_path, write
 from zoo.exporting.language import streaming
 from zoo.exporting.ports import FREE, image_like
@@ -87,6 +87,10 @@ def export_graph(
         net = fused(net)
     if isinstance(net, LanguageModel):
         return write(wanted, *streaming(net.eval(), example), target, force=force)
+    if net.spec.inputs:
+        beside = listed([named.name for named in net.spec.inputs])
+        step = "`torch.export.export(model, inputs)` takes it as it is"
+        raise InputError("export", Problem(net.spec.name, "a model of one input", f"{beside} beside it", next=step))
     if example is None:
         example = image_like((1, net.spec.input.channels, *input_size(net.spec.input)))
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)

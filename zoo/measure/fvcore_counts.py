@@ -21,15 +21,15 @@ from blocks.moe.dispatch import traced_as_run
 Handle = Callable[[list[Any], list[Any]], Counter[str]]
 
 
-def fvcore_macs(model: nn.Module, x: Tensor) -> dict[str, int]:
+def fvcore_macs(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """MACs by class (matmul, convolution, attention) of a forward pass in eval mode, traced. Needs memory for the model."""
     from fvcore.nn import FlopCountAnalysis
 
     handles = {f"aten::{name}": _handle(kind, formula) for name, (kind, formula) in FORMULAS.items()}
-    handles |= {"aten::einsum": _summed, "aten::_convolution": _convolved_either_way}
+    handles |= {"aten::einsum": _summed, "aten::_convolution": _convolved_either_way, "aten::lstm": _remembered}
     with warnings.catch_warnings(), torch.no_grad(), traced_as_run():
         warnings.simplefilter("ignore")
-        analysis = FlopCountAnalysis(model.eval(), x)
+        analysis = FlopCountAnalysis(model.eval(), inputs)
         analysis.clear_op_handles().set_op_handle(**handles)
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -49,6 +49,12 @@ def _summed(inputs: list[Any], outputs: list[Any]) -> int:
         for letter, size in zip(term, shape, strict=True)
     }
     return math.prod(sizes.values())
+
+
+def _remembered(inputs: list[Any], outputs: list[Any]) -> int:
+    """A recurrence: every matrix of the weights meets every position."""
+    matrices = [_shape(value) for value in inputs[2].node().inputs()]
+    return math.prod(_shape(inputs[0])[:2]) * sum(math.prod(shape) for shape in matrices if len(shape) == 2)
 
 
 def _handle(kind: str, formula: Callable[..., int]) -> Any:
@@ -103,4 +109,4 @@ FORMULAS: dict[str, tuple[str, Callable[..., int]]] = {
     "conv_transpose2d": ("convolution", _transposed),
     "scaled_dot_product_attention": ("attention", _attended),
 }  # fmt: skip
-KINDS = {name: kind for name, (kind, _) in FORMULAS.items()} | {"einsum": "matmul"}
+KINDS = {name: kind for name, (kind, _) in FORMULAS.items()} | {"einsum": "matmul", "lstm": "matmul"}

@@ -98,7 +98,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
     import torch
     from torch.utils.flop_counter import flop_registry
 
-    from zoo.build.inputs import meta_input
+    from zoo.build.inputs import meta_inputs
     from zoo.measure.op_counter import Composites, Work
 
     aten = torch.ops.aten
@@ -124,7 +124,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
     work = Kinds()
     work.open.append("")
     with torch.no_grad(), work, Composites(work):
-        net.eval()(meta_input(net.spec, batch))  # type: ignore[arg-type]
+        net.eval()(*meta_inputs(net.spec, batch))  # type: ignore[arg-type]
     flops = work.paths[""]
     normalised = sum(row[1] for op, row in work.ops.items() if "norm" in op)
     return Load(

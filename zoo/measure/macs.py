@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from zoo.build.inputs import meta_input
+from zoo.build.inputs import meta_inputs
 from zoo.measure.op_counter import EXACT, Work, modules_open
 
 
@@ -26,7 +26,7 @@ def count_macs(model: nn.Module) -> Macs:
     was_training = twin.training
     work = Work()
     with torch.no_grad(), work, modules_open(work, {module: path for path, module in twin.named_modules()}):
-        twin.eval()(meta_input(twin.spec))  # type: ignore[arg-type]
+        twin.eval()(*meta_inputs(twin.spec))  # type: ignore[arg-type]
     twin.train(was_training)
     totals = {path: sum(counts[kind] for kind in EXACT) // 2 for path, counts in work.paths.items()}
     return Macs(totals.get("", 0), work.paths[""]["scan"], {path: total for path, total in totals.items() if path})

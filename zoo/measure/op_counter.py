@@ -55,7 +55,7 @@ MOVES = {
     "copy_", "clone", "_to_copy", "cat", "stack", "index_select", "gather", "embedding", "constant_pad_nd", "roll", "flip", "im2col",
     "index", "fill_", "zero_", "empty", "empty_like", "zeros", "zeros_like", "new_zeros", "new_empty", "new_ones", "ones", "full",
     "arange", "linspace", "empty_strided", "new_empty_strided", "full_like", "ones_like", "scalar_tensor", "repeat", "scatter", "index_put",
-    "slice_scatter", "pixel_unshuffle", "tril", "triu", "tril_indices", "nonzero", "new_full", "scatter_", "index_put_", "zero",
+    "slice_scatter", "pixel_unshuffle", "unsafe_split", "tril", "triu", "tril_indices", "nonzero", "new_full", "scatter_", "index_put_", "zero",
     "copy", "channel_shuffle", "expand_copy", "complex", "_reshape_copy", "select_scatter", "col2im", "meshgrid", "lift_fresh", "detach_",
 }  # fmt: skip
 """Operations that move data and compute nothing."""

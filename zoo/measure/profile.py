@@ -19,7 +19,7 @@ from blocks.registry.words import short_name
 from blocks.wiring.graph import Graph, Joint
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
-from zoo.build.inputs import meta_input
+from zoo.build.inputs import meta_input, meta_inputs
 from zoo.build.language import LanguageModel
 from zoo.build.params import count_params
 from zoo.catalog.names import Model
@@ -112,15 +112,15 @@ def profile(
 ) -> Profile:
     """The profile of a model, named, as a spec, or built.
 
-    input: a tensor or its shape, batch included; without one, a single input of the model's own size. form: `train` or `deploy`; a built
+    input: a tensor or its shape, batch included, of the first input; without one, a single input of the model's own size. form: `train` or `deploy`; a built
     model is in the form in which it is. `details` keeps the rows by block and operation. Raises UnknownModelError and SpecError.
     """
     net = _on_meta(model, form)
     spec = getattr(net, "spec", None)
-    x = _input(input, spec)
+    x, *others = _inputs(input, spec)
     if form == "deploy":
         with torch.no_grad():
-            net(x)  # a deployed net keeps, from its first pass on, what it has to compute once
+            net(x, *others)  # a deployed net keeps, from its first pass on, what it has to compute once
     names = {module: path for path, module in net.named_modules()}
     shapes: dict[str, list[int]] = {}
     hooks = [
@@ -137,7 +137,7 @@ def profile(
     work = Work(watch_memory=True)
     try:
         with torch.no_grad(), work, modules_open(work, names) as stated:
-            net(x)
+            net(x, *others)
     finally:
         for hook in hooks:
             hook.remove()
@@ -197,13 +197,18 @@ def _on_meta(model: Model | nn.Module, form: Form) -> nn.Module:
     return deployed
 
 
-def _input(given: Tensor | tuple[int, ...] | None, spec: Any) -> Tensor:
-    if isinstance(given, Tensor):
-        return given.to("meta")
+def _inputs(given: Tensor | tuple[int, ...] | None, spec: Any) -> tuple[Tensor, ...]:
+    """All inputs on meta: the one that is given, or the model's own, and those beside it."""
+    if spec is None:
+        return (given.to("meta") if isinstance(given, Tensor) else torch.empty(given or 0, device="meta"),)
     if given is None:
-        return meta_input(spec)
-    like = meta_input(spec) if spec is not None else torch.empty(0, device="meta")
-    return torch.empty(given, dtype=like.dtype, device="meta")
+        return meta_inputs(spec)
+    x = (
+        given.to("meta")
+        if isinstance(given, Tensor)
+        else torch.empty(given, dtype=meta_input(spec).dtype, device="meta")
+    )
+    return (x, *meta_inputs(spec, x.shape[0])[1:])
 
 
 def is_place(path: str, module: nn.Module, net: nn.Module) -> bool:

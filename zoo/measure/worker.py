@@ -156,19 +156,29 @@ def example(job: Job, model: Callable[..., Any]) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
+def examples(job: Job, model: Callable[..., Any]) -> tuple[Tensor, ...]:
+    """All inputs of a call in their order, the first as `example` gives it."""
+    from zoo.build.inputs import drawn_inputs
+
+    spec: Any = getattr(model, "_orig_mod", model).spec
+    dtype = getattr(torch, job.runtime.dtype)
+    others = drawn_inputs(spec, job.runtime.batch, device=job.device)[1:] if spec.inputs else ()
+    return (example(job, model), *(x.to(dtype) if x.is_floating_point() else x for x in others))
+
+
 def _sample(job: Job, model: Callable[..., Any], anchor: nn.Module, seconds: float, before: int) -> Sample:
     torch.set_num_threads(job.runtime.threads)
     clock: Clock = CudaClock() if job.device == "cuda" else CpuClock() if job.runtime.is_torch else ProcessClock()
-    x = example(job, model)
+    inputs = examples(job, model)
     beside = example(Job("", ANCHOR, "train", Runtime(), job.device), anchor)
     with torch.inference_mode():
-        output = model(x)
+        output = model(*inputs)
         if not all(bool(torch.isfinite(value).all()) for value in _tensors(output)):
             raise ValueError("its outputs are not finite")
         short = min(0.03, seconds)
         first = measure(lambda: anchor(beside), short, 3, clock)
         _reset_peak(job.device)
-        timing = measure(lambda: model(x), seconds, 5, clock)
+        timing = measure(lambda: model(*inputs), seconds, 5, clock)
         peak = _peak(job.device) - before
         last = measure(lambda: anchor(beside), short, 3, clock)
     clocks = query_gpu(CLOCKS) if job.device == "cuda" else ""

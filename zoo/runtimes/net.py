@@ -16,7 +16,7 @@ from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.runtimes.quiet import reason_of
 from zoo.runtimes.signature import Input, Kind, Leaf, Signature, Sizes, shown
-from zoo.specs.check import TokenInput
+from zoo.specs.inputs import TokenInput
 
 Dynamic = Literal["size", "batch", "none"]
 DYNAMIC: tuple[Dynamic, ...] = ("size", "batch", "none")
@@ -72,6 +72,10 @@ def signature_of(net: nn.Module, example: Tensor | Sequence[int] | None = None, 
     """
     if dynamic not in DYNAMIC:
         raise InputError("deploy", Problem("dynamic", listed(DYNAMIC), f"`{dynamic}`", nearest(dynamic, DYNAMIC)))
+    beside = getattr(getattr(net, "spec", None), "inputs", ())
+    if beside:
+        found = f"{listed([named.name for named in beside])} beside it"
+        raise InputError("deploy", Problem("", "a net of one input", found))
     if isinstance(net, LanguageModel):
         return _of_tokens(net, example, dynamic)
     return _of_pictures(net, example, dynamic)

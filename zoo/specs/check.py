@@ -14,35 +14,10 @@ from blocks.registry.schema import INVALID, Issue, complete, fragment, shown
 from blocks.registry.slots import NONE
 from blocks.registry.words import PART, is_name
 from blocks.wiring import nodes
-from zoo.errors import Problem, listed, nearest
+from zoo.errors import Problem, listed
 from zoo.specs.backbones import BACKBONE_SCHEMA
+from zoo.specs.inputs import complete_input, complete_inputs
 from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
-
-Size = Annotated[int, Meta(ge=1, le=16384)]
-
-
-class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Images (B, channels, H, W); `size` is H = W, or [H, W]. `square` says that the net takes no other shape."""
-
-    kind: Literal["image"] = "image"
-    channels: Annotated[int, Meta(ge=1, le=4096)] = 3
-    size: Size | Annotated[list[Size], Meta(min_length=2, max_length=2)] = 224
-    square: bool = False
-
-
-class VideoInput(ImageInput, frozen=True, forbid_unknown_fields=True):
-    """Clips (B, channels, frames, H, W)."""
-
-    kind: Literal["video"] = "video"  # type: ignore[assignment]
-    frames: Annotated[int, Meta(ge=1, le=4096)] = 8
-
-
-class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Token ids (B, L); `length` matters only to blocks that are built for one length."""
-
-    vocab_size: Annotated[int, Meta(ge=1, le=10_000_000)]
-    kind: Literal["tokens"] = "tokens"
-    length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
 
 class SeriesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,8 +47,11 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
+<<<<<<< HEAD
 INPUTS = {"image": ImageInput, "video": VideoInput, "tokens": TokenInput, "series": SeriesInput}
 INPUT_SCHEMA = {kind: fragment(struct) for kind, struct in INPUTS.items()}
+=======
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
 CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])
@@ -88,7 +66,9 @@ STAGE = ("downsample", "view", "layers", "post")
 def complete_tree(tree: Table, problems: list[Problem]) -> Table:
     """The expanded tree with every default written in and every call in canonical form, origins kept."""
     issues: list[Issue] = []
-    filled: dict[str, Any] = {"input": _complete_input(tree.get("input", {}), issues)}
+    filled: dict[str, Any] = {"input": complete_input(tree.get("input", {}), issues)}
+    if "inputs" in tree:
+        filled["inputs"] = complete_inputs(tree["inputs"], issues)
     classes = tree.get("num_classes", _classes(filled["input"]))
     filled["num_classes"] = complete(classes, CLASSES_SCHEMA, ("num_classes",), issues, complete_call)
     if "stem" in tree:
@@ -125,24 +105,6 @@ def _complete_stages(stages: Any, issues: list[Issue]) -> list[dict[str, Any]]:
         issues.append(Issue(("stages",), "a list of stages", shown(stages)))
         return []
     return [_complete_stage(stage, ("stages", i), issues) for i, stage in enumerate(stages)]
-
-
-def _complete_input(value: Any, issues: list[Issue]) -> Any:
-    kind = value.get("kind", "image") if isinstance(value, dict) else "image"
-    if kind is INVALID:
-        return value
-    if kind not in tuple(INPUT_SCHEMA):
-        options = [f'"{key}"' for key in INPUT_SCHEMA]
-        issues.append(
-            Issue(
-                ("input", "kind"),
-                "one of " + ", ".join(options),
-                f'"{kind}"' if isinstance(kind, str) else shown(kind),
-                nearest(str(kind), INPUT_SCHEMA),
-            )
-        )
-        return value
-    return complete(value, INPUT_SCHEMA[kind], ("input",), issues, complete_call)
 
 
 def _classes(table: Any) -> int:

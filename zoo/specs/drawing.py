@@ -20,6 +20,8 @@ def mermaid(spec: Spec) -> str:
 
 def _lines(spec: Spec) -> Iterator[str]:
     yield 'input(["input"])'
+    for named in spec.inputs:
+        yield f'{_id(named.name)}(["{named.name}"])'
     before = "input"
     for name, label in _chain(spec):
         yield f'{_id(name)}["{label}"]'

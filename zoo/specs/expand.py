@@ -12,6 +12,7 @@ from zoo.specs.backbones import Models, adopt
 from zoo.specs.graphs import Writer
 from zoo.specs.indexed import Where, pick
 from zoo.specs.inline import Inliner
+from zoo.specs.inputs import names_of
 from zoo.specs.laws import apply_growth
 from zoo.specs.limits import MAX_STAGES, Room
 from zoo.specs.stages import depths_of, numbers_of_stages, stage_of, stage_tables_of
@@ -19,7 +20,7 @@ from zoo.specs.taps import graph_behind
 from zoo.specs.tree import Items, Table, mentions
 from zoo.specs.width import apply_width
 
-TOP = ("input", "num_classes", "stem", "dims", "depths", "growth", "width", "depth", "downsample", "view", "layer", "layers", "post", "head",
+TOP = ("input", "inputs", "num_classes", "stem", "dims", "depths", "growth", "width", "depth", "downsample", "view", "layer", "layers", "post", "head",
        "define", "stages", "init", "drop_rate", "drop_path_rate", "backbone", "graph")  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
     tables = stage_tables_of(merged, count, problems)
     depths = depths_of(merged, tables, count, problems)
     tree = Table(spec.origin)
-    for key in ("input", "num_classes", "dims", "init", "drop_rate", "drop_path_rate"):
+    for key in ("input", "inputs", "num_classes", "dims", "init", "drop_rate", "drop_path_rate"):
         if key in merged:
             tree.put(key, merged[key], merged.origins[key])
     for key in ("stem", "head"):
@@ -60,7 +61,7 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
     tree.put("stages", stages, stages.origin)
     levels = adopt(merged, tree, models, problems) if "backbone" in merged else None
     if "graph" in merged:
-        graph = graph_behind(merged, writer, tree["stages"], levels)
+        graph = graph_behind(merged, writer, tree["stages"], levels, names_of(merged.get("inputs")))
         tree.put("graph", pick(graph, None, merged.origins["graph"], problems), merged.origins["graph"])
     apply_width(merged, tree, problems)
     return tree
@@ -74,6 +75,9 @@ def _top_keys(spec: Table, problems: list[Problem]) -> None:
     for key in (*chain, *(() if "graph" in spec else ("head",))):
         if key not in spec and not (key == "dims" and "growth" in spec):
             problems.append(Problem(str(spec.origin.below(key)), f"`{key}`", "nothing", next="every spec has one"))
+    if "inputs" in spec and "graph" not in spec:
+        expected = "a [spec.graph], which reads what goes in beside `input`"
+        problems.append(Problem(str(spec.origins["inputs"]), expected, "none"))
     if "layer" in spec and "layers" in spec:
         problems.append(
             Problem(

@@ -3,9 +3,10 @@
     { graph = [nodes], let = { mid = 16 }, inputs = ["x"], outputs = ["y"] }         a graph as a call
     { name = "e{l}", from = "e{l-1}", do = [...], each = { l = [2, 3, 4] } }         three nodes: e2, e3, e4
 
-`{l}` and `{l+1}` in a string stand for the value of `each`, or of the `let` of the node, its graph or one around it; `"$l"` is the value
-itself, whatever it is, and `"$l*2"` or `"$l/2"` a multiple or a part of a whole number. Within `each`, `{ per_each = [...] }` is the value
-at its position. An `each` over nothing is no node.
+`{l}` and `{l+1}` in a string stand for the value of `each`, or of the `let` of the node, its graph or one around it, and `{n-1-l}` for a
+sum of several; `"$l"` is the value itself, whatever it is, and `"$l*2"` or `"$l/2"` a multiple or a part of a whole number. A number n in
+`each` is 0 to n - 1; an `each` over nothing is no node. An edge may have an `each`, too: it is written once for each value. `{before}` in
+a `from` is the node written before. Within `each`, `{ per_each = [...] }` is the value at its position.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from zoo.specs.limits import MAX_VALUES, TooLarge
 from zoo.specs.tree import Items, Origin, Table, report
 
 NODE = ("name", "from", "merge", "do", "same_as", "each", "let")
-HOLE = re.compile(r"\{([a-z][a-z0-9_]*)([+-][0-9]{1,4})?\}")
 VARIABLE = r"[a-z][a-z0-9_]*"
+TERM = re.compile(rf"([+-])({VARIABLE}|[0-9]{{1,4}})")
+HOLE = re.compile(rf"\{{({VARIABLE})((?:[+-](?:{VARIABLE}|[0-9]{{1,4}}))*)\}}")
 VALUE = re.compile(rf"\$({VARIABLE})(?: ?([*/]) ?([0-9]{{1,6}}))?")
 
 
@@ -125,15 +127,15 @@ class Writer:
         if "each" not in node:
             return [scope]
         each = self.write(node["each"], node.origins["each"], scope)
-        lists = list(each.values()) if isinstance(each, Table) else []
-        sound = lists and all(isinstance(values, list) for values in lists)
-        if not sound or not all(re.fullmatch(VARIABLE, name) for name in each):
-            report(self.problems, node.origins["each"], "a table of names and lists of values", each)
+        lists = {name: _listed(values) for name, values in each.items()} if isinstance(each, Table) else {}
+        sound = lists and all(isinstance(values, (list, range)) for values in lists.values())
+        if not sound or not all(re.fullmatch(VARIABLE, name) for name in lists):
+            report(self.problems, node.origins["each"], "a table of names and lists of values, or their number", each)
             return []
-        turns = itertools.product(*(range(len(values)) for values in lists))
+        turns = itertools.product(*(range(len(values)) for values in lists.values()))
         return [
             scope.inside(
-                {name: each[name][i] for name, i in zip(each, turn, strict=True)}, dict(zip(each, turn, strict=True))
+                {name: lists[name][i] for name, i in zip(lists, turn, strict=True)}, dict(zip(lists, turn, strict=True))
             )
             for turn in itertools.islice(turns, MOST_NODES + 1)
         ]
@@ -142,7 +144,9 @@ class Writer:
         out = Table(node.origin)
         for key, item in node.items():
             if key not in ("each", "let"):
-                out.put(key, self.write(item, node.origins[key], scope), node.origins[key])
+                write = self._reads if key == "from" else self.write
+                names = scope.inside({"before": before}) if key == "from" else scope
+                out.put(key, write(item, node.origins[key], names), node.origins[key])
         reads = out.get("from", before)
         if not isinstance(reads, Items):
             items, at = Items(out.origins.get("from", place)), out.origins.get("from", place)
@@ -150,6 +154,24 @@ class Writer:
             out.put("from", items, at)
         if len(out["from"]) > 1 and "merge" not in out:
             out.put("merge", "cat", place)
+        return out
+
+    def _reads(self, value: Any, origin: Origin, scope: Scope) -> Any:
+        """What a node reads, an edge with an `each` once for each combination of its values."""
+        edges = value if isinstance(value, Items) else Items(origin)
+        if not isinstance(value, Items):
+            edges.push(value, origin)
+        if not any(isinstance(edge, Table) and "each" in edge for edge in edges):
+            return self.write(value, origin, scope)
+        out = Items(edges.origin)
+        for edge, place in zip(edges, edges.origins, strict=True):
+            for inner in self._turns(edge, scope) if isinstance(edge, Table) else [scope]:
+                written = self.write(edge, place, inner)
+                if isinstance(written, Table) and "each" in written:
+                    del written["each"], written.origins["each"]
+                out.push(written, place)
+                if len(out) > MOST_NODES:
+                    raise TooLarge(Problem(str(origin), f"at most {MOST_NODES:,} edges", "more"))
         return out
 
     def _outputs(self, value: Any, origin: Origin, scope: Scope, last: Any = None) -> Items:
@@ -175,12 +197,14 @@ class Writer:
     def _text(self, text: str, origin: Origin, scope: Scope) -> Any:
         def filled(hole: re.Match[str]) -> str:
             value = self._named(hole[1], hole[0], origin, scope)
-            if hole[2] is None:
-                return str(value)
-            if isinstance(value, bool) or not isinstance(value, int):
-                report(self.problems, origin, f"a whole number in `{hole[0]}`", value)
-                return hole[0]
-            return str(value + int(hole[2]))
+            for sign, term in TERM.findall(hole[2]):
+                more = int(term) if term.isdigit() else self._named(term, hole[0], origin, scope)
+                wrong = [each for each in (value, more) if isinstance(each, bool) or not isinstance(each, int)]
+                if wrong:
+                    report(self.problems, origin, f"a whole number in `{hole[0]}`", wrong[0])
+                    return hole[0]
+                value += more if sign == "+" else -more
+            return str(value)
 
         text = HOLE.sub(filled, text)
         if match := VALUE.fullmatch(text):
@@ -223,6 +247,12 @@ class Writer:
             report(self.problems, table.origins["per_each"], f"a list, one value for each `{name}`", options)
             return INVALID
         return self.write(options[turns[name]], options.origins[turns[name]], scope)
+
+
+def _listed(values: Any) -> Any:
+    """0 to n - 1 for a number n; what is no number stays."""
+    is_number = isinstance(values, int) and not isinstance(values, bool)
+    return range(min(values, MOST_NODES + 1)) if is_number else values
 
 
 def graph_key(table: Mapping[str, Any]) -> str:

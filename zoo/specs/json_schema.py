@@ -14,10 +14,11 @@ from blocks.registry.errors import BlockError
 from blocks.registry.schema import CALL
 from blocks.wiring.nodes import GRAPH
 from zoo.specs.backbones import BACKBONE_SCHEMA
-from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, INPUT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
+from zoo.specs.check import CLASSES_SCHEMA, INIT_SCHEMA, RATE_SCHEMA, WIDTHS_SCHEMA
 from zoo.specs.expand import TOP
 from zoo.specs.graphs import NODE
 from zoo.specs.indexed import GROWTH, MOST_GROWN
+from zoo.specs.inputs import INPUT_SCHEMA, NAMED_SCHEMA
 from zoo.specs.laws import DEPTH_SCHEMA, GROWTH_SCHEMA
 from zoo.specs.patch import EXTENDS
 from zoo.specs.read import LEVEL, SCHEMA, TASKS, FamilyText
@@ -248,6 +249,9 @@ def _spec() -> dict[str, Any]:
     stage = _or_value({"type": "object", "properties": parts, "additionalProperties": False})
     properties: dict[str, Any] = {
         "input": _or_value({"anyOf": [_loosen(schema) for schema in INPUT_SCHEMA.values()]}),
+        "inputs": _or_value(
+            {"type": "array", "items": _or_value({"anyOf": [_loosen(schema) for schema in NAMED_SCHEMA.values()]})}
+        ),
         "num_classes": _or_value(CLASSES_SCHEMA),
         "stem": optional,
         "head": optional,

@@ -11,7 +11,12 @@ from typing import Any, Protocol
 import msgspec
 
 from blocks import registry
+<<<<<<< HEAD
 from zoo.specs.check import INPUTS, AnyInput, Init
+=======
+from zoo.specs.check import Init
+from zoo.specs.inputs import Input, Named, input_of, inputs_of
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 from zoo.specs.read import SCHEMA, FamilyText
 from zoo.specs.tree import Table, calls, plain
 
@@ -63,7 +68,16 @@ class Described(abc.ABC):
 
     @property
     @abc.abstractmethod
+<<<<<<< HEAD
     def input(self) -> AnyInput: ...
+=======
+    def input(self) -> Input: ...
+
+    @property
+    def inputs(self) -> tuple[Named, ...]:
+        """What goes in beside the first input, in the order of a call."""
+        return ()
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
     @property
     @abc.abstractmethod
@@ -97,10 +111,19 @@ class Spec(Described):
         self.keys = keys or {}
 
     @functools.cached_property
+<<<<<<< HEAD
     def input(self) -> AnyInput:
         values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
         made: AnyInput = msgspec.convert(values, INPUTS[values.get("kind", "image")])
         return made
+=======
+    def input(self) -> Input:
+        return input_of(plain(self.tree["input"]))
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Named, ...]:
+        return inputs_of(plain(self.tree.get("inputs", [])))
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
     @functools.cached_property
     def init(self) -> Init:
@@ -177,10 +200,14 @@ def essence(tree: dict[str, Any]) -> dict[str, Any]:
     essential = {key: value for key, value in tree.items() if key not in NOT_ESSENTIAL}
     sized = any("input_size" in registry.describe(call["block"]).supplied for _, call in calls(tree))
     if not sized:
-        essential["input"] = {
-            key: value for key, value in essential["input"].items() if key not in ("size", "length", "frames")
-        }
+        essential["input"] = _unsized(essential["input"])
+        if "inputs" in essential:
+            essential["inputs"] = [_unsized(row) for row in essential["inputs"]]
     return {key: _without_neutral(value) for key, value in essential.items()}
+
+
+def _unsized(declared: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in declared.items() if key not in ("size", "length", "frames", "shape")}
 
 
 def _without_neutral(node: Any) -> Any:

@@ -33,7 +33,11 @@ TASKS = (
     "image-classification", "multilabel-classification", "image-regression", "language-modeling", "sequence-classification",
     "feature-extraction", "semantic-segmentation", "object-detection", "super-resolution", "image-restoration", "pose-estimation",
     "depth-estimation", "video-classification", "salient-object-detection", "line-detection", "audio-enhancement", "image-generation",
+<<<<<<< HEAD
     "masked-language-modeling", "time-series-forecasting", "speech-recognition", "audio-classification",
+=======
+    "audio-generation", "robot-control", "molecule-energy",
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 )  # fmt: skip
 """What the outputs of a model are: one class, any number of classes, numbers, tokens, features; or what a net for a task gives."""
 

@@ -17,8 +17,12 @@ TAP = re.compile(r"input|stem(?:\.[0-9]{1,3})?|stages\.[0-9]{1,3}(?:\.layers\.[0
 LEVEL = re.compile(r"levels\.([0-9]{1,3})")
 
 
-def graph_behind(source: Table, writer: Writer, stages: Sequence[Any], levels: Sequence[str] | None) -> Any:
+def graph_behind(
+    source: Table, writer: Writer, stages: Sequence[Any], levels: Sequence[str] | None, named: Sequence[str] = ()
+) -> Any:
     """The graph behind the stages, `[spec.graph]` with `nodes`, as a call whose inputs are the places of the net that it reads.
+
+    `named` are inputs of the model beside its first, which the graph reads by their names.
 
     A filled one is a call already, whose inputs are found anew."""
     graph, origin = source["graph"], source.origins["graph"]
@@ -42,13 +46,19 @@ def graph_behind(source: Table, writer: Writer, stages: Sequence[Any], levels: S
     inputs.push(f"stages.{len(stages) - 1}" if stages else "input", origin)
     call.put("inputs", inputs, origin)
     written = writer.write(call, origin)
-    return _with_taps(written, writer.problems, stages, levels)
+    return _with_taps(written, writer.problems, stages, levels, named)
 
 
-def _with_taps(graph: Table, problems: list[Problem], stages: Sequence[Any], levels: Sequence[str] | None) -> Table:
+def _with_taps(
+    graph: Table, problems: list[Problem], stages: Sequence[Any], levels: Sequence[str] | None, named: Sequence[str]
+) -> Table:
     """The graph with `levels.i` as the places they stand for, and with all that it reads of the net as its inputs."""
     taps: dict[str, Origin] = {}
     names = {node.get("name") for node in graph["graph"]}
+    for node in graph["graph"]:
+        if node.get("name") in named:
+            expected = "nodes and inputs with different names"
+            problems.append(Problem(str(node.origin), expected, f"`{node.get('name')}` twice"))
 
     def settled(name: Any, origin: Origin) -> Any:
         if not isinstance(name, str) or name in names:
@@ -62,7 +72,9 @@ def _with_taps(graph: Table, problems: list[Problem], stages: Sequence[Any], lev
                 problems.append(Problem(str(origin), f"a level from 0 to {len(levels) - 1}", f"`{name}`"))
                 return INVALID
             name = levels[int(match[1])]
-        if TAP.fullmatch(name):
+        if name in named:
+            taps.setdefault(name, origin)
+        elif TAP.fullmatch(name):
             if fault := _tap_fault(name, stages):
                 problems.append(Problem(str(origin), *fault))
                 return INVALID

@@ -61,6 +61,7 @@ CALLS: dict[str, dict[str, Any]] = {
         ],
     },
     "core/box_decoder@1": {"strides": [8, 16]},
+    "core/squares@1": {"size": 7, "inside": "sum"},
 }
 """Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
 

@@ -16,7 +16,7 @@ import zoo
 from blocks.annealing import anneal
 from blocks.context import Context
 from zoo import catalog
-from zoo.build.inputs import meta_input
+from zoo.build.inputs import drawn_inputs
 from zoo.catalog.manifests import manifests
 from zoo.errors import ProblemsError
 from zoo.factory import create
@@ -24,7 +24,11 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
 from zoo.measure.profiles import cost_of, costs
+<<<<<<< HEAD
 from zoo.specs.check import ImageInput, TokenInput, VideoInput
+=======
+from zoo.specs.inputs import NumbersInput, TokenInput, VideoInput
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
@@ -61,7 +65,7 @@ def shapes(name: str) -> None:
     """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for each input."""
     model = _built(name)
     with torch.no_grad():
-        y = _answer(model, _input(model))
+        y = _answer(model, _inputs(model))
     if model.spec.graph is not None:
         require(
             all(len(value) == 2 for value in _each(y)), f"two inputs gave {[tuple(value.shape) for value in _each(y)]}"
@@ -81,7 +85,7 @@ def shapes(name: str) -> None:
 def deployed(name: str) -> None:
     """The deploy form equals the train form."""
     model = _lived_in(name)
-    x = _input(model)
+    x = _inputs(model)
     with torch.no_grad():
         pairs = zip(_each(_answer(zoo.deploy(model), x)), _each(_answer(model, x)), strict=True)
         for found, expected in pairs:
@@ -92,7 +96,7 @@ def gradient(name: str) -> None:
     """The gradient of a loss reaches every parameter but those of experts to which no token went, in the middle of training, and is finite."""
     model, ctx = _lived_in(name).train(), Context()
     anneal(model, 0.5)
-    y = _answer(model, _input(model), ctx)
+    y = _answer(model, _inputs(model), ctx)
     if model.spec.graph is not None:
         generator = torch.Generator().manual_seed(3)
         task: Any = sum((value * torch.randn(value.shape, generator=generator)).mean() for value in _each(y))
@@ -118,13 +122,17 @@ def _is_idle(key: str, ctx: Context) -> bool:
 def features(name: str) -> None:
     """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
     model = _built(name)
+<<<<<<< HEAD
     if isinstance(model.spec.input, VideoInput) or not isinstance(model.spec.input, ImageInput):
+=======
+    if isinstance(model.spec.input, (TokenInput, VideoInput, NumbersInput)):
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
         raise NotApplicable("it is no net for images")
     if not model.num_levels:
         raise NotApplicable("it is one graph, without levels")
     info = model.feature_info
     net = zoo.create(name, features_only=True, out_indices=tuple(range(len(info.channels()))))
-    x = _input(net)
+    x = _inputs(net)[0]
     with torch.no_grad():
         maps = net(x)
     side, reduction = x.shape[-1], 1
@@ -140,7 +148,7 @@ def features(name: str) -> None:
 def saved(name: str) -> None:
     """Weights that are saved and loaded give the same outputs, bit by bit."""
     model = _lived_in(name)
-    x = _input(model)
+    x = _inputs(model)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder, "weights.safetensors")
         zoo.save(model, path)
@@ -162,7 +170,7 @@ def profiled(name: str) -> None:
     stated = {kind: cost.analytic[kind] for kind in EXACT}
     require(stated == cost.by_class, f"its blocks say {stated}, and its operations are {cost.by_class}: see `macs`")
     if cost.params <= LARGE:
-        traced = fvcore_macs(create(name), torch.zeros_like(meta_input(zoo.spec(name)), device="cpu"))
+        traced = fvcore_macs(create(name), *drawn_inputs(zoo.spec(name)))
         require(traced == stated, f"its blocks say {stated}, and fvcore counts {traced}")
 
 
@@ -246,12 +254,17 @@ def _lived_in(name: str) -> Any:
     return model
 
 
+<<<<<<< HEAD
 def _input(model: Any) -> Tensor:
     empty, generator = meta_input(model.spec, 2), torch.Generator().manual_seed(2)
     if isinstance(model.spec.input, TokenInput):
         return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
     x = torch.randn(empty.shape, generator=generator)
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+=======
+def _inputs(model: Any) -> tuple[Tensor, ...]:
+    return drawn_inputs(model.spec, 2, seed=2)
+>>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 
 def _each(y: Any) -> list[Tensor]:
@@ -259,9 +272,9 @@ def _each(y: Any) -> list[Tensor]:
     return list(y.values()) if isinstance(y, dict) else [y]
 
 
-def _answer(model: Any, x: Tensor, *ctx: Context) -> Tensor:
+def _answer(model: Any, inputs: tuple[Tensor, ...], ctx: Context | None = None) -> Tensor:
     """What the model gives, the logits where it gives more."""
-    output = model(x, *ctx)
+    output = model(*inputs, ctx=ctx)
     logits: Tensor = getattr(output, "logits", output)
     return logits
 

@@ -58,15 +58,12 @@ def profile(arguments: Namespace) -> int:
 
 
 def _three_counts(spec: Any, form: Any, found: Profile) -> dict[str, dict[str, int]]:
-    import torch
-
     from zoo import factory
-    from zoo.build.inputs import meta_input
+    from zoo.build.inputs import drawn_inputs
     from zoo.measure.fvcore_counts import fvcore_macs
     from zoo.measure.op_counter import EXACT
 
-    x = torch.zeros_like(meta_input(spec, found.input[0]), device="cpu")
-    real = fvcore_macs(factory.create(spec, form=form), x)
+    real = fvcore_macs(factory.create(spec, form=form), *drawn_inputs(spec, found.input[0]))
     return {"analytic": {kind: found.analytic[kind] for kind in EXACT}, "operations": found.by_class, "fvcore": real}
 
 

@@ -12,7 +12,7 @@ from zoo.build.params import count_params
 from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.macs import count_macs
-from zoo.specs.check import TokenInput
+from zoo.specs.inputs import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.patch import swap_edits
 from zoo.specs.read import SCHEMA, family_of

@@ -11,7 +11,7 @@ import torch
 from zoo.data import digits
 from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
-from zoo.specs.check import ImageInput
+from zoo.specs.inputs import ImageInput
 from zoo.specs.model import Spec
 from zoo.training.digits import Recipe, fit
 from zoo.training.pydoc import TextRecipe, fit_text

@@ -12,7 +12,7 @@ from blocks import registry
 from zoo.catalog.local_files import block_of
 from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem, ProblemsError
-from zoo.specs.check import TokenInput
+from zoo.specs.inputs import TokenInput
 from zoo.training.ablation.lengths import Growth, growth
 from zoo.training.ablation.matching import Budget, Fitted, call_for, cost_of, fitted, placed
 from zoo.training.ablation.running import RATES, TUNING, Setting, measure_of, score, seconds_of, usual_length
