@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
@@ -51,14 +51,11 @@ class Attend(nn.Module):
         self.q_norm = qk_norm(self.head_dim) if qk_norm else None
         self.k_norm = qk_norm(self.head_dim) if qk_norm else None
 
-    cross = True
-    """Whether what it costs hangs on a second tensor, too."""
-
-    def macs(self, shape: tuple[int, ...], keys: Tensor) -> dict[str, int]:
+    def macs(self, shape: tuple[int, ...], keys: tuple[int, ...], *others: Any) -> dict[str, int]:
         """Scores and sums: L M (C + C_v) for L queries and M keys."""
-        length = math.prod(shape[2:]) if len(shape) == 4 else shape[1]
+        lengths = [math.prod(each[2:]) if len(each) == 4 else each[1] for each in (shape, keys)]
         width = shape[1] if len(shape) == 4 else shape[2]
-        return {"attention": shape[0] * length * as_tokens(keys).shape[1] * (width + self.out_dim)}
+        return {"attention": shape[0] * math.prod(lengths) * (width + self.out_dim)}
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor | None = None, mask: Tensor | None = None, *, ctx: Context | None = None

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Convolutions along a sequence that mix channels, too, of what is around a token or of what is behind it; and the mean so far.
 
 Papers: arXiv:2402.04882 (LMUFormer's tokenizer), arXiv:1609.03499 (causal convolutions).
@@ -109,49 +108,3 @@ class RunningMean(Recurrent):
         fresh = torch.full_like(count[:, :1].sum(1), x.shape[1]) if mask is None else mask.sum(1)
         after = x.to(wide).sum(1) + total  # padding is zeros
         return (sums / count.unsqueeze(-1)).to(x.dtype), (after, fresh + seen)
-=======
-"""A convolution along a sequence, and channels and positions that change places. Sound comes with channels first."""
-
-from __future__ import annotations
-
-from typing import Annotated
-
-from msgspec import Meta
-from torch import Tensor, nn
-
-from blocks.registry import block
-
-
-@block("sequence_conv", kind="token_mixer", layout="BLC", abilities=("noncausal", "any_resolution", "1d"))
-class SequenceConv(nn.Module):
-    """y_t = b + sum_i W_i x_(t + i - k // 2), with zeros before the first position and behind the last.
-
-    (B, L, C) -> (B, L, C). Raises ValueError for an even kernel.
-    """
-
-    def __init__(self, dim: int, *, kernel_size: Annotated[int, Meta(ge=1, le=4095)] = 3, bias: bool = True):
-        super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"a kernel of {kernel_size} has no centre; the nearest that has is {kernel_size + 1}")
-        self.conv = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if type(x) is Tensor and not x.numel():
-            return x
-        return self.conv(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
-
-
-@block("swap_axes", kind="whole", layout="BLC", abilities=("1d",))
-class SwapAxes(nn.Module):
-    """y = x with its last two axes in the other order, (B, C, L) -> (B, L, C).
-
-    `out_dim` is the width then, which the width before does not tell.
-    """
-
-    def __init__(self, dim: int, out_dim: int | None = None):
-        super().__init__()
-        self.out_dim = out_dim or dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2)
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)

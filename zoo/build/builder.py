@@ -22,11 +22,7 @@ from zoo.build.graph_model import GraphModel, ManyInputs
 from zoo.build.inputs import meta_input, meta_inputs
 from zoo.build.language import LanguageModel
 from zoo.errors import SpecError
-<<<<<<< HEAD
-from zoo.specs.check import AnyInput, SeriesInput, TokenInput
-=======
-from zoo.specs.inputs import Ids, TokenInput
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+from zoo.specs.inputs import AnyInput, Ids, SeriesInput, TokenInput
 from zoo.specs.model import Described, Spec
 
 
@@ -90,13 +86,9 @@ class _Builder:
         head = self._part(spec.head, "head", width, None)
         self._tie(head, stem)
         reads_text = isinstance(spec.input, TokenInput) and getattr(head, "per_token", False)
-<<<<<<< HEAD
         reads_text = reads_text and "causal" in head.abilities  # type: ignore[union-attr, operator]  # of a block
-        kind = GraphModel if spec.graph is not None else LanguageModel if reads_text else Backbone
-=======
         graphed = ManyInputs if spec.inputs else GraphModel
         kind = graphed if spec.graph is not None else LanguageModel if reads_text else Backbone
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
         model = kind(spec, stem, stages, head, width)
         if not self.problems and (spec.graph is not None or any(isinstance(part, Graph) for part in model.modules())):
             self._try(model)
@@ -230,16 +222,15 @@ class Stream:
         self.pending.append(exit)
 
 
-<<<<<<< HEAD
 def _width_of(declared: AnyInput) -> int:
     """What the stem is told of the input: channels, features, or how many tokens there are."""
     if isinstance(declared, TokenInput):
         return declared.vocab_size
     return declared.features if isinstance(declared, SeriesInput) else declared.channels
-=======
+
+
 def _channels(x: Tensor) -> int:
     return channels(x) if x.ndim > 1 else 1
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 
 def _width(module: nn.Module | None, width: int) -> int:

@@ -9,11 +9,7 @@ from torch import nn
 
 from zoo.build.inputs import meta_input
 from zoo.data.transforms import preprocess_of
-<<<<<<< HEAD
-from zoo.specs.check import ImageInput
-=======
-from zoo.specs.inputs import TokenInput
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+from zoo.specs.inputs import ImageInput
 
 
 def pretrained_cfg(model: Any) -> dict[str, Any]:

@@ -5,42 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from zoo.specs.check import AnyInput, SeriesInput, TokenInput, VideoInput
-from zoo.specs.model import Spec
-=======
-from zoo.specs.inputs import Ids, Input, Mask, Named, NumbersInput, TokenInput, VideoInput
+from zoo.specs.inputs import AnyInput, Ids, Mask, Named, NumbersInput, SeriesInput, TokenInput, VideoInput
 from zoo.specs.model import Described
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 DEFAULT_LENGTH = 128
 """Tokens in a trial run of a model that takes any number of them."""
 
 
-<<<<<<< HEAD
-def meta_input(spec: Spec, batch: int = 1) -> Tensor:
-    """An input of the spec's form, on meta: images, clips, series, or token ids."""
-    if isinstance(spec.input, TokenInput):
-        return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
-    if isinstance(spec.input, SeriesInput):
-        return torch.empty(batch, *input_size(spec.input), spec.input.features, device="meta")
-=======
 def meta_input(spec: Described, batch: int = 1) -> Tensor:
-    """The first input of the spec's form, on meta: images, clips, token ids, or numbers."""
+    """The first input of the spec's form, on meta: images, clips, series, token ids, or numbers."""
     if isinstance(spec.input, TokenInput):
         return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
     if isinstance(spec.input, NumbersInput):
         return torch.empty(_shape(spec.input, batch), device="meta")
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+    if isinstance(spec.input, SeriesInput):
+        return torch.empty(batch, *input_size(spec.input), spec.input.features, device="meta")
     frames = (spec.input.frames,) if isinstance(spec.input, VideoInput) else ()
     return torch.empty(batch, spec.input.channels, *frames, *input_size(spec.input), device="meta")
 
 
-<<<<<<< HEAD
-def input_size(declared: AnyInput) -> tuple[int, ...]:
-    """(H, W) of the images, or (L,) of the token sequences and series, that a model is made for."""
-    if isinstance(declared, (TokenInput, SeriesInput)):
-=======
 def meta_inputs(spec: Described, batch: int = 1) -> tuple[Tensor, ...]:
     """All inputs of a call in their order, on meta."""
     types = {Ids: torch.long, Mask: torch.bool}
@@ -76,10 +59,9 @@ def drawn_inputs(
     return tuple(drawn)
 
 
-def input_size(declared: Input) -> tuple[int, ...]:
-    """(H, W) of the images, (L,) of the token sequences, or the axes of the numbers, that a model is made for."""
-    if isinstance(declared, TokenInput):
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+def input_size(declared: AnyInput) -> tuple[int, ...]:
+    """(H, W) of the images, (L,) of the token sequences and series, or the axes of the numbers, that a model is made for."""
+    if isinstance(declared, (TokenInput, SeriesInput)):
         return (declared.length or DEFAULT_LENGTH,)
     if isinstance(declared, NumbersInput):
         return tuple(axis for axis in declared.shape if isinstance(axis, int))

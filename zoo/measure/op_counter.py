@@ -213,7 +213,7 @@ def said(module: Any, inputs: Any) -> dict[str, int]:
         return {}
     if hasattr(module, "macs"):
         if getattr(module, "kind", "") == "merge":
-            return module.macs(*(tuple(x.shape) for x in inputs))  # type: ignore[no-any-return]
+            return module.macs(*(tuple(x.shape) for x in inputs if isinstance(x, Tensor)))  # type: ignore[no-any-return]
         shape = tuple(inputs[0].shape)
         counts: dict[str, int] = (
             module.macs(shape, inputs[1]) if getattr(module, "cross", False) else module.macs(shape)

@@ -24,12 +24,8 @@ from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
 from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
-<<<<<<< HEAD
-from zoo.specs.check import ImageInput, VideoInput
-=======
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 from zoo.specs.drawing import mermaid
-from zoo.specs.inputs import VideoInput
+from zoo.specs.inputs import ImageInput, VideoInput
 from zoo.specs.tree import plain
 from zoo.system.folders import write_text
 from zoo.weights.licences import licence_class
@@ -279,14 +275,10 @@ def _use(entry: Any) -> str:
     if _reads_text(entry):
         return TEXT_USE
     spec = published_spec(entry.name)
-<<<<<<< HEAD
-    is_picture = isinstance(spec.input, ImageInput) and not isinstance(spec.input, VideoInput)
-    return USE if is_picture and spec.graph is None else GRAPH_USE
-=======
     if spec.inputs:
         return MANY_USE
-    return GRAPH_USE if spec.graph is not None or isinstance(spec.input, VideoInput) else USE
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+    is_picture = isinstance(spec.input, ImageInput) and not isinstance(spec.input, VideoInput)
+    return USE if is_picture and spec.graph is None else GRAPH_USE
 
 
 def _layers(name: str) -> str:

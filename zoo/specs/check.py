@@ -20,17 +20,6 @@ from zoo.specs.inputs import complete_input, complete_inputs
 from zoo.specs.tree import Path, Table, calls, graft, origin_of, walk
 
 
-class SeriesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Series (B, L, features): numbers measured at each of L steps, frames of a spectrum among them. `length` as that of tokens."""
-
-    kind: Literal["series"] = "series"
-    features: Annotated[int, Meta(ge=1, le=65536)] = 1
-    length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
-
-
-AnyInput = ImageInput | TokenInput | SeriesInput
-
-
 class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How convolutions and linear layers begin. `fan_out`: normal with variance 2 / fan out (ResNet's); `torch`: torch's default.
 
@@ -47,11 +36,6 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
-<<<<<<< HEAD
-INPUTS = {"image": ImageInput, "video": VideoInput, "tokens": TokenInput, "series": SeriesInput}
-INPUT_SCHEMA = {kind: fragment(struct) for kind, struct in INPUTS.items()}
-=======
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 INIT_SCHEMA = fragment(Init)
 RATE_SCHEMA = fragment(Annotated[float, Meta(ge=0, lt=1)])
 CLASSES_SCHEMA = fragment(Annotated[int, Meta(ge=0, le=10_000_000)])

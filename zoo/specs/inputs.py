@@ -50,6 +50,14 @@ class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
 
+class SeriesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Series (B, L, features): numbers measured at each of L steps, frames of a spectrum among them. `length` as that of tokens."""
+
+    kind: Literal["series"] = "series"
+    features: Annotated[int, Meta(ge=1, le=65536)] = 1
+    length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+
 class NumbersInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of a shape, "batch" where the samples lie: ["batch", 20, 24]. The last axis is their width."""
 
@@ -91,9 +99,15 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["mask"] = "mask"
 
 
-Input = ImageInput | TokenInput | NumbersInput
+AnyInput = ImageInput | TokenInput | SeriesInput | NumbersInput
 Named = Numbers | Ids | Mask
-FIRST: dict[str, type[Any]] = {"image": ImageInput, "video": VideoInput, "tokens": TokenInput, "numbers": NumbersInput}
+FIRST: dict[str, type[Any]] = {
+    "image": ImageInput,
+    "video": VideoInput,
+    "tokens": TokenInput,
+    "series": SeriesInput,
+    "numbers": NumbersInput,
+}
 BESIDE: dict[str, type[Any]] = {"numbers": Numbers, "ids": Ids, "mask": Mask}
 INPUT_SCHEMA = {kind: fragment(form) for kind, form in FIRST.items()}
 NAMED_SCHEMA = {kind: fragment(form) for kind, form in BESIDE.items()}
@@ -130,10 +144,10 @@ def names_of(rows: Any) -> tuple[str, ...]:
     return tuple(name for name in named if isinstance(name, str))
 
 
-def input_of(values: dict[str, Any]) -> Input:
+def input_of(values: dict[str, Any]) -> AnyInput:
     """The first input of a filled tree."""
     given = {key: value for key, value in values.items() if value != "none"}
-    found: Input = msgspec.convert(given, FIRST[given.get("kind", "image")])
+    found: AnyInput = msgspec.convert(given, FIRST[given.get("kind", "image")])
     return found
 
 

@@ -11,12 +11,8 @@ from typing import Any, Protocol
 import msgspec
 
 from blocks import registry
-<<<<<<< HEAD
-from zoo.specs.check import INPUTS, AnyInput, Init
-=======
 from zoo.specs.check import Init
-from zoo.specs.inputs import Input, Named, input_of, inputs_of
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+from zoo.specs.inputs import AnyInput, Named, input_of, inputs_of
 from zoo.specs.read import SCHEMA, FamilyText
 from zoo.specs.tree import Table, calls, plain
 
@@ -68,16 +64,12 @@ class Described(abc.ABC):
 
     @property
     @abc.abstractmethod
-<<<<<<< HEAD
     def input(self) -> AnyInput: ...
-=======
-    def input(self) -> Input: ...
 
     @property
     def inputs(self) -> tuple[Named, ...]:
         """What goes in beside the first input, in the order of a call."""
         return ()
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
     @property
     @abc.abstractmethod
@@ -111,19 +103,12 @@ class Spec(Described):
         self.keys = keys or {}
 
     @functools.cached_property
-<<<<<<< HEAD
     def input(self) -> AnyInput:
-        values = {key: value for key, value in plain(self.tree["input"]).items() if value != "none"}
-        made: AnyInput = msgspec.convert(values, INPUTS[values.get("kind", "image")])
-        return made
-=======
-    def input(self) -> Input:
         return input_of(plain(self.tree["input"]))
 
     @functools.cached_property
     def inputs(self) -> tuple[Named, ...]:
         return inputs_of(plain(self.tree.get("inputs", [])))
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
     @functools.cached_property
     def init(self) -> Init:

@@ -33,11 +33,8 @@ TASKS = (
     "image-classification", "multilabel-classification", "image-regression", "language-modeling", "sequence-classification",
     "feature-extraction", "semantic-segmentation", "object-detection", "super-resolution", "image-restoration", "pose-estimation",
     "depth-estimation", "video-classification", "salient-object-detection", "line-detection", "audio-enhancement", "image-generation",
-<<<<<<< HEAD
     "masked-language-modeling", "time-series-forecasting", "speech-recognition", "audio-classification",
-=======
     "audio-generation", "robot-control", "molecule-energy",
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 )  # fmt: skip
 """What the outputs of a model are: one class, any number of classes, numbers, tokens, features; or what a net for a task gives."""
 
@@ -265,7 +262,7 @@ def _family_problems(family: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("family.levels", expected, shown(levels))
     task = family.get("task", TASKS[0])
     if isinstance(task, str) and task not in TASKS:
-        yield Problem("family.task", f"one of {listed(TASKS, 20)}", f"`{task}`", nearest(task, TASKS))
+        yield Problem("family.task", f"one of {listed(TASKS, 32)}", f"`{task}`", nearest(task, TASKS))
 
 
 def _about(name: str) -> str:

@@ -24,11 +24,7 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import profile
 from zoo.measure.profiles import cost_of, costs
-<<<<<<< HEAD
-from zoo.specs.check import ImageInput, TokenInput, VideoInput
-=======
-from zoo.specs.inputs import NumbersInput, TokenInput, VideoInput
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
+from zoo.specs.inputs import ImageInput, VideoInput
 from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
@@ -122,11 +118,7 @@ def _is_idle(key: str, ctx: Context) -> bool:
 def features(name: str) -> None:
     """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
     model = _built(name)
-<<<<<<< HEAD
     if isinstance(model.spec.input, VideoInput) or not isinstance(model.spec.input, ImageInput):
-=======
-    if isinstance(model.spec.input, (TokenInput, VideoInput, NumbersInput)):
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
         raise NotApplicable("it is no net for images")
     if not model.num_levels:
         raise NotApplicable("it is one graph, without levels")
@@ -254,17 +246,8 @@ def _lived_in(name: str) -> Any:
     return model
 
 
-<<<<<<< HEAD
-def _input(model: Any) -> Tensor:
-    empty, generator = meta_input(model.spec, 2), torch.Generator().manual_seed(2)
-    if isinstance(model.spec.input, TokenInput):
-        return torch.randint(model.spec.input.vocab_size, empty.shape, generator=generator)
-    x = torch.randn(empty.shape, generator=generator)
-    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-=======
 def _inputs(model: Any) -> tuple[Tensor, ...]:
     return drawn_inputs(model.spec, 2, seed=2)
->>>>>>> c187a9d8 (Models take several inputs by name; LightningDiT, DiMR, LEGO, EzAudio, HiDream, MoDE and Fast FullSubNet are data)
 
 
 def _each(y: Any) -> list[Tensor]:
