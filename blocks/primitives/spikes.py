@@ -1,6 +1,7 @@
 """Neurons that fire: values that are 0 or 1, and what lets pictures run through them in several time steps.
 
-Papers: arXiv:2404.03663 (Meta-SpikeFormer), arXiv:2007.05785 (the neuron). Upstream: BICLab/Spike-Driven-Transformer-V2, on spikingjelly.
+Papers: arXiv:2404.03663 (Meta-SpikeFormer), arXiv:2007.05785 (the neuron), arXiv:1901.09948 (the gradient of a jump).
+Upstream: BICLab/Spike-Driven-Transformer-V2, on spikingjelly.
 Time is axis 2 of clips (B, C, T, H, W) and axis 1 of tokens (B, T, C); an image is one time step.
 """
 
@@ -48,6 +49,24 @@ def fired(x: Tensor) -> Tensor:
     return spikes
 
 
+def spike_train(
+    x: Tensor, potential: Tensor | None, mask: Tensor | None, tau: float = 2.0, threshold: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(spikes like x (B, T, ...), the potential (B, ...) after the last step) of neurons that leak, add up, fire and begin again at 0.
+
+    v_t = u_{t-1} + (x_t - u_{t-1}) / tau, s_t = [v_t >= threshold], u_t = (1 - s_t) v_t; no gradient flows through what sets u back.
+    Where `mask` (B, T) is False, u stays as it is.
+    """
+    u = x.new_zeros(x.shape[0], *x.shape[2:]) if potential is None else potential.to(x.dtype)
+    spikes: list[Tensor] = []
+    for t, now in enumerate(x.unbind(1)):
+        charged = u + (now - u) / tau
+        spikes.append(fired(charged - threshold))
+        left = charged * (1 - spikes[-1].detach())
+        u = left if mask is None else torch.where(mask[:, t].view(-1, *[1] * (left.ndim - 1)), left, u)
+    return (torch.stack(spikes, 1) if spikes else x), u
+
+
 @block(
     "lif",
     kind="act",
@@ -70,16 +89,10 @@ class Lif(nn.Module):
         if x.ndim in (2, 4):
             return fired(x / self.tau - self.threshold)
         time = 2 if x.ndim == 5 else 1
-        if x.shape[time] == 0:
-            return x
         mask = token_mask(x, ctx) if x.ndim == 3 else None
-        v, spikes = torch.zeros_like(x.select(time, 0)), []
-        for step, now in enumerate(x.unbind(time)):
-            charged = v + (now - v) / self.tau
-            spikes.append(fired(charged - self.threshold))
-            charged = charged * (1 - spikes[-1].detach())
-            v = charged if mask is None else torch.where(mask[:, step, None].bool(), charged, v)
-        return torch.stack(spikes, time)
+        known = None if mask is None else mask.bool()
+        spikes, _ = spike_train(x.movedim(time, 1), None, known, self.tau, self.threshold)
+        return spikes.movedim(1, time)
 
 
 @block(

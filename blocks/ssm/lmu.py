@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from blocks.chain import run
 from blocks.context import Context
 from blocks.primitives.norms import BatchNorm
-from blocks.primitives.spiking import spikes
+from blocks.primitives.spikes import spike_train
 from blocks.recurrent import Recurrent, State
 from blocks.registry import block
 from blocks.registry.slots import Linear, slot
@@ -81,7 +81,7 @@ class Lmu(Recurrent):
         def fired(y: Tensor, norm: BatchNorm | None) -> Tensor:
             if norm is None:
                 return F.relu(y)
-            y, potential = spikes(norm(y), next(held, None), mask)
+            y, potential = spike_train(norm(y), next(held, None), mask)
             potentials.append(potential)
             return y
 
