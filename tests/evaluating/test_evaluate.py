@@ -19,7 +19,8 @@ from zoo.cli import main
 from zoo.data import digits
 from zoo.errors import InputError
 from zoo.evaluating.corruptions import corruptions
-from zoo.evaluating.evaluate import _Judged, evaluate
+from zoo.evaluating.evaluate import evaluate
+from zoo.evaluating.judged import OfOneClass
 from zoo.evaluating.report import page
 from zoo.evaluating.sets import real_labels, sets_of
 from zoo.weights.manifest import read_manifest
@@ -125,11 +126,11 @@ def test_a_list_of_real_labels_goes_by_the_number_in_the_file_name(tmp_path: pat
 
 
 def test_a_model_that_answers_nothing_but_equal_numbers_or_none_is_right_by_no_accident(scans: pathlib.Path) -> None:
-    judged = object.__new__(_Judged)
-    judged.chosen = None
+    judged = object.__new__(OfOneClass)
+    judged.subset = False
     truth = torch.arange(4)
     for value, right in ((0.0, 1), (float("nan"), 0)):
-        _, ranks, sure = judged._judged(torch.full((4, 4), value), truth)
+        _, ranks, sure = judged.ranked(torch.full((4, 4), value), truth)
         assert int((ranks == 0).sum()) == right and not np.isnan(sure.numpy()).any()
 
 

@@ -110,4 +110,4 @@ def test_a_metric_that_is_none_names_the_nearest() -> None:
         InputError,
         match="expected one of `top1`, `top5`, `macro_f1` or `calibration_error`; found `tpo1`; nearest `top1`",
     ):
-        check_metrics(["tpo1"])
+        check_metrics(["tpo1"], METRICS)

@@ -1,12 +1,13 @@
 """Figures of a classifier with their 95 % intervals, of three facts for each picture: its answer, how sure it was, the rank of the truth.
 
-Shares have Wilson's interval. Macro F1 and the calibration error have one of the bootstrap: the 2.5 % and 97.5 % points
-of `DRAWS` sets of as many pictures, drawn from these. The draws have a seed, so that the same answers give the same interval.
+Those of models that tell several labels of a picture are in `several`. Shares have Wilson's interval. Macro F1 and the calibration error
+have one of the bootstrap: the 2.5 % and 97.5 % points of `DRAWS` sets of as many pictures, drawn from these. The draws have a seed, so that
+the same answers give the same interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from zoo.weights.stats import wilson_interval
 
 DRAWS = 1000
 SEED = 0
+DRAWN_AT_ONCE = 50
 BINS = 15
 """Of the calibration error: as Guo and others (arXiv:1706.04599) take them."""
 
@@ -47,7 +49,8 @@ class Estimate(Row, frozen=True):
 
 
 class ClassScore(Row, frozen=True):
-    """One class: of its `pictures` a share is `recall`ed, with an interval; of the answers with its name a share is right (`precision`)."""
+    """One class: of its `pictures` a share is `recall`ed, with an interval; of the answers with its name a share is right (`precision`).
+    `average_precision`: of a label among several."""
 
     label: str
     pictures: int
@@ -56,6 +59,7 @@ class ClassScore(Row, frozen=True):
     high: float
     precision: float
     f1: float
+    average_precision: float | None = None
 
 
 def share(hits: np.ndarray) -> Estimate:
@@ -87,14 +91,18 @@ def calibration_error(answers: Answers) -> Estimate:
     """sum over bins of |share of right answers - mean sureness| x share of pictures; the bins divide sureness evenly."""
     bins = np.minimum((answers.sure * BINS).astype(int), BINS - 1)
     gaps = answers.right - answers.sure.astype(np.float64)
-    n = len(gaps)
+    of_bin = np.eye(BINS)[bins] * gaps[:, None]
+    return bootstrapped(len(gaps), lambda weights: np.abs(weights @ of_bin).sum(-1) / len(gaps))
 
-    def error(weights: np.ndarray) -> float:
-        return float(np.abs(np.bincount(bins, gaps * weights, BINS)).sum() / n)
 
+def bootstrapped(n: int, figure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    """A figure of `n` pictures; `figure`: how often each counts, (draws, n) -> (draws,)."""
     draw = np.random.default_rng(SEED)
-    drawn = [error(np.bincount(draw.integers(0, n, n), minlength=n)) for _ in range(DRAWS)]
-    return Estimate(error(np.ones(n)), *_middle(drawn), n)
+    drawn = []
+    for _ in range(DRAWS // DRAWN_AT_ONCE):
+        weights = [np.bincount(draw.integers(0, n, n), minlength=n) for _ in range(DRAWN_AT_ONCE)]
+        drawn.append(figure(np.stack(weights).astype(np.float64)))
+    return Estimate(float(figure(np.ones((1, n)))[0]), *_middle(np.concatenate(drawn)), n)
 
 
 def _middle(drawn: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -111,15 +119,14 @@ METRICS: dict[str, Callable[[Answers], Estimate]] = {
 """All are shares in [0, 1]. Of the calibration error less is better."""
 
 
-def check_metrics(names: Sequence[str]) -> None:
+def check_metrics(names: Sequence[str], known: Collection[str]) -> None:
     """Raises InputError for a name that is none."""
-    wrong = [name for name in names if name not in METRICS]
-    if wrong or not names:
-        problems = [
-            Problem("--metric", f"one of {listed(list(METRICS))}", f"`{name}`", nearest(name, METRICS))
-            for name in wrong or [""]
-        ]
-        raise InputError("evaluate", problems)
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        expected = f"one of {listed(list(known))}"
+        raise InputError(
+            "evaluate", [Problem("--metric", expected, f"`{name}`", nearest(name, known)) for name in wrong]
+        )
 
 
 def per_class(answers: Answers, labels: Sequence[str], indices: Sequence[int]) -> list[ClassScore]:

@@ -14,13 +14,14 @@ import numpy as np
 from zoo.display.rows import Row
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Answers
+from zoo.evaluating.several import Marks
 from zoo.weights.stats import Z95, Verdict
 
 LEVEL = 0.05
 
 
 class Pair(Row, frozen=True):
-    """`model` against `other`: pictures that only the one, and only the other, has right; the difference of top-1 with its 95 % interval,
+    """`model` against `other`: pictures that only the one, and only the other, has right; the difference of `metric` with its 95 % interval,
     and the exact probability of so uneven a split of equal models. The verdict is at 5 %, shared among all comparisons of an evaluation."""
 
     model: str
@@ -34,9 +35,12 @@ class Pair(Row, frozen=True):
     high: float
     p: float
     verdict: Verdict
+    metric: str = "top1"
 
 
-def paired(names: tuple[str, str], data: str, one: Answers, other: Answers, comparisons: int = 1) -> Pair:
+def paired(
+    names: tuple[str, str], data: str, one: Answers | Marks, other: Answers | Marks, comparisons: int = 1, metric: str = "top1"
+) -> Pair:  # fmt: skip
     """On the pictures that both have seen: d = (b - c) / n +- z sqrt(b + c - (b - c)^2 / n) / n, of b and c that only one has right."""
     _, mine, theirs = np.intersect1d(one.positions, other.positions, assume_unique=True, return_indices=True)
     right, others = one.right[mine], other.right[theirs]
@@ -44,7 +48,7 @@ def paired(names: tuple[str, str], data: str, one: Answers, other: Answers, comp
     mean, reach = (b - c) / n, Z95 * sqrt(b + c - (b - c) ** 2 / n) / n
     p = float(_binomial()(b, b + c).pvalue) if b + c else 1.0
     verdict: Verdict = "not distinguishable" if p >= LEVEL / comparisons else "better" if b > c else "worse"
-    return Pair(*names, data, n, b, c, mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, verdict)
+    return Pair(*names, data, n, b, c, mean, max(-1.0, mean - reach), min(1.0, mean + reach), p, verdict, metric)
 
 
 def _binomial() -> Any:

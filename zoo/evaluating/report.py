@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.display.console import markdown_table
 from zoo.display.markup import markdown
-from zoo.evaluating.figures import Estimate
+from zoo.evaluating.figures import ClassScore, Estimate
 
 if TYPE_CHECKING:
-    from zoo.evaluating.evaluate import Evaluation, Score
+    from zoo.evaluating.evaluate import Evaluation
+    from zoo.evaluating.judged import Score
     from zoo.evaluating.paired import Pair
 
 MOST_CLASSES = 200
@@ -38,7 +39,9 @@ def score_columns(score: Score) -> list[str]:
     return ["model", "data", "pictures", *(name.replace("_", " ") for name in score.figures), "pictures/s"]
 
 
-PAIR_COLUMNS = ["model", "against", "data", "difference of top-1", "only it right", "only the other", "p", "verdict"]
+def pair_columns(pair: Pair) -> list[str]:
+    difference = f"difference of {'top-1' if pair.metric == 'top1' else pair.metric}"
+    return ["model", "against", "data", difference, "only it right", "only the other", "p", "verdict"]
 
 
 def pair_cells(pair: Pair) -> list[str]:
@@ -60,7 +63,8 @@ def pair_cells(pair: Pair) -> list[str]:
 def notes(found: Evaluation) -> list[str]:
     """What a reader of the figures must know."""
     first = found.scores[0]
-    lines = [f"Intervals are of 95 %. Classes were matched {WAYS[first.matched]}; models chose among {first.among:,}."]
+    among = "each has its own chance" if _tells_several(first) else f"models chose among {first.among:,}"
+    lines = [f"Intervals are of 95 %. Classes were matched {WAYS[first.matched]}; {among}."]
     lines += ["Pictures a second are those of the model alone while it was judged: `zoo bench` measures."]
     if found.unreadable:
         lines.append(f"{len(found.unreadable):,} pictures could not be read and were left out.")
@@ -72,20 +76,33 @@ def page(found: Evaluation) -> str:
     lines = ["# Evaluation", ""]
     lines += [markdown_table(score_columns(found.scores[0]), _escaped(map(score_cells, found.scores))), ""]
     if found.pairs:
-        lines += ["## In pairs", "", markdown_table(PAIR_COLUMNS, _escaped(map(pair_cells, found.pairs))), ""]
+        lines += [
+            "## In pairs",
+            "",
+            markdown_table(pair_columns(found.pairs[0]), _escaped(map(pair_cells, found.pairs))),
+            "",
+        ]
         lines += ["McNemar's exact test on the same pictures; the verdict is at 5 %, shared among all rows.", ""]
     for score in found.scores:
         worst = sorted(score.classes, key=lambda each: each.recall)[:MOST_CLASSES]
-        rows = [
-            [each.label, f"{each.pictures:,}", f"{each.recall:.2%} ({each.low:.2%} to {each.high:.2%})", f"{each.precision:.2%}", f"{each.f1:.2%}"]
-            for each in worst
-        ]  # fmt: skip
+        rows = [_class_cells(each) for each in worst]
+        more = ["average precision"] if _tells_several(score) else []
         lines += [f"## Classes of {markdown(score.weights)} on {markdown(score.data)}", ""]
-        lines += [markdown_table(["class", "pictures", "recall", "precision", "F1"], _escaped(rows)), ""]
+        lines += [markdown_table(["class", "pictures", "recall", "precision", "F1", *more], _escaped(rows)), ""]
     if found.unreadable:
         rows = [[name, reason] for name, reason in found.unreadable.items()]
         lines += ["## Left out", "", markdown_table(["picture", "reason"], _escaped(rows)), ""]
     return "\n".join([*lines, *notes(found)]) + "\n"
+
+
+def _class_cells(each: ClassScore) -> list[str]:
+    recall = f"{each.recall:.2%} ({each.low:.2%} to {each.high:.2%})"
+    shares = [each.precision, each.f1, *([] if each.average_precision is None else [each.average_precision])]
+    return [each.label, f"{each.pictures:,}", recall, *(f"{value:.2%}" for value in shares)]
+
+
+def _tells_several(score: Score) -> bool:
+    return score.classes[0].average_precision is not None
 
 
 def _escaped(rows: Any) -> list[list[str]]:

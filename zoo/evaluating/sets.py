@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zoo.data.folders import labelled
-from zoo.data.labelled import Example, Labelled
+from zoo.data.labelled import Example, Labelled, Task
 from zoo.errors import InputError, Problem, listed
 from zoo.evaluating.corruptions import Corruption
 
@@ -22,7 +22,7 @@ MOST_REAL_BYTES = 2**28
 
 
 class LabelledSet(NamedTuple):
-    """Pictures of one part with a class each; `labels` are the names of the classes. A model sees them through `corruption`, if any."""
+    """Pictures of one part with a class each, or several; `labels` are the names of the classes. A model sees them through `corruption`, if any."""
 
     name: str
     labels: tuple[str, ...]
@@ -31,15 +31,18 @@ class LabelledSet(NamedTuple):
 
 
 def sets_of(
-    data: str | os.PathLike[str], name: str, split: str = "", target: str = "", made: Sequence[Corruption] = ()
-) -> list[LabelledSet]:
+    data: str | os.PathLike[str], name: str, split: str = "", target: str = "", made: Sequence[Corruption] = (),
+    task: Task = "classification",
+) -> list[LabelledSet]:  # fmt: skip
     """`split`: the part that judges, `val` where there is one; behind a set as it is stands one for each corruption that is `made` of it.
+    `task`: with `multilabel` pictures have any number of classes, one is a number, too.
 
-    Raises InputError for what is no set of pictures with one class each."""
+    Raises InputError for what is no set of pictures with classes."""
     folders = _corruptions(Path(data).expanduser())
     if folders:
-        return [_set(labelled(folder), f"{name}/{corruption}@{folder.name}", split) for corruption, folder in folders]
-    whole = _set(labelled(data, target), name, split)
+        named = [(f"{name}/{corruption}@{folder.name}", folder) for corruption, folder in folders]
+        return [_set(labelled(folder), each, split, task) for each, folder in named]
+    whole = _set(labelled(data, target), name, split, task)
     return [whole, *(whole._replace(name=f"{name}/{each}", corruption=each) for each in made)]
 
 
@@ -58,9 +61,9 @@ def _corruptions(root: Path) -> list[tuple[str, Path]]:
     return [(kind.name, level) for kind, levels in inner.items() for level in levels] if is_layout else []
 
 
-def _set(data: Labelled, name: str, split: str) -> LabelledSet:
-    if data.task != "classification":
-        problem = Problem(name, "pictures with one class each", f"a set for {data.task}")
+def _set(data: Labelled, name: str, split: str, task: Task) -> LabelledSet:
+    if data.task not in ("classification", task):
+        problem = Problem(name, f"pictures for {task}, as the model is for it", f"a set for {data.task}")
         raise InputError("evaluate", problem)
     part = split or next(part for part in JUDGING if data.parts.get(part))
     if not data.parts.get(part):

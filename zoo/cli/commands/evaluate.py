@@ -16,8 +16,8 @@ from zoo.system.folders import write_text
 if TYPE_CHECKING:
     from zoo.evaluating.evaluate import Evaluation
 
-METRICS = "top1,top5,macro_f1,calibration_error"
-"""Those of `zoo.evaluating.figures`, which a grammar does not import."""
+METRICS = "some of top1,top5,macro_f1,calibration_error; of models for several labels mAP,macro_f1,micro_f1,exact (default: all)"
+"""Those of `zoo.evaluating`, which a grammar does not import."""
 MOST_SHOWN = 10
 
 
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="models with weights, or what `zoo.save` wrote")
     data = "folders called like classes (in `val`, or at once), a table, a tar; or folders as ImageNet-C has them"
     parser.add_argument("--data", required=True, metavar="DIR", help=data)
-    parser.add_argument("--metric", default=METRICS, metavar="NAME,NAME", help=f"some of {METRICS} (default: all)")
+    parser.add_argument("--metric", default="", metavar="NAME,NAME", help=METRICS)
     parser.add_argument("--split", default="", metavar="PART", help="the part that judges (default: val, else test)")
     parser.add_argument("--target", default="", metavar="COLUMN", help="of a table: the column of the classes")
     ways = "how folders are classes of the model (default: the first that fits)"
@@ -83,11 +83,11 @@ def _write(found: Evaluation, out: Path) -> None:
 
 
 def _show(found: Evaluation) -> None:
-    from zoo.evaluating.report import PAIR_COLUMNS, notes, pair_cells, score_cells, score_columns
+    from zoo.evaluating.report import notes, pair_cells, pair_columns, score_cells, score_columns
 
     table(score_columns(found.scores[0]), map(score_cells, found.scores))
     if found.pairs:
-        table(PAIR_COLUMNS, map(pair_cells, found.pairs))
+        table(pair_columns(found.pairs[0]), map(pair_cells, found.pairs))
     for line in notes(found):
         print(line)
     for name, reason in list(found.unreadable.items())[:MOST_SHOWN]:
