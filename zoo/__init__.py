@@ -54,6 +54,7 @@ _HOME = {
     "plugins": "zoo.authoring.report",
     "study": "zoo.training.ablation.study",
     "train": "zoo.training.run",
+    "sweep": "zoo.training.sweep",
     "push": "zoo.publish.upload",
     "pull": "zoo.artifacts.repository",
     "pin": "zoo.artifacts.pinning",

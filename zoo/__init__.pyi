@@ -42,6 +42,7 @@ from zoo.selection.pick import pick as pick
 from zoo.specs.model import Spec as Spec
 from zoo.training.ablation.study import study as study
 from zoo.training.run import train as train
+from zoo.training.sweep import sweep as sweep
 from zoo.weights.manifest import Preprocess as Preprocess
 
 __version__: str

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data.labelled import Task
+from zoo.evaluating import several
 from zoo.training.batches import Pictures, in_turn
 from zoo.training.objectives import Objective
 from zoo.weights.stats import wilson_interval
@@ -46,8 +47,15 @@ class Judgement(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the share of right classes, at 95 %."""
-        return wilson_interval(self.correct, len(self.targets)) if self.task == "classification" else None
+        """At 95 %: Wilson's of the share of right classes, that of the bootstrap of mean average precision; none of numbers."""
+        if self.task == "classification":
+            return wilson_interval(self.correct, len(self.targets))
+        if self.task == "regression" or not self.targets.any():
+            return None
+        found = several.mean_average_precision(
+            several.Marks(np.arange(len(self.targets)), self.targets.numpy() > 0, self.answers.numpy())
+        )
+        return found.low, found.high
 
     def confusion(self) -> np.ndarray:
         """(classes, classes): of the pictures of class i, how many were taken for class j."""

@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A training that is over. `value` is the figure called `figure` on the held-out part, `ci95` its interval where it is a share."""
+    """A training that is over. `value` is the figure called `figure` on the held-out part, `ci95` its interval but for numbers."""
 
     folder: Path
     model: str

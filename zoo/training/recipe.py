@@ -175,6 +175,14 @@ def values(recipe: Recipe) -> dict[str, Any]:
     return {path: _at(tree, path) for path, *_ in fields()}
 
 
+def misfits(path: str, value: Any) -> list[Problem]:
+    """What is wrong with a value of a field by itself, whatever the others are."""
+    section, _, key = path.rpartition(".")
+    problems: list[Problem] = []
+    _converted({section: {key: value}} if section else {key: value}, Recipe, "", problems)
+    return problems
+
+
 def to_toml(recipe: Recipe) -> str:
     """The whole recipe as a file, each field under its sentence."""
     texts, known = {path: text for path, _, _, text in fields()}, values(recipe)

@@ -45,6 +45,7 @@ COMMANDS = {
         "audit": "who vouches for each file that weights are loaded from; exit code 1 on a stranger",
     },
     "training": {"train": "train a model on data at hand"},
+    "sweep": {"sweep": "train a model by recipes drawn from ranges, and keep the best"},
     "studying": {"study": "does a new block learn better than others, at the same cost?"},
     "plugging": {
         "plugins": "the installed plugins, and whether they work",

@@ -23,6 +23,7 @@ SHORT = (
     ("--img-size", "model.size", whole(1)), ("--in-chans", "model.channels", whole(1)), ("--seed", "seed", whole(0)),
 )  # fmt: skip
 """What is changed most, under the names that timm's users know."""
+FIELD = "change the recipe: schedule.epochs=50; `zoo train recipes` lists the fields"
 
 
 class Words(dict[str, Any]):
@@ -48,27 +49,40 @@ class Trainings(argparse._SubParsersAction):  # type: ignore[type-arg]
 
 def add(trainings: Any) -> None:
     pictures = command(trainings, NAME, train, "train a model on labelled pictures of your own")
-    pictures.add_argument("name", help="a model, with a tag of weights or without, or what `zoo.save` wrote")
-    source = "a folder of classes, with train and val or without; a .csv, .tsv, .parquet or .tar"
-    pictures.add_argument("--data", required=True, metavar="SOURCE", help=source)
+    add_training(pictures)
     pictures.add_argument("--out", required=True, metavar="RUN", help="the folder that becomes the trained model")
-    recipe = "finetune, linear-probe, from-scratch or a .toml file (default finetune)"
-    pictures.add_argument("--recipe", default="finetune", metavar="RECIPE", help=recipe)
-    for option, path, kind in SHORT:
-        pictures.add_argument(option, dest=path, type=kind, default=None, metavar="N", help=f"short for --set {path}=N")
-    field = "change the recipe: schedule.epochs=50; `zoo train recipes` lists the fields"
-    pictures.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=field)
-    pictures.add_argument("--weights", default=None, metavar="FILE", help="a checkpoint to begin with")
-    pictures.add_argument("--target", default="", metavar="COLUMN,COLUMN", help="of a table: what is to be learned")
-    tasks = ["classification", "multilabel", "regression"]
-    pictures.add_argument("--task", default=None, choices=tasks, help="of a table, where its values do not tell")
-    pictures.add_argument("--strict", action="store_true", help="pictures that cannot be read are an error")
     pictures.add_argument("--resume", action="store_true", help="go on where this run was broken off")
     pictures.add_argument("--log", default="", metavar="TRACKER", help="tensorboard, wandb or both")
 
     recipes = command(trainings, "recipes", show, "the fields of a recipe: values, bounds and what they mean")
     recipes.add_argument("recipe", nargs="?", default="finetune", help="(default finetune)")
-    recipes.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=field)
+    recipes.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=FIELD)
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What to train, on what, and by which recipe."""
+    parser.add_argument("name", help="a model, with a tag of weights or without, or what `zoo.save` wrote")
+    source = "a folder of classes, with train and val or without; a .csv, .tsv, .parquet or .tar"
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=source)
+    recipe = "finetune, linear-probe, from-scratch or a .toml file (default finetune)"
+    parser.add_argument("--recipe", default="finetune", metavar="RECIPE", help=recipe)
+    for option, path, kind in SHORT:
+        parser.add_argument(option, dest=path, type=kind, default=None, metavar="N", help=f"short for --set {path}=N")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="FIELD=VALUE", help=FIELD)
+    parser.add_argument("--weights", default=None, metavar="FILE", help="a checkpoint to begin with")
+    parser.add_argument("--target", default="", metavar="COLUMN,COLUMN", help="of a table: what is to be learned")
+    tasks = ["classification", "multilabel", "regression"]
+    parser.add_argument("--task", default=None, choices=tasks, help="of a table, where its values do not tell")
+    parser.add_argument("--strict", action="store_true", help="pictures that cannot be read are an error")
+
+
+def training_of(arguments: Namespace) -> dict[str, Any]:
+    """The options of `add_training`, as `zoo.train` and `zoo.sweep` take them."""
+    changes = {path: value for _, path, _ in SHORT if (value := getattr(arguments, path)) is not None}
+    return {
+        "recipe": arguments.recipe, "settings": changes | settings(arguments.settings, "--set"), "weights": arguments.weights,
+        "target": arguments.target, "task": arguments.task, "strict": arguments.strict,
+    }  # fmt: skip
 
 
 def show(arguments: Namespace) -> int:
@@ -89,29 +103,31 @@ def train(arguments: Namespace) -> int:
     from zoo.training.run import train as run
     from zoo.training.trainer import Watch
 
-    changes = {path: value for _, path, _ in SHORT if (value := getattr(arguments, path)) is not None}
-    with _bars() as (looked, step):
+    with bars() as (looked, step):
         result = run(
-            arguments.name, arguments.data, arguments.out, recipe=arguments.recipe,
-            settings=changes | settings(arguments.settings, "--set"), weights=arguments.weights, target=arguments.target,
-            task=arguments.task, strict=arguments.strict, resume=arguments.resume, log=arguments.log,
-            watch=Watch(complain, looked, step, _tell_data),
+            arguments.name, arguments.data, arguments.out, **training_of(arguments),
+            resume=arguments.resume, log=arguments.log, watch=Watch(complain, looked, step, _tell_data),
         )  # fmt: skip
     if not result.figure:  # a process beside the first
         return 0
     if arguments.json:
         dump(_plain(result))
         return 0
-    interval = f" (95 % interval {result.ci95[0]:.1%} to {result.ci95[1]:.1%})" if result.ci95 else ""
-    value = f"{result.value:.1%}" if result.task != "regression" else f"{result.value:.4f}"
+    value = in_words(result.task == "regression", result.value, result.ci95, result.n)
     print(
-        f"{result.model}: {result.figure} {value} on {result.n:,} held-out pictures{interval}, epoch {result.best_epoch} of "
-        f"{len(result.history)}, {result.seconds:.0f} s"
+        f"{result.model}: {result.figure} {value}, epoch {result.best_epoch} of {len(result.history)}, {result.seconds:.0f} s"
     )
     print(
         f"{result.folder}: a model; `zoo predict {result.folder} PICTURE`, `zoo deploy {result.folder}`, {result.folder}/report.html"
     )
     return 0
+
+
+def in_words(number: bool, value: float, ci95: tuple[float, float] | None, n: int) -> str:
+    """`97.5% on 40 held-out pictures (95 % interval 87.1% to 99.6%)`; of a `number` as it is."""
+    interval = f" (95 % interval {ci95[0]:.1%} to {ci95[1]:.1%})" if ci95 else ""
+    figure = f"{value:.4f}" if number else f"{value:.1%}"
+    return f"{figure} on {n:,} held-out pictures{interval}"
 
 
 def _plain(result: Any) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def _few(lines: list[str]) -> list[str]:
 
 
 @contextmanager
-def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
+def bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[Any], None]]]:
     """Progress with the time that is left: bars on a terminal, elsewhere a line for each twentieth."""
     if not sys.stderr.isatty():
         yield _looked_line, _step_line
