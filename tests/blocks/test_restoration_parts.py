@@ -1,16 +1,19 @@
-"""What nets for pictures are made of beside convolutions, against their formulas: kernels of a direction and a length, sums."""
+"""What nets for pictures are made of beside convolutions, against their formulas: kernels of a direction and a length, sums, borders."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from blocks.attention.window_correlation import DistanceBias
 from blocks.conv.weight_norm_conv import WeightNormConv
 from blocks.folding import fuse
 from blocks.primitives.channels import Channels
 from blocks.primitives.fixed_affine import FixedAffine
 from blocks.primitives.grid_pool import GridPool
+from blocks.primitives.mirrored import Mirrored
 from blocks.wiring.dot import Dot
 from blocks.wiring.scaled_sum import ScaledSum
 from blocks.wiring.selective_sum import SelectiveSum
@@ -77,3 +80,27 @@ def test_channels_that_are_not_there_are_refused() -> None:
 def test_cells_of_a_grid_are_means() -> None:
     x = torch.arange(16.0).view(1, 1, 4, 4)
     assert GridPool(size=2)(x).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 8, 13])
+def test_a_mirrored_image_goes_back_and_forth(side: int) -> None:
+    x, view = torch.randn(1, 2, side, side), Mirrored(size=8)
+    y, memo = view.enter(x)
+    longer = x
+    while longer.shape[3] < y.shape[3]:
+        more = min(longer.shape[3] - 1, y.shape[3] - longer.shape[3])
+        longer = F.pad(longer, (0, more, 0, more), "reflect")
+    torch.testing.assert_close(y, longer)
+    torch.testing.assert_close(view.exit(y, memo), x)
+
+
+def test_the_bias_of_a_cell_is_the_mean_of_those_of_its_pixels() -> None:
+    bias, side = DistanceBias(4, 3, base=2, side=3), 6
+    with torch.no_grad():
+        table = bias.pos3(bias.pos2(bias.pos1(bias.pos_proj(bias.distances.values.float()))))
+    table = table.view(2 * side - 1, 2 * side - 1, 3)
+    place = torch.arange(side)
+    apart = place[:, None] - place + side - 1
+    pairs = table[apart[:, None, :, None], apart[None, :, None, :]]  # (row, column, other row, other column, head)
+    means = pairs.unflatten(3, (2, 3)).unflatten(2, (2, 3)).mean((3, 5)).flatten(2, 3).flatten(0, 1).permute(2, 0, 1)
+    torch.testing.assert_close(bias(), means)

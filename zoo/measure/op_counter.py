@@ -57,6 +57,7 @@ MOVES = {
     "arange", "linspace", "empty_strided", "new_empty_strided", "full_like", "ones_like", "scalar_tensor", "repeat", "scatter", "index_put",
     "slice_scatter", "pixel_unshuffle", "unsafe_split", "tril", "triu", "tril_indices", "nonzero", "new_full", "scatter_", "index_put_", "zero",
     "copy", "channel_shuffle", "expand_copy", "complex", "_reshape_copy", "select_scatter", "col2im", "meshgrid", "lift_fresh", "detach_",
+    "reflection_pad2d",
 }  # fmt: skip
 """Operations that move data and compute nothing."""
 
