@@ -44,13 +44,15 @@ def test_all_that_is_wrong_with_ranges_is_told() -> None:
             "optimizer.clip": {"low": 0, "high": 1, "log": True},
             "loss.label_smoothing": {"low": 0.0, "high": 0.2, "step": 0.5},
             "data.batch_size": [8, 8],
+            "optimizer.weight_decay": {"low": 0.0, "high": float("inf")},
             "seed": "1 to 9",
         })  # fmt: skip
     text = str(caught.value)
     for words in (
-        "8 errors",
+        "9 errors",
         "expected a field of a recipe; found none of that name; nearest `optimizer.",
         "expected `low` below `high`; found 0.1 and 0.01",
+        "expected `low` below `high`; found 0 and inf",
         "expected a list of values, each a text; found a range of numbers",
         "expected whole numbers; found 1 to 2.5",
         "expected `log` with `low` above 0 and without `step`",

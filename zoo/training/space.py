@@ -10,6 +10,7 @@ epochs = { low = 10, high = 30, step = 10 }
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -116,7 +117,7 @@ def _of_choices(path: str, choices: Any) -> list[Problem]:
 def _of_range(path: str, ends: Any, kind: str) -> list[Problem]:
     if not kind.startswith(("a number", "a whole number")):
         return [Problem(path, f"a list of values, each {kind}", "a range of numbers")]
-    if not ends.low < ends.high:
+    if not -math.inf < ends.low < ends.high < math.inf:
         return [Problem(path, "`low` below `high`", f"{ends.low:g} and {ends.high:g}")]
     if is_whole(path) and not all(isinstance(end, int) for end in (ends.low, ends.high, ends.step or 1)):
         return [Problem(path, "whole numbers", f"{ends.low:g} to {ends.high:g}")]
