@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("specs",),
     ("artifacts", "catalog", "weights"),  # names, bytes, and where they lie: each asks the others
     ("_typed", "data"),
-    ("build",),
+    ("answering", "build"),
     ("pretrained",),
     ("factory",),
     ("exporting", "measure", "runtimes"),

@@ -71,6 +71,7 @@ def create(
     swap: {role: block} with `at` for a part of the net: `swap={"token_mixer": "pooling"}, at="stages.2-3"`.
     pretrained: the weights of a tag, of the name's tag, or (True) the best at hand; adapted when the request changes the
         model, with a report in `.adapt_report`. A name with a tag implies it. Listed weights want `zoo pin NAME.TAG` once.
+        `"backbone"`: of a decoder or head on another model's stages the weights of these, and first values elsewhere.
     weights, source: a checkpoint (path or mapping) in the names of `zoo`, `official` (upstream) or `timm`; what training put around
         its tensors (`module.`, `_orig_mod.`, `state_dict`) is taken off, of several state dicts the averaged one (`model_ema`) is
         taken. `checkpoint_path` is the same under timm's name. A file that `zoo.save` wrote also brings its pre-processing and the

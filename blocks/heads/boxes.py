@@ -1,6 +1,7 @@
-"""Boxes and scores of all levels of a detector as two lists: the decoding of heads without anchors.
+"""Boxes and scores of all levels of a detector as two lists: the decoding of heads with anchors and without.
 
-Paper: arXiv:2006.04388 (a side of a box as a distribution over bins). Taking the best and leaving out doubles comes behind it.
+Papers: arXiv:2006.04388 (a side of a box as a distribution over bins), arXiv:1506.01497 (a box as what is done to an anchor). Taking the
+best and leaving out doubles comes behind it.
 """
 
 from __future__ import annotations
@@ -89,6 +90,60 @@ class BoxDecoder(nn.Module):
         return boxes.transpose(1, 2) if self.rows else boxes
 
 
+@block(
+    "anchor_boxes",
+    kind="merge",
+    layout="BCHW",
+    abilities=("noncausal", "any_resolution", "2d"),
+    paper="arXiv:1506.01497",
+)
+class AnchorBoxes(nn.Module):
+    """What is done to the anchors of each pixel, as boxes: (ty, tx, th, tw) moves an anchor by shares of its sides and stretches these.
+
+    n x (B, 4 * A, H_i, W_i) -> (B, 4, sum H_i W_i A) as centre x, y, width, height in pixels of the picture, or with `corners` as x1, y1, x2,
+    y2: y = ty h_a + y_a, h = exp(th) h_a, alike for x and w. A pixel has A = len(scales) * len(ratios) anchors, for each scale all
+    ratios; one is `size` strides times a scale times a ratio (of width, of height), and stands in the middle of its pixel. Raises ValueError for
+    levels of another number or width.
+    """
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        *,
+        strides: Annotated[tuple[Count, ...], Meta(min_length=1)],
+        size: Annotated[float, Meta(gt=0)] = 4.0,
+        scales: Annotated[tuple[float, ...], Meta(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)),
+        ratios: Annotated[tuple[tuple[float, float], ...], Meta(min_length=1)] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)),
+        corners: bool = False,
+    ):
+        super().__init__()
+        self.strides, self.corners, self.out_dim = strides, corners, 4
+        self.sides = [(size * scale * w, size * scale * h) for scale in scales for w, h in ratios]
+        wanted = 4 * len(self.sides)
+        if len(dims) != len(strides) or any(dim != wanted for dim in dims):
+            raise ValueError(
+                f"{len(strides)} levels of {wanted} channels are decoded; here come {', '.join(map(str, dims))}"
+            )
+
+    def macs(self, *shapes: tuple[int, ...]) -> dict[str, int]:
+        """None that is counted: four products for a box are element-wise work."""
+        return {}
+
+    def anchors(self, levels: Sequence[Tensor]) -> Tensor:
+        """(4, P): centre x, y, width, height of all anchors in pixels of the picture, in the order of the boxes."""
+        points, steps = centres(levels, self.strides, 0.5)
+        sides = points.new_tensor(self.sides).T  # (2, A)
+        middles = (points * steps)[:, :, None].expand(-1, -1, len(self.sides))
+        return torch.cat((middles, sides[:, None] * steps[:, None]), 0).flatten(1)
+
+    def forward(self, *levels: Tensor) -> Tensor:
+        moves = torch.cat([level.unflatten(1, (-1, 4)).permute(0, 2, 3, 4, 1).flatten(2) for level in levels], 2)
+        shift, stretch = moves[:, [1, 0, 3, 2]].split(2, 1)  # x before y
+        middles, sides = self.anchors(levels).split(2)
+        middles, sides = shift * sides + middles, stretch.exp() * sides
+        return torch.cat((middles - sides / 2, middles + sides / 2) if self.corners else (middles, sides), 1)
+
+
 @block("score_list", kind="merge", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
 class ScoreList(nn.Module):
     """The sigmoids of all pixels of all levels, row by row, level by level.
@@ -105,3 +160,21 @@ class ScoreList(nn.Module):
     def forward(self, *levels: Tensor) -> Tensor:
         scores = torch.cat([level.flatten(2) for level in levels], 2).sigmoid()
         return scores.transpose(1, 2) if self.rows else scores
+
+
+@block("anchor_scores", kind="merge", layout="BCHW", abilities=("noncausal", "any_resolution", "2d"))
+class AnchorScores(ScoreList):
+    """The sigmoids of the `per` anchors of each pixel, one anchor behind the other, row by row, level by level.
+
+    n x (B, per * C, H_i, W_i) -> (B, C, per * sum H_i W_i). Raises ValueError for levels of several widths, and for one that `per` does
+    not divide.
+    """
+
+    def __init__(self, dims: tuple[int, ...], *, per: Count):
+        super().__init__(dims)
+        if self.out_dim % per:
+            raise ValueError(f"{self.out_dim} channels are not those of {per} anchors")
+        self.per, self.out_dim = per, self.out_dim // per
+
+    def forward(self, *levels: Tensor) -> Tensor:
+        return super().forward(*(level.unflatten(1, (self.per, -1)).permute(0, 2, 3, 4, 1) for level in levels))

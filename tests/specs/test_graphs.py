@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 import zoo
 from zoo.errors import InputError, SpecError
-from zoo.specs.drawing import mermaid
+from zoo.specs.drawing import mermaid, svg
 
 UNIT = {"block": "conv_norm_act", "out_dim": "$dim", "norm": "batch_norm", "act": "relu"}
 NODES: list[dict[str, Any]] = [
@@ -231,6 +233,17 @@ def test_the_chart_has_a_line_for_every_edge() -> None:
     assert '  n_d2 -- "as ' in chart
     assert 'out_edges(["edges, train only"])' in chart
     assert chart.count("-->") + chart.count('-- "as') >= 11
+
+
+def test_the_drawing_has_a_box_for_each_place_and_an_arrow_for_each_line_of_the_chart() -> None:
+    spec = zoo.spec(unet())
+    chart, root = mermaid(spec), ElementTree.fromstring(svg(spec))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [text.text for text in root.iter(f"{space}text")]
+    assert "input" in texts and len(texts) == len(set(re.findall(r"^  (\w+)\(?\[", chart, re.MULTILINE)))
+    paths = [path.get("d", "") for path in root.iter(f"{space}path")]
+    assert len(paths) == chart.count("-->")
+    assert all(float(words[1]) < float(words[-1]) for words in (re.findall(r"[\d.]+", d) for d in paths)), "downwards"
 
 
 @pytest.mark.parametrize("decoder", ["fpn_nano", "unet_nano", "mlp_decoder_nano"])

@@ -3,6 +3,8 @@
 The evaluation transform is timm's: the short side to floor(size / crop) by PIL, or for an input that is not square, the side
 that is the first to be filled; a centre crop, [0, 1], (x - mean) / std.
 
+Nets that tell where things are, or give a picture back, see the whole of it (`zoo.data.fitting`).
+
 Before that a picture becomes what a person sees of it (`as_seen`): turned and mirrored as its EXIF orientation says, transparent
 parts on white, and 16 bits, whole numbers and floats as the greys that they stand for.
 """
@@ -13,7 +15,7 @@ import io
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoo.catalog.sources import find_source
+from zoo.data import fitting
 from zoo.data.bands import Bands, to_bands
+from zoo.data.fitting import Fit
 from zoo.errors import InputError, Problem
 from zoo.weights.manifest import Preprocess
 
@@ -40,6 +44,11 @@ FORMS = {"tokens": "ids (B, L)", "series": "numbers (B, L, features)"}
 """What models take that do not see pictures."""
 GROUND = "white"
 """What shows through transparent parts, as on a page."""
+FITS = {
+    "object-detection": "letterbox", "semantic-segmentation": "stretch", "salient-object-detection": "stretch",
+    "depth-estimation": "stretch", "super-resolution": "whole", "image-restoration": "whole",
+}  # fmt: skip
+"""How pictures fit nets for tasks whose weights do not say."""
 MOST_SCALED = 64
 """Pixels of a scaled picture for each that is kept, from which on only what is kept is computed."""
 REACH = 3
@@ -85,9 +94,22 @@ def _by_size(spec: Any) -> Preprocess:
         )
     channels = spec.input.channels
     size = spec.input.size if isinstance(spec.input.size, int) else tuple(spec.input.size)
+    fit: Any = FITS.get(spec.family.task, "crop")
+    if fit == "whole":  # what comes back is a picture, too
+        return Preprocess(size=size, mean=(0.0,) * channels, std=(1.0,) * channels, channels=channels, fit=fit)
     mean = IMAGENET_MEAN if channels == 3 else (0.5,) * channels
     std = IMAGENET_STD if channels == 3 else (0.5,) * channels
-    return Preprocess(size=size, mean=mean, std=std, channels=channels, crop=0.875)
+    return Preprocess(size=size, mean=mean, std=std, channels=channels, crop=0.875 if fit == "crop" else 1.0, fit=fit)
+
+
+class Seen(NamedTuple):
+    """A picture as a net sees it, (C, H, W), with the way back from there, and with what was told of the picture where that lies now:
+    `boxes` (N, 4), cut at the borders, and `mask` (H, W), whose value beside the picture is that of the ground."""
+
+    x: Tensor
+    fit: Fit
+    boxes: Tensor | None
+    mask: Tensor | None
 
 
 class Transform:
@@ -112,14 +134,55 @@ class Transform:
 
     def __repr__(self) -> str:
         prepared, (rows, columns) = self.preprocess, self.preprocess.rows_and_columns
-        how = "random crop, random flip" if self.train else f"crop {prepared.crop:g}"
+        how = f"crop {prepared.crop:g}" if prepared.fit == "crop" else prepared.fit
+        how = {"crop": "random crop, random flip"}.get(prepared.fit, f"{how}, random flip") if self.train else how
         mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (prepared.mean, prepared.std))
         kind = {1: "grey", 3: "RGB"}.get(prepared.channels, f"{prepared.channels} bands")
         return f"<Transform: {kind} {rows} x {columns}, {prepared.interpolation}, {how}, mean {mean}, std {std}>"
 
     def one(self, picture: Any) -> Tensor:
         """A single picture as (C, H, W), the item of a Dataset."""
-        x = torch.from_numpy(self._pixels(picture))
+        return self._normal(self._pixels(picture))
+
+    def place(self, picture: Any, boxes: Any = None, mask: Any = None, ground: int = 0) -> Seen:
+        """A single picture with boxes (N, 4) x1, y1, x2, y2 in its pixels and a mask (H, W) of its classes, all moved alike.
+
+        Raises InputError for a picture that is neither grey nor in colours, and for a mask of another size."""
+        if self.preprocess.channels not in (1, 3):
+            found = f"one of {self.preprocess.channels} bands"
+            raise InputError("transform", Problem("", "a net of pictures, grey or in colours", found))
+        image = in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB")
+        fit = self._drawn(image.size) if self.train else self.fit(image.size)
+        x = self._normal(_values(fit.image(image, RESAMPLING[self.preprocess.interpolation])))
+        if mask is not None and np.shape(mask) != image.size[::-1]:
+            found = f"one of shape {np.shape(mask)}"
+            raise InputError("transform", Problem("mask", f"a mask ({image.height}, {image.width})", found))
+        placed = None if mask is None else torch.from_numpy(fit.mask(np.asarray(mask, np.uint8), ground).copy()).long()
+        moved = None if boxes is None else torch.from_numpy(fit.boxes(np.asarray(boxes, np.float64).reshape(-1, 4)))
+        if moved is not None:
+            moved = moved.clamp(min=0).minimum(torch.tensor(fit.side * 2, dtype=moved.dtype))
+        return Seen(x, fit, moved, placed)
+
+    def fit(self, size: tuple[int, int]) -> Fit:
+        """How a picture of (width, height) becomes what the net sees, and the way back."""
+        rows, columns = self.preprocess.rows_and_columns
+        if self.preprocess.fit == "whole":
+            return fitting.whole(size)
+        if self.preprocess.fit == "crop":
+            return fitting.crop(size, (columns, rows), self._scaled(*size))
+        return getattr(fitting, self.preprocess.fit)(size, (columns, rows))  # type: ignore[no-any-return]
+
+    def _drawn(self, size: tuple[int, int]) -> Fit:
+        """`fit` for training: another part of the picture each time where nets see crops; mirrored every second time."""
+        fit = self.fit(size)
+        if self.preprocess.fit == "crop":
+            left, top, right, bottom = self._random_box(*size)
+            across, down = fit.side[0] / (right - left), fit.side[1] / (bottom - top)
+            fit = fit._replace(scale=(across, down), shift=(-left * across, -top * down))
+        return fit._replace(mirrored=self._uniform(0, 1) < 0.5)
+
+    def _normal(self, pixels: np.ndarray) -> Tensor:
+        x = torch.from_numpy(pixels)
         low, high = self.preprocess.range
         x = x * (high - low) + low
         mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (self.preprocess.mean, self.preprocess.std))
@@ -130,8 +193,7 @@ class Transform:
         channels = self.preprocess.channels
         if not isinstance(picture, Bands) and channels in (1, 3):
             image = self.cropped(in_mode(as_seen(to_image(picture)), "L" if channels == 1 else "RGB"))
-            values = np.asarray(image, np.float32) / 255.0
-            return values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy()
+            return _values(image)
         bands: Any = picture if isinstance(picture, Bands) else to_bands(picture)
         if len(bands) != channels:
             found, step = f"one of {len(bands)}", f"a model for it: `in_chans={len(bands)}`"
@@ -140,6 +202,9 @@ class Transform:
 
     def cropped(self, image: Image.Image) -> Image.Image:
         """What the net sees of a picture, as many pixels as it takes."""
+        if self.preprocess.fit != "crop":
+            fit = self._drawn(image.size) if self.train else self.fit(image.size)
+            return fit.image(image, RESAMPLING[self.preprocess.interpolation])
         if not self.train:
             return self._centre_crop(image)
         image = self.random_crop(image)
@@ -186,7 +251,10 @@ class Transform:
 
     def random_crop(self, image: Image.Image) -> Image.Image:
         """A share of the picture within `area`, of a width over height within `ratio`, wherever it lies; else the whole picture."""
-        width, height = image.size
+        rows, columns = self.preprocess.rows_and_columns
+        return image.resize((columns, rows), RESAMPLING[self.preprocess.interpolation], self._random_box(*image.size))
+
+    def _random_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         box = (0, 0, width, height)
         for _ in range(10):
             area = width * height * self._uniform(*self.area)
@@ -196,11 +264,16 @@ class Transform:
                 left, top = round(self._uniform(0, width - w)), round(self._uniform(0, height - h))
                 box = (left, top, left + w, top + h)
                 break
-        rows, columns = self.preprocess.rows_and_columns
-        return image.resize((columns, rows), RESAMPLING[self.preprocess.interpolation], box)
+        return box
 
     def _uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """(C, H, W) float32 from 0 to 1 of a picture that is grey or in colours."""
+    values = np.asarray(image, np.float32) / 255.0
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1).copy()
 
 
 def to_image(picture: Any) -> Image.Image:

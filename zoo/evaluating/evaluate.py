@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from zoo.answering.names import TASKS
 from zoo.catalog.sources import spec
+from zoo.data.scenes import SCENES
 from zoo.display.rows import Table
 from zoo.errors import InputError, Problem, listed
 from zoo.evaluating import records
@@ -60,6 +62,8 @@ def evaluate(
     strict: refuse pictures that cannot be read, rather than leave them out.
     batch (32), workers, deploy, device: as of `zoo predict`.
 
+    Models for tasks (boxes, classes of pixels, restored pictures) are judged on generated scenes: `zoo.evaluating.scenes.evaluate_scenes`.
+
     Raises InputError, and what `zoo.create` raises.
     """
     names = [models] if isinstance(models, str) else list(dict.fromkeys(models))
@@ -102,7 +106,12 @@ def _judge(models: Sequence[str]) -> type[OfOneClass] | type[OfSeveral]:
     """How models of one task are judged. Raises InputError for other tasks, and for several of them."""
     tasks = {model: spec(model).family.task for model in models}
     problems = [
-        Problem(model, f"a model for {listed(list(JUDGES))}", f"one for {task}")
+        Problem(
+            model,
+            f"a model for {listed(list(JUDGES))}",
+            f"one for {task}",
+            next=f"`--data {SCENES}` judges it on generated scenes" if task in TASKS else "",
+        )
         for model, task in tasks.items()
         if task not in JUDGES
     ]

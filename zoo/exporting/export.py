@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zoo.answering.answers import Answering
 from zoo.build.backbone import Backbone
 from zoo.build.deploy import check_form, fused
 from zoo.build.inputs import input_size
@@ -45,6 +46,7 @@ def export(
     pretrained: bool = False,
     example: Tensor | None = None,
     dynamic: Collection[str] | None = None,
+    answers: bool = False,
 ) -> Path:
     """Writes a model as a file that stands alone, and returns its path.
 
@@ -55,6 +57,7 @@ def export(
     A language model reads tokens and its state, and gives logits and the state behind them (`zoo.exporting.language`).
     `example`: images, or tokens, to record the graph with; without it one image of the model's size. `dynamic`: which sizes of them stay free, of `batch` and
     `size`; as many as the model and the format allow without it. A graph that computes something else at other sizes is refused.
+    `answers`: of a graph of a net for a task, that it holds what comes behind the net, too: boxes that are picked, the class of each pixel.
     Raises InputError for a file that is there already, unless `force`; for another format; for what the format cannot express, with
     the operator's name; and for outputs that differ.
     """
@@ -63,7 +66,8 @@ def export(
     if to == "python":
         made = create(model, device="meta", form=form or "train") if isinstance(model, str) else model
         return export_python(made, path, force)
-    return export_graph(model, path, to, form, force, pretrained=pretrained, example=example, dynamic=dynamic).path
+    options: Any = {"pretrained": pretrained, "example": example, "dynamic": dynamic, "answers": answers}
+    return export_graph(model, path, to, form, force, **options).path
 
 
 def export_graph(
@@ -76,13 +80,14 @@ def export_graph(
     pretrained: bool = False,
     example: Tensor | None = None,
     dynamic: Collection[str] | None = None,
+    answers: bool = False,
 ) -> Written:
     """`export` to a graph; tells how far its outputs are from those in float64, too."""
     wanted, target = format_of(to), Path(path)
     refuse_path(target, wanted, force)
     refuse_missing(wanted)
     check_form(form or "deploy", "export")
-    net = create(model, pretrained=pretrained) if isinstance(model, str) else model
+    net: Any = create(model, pretrained=pretrained) if isinstance(model, str) else model
     if form != "train":
         net = fused(net)
     if isinstance(net, LanguageModel):
@@ -91,6 +96,7 @@ def export_graph(
         beside = listed([named.name for named in net.spec.inputs])
         step = "`torch.export.export(model, inputs)` takes it as it is"
         raise InputError("export", Problem(net.spec.name, "a model of one input", f"{beside} beside it", next=step))
+    net = Answering(net) if answers else net
     if example is None:
         example = image_like((1, net.spec.input.channels, *input_size(net.spec.input)))
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)

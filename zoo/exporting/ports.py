@@ -55,16 +55,18 @@ class Ports(NamedTuple):
 def image_ports(net: nn.Module, example: Tensor, dynamic: Collection[str] = ()) -> Ports:
     """The ports of a net that reads images, of which `example` (B, C, H, W) is one batch.
 
-    `dynamic` names what is free: `batch`, `size`, or both. Outputs are called `logits`, or `map_0`, `map_1`, … where the net gives
-    feature maps. Raises InputError for another word in `dynamic`."""
+    `dynamic` names what is free: `batch`, `size`, or both. Outputs are called as the net calls them, or `logits`, or `map_0`, `map_1`, …
+    where it gives feature maps. Raises InputError for another word in `dynamic`."""
     unknown = [word for word in dynamic if word not in FREE]
     if unknown:
         raise InputError("export", Problem("dynamic", "`batch`, `size`, both or neither", listed(unknown)))
     free = {0: AXES[0]} if "batch" in dynamic else {}
     free |= {2: AXES[2], 3: AXES[3]} if "size" in dynamic else {}
     with torch.no_grad():
-        count = len(flat(net(example)))
+        outputs = net(example)
+    count = len(flat(outputs))
     names = ("logits",) if count == 1 else tuple(f"map_{i}" for i in range(count))
+    names = tuple(outputs) if isinstance(outputs, dict) else names
     return Ports((Port("image", example, free),), names)
 
 
@@ -74,10 +76,11 @@ def ports_of(net: nn.Module, signature: Ports | Tensor, dynamic: Collection[str]
 
 
 def flat(outputs: Any) -> tuple[Tensor, ...]:
-    """What a net returns, one tensor or several, as a tuple of tensors."""
+    """What a net returns, one tensor or several, by name or not, as a tuple of tensors."""
     if isinstance(outputs, Tensor):
         return (outputs,)
-    return tuple(tensor for part in outputs for tensor in flat(part))
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return tuple(tensor for part in parts for tensor in flat(part))
 
 
 class Flat(nn.Module):

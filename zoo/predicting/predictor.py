@@ -29,7 +29,7 @@ MOST_WORKERS = 8
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to predict, and with what. `deploy`: a runtime, `auto` for the fastest that is installed, "" for torch's train form;
-    `workers`: threads that decode, 0 for as many as there are cores, up to 8."""
+    `workers`: threads that decode, 0 for as many as there are cores, up to 8; `score`: of detectors, from which on a thing is told."""
 
     name: str
     top: Annotated[int, msgspec.Meta(ge=1)] = 5
@@ -38,6 +38,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     deploy: str = ""
     device: str = "cpu"
+    score: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3
 
 
 def wished(name: str, **options: Any) -> Wish:
@@ -71,9 +72,9 @@ class Predictor:
         self.task = model.spec.family.task
         self.numbers = wish.features or self.task == "image-regression"
         """Whether an answer is numbers, and not classes."""
-        self.labels = [] if self.numbers else _labels(model)
+        self.labels = [] if self.numbers else known_labels(model)
         self.digest = model.digest
-        self.model = self._deployed(model) if wish.deploy else _on(wish.device, model)
+        self.model = self._deployed(model) if wish.deploy else on_device(wish.device, model)
         self.seconds = 0.0  # that the model alone has taken so far
         self.workers = wish.workers or min(MOST_WORKERS, os.cpu_count() or 1)
 
@@ -171,7 +172,7 @@ def _begun(pool: ThreadPoolExecutor, prepare: Transform, picture: Picture) -> Fu
         return pool.submit(_input_of, prepare, picture.loaded() if isinstance(picture, Numbered) else picture)
     except Exception as error:  # of the archive's reader, as below
         refused: Future[Tensor | str] = Future()
-        refused.set_result(_reason(error))
+        refused.set_result(reason_of(error))
         return refused
 
 
@@ -179,16 +180,17 @@ def _input_of(prepare: Transform, picture: Picture) -> Tensor | str:
     try:
         return prepare.one(picture.open())
     except Exception as error:  # whatever a decoder raises costs this picture, and no other
-        return _reason(error)
+        return reason_of(error)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why there is no answer about a picture, in a line."""
     if isinstance(error, ProblemsError):
         return printable(error.problems[0].sentence())
     return f"a picture that cannot be decoded: {raised(error)}"
 
 
-def _on(device: str, model: Any) -> Any:
+def on_device(device: str, model: Any) -> Any:
     """The model on a device of torch. Raises InputError for one that is not there."""
     try:
         return model.to(device)
@@ -196,8 +198,9 @@ def _on(device: str, model: Any) -> Any:
         raise InputError("predict", Problem("--device", "a device that torch has here", raised(error))) from None
 
 
-def _labels(model: Any) -> list[str]:
+def known_labels(model: Any) -> list[str]:
+    """The names of a model's classes; none where nobody knows them."""
     try:
         return labels(model)
-    except (InputError, ImportError):  # nobody knows them
+    except (InputError, ImportError):
         return []

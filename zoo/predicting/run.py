@@ -19,6 +19,7 @@ from zoo.predicting.journal import Journal, Tally
 from zoo.predicting.predictor import Placed, Predictor, Wish, wished
 from zoo.predicting.progress import Clock, Told, nobody
 from zoo.predicting.rows import Row, plain, writer_of
+from zoo.predicting.tasks import answers_of, drawn, is_for_task
 
 PLACES = ("", "ray")
 
@@ -37,15 +38,20 @@ def predict_images(
     progress: Told = nobody,
     **wish: Any,
 ) -> list[dict[str, Any]] | Tally:
-    """The classes of pictures, or their features: as rows, or into the file `out`, whose counts are given back then.
+    """The classes of pictures, or their features: as rows, or into the file `out`, whose counts are given back then. Of a model for a task
+    what that asks for: things with their boxes, classes of pixels, what stands out, restored pictures; `out` is a folder then, with
+    what is drawn and a JSON file for each picture.
 
     sources: files, folders (all pictures below them), `.txt` and `.csv` lists of paths, tars, Parquet files with a `column` of bytes or paths.
     out: `.jsonl`, `.csv` or `.parquet`. A run that was killed goes on when it is called again; `force` begins anew.
-    top (5), features (False), batch (32), workers (threads that decode), deploy (a runtime, `auto`), device (`cpu`): as of the command.
+    top (5), features (False), batch (32), workers (threads that decode), deploy (a runtime, `auto`), device (`cpu`), score (0.3): as of the
+    command.
     on: `ray` has actors of Ray Data do it, `processes` of them.
 
     A picture that cannot be read has a row with its reason. Raises InputError, and what `zoo.create` raises.
     """
+    if is_for_task(model):
+        return _of_task(wished(model, **wish), sources, column, out, force, on, progress)
     asked = wished(model, **wish)
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     if on not in PLACES:
@@ -53,6 +59,17 @@ def predict_images(
     if out is None:
         return [plain(row) for row in rows_of(asked, paths, column, progress)]
     return written(asked, paths, Path(out).expanduser(), column, force, on, processes, progress)
+
+
+def _of_task(
+    wish: Wish, sources: Source | Sequence[Source], column: str, out: str | os.PathLike[str] | None, force: bool, on: str, progress: Told
+) -> list[dict[str, Any]] | Tally:  # fmt: skip
+    if on:
+        raise InputError("predict", Problem("--on", "a model that answers classes", f"one for a task, on {on}"))
+    paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    answers = answers_of(wish, paths, column, progress)
+    rows = [each.plain() for each in (answers if out is None else drawn(answers, Path(out).expanduser(), force))]
+    return rows if out is None else Tally(len(rows), sum("error" in row for row in rows))
 
 
 def rows_of(wish: Wish, sources: Sequence[Source], column: str, progress: Told) -> list[Row]:

@@ -19,6 +19,7 @@ from zoo.artifacts.pinning import brought
 from zoo.build.builder import build
 from zoo.build.init import initialise, materialise
 from zoo.catalog.manifests import manifests
+from zoo.catalog.published import published_spec
 from zoo.catalog.sources import Source
 from zoo.errors import Problem, WeightsError, listed
 from zoo.pretrained.checkpoint import Checkpoint, Weights
@@ -40,6 +41,34 @@ class Initial(Plan):
             materialise(target.net, target.spec.init, target.device)
             if target.dtype is not None:
                 target.net.to(target.dtype)
+
+
+BACKBONE = "backbone"
+"""What `pretrained` is where the weights of the backbone alone are asked for."""
+
+
+class OfBackbone(Plan):
+    """First values, and in stem and stages the best weights at hand of the model whose backbone they are."""
+
+    def fill(self, target: Target) -> None:
+        """Raises WeightsError for a net without such a backbone, where no weights can be had, and where they do not fit."""
+        Initial().fill(target)
+        if target.on_meta:
+            return
+        source = target.spec.tree.get(BACKBONE)
+        if not source:
+            problem = Problem("pretrained", "a model with a `backbone` of another model", "none")
+            raise WeightsError(target.spec.name, problem)
+        manifest = _usable(source["model"])
+        tensors = Published(manifest, published_spec(source["model"])).tensors()
+        own = {name: value for name, value in target.net.state_dict(keep_vars=True).items() if name in tensors}
+        wrong = [name for name, value in own.items() if value.shape != tensors[name].shape]
+        if wrong or not own:
+            found = f"other shapes of {listed(wrong)}" if wrong else "none of its names"
+            raise WeightsError(manifest.name, Problem("", "the tensors of the backbone", found))
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(tensors[name])
 
 
 @dataclass(frozen=True)
@@ -98,6 +127,8 @@ def plan(source: Source, weights: Weights | None, keys: str, pretrained: bool | 
         return Checkpoint(weights, keys, spec)
     if source.checkpoint is not None:
         return Checkpoint(source.checkpoint.path, source.checkpoint.keys, spec)
+    if pretrained == BACKBONE:
+        return OfBackbone()
     if source.carries_weights:
         return Published(source.manifests[0], spec, beside=True)
     manifest = _asked(source, pretrained)

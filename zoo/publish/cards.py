@@ -13,6 +13,7 @@ from typing import Any
 
 from blocks.registry.words import printable, printable_lines, short_name
 from zoo import catalog
+from zoo.answering.names import ANSWERS
 from zoo.catalog.manifests import published as published_weights
 from zoo.catalog.published import published_spec, spec_file
 from zoo.display.console import count, markdown_table
@@ -60,6 +61,7 @@ def card(family: str) -> str:
         "## Weights\n\n" + _weights(names),
         "## One layer\n\n" + _layers(names[0]),
         "## Use\n\n" + _use(entry).format(name=_shown(names)),
+        _answers(entry.task, names),
         "## Spec\n\n" + fenced(printable_lines(spec_file(entry.name).read_text(encoding="utf-8").strip()), "toml"),
         "## Cite\n\n" + _cite(entry),
     ]
@@ -246,6 +248,8 @@ def _weights(names: list[str]) -> str:
         ["weights", "state", "licence", "metric", "pre-processing"], [_weights_row(manifest) for manifest in manifests]
     )
     smoke = any("digits" in manifest.tag for manifest in manifests)
+    if any(manifest.tag == "scenes" for manifest in manifests):
+        table += "\n\n*scenes* weights are smoke weights: they prove that the net learns its task on generated pictures, and rank nothing."
     if any("pydoc" in manifest.tag for manifest in manifests):
         table += "\n\n*pydoc* weights are smoke weights: they prove that the block learns text, byte by byte, and rank nothing."
     if any(manifest.state == "listed" for manifest in manifests):
@@ -279,6 +283,18 @@ def _use(entry: Any) -> str:
         return MANY_USE
     is_picture = isinstance(spec.input, ImageInput) and not isinstance(spec.input, VideoInput)
     return USE if is_picture and spec.graph is None else GRAPH_USE
+
+
+def _answers(task: str, names: list[str]) -> str:
+    """What nets for a task are read for; "" for others."""
+    if task not in ANSWERS:
+        return ""
+    trained = [name for name in names if "scenes" in catalog.entry(name).tags]
+    shown = f" `zoo demo --task {task}` shows it, without a network." if trained else ""
+    return (
+        f"## Answers\n\n`zoo predict {_shown(names)} PICTURE --out FOLDER` draws what is found and writes it as JSON, where there are weights.{shown}\n"
+        f"`zoo.answering.answers.Answering(model)` is the net with the steps behind it: pictures, as `zoo.transform(model)` makes them, to\n{ANSWERS[task]}."
+    )
 
 
 def _layers(name: str) -> str:

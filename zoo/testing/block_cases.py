@@ -62,6 +62,11 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "core/box_decoder@1": {"strides": [8, 16]},
     "core/squares@1": {"size": 7, "inside": "sum"},
+    "core/anchor_boxes@1": {
+        "strides": [8, 16],
+        "scales": [1.0, 2.0, 4.0, 8.0],
+        "ratios": [[1.0, 1.0], [2.0, 1.0], [1.0, 2.0], [4.0, 1.0]],
+    },
 }
 """Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
 

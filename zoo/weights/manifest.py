@@ -25,7 +25,7 @@ MAX_MANIFEST_BYTES = 2**20
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From an image to the input: the crop of `size` (H = W, or H and W) is `crop` of the side that is the first to be
-    filled; scale to `range`; normalise."""
+    filled; scale to `range`; normalise. `fit`: instead of a crop the whole picture, as `zoo.data.fitting` says."""
 
     size: int | tuple[int, ...]
     mean: tuple[float, ...]
@@ -34,6 +34,7 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     crop: float = 1.0
     range: tuple[float, float] = (0.0, 1.0)
+    fit: Literal["crop", "letterbox", "stretch", "whole"] = "crop"
 
     @property
     def rows_and_columns(self) -> tuple[int, int]:

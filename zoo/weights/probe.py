@@ -20,7 +20,7 @@ def make_probe(model: nn.Module, seed: int, shape: Sequence[int], atol: float = 
     RandomState(seed).randint(0, vocabulary, shape).
 
     `shape` is that of the whole input, for example (1, 3, 224, 224) or (1, 32) tokens. Kept are the first 16 values of the flattened
-    output and the 2-norm of all of it."""
+    output and the 2-norm of all of it; several outputs count one behind the other."""
     logits, norm = _answer(model, seed, shape)
     return Probe(seed=seed, shape=tuple(shape), logits=tuple(logits), norm=norm, atol=atol, rtol=rtol)
 
@@ -67,7 +67,8 @@ def _answer(model: nn.Module, seed: int, shape: Sequence[int]) -> tuple[list[flo
                     parameter.device, parameter.dtype if vocabulary_of(model) is None else None
                 )
             )
-            output = getattr(answer, "logits", answer).float().cpu().flatten()
+            outputs = answer.values() if isinstance(answer, dict) else [getattr(answer, "logits", answer)]
+            output = torch.cat([each.float().cpu().flatten() for each in outputs])
     finally:
         for module in training:
             module.training = True

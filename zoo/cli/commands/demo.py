@@ -1,14 +1,19 @@
-"""`zoo demo`: every embedded model on real held-out images, offline; then one mixer is swapped, to show that blocks interchange."""
+"""`zoo demo`: every embedded model on real held-out images, offline; then one mixer is swapped, to show that blocks interchange.
+
+`zoo demo --task TASK`: the embedded models for a task on a scene that none was trained on, drawn into a picture."""
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from blocks.registry.words import short_name
-from zoo.cli.options import command
+from zoo.cli.commands.predict import answer_words
+from zoo.cli.options import command, whole
 from zoo.display.console import count, dump, table
+from zoo.errors import InputError, Problem, listed
 
 MAIN_BLOCK = {
     "dilated_reparam_conv": "large kernel", "linear_attention": "linear attention", "bidirectional_mamba": "bidirectional Mamba",
@@ -20,16 +25,25 @@ MAIN_BLOCK = {
 """The kind of block that a model stands for, by the most particular block in use."""
 LANGUAGE = "language-modeling"
 PROMPT, NEW_TOKENS = "Return a list of ", 80
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SWAP = ("unireplknet_nano", "pooling")
 
 
 def add(commands: Any) -> None:
-    command(commands, "demo", demo)
+    parser = command(commands, "demo", demo)
+    text = (
+        "show one task on a generated picture: object-detection, semantic-segmentation, salient-object-detection, ..."
+    )
+    parser.add_argument("--task", default="", help=text)
+    parser.add_argument("--out", default="", metavar="FILE.png", help="of the picture (default zoo-demo-TASK.png)")
+    parser.add_argument("--seed", type=whole(0, 2**30), default=0, help="which picture (default 0)")
 
 
 def demo(arguments: Namespace) -> int:
     from zoo.catalog.listing import list_models
 
+    if arguments.task:
+        return _task(arguments)
     rows = [_row(name) for name in list_models(pretrained=True, task="image-classification")]
     swap, texts = _swapped(), [_continued(name) for name in list_models(pretrained=True, task=LANGUAGE)]
     if arguments.json:
@@ -63,6 +77,29 @@ def demo(arguments: Namespace) -> int:
         if rows
         else ""
     )
+    return 0
+
+
+def _task(arguments: Namespace) -> int:
+    """Writes what goes in, what is known and what each model answers, side by side."""
+    from zoo.predicting.tasks import demonstrated
+
+    out = Path(arguments.out or f"zoo-demo-{arguments.task}.png")
+    if out.suffix.lower() not in PICTURES:
+        raise InputError("demo", Problem("--out", f"a picture: {listed(list(PICTURES))}", f"`{arguments.out}`"))
+    shown = demonstrated(arguments.task, arguments.seed)
+    try:
+        shown.picture.save(out)
+    except OSError as error:
+        raise InputError("demo", Problem("--out", "a place to write to", error.strerror or str(error))) from None
+    if arguments.json:
+        dump({"task": arguments.task, "picture": str(out), "answers": shown.answers})
+        return 0
+    table(["model", "answer"], [[name, answer_words(answer)] for name, answer in shown.answers.items()])
+    print(
+        f"\n{out}: from left to right {', '.join(shown.parts)}. Smoke weights: they prove the path, they rank nothing."
+    )
+    print(f"next: zoo predict {next(iter(shown.answers))} PICTURE --out answers")
     return 0
 
 

@@ -36,6 +36,8 @@ def add(commands: Any) -> None:
     free = "sizes that stay free in a graph (default: as many as can be)"
     parser.add_argument("--dynamic", default=None, choices=["none", "batch", "size", "batch,size"], help=free)
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    behind = "of a graph of a net for a task: with the steps behind it, down to boxes that are picked or the class of each pixel"
+    parser.add_argument("--answers", action="store_true", help=behind)
     add_changes(parser)
 
 
@@ -133,7 +135,8 @@ def _export_graph(arguments: Namespace, model: Any) -> int:
 
     dynamic = None if arguments.dynamic is None else arguments.dynamic.replace("none", "").split(",")
     dynamic = None if dynamic is None else [word for word in dynamic if word]
-    made = export_graph(model, arguments.path, arguments.to, arguments.form, arguments.force, dynamic=dynamic)
+    options = {"dynamic": dynamic, "answers": arguments.answers}
+    made = export_graph(model, arguments.path, arguments.to, arguments.form, arguments.force, **options)
     size = made.path.stat().st_size
     if arguments.json:
         facts = {

@@ -1,4 +1,4 @@
-"""`zoo predict`: pictures classified, or turned into features, on the screen or into a file."""
+"""`zoo predict`: pictures classified, turned into features, or answered as the task of the model asks, on the screen or into files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.commands.measuring import bar
-from zoo.cli.options import command, whole
+from zoo.cli.options import command, share, whole
 from zoo.display.console import complain, dump, table
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def add(commands: Any) -> None:
     parser.add_argument("name", help="a model with weights, or what `zoo.save` wrote")
     sources = "a picture, a folder tree, a list of paths (.txt, .csv), a tar, or a Parquet file"
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=sources)
-    parser.add_argument(
-        "--out", default="", metavar="FILE", help="write .jsonl, .csv or .parquet; goes on after a kill"
-    )
+    out = "write .jsonl, .csv or .parquet; goes on after a kill. Of a model for a task a folder: what is drawn, JSON beside"
+    parser.add_argument("--out", default="", metavar="FILE", help=out)
     parser.add_argument("--force", action="store_true", help="write FILE anew, whatever is there of it")
     top = f"classes of each picture, at least 1 (default {SHOWN_TOP}, in a file {WRITTEN_TOP})"
     parser.add_argument("--top", type=whole(1), default=None, help=top)
+    score = "of a detector: from which score on a thing is told (default 0.3)"
+    parser.add_argument("--score", type=share, default=0.3, help=score)
     parser.add_argument("--features", action="store_true", help="what the classifier reads, instead of classes")
     parser.add_argument(
         "--column", default="", metavar="NAME", help="of a Parquet file or CSV: the bytes, or the paths"
@@ -51,12 +52,15 @@ def predict(arguments: Namespace) -> int:
     from pathlib import Path
 
     from zoo.predicting.predictor import Wish
+    from zoo.predicting.tasks import is_for_task
 
     top = arguments.top or (WRITTEN_TOP if arguments.out else SHOWN_TOP)
     wish = Wish(
         name=arguments.name, top=top, features=arguments.features, batch=arguments.batch, workers=arguments.workers,
-        deploy=arguments.deploy, device=arguments.device,
+        deploy=arguments.deploy, device=arguments.device, score=arguments.score,
     )  # fmt: skip
+    if is_for_task(arguments.name):
+        return _answer(arguments, wish)
     return _write(arguments, wish, Path(arguments.out)) if arguments.out else _show(arguments, wish)
 
 
@@ -83,6 +87,50 @@ def _write(arguments: Namespace, wish: Wish, out: Path) -> int:
     else:
         print(f"{out}: {done.rows:,} rows" + (f", {done.failed:,} without an answer (`error`)" if done.failed else ""))
     return _code(done)
+
+
+def _answer(arguments: Namespace, wish: Wish) -> int:
+    """What a model for a task tells, in the terminal or as files of a folder."""
+    from pathlib import Path
+
+    from zoo.predicting.journal import Tally
+    from zoo.predicting.tasks import answers_of, drawn
+
+    if arguments.on:
+        complain("zoo: --on ray is for models that answer classes")
+        return 2
+    with bar(0, "pictures") as progress:
+        answers = answers_of(wish, arguments.sources, arguments.column, progress)
+        if arguments.out:
+            answers = drawn(answers, Path(arguments.out), arguments.force)
+        rows = [(each.plain(), each.error) for each in answers]
+    if arguments.json:
+        dump([row for row, _ in rows])
+    else:
+        for row, error in rows:
+            if error:
+                complain(f"{row['image']}: {error}")
+        if done := [[row["image"], answer_words(row)] for row, error in rows if not error]:
+            table(["image", "answer"], done)
+        if arguments.out:
+            print(f"{arguments.out}: {len(rows):,} pictures, JSON beside each")
+    return _code(Tally(len(rows), sum(bool(error) for _, error in rows)))
+
+
+def answer_words(row: dict[str, Any]) -> str:
+    """What is told of one picture, in a line."""
+    if "things" in row:
+        return "  ".join(f"{t['label']} {t['score']:.0%} {_box(t['box'])}" for t in row["things"]) or "nothing"
+    if "classes" in row:
+        return "  ".join(f"{each['label']} {each['share']:.1%}" for each in row["classes"])
+    if "share" in row:
+        return f"{row['share']:.1%} stands out" + (f", {_box(row['box'])}" if row["box"] else "")
+    return f"{row['width']} x {row['height']} pixels"
+
+
+def _box(sides: list[float]) -> str:
+    x1, y1, x2, y2 = (f"{side:.0f}" for side in sides)
+    return f"({x1}, {y1}) to ({x2}, {y2})"
 
 
 def _show(arguments: Namespace, wish: Wish) -> int:

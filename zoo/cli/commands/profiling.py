@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--check", action="store_true", help="count in three ways, with fvcore on real tensors, and compare"
     )
+    parser.add_argument("--answers", action="store_true", help="of a net for a task, with the steps behind it")
     add_changes(parser)
 
 
@@ -38,6 +39,10 @@ def profile(arguments: Namespace) -> int:
     saved = described(arguments.name)
     form = saved.made.form if saved and saved.made.form == "deploy" else arguments.form
     net = factory.create(arguments.name, changes, swap=swap, at=arguments.at, form=form, device="meta")
+    if arguments.answers:
+        from zoo.answering.answers import Answering
+
+        net = Answering(net)
     cost = measured(net, tuple(meta_input(net.spec, arguments.batch).shape), form)
     counts = _three_counts(net.spec, form, cost) if arguments.check else {}
     agree = all(row == counts["analytic"] for row in counts.values()) if counts else True

@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     text.add_argument("name")
     text.add_argument("--filled", action="store_true", help="with every default written in")
     text.add_argument("--graph", action="store_true", help="what flows where, as a chart in Mermaid's language")
+    text.add_argument("--svg", default="", metavar="FILE", help="with --graph: write the chart as a drawing")
     text.add_argument("--why", metavar="PATH", default="", help="where the value at PATH of the filled spec came from")
     add_changes(text)
 
@@ -41,14 +42,28 @@ def show(arguments: Namespace) -> int:
     if arguments.why:
         return _why(spec, arguments.why, arguments.json)
     if arguments.graph:
-        from zoo.specs.drawing import mermaid
-
-        print(mermaid(spec), end="")
-        return 0
+        return _drawn(spec, arguments.svg)
     if arguments.filled or arguments.json or swaps or arguments.settings or saved_path(arguments.name):
         print(spec.to_json(indent=1))
         return 0
     print(_text(arguments.name), end="")
+    return 0
+
+
+def _drawn(spec: Spec, path: str) -> int:
+    """The chart of a spec, as text or in a file."""
+    from pathlib import Path
+
+    from zoo.specs.drawing import mermaid, svg
+    from zoo.system.folders import write_text
+
+    if not path:
+        print(mermaid(spec), end="")
+        return 0
+    if not path.endswith(".svg"):
+        raise InputError("spec", Problem("--svg", "a file that ends in .svg", f"`{path}`"))
+    write_text(Path(path), svg(spec))
+    print(path)
     return 0
 
 

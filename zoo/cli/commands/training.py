@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zoo.cli.commands import train
-from zoo.cli.options import command, split
+from zoo.cli.options import command, split, whole
 from zoo.display.console import dump, table
 from zoo.errors import InputError, Problem, listed, nearest
 
@@ -23,6 +23,13 @@ def add(commands: Any) -> None:
     images.add_argument("--seed", type=int, default=None)
     images.add_argument("--out", default="", help="write the weights to this .safetensors file")
     images.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
+
+    drawn = command(data, "scenes", scenes, "train on generated scenes, for the task of the model")
+    drawn.add_argument("name", help="a model that finds things, tells pixels apart, or restores or enlarges pictures")
+    drawn.add_argument("--steps", type=whole(1), default=None)
+    drawn.add_argument("--seed", type=whole(0, 10_000), default=None)
+    drawn.add_argument("--out", default="", help="write the weights to this .safetensors file")
+    drawn.add_argument("--publish", action="store_true", help="make them the weights `scenes` of the model's package")
 
     docstrings = command(data, "text", text, "train on the docstrings of Python's library, byte by byte")
     docstrings.add_argument("name")
@@ -77,6 +84,35 @@ def digits(arguments: Namespace) -> int:
         print(
             f"{name}: {result.correct} of {result.n} held-out digits, {result.accuracy:.1%} (95 % interval {low:.1%} to {high:.1%}), {result.seconds:.0f} s"
         )
+    return 0
+
+
+def scenes(arguments: Namespace) -> int:
+    """Trains from scratch on scenes and reports the figures of the task on held-out ones."""
+    import msgspec
+
+    from zoo import catalog
+    from zoo.evaluating.scenes import text as figure_text
+    from zoo.publish.save import save
+    from zoo.training.scenes import SceneRecipe, manifest_of, publish_scenes, train_scenes
+
+    name = catalog.split_tag(arguments.name)[0]
+    catalog.entry(name)
+    options = {"steps": arguments.steps, "seed": arguments.seed}
+    changed = {key: value for key, value in options.items() if value is not None}
+    recipe = msgspec.structs.replace(SceneRecipe(), **changed)
+
+    result = train_scenes(name, recipe, _progress(name, "step"))
+    if arguments.out:
+        save(result.model, arguments.out, known=manifest_of(name, result, recipe))
+    if arguments.publish:
+        publish_scenes(name, result, recipe)
+    if arguments.json:
+        figures = {key: figure.to_dict() for key, figure in result.figures.items()}
+        dump({"model": name, "figures": figures, "seconds": round(result.seconds, 1)})
+    else:
+        told = ", ".join(f"{key} {figure_text(key, figure)}" for key, figure in result.figures.items())
+        print(f"{name}: {told} on held-out scenes, {result.seconds:.0f} s")
     return 0
 
 

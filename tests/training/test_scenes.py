@@ -1,0 +1,69 @@
+"""Nets for tasks learn on scenes: the same seed gives the same weights, the loss falls, gradients reach what is learned."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+import zoo
+import zoo.training.scenes as room
+from blocks.context import Context
+from blocks.heads.boxes import centres
+from zoo.data.scenes import THINGS, scene
+from zoo.errors import InputError
+from zoo.training.scenes import SceneRecipe, batches, fit_scenes, labels_of, manifest_of, preprocess_for, train_scenes
+from zoo.training.task_losses import assigned, task_loss
+
+SHORT = SceneRecipe(steps=3, scenes=8, batch_size=4)
+NETS = ["retinanet_nano", "gelan_nano", "fpn_nano", "u2net_nano", "pan_nano"]
+
+
+def first_batch(name: str) -> tuple[object, object]:
+    net = zoo.create(name)
+    return net, next(batches(net, preprocess_for(net), SHORT))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_loss_reaches_every_parameter_that_is_trained(name: str) -> None:
+    net, batch = first_batch(name)
+    task_loss(net)(net.train(), batch, Context()).backward()  # type: ignore[attr-defined, arg-type]
+    silent = [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None]  # type: ignore[attr-defined]
+    assert not silent
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    other = msgspec.structs.replace(SHORT, seed=1)
+    one, again, another = (train_scenes("fpn_nano", recipe).model.state_dict() for recipe in (SHORT, SHORT, other))
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not all(torch.equal(one[key], another[key]) for key in one)
+
+
+def test_a_net_learns_a_few_scenes_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "TOLD_EVERY", 5)
+    losses: list[float] = []
+    recipe = SceneRecipe(steps=25, scenes=4, batch_size=4)
+    net = zoo.create("gelan_nano")
+    result = fit_scenes(net, recipe, lambda step, steps, loss: losses.append(loss))
+    assert losses[-1] < 0.8 * losses[0]
+    manifest = manifest_of("gelan_nano", result, recipe)
+    assert manifest.labels == THINGS == labels_of(net)
+    assert manifest.recipe == "zoo train scenes gelan_nano --steps 25"
+
+
+def test_pixels_near_the_middle_of_a_box_stand_for_it_on_the_level_of_its_size() -> None:
+    places, steps = centres([torch.zeros(1, 1, 64 // stride, 64 // stride) for stride in (8, 16)], (8, 16), 0.5)
+    points = (places * steps).T
+    small, large = [10.0, 10, 30, 30], [4.0, 4, 60, 60]
+    which, stands = assigned(points, steps, torch.tensor([small, large]))
+    assert set(steps[stands & (which == 0)].tolist()) == {8}
+    assert set(steps[stands & (which == 1)].tolist()) == {16}
+    assert ((points[stands & (which == 0)] - 20).abs() <= 12).all()
+
+
+def test_what_scenes_cannot_teach_is_refused() -> None:
+    with pytest.raises(InputError, match="one for image-classification"):
+        train_scenes("starnet_nano", SHORT)
+    with pytest.raises(InputError, match="at least 4, the things in scenes"):
+        fit_scenes(zoo.create("gelan_nano", num_classes=2), SHORT)
+    assert len(scene(0).boxes) > 0

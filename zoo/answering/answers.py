@@ -1,0 +1,85 @@
+"""What a net for a task answers (`zoo.answering.names.ANSWERS`), as tensors of one shape for all pictures: the net with the steps behind it
+as one module.
+
+Which outputs of the net are read is told by their names: `boxes` and `scores` of a detector, of others `logits`, `output`, or the first.
+A module is what can be exported, profiled and timed with the rest: from pixels to answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.answering import boxes
+from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION, TASKS
+from zoo.errors import InputError, Problem, listed
+
+MAIN = ("logits", "output")
+"""Names of the output that counts where there are several."""
+
+
+class Answering(nn.Module):
+    """Pictures (B, C, H, W), as `zoo.transform` makes them -> the answers of the task, by name. `net` is in evaluation mode.
+
+    Raises InputError for a net of another task, and for a detector that gives no lists of boxes and scores.
+    """
+
+    def __init__(self, net: Any, **picking: Any):
+        super().__init__()
+        self.net, self.spec, self.picking = net, net.spec, picking
+        self.task = task_of(net)
+        self.rows = any(getattr(module, "rows", False) is True for module in net.modules())
+        self.centred = any(getattr(module, "corners", True) is False for module in net.modules())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        outputs = self.net(x)
+        if self.task == DETECTION:
+            return self._picked(outputs)
+        y = main_output(outputs)
+        if self.task == SEGMENTATION:
+            return {"classes": resized(y, x).argmax(1)}
+        if self.task == SALIENCE:
+            return {"salience": resized(y, x)[:, 0]}
+        return {"picture": y.clamp(0, 1)}
+
+    def _picked(self, outputs: Any) -> dict[str, Tensor]:
+        if not isinstance(outputs, dict) or not {"boxes", "scores"} <= outputs.keys():
+            found = listed(list(outputs)) if isinstance(outputs, dict) else "one tensor"
+            raise InputError("answers", Problem("", "a detector with the outputs `boxes` and `scores`", found))
+        places, scores = outputs["boxes"], outputs["scores"]
+        places, scores = (places, scores.transpose(1, 2)) if self.rows else (places.transpose(1, 2), scores)
+        picked = boxes.pick(boxes.corners(places) if self.centred else places, scores, **self.picking)
+        return dict(zip(("boxes", "scores", "classes"), picked, strict=True))
+
+
+def task_of(net: Any) -> str:
+    """The task of a net, one of those that are read here. Raises InputError for another."""
+    task: str = net.spec.family.task
+    if task not in TASKS:
+        raise InputError(net.spec.name, Problem("", f"a model for {listed(list(TASKS))}", f"one for {task}"))
+    return task
+
+
+def main_output(outputs: Any) -> Tensor:
+    """The one that counts of several outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    name = next((name for name in MAIN if name in outputs), next(iter(outputs)))
+    return outputs[name]  # type: ignore[no-any-return]
+
+
+def scale_of(net: Any) -> int:
+    """How many times as wide as its input the picture is that a net gives."""
+    x = torch.zeros(1, net.spec.input.channels, 16, 16, device="meta")
+    with torch.no_grad():
+        return main_output(net.rebuild(net.spec)(x)).shape[-1] // 16
+
+
+def resized(y: Tensor, like: Tensor) -> Tensor:
+    """Maps (B, K, h, w) at the rows and columns of the picture."""
+    if y.shape[-2:] == like.shape[-2:]:
+        return y
+    return F.interpolate(y, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,202 @@
+"""What nets for tasks are trained to: boxes on anchors and on pixels, classes of pixels, what stands out, pictures.
+
+Papers: arXiv:1708.02002 (focal loss, which anchor stands for which box), arXiv:1902.09630 (overlap of boxes that need not meet),
+arXiv:1904.01355 (pixels that stand for a box).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blocks.context import Context
+from blocks.heads.boxes import AnchorBoxes, BoxDecoder, centres
+from zoo.answering import boxes
+from zoo.answering.answers import main_output, resized
+from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION
+from zoo.errors import InputError, Problem
+
+ALPHA, GAMMA = 0.25, 1.5
+"""Of the focal loss: the weight of what is there, and how little what is easy counts."""
+NEAR, FAR = 0.5, 0.4
+"""An anchor stands for a box from the first overlap on, for the ground below the second, for nothing between them."""
+BOX_WEIGHT = 10.0
+"""Of the boxes beside the classes, on anchors and on pixels."""
+REACH = 1.5
+"""How many strides the pixels that stand for a box are from its middle at most."""
+SIDE = 4.0
+"""The longest side of a box in strides of the finest level that it is learned on."""
+
+
+class Truth(NamedTuple):
+    """Of a batch what is known: for a detector the boxes (N, 4) and classes (N,) of each picture; a mask (B, H, W) of classes; pictures
+    (B, C, H, W) from 0 to 1. What the task does not ask for is left out."""
+
+    boxes: Sequence[Tensor] = ()
+    classes: Sequence[Tensor] = ()
+    mask: Tensor | None = None
+    pictures: Tensor | None = None
+
+
+TaskLoss = Callable[[nn.Module, tuple[Tensor, Truth], Context], Tensor]
+
+
+def task_loss(net: Any) -> TaskLoss:
+    """The loss of a net for its task, as `loop.train` calls it. Raises InputError for a net whose task has none here."""
+    task = net.spec.family.task
+    if task == DETECTION:
+        kinds = [type(module) for module in net.modules()]
+        found = {AnchorBoxes: _on_anchors, BoxDecoder: _on_pixels}
+        loss = next((found[kind] for kind in kinds if kind in found), None)
+        if loss is None:
+            expected = "a detector that ends in `anchor_boxes` or `box_decoder`"
+            raise InputError(net.spec.name, Problem("graph", expected, "neither of them"))
+        return loss
+    losses: dict[str, TaskLoss] = {
+        SEGMENTATION: _on_classes, SALIENCE: _on_salience, "super-resolution": _on_pictures, "image-restoration": _on_pictures,
+    }  # fmt: skip
+    if task not in losses:
+        raise InputError(net.spec.name, Problem("", f"a model for {DETECTION}, {', '.join(losses)}", f"one for {task}"))
+    return losses[task]
+
+
+def focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -alpha_t (1 - p_t)^gamma log p_t."""
+    plain = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    surprise = (logits.sigmoid() - targets).abs()
+    return ((ALPHA * targets + (1 - ALPHA) * (1 - targets)) * surprise**GAMMA * plain).sum()
+
+
+def generalised_overlap(one: Tensor, other: Tensor) -> Tensor:
+    """(N, 4), (N, 4) -> (N,): the shared area over that of either, less the share of the box around both that neither has; -1 to 1."""
+    first, last = torch.maximum(one[:, :2], other[:, :2]), torch.minimum(one[:, 2:], other[:, 2:])
+    both = (last - first).clamp(min=0).prod(-1)
+    either = sum((box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1) for box in (one, other)) - both
+    around = (torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])).prod(-1)
+    return both / either.clamp(min=1e-6) - (around - either) / around.clamp(min=1e-6)
+
+
+# detection
+
+
+def _levels(outputs: dict[str, Tensor], name: str) -> list[Tensor]:
+    """The outputs `name0`, `name1`, ….
+
+    Raises InputError where there are none: of a detector that hands on no levels while it is trained."""
+    found = [outputs[f"{name}{i}"] for i in range(len(outputs)) if f"{name}{i}" in outputs]
+    if not found:
+        raise InputError(
+            "training", Problem("graph.outputs", f"`{name}0`, `{name}1`, …, in training", ", ".join(outputs))
+        )
+    return found
+
+
+def _on_anchors(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Focal loss of all anchors that stand for something, Huber's of how the near ones move; over the number of near ones."""
+    x, truth = batch
+    outputs = model(x, ctx)
+    decoder = next(module for module in model.modules() if isinstance(module, AnchorBoxes))
+    levels = _levels(outputs, "box")
+    per = len(decoder.sides)
+    logits = torch.cat([_rows(level, per) for level in _levels(outputs, "class")], 1)  # (B, P, C)
+    moves = torch.cat([_rows(level, per) for level in levels], 1)
+    anchors = decoder.anchors(levels).T
+    losses, near_ones = [], 0
+    for of_picture, moved, these, kinds in zip(logits, moves, truth.boxes, truth.classes, strict=True):
+        targets, ignored = torch.zeros_like(of_picture), torch.zeros(len(anchors), dtype=torch.bool)
+        if len(these):
+            overlaps = boxes.shared(boxes.corners(anchors), these)
+            best, which = overlaps.max(1)
+            own = overlaps.argmax(0)  # every box has an anchor
+            which[own], best[own] = torch.arange(len(these)), 1.0
+            near, ignored = best >= NEAR, (best >= FAR) & (best < NEAR)
+            targets[near, kinds[which[near]]] = 1.0
+            wanted = encoded(these[which[near]], anchors[near])
+            losses.append(BOX_WEIGHT * F.smooth_l1_loss(moved[near], wanted, beta=0.1, reduction="sum") / 4)
+            near_ones += int(near.sum())
+        losses.append(focal(of_picture[~ignored], targets[~ignored]))
+    return torch.stack(losses).sum() / max(1, near_ones)
+
+
+def encoded(these: Tensor, anchors: Tensor) -> Tensor:
+    """What must be done to anchors (N, 4), centre x, y, width, height, to make them boxes (N, 4) x1, y1, x2, y2: (ty, tx, th, tw)."""
+    middles, sides = (these[:, :2] + these[:, 2:]) / 2, (these[:, 2:] - these[:, :2]).clamp(min=1e-3)
+    shift, stretch = (middles - anchors[:, :2]) / anchors[:, 2:], (sides / anchors[:, 2:]).log()
+    return torch.cat((shift.flip(1), stretch.flip(1)), 1)
+
+
+def _rows(level: Tensor, per: int) -> Tensor:
+    """(B, per * K, H, W) -> (B, H W per, K), in the order of the anchors."""
+    return level.unflatten(1, (per, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+def _on_pixels(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Focal loss of all pixels, and 1 - the generalised overlap of the boxes of those that stand for one; over their number."""
+    x, truth = batch
+    decoder = next(module for module in model.modules() if isinstance(module, BoxDecoder))
+    bins = decoder.bins.shape[1]
+    raw = _levels(model(x, ctx), "raw")
+    sides, logits = ([level.split((4 * bins, level.shape[1] - 4 * bins), 1)[i] for level in raw] for i in (0, 1))
+    found = decoder(*sides).transpose(1, 2)
+    found = found if decoder.corners else boxes.corners(found)
+    scores = torch.cat([level.flatten(2) for level in logits], 2).transpose(1, 2)
+    points, steps = centres(raw, decoder.strides, decoder.offset)
+    points = (points * steps).T
+    losses, standing = [], 0
+    for of_picture, own, these, kinds in zip(scores, found, truth.boxes, truth.classes, strict=True):
+        targets = torch.zeros_like(of_picture)
+        if len(these):
+            which, stands = assigned(points, steps, these)
+            targets[stands, kinds[which[stands]]] = 1.0
+            losses.append(BOX_WEIGHT * (1 - generalised_overlap(own[stands], these[which[stands]])).sum() / 4)
+            standing += int(stands.sum())
+        losses.append(focal(of_picture, targets))
+    return torch.stack(losses).sum() / max(1, standing)
+
+
+def assigned(points: Tensor, steps: Tensor, these: Tensor) -> tuple[Tensor, Tensor]:
+    """(P,) which of the boxes (N, 4) each pixel is nearest to, and (P,) whether it stands for it: on the level that fits the box's longest
+    side, at most `REACH` strides from its middle."""
+    middles, longest = (these[:, :2] + these[:, 2:]) / 2, (these[:, 2:] - these[:, :2]).amax(1)
+    strides = steps.unique()
+    level = (longest[:, None] > SIDE * strides[:-1]).sum(
+        1
+    )  # small ones on the finest, all that are larger on the coarsest
+    distances = (points[:, None] - middles).abs().amax(2) / steps[:, None]
+    distances = torch.where(steps[:, None] == strides[level], distances, torch.inf)
+    nearest, which = distances.min(1)
+    return which, nearest <= REACH
+
+
+# maps and pictures
+
+
+def _on_classes(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Cross-entropy of every pixel; of further outputs, which help while a net is trained, with four tenths of the weight."""
+    x, truth = batch
+    outputs = model(x, ctx)
+    main = main_output(outputs)
+    others = [y for y in outputs.values() if y is not main] if isinstance(outputs, dict) else []
+    assert truth.mask is not None
+    losses = [F.cross_entropy(resized(y, x), truth.mask, ignore_index=255) for y in (main, *others)]
+    return losses[0] + 0.4 * sum(losses[1:], torch.zeros(()))
+
+
+def _on_salience(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Binary cross-entropy of every map that the net gives, summed."""
+    x, truth = batch
+    outputs = model(x, ctx)
+    maps = outputs.values() if isinstance(outputs, dict) else [outputs]
+    wanted = (truth.mask > 0).to(x.dtype)[:, None]  # type: ignore[operator]
+    return torch.stack([F.binary_cross_entropy(resized(y, x).clamp(1e-6, 1 - 1e-6), wanted) for y in maps]).sum()
+
+
+def _on_pictures(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """The mean of sqrt(d^2 + 1e-6): nearly |d|."""
+    x, truth = batch
+    assert truth.pictures is not None
+    return ((main_output(model(x, ctx)) - truth.pictures) ** 2 + 1e-6).sqrt().mean()
