@@ -70,7 +70,7 @@ class PreGatingEmbedding(TokenEmbedding):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        if hasattr(self, "embed"):
+        if "embed" in self._parameters:  # not yet while the constructor of the base fills its own
             nn.init.normal_(self.embed, std=self.std)
 
     def forward(self, ids: Tensor, ctx: Context | None = None) -> Tensor:
