@@ -106,7 +106,7 @@ FORMULAS: dict[str, tuple[str, Callable[..., int]]] = {
     "linear": ("matmul", _product), "matmul": ("matmul", _product), "mm": ("matmul", _product), "bmm": ("matmul", _product),
     "addmm": ("matmul", _added), "baddbmm": ("matmul", _added),
     "_convolution": ("convolution", _convolved), "conv1d": ("convolution", _convolved), "conv2d": ("convolution", _convolved),
-    "conv_transpose2d": ("convolution", _transposed),
+    "_convolution_mode": ("convolution", _convolved), "conv_transpose2d": ("convolution", _transposed),
     "scaled_dot_product_attention": ("attention", _attended),
 }  # fmt: skip
 KINDS = {name: kind for name, (kind, _) in FORMULAS.items()} | {"einsum": "matmul", "lstm": "matmul"}
