@@ -111,7 +111,7 @@ def load_of(net: nn.Module, batch: int = 1) -> Load:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = super().__torch_dispatch__(func, types, args, kwargs)
             packet = func._overloadpacket
-            if func.is_view or packet is aten._unsafe_view:
+            if func.is_view or packet in (aten._unsafe_view, aten.as_strided_):
                 self.views += 1
             elif packet is aten.convolution:
                 flops = int(flop_registry[packet](*args, **(kwargs or {}), out_val=result))
