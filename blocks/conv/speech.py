@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
+from blocks.conv.conv import conv2d
 from blocks.ops.masks import refuse_state, token_mask
 from blocks.places import refuse_places
 from blocks.primitives.linears import Dense
@@ -46,9 +47,9 @@ class ConvSubsampling(nn.Module):
         self.hides_padding = hides_padding
         self.out_dim = out_dim or dim
         width = filters or self.out_dim
-        self.conv1 = nn.Conv2d(1, width, 3, 2)
-        self.dw_conv = nn.Conv2d(width, width, 3, 2, groups=width)
-        self.pw_conv = nn.Conv2d(width, width, 1)
+        self.conv1 = conv2d(1, width, 3, stride=2)
+        self.dw_conv = conv2d(width, width, 3, stride=2, groups=width)
+        self.pw_conv = conv2d(width, width, 1)
         self.linear = Dense(halved(halved(dim)) * width, self.out_dim)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:

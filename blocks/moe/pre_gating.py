@@ -122,15 +122,15 @@ class GivenRouter(ScoringRouter):
 
     def _given(self, rows: Tensor, ctx: Context | None) -> Tensor:
         if self.reads is None:
-            return F.one_hot(rows.new_zeros(len(rows), dtype=torch.int64), self.num_experts).to(rows.dtype)
+            return F.one_hot(rows.new_zeros(rows.shape[0], dtype=torch.int64), self.num_experts).to(rows.dtype)
         written = list(ctx.read(self.reads).values()) if ctx is not None else []
-        expected = f"scores of {len(rows)} tokens for {self.num_experts} experts in the slot `{self.reads}`"
+        expected = f"scores of {rows.shape[0]} tokens for {self.num_experts} experts in the slot `{self.reads}`"
         if not written:
             raise ValueError(
                 f"a given_router needs {expected}; found nothing: put a pre_gating_embedding into the stem"
             )
         found = written[-1].flatten(0, -2)
-        if found.shape != (len(rows), self.num_experts):
+        if found.shape != (rows.shape[0], self.num_experts):
             raise ValueError(f"a given_router needs {expected}; found {tuple(written[-1].shape)}")
         return found
 

@@ -174,7 +174,7 @@ def test_an_unknown_name_that_papers_use_names_the_block():
         "nearest `branched_conv`; next: what papers call `repvgg` is `branched_conv`: `zoo blocks repvgg` tells more"
         in text
     )
-    assert "nearest `branched_conv`" in message(blocks.get, "repvg")
+    assert "nearest `branched_conv`" in message(blocks.get, "repvggs")
 
 
 def test_a_covered_name_has_the_form_of_a_name():

@@ -114,6 +114,9 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
         ctx.write(KEYS[name], "", torch.arange(19).expand(3, -1) % 2)
     if name == "task_router":
         layer = moe(name, num_tasks=2, k=E).train()
+    if name == "given_router":
+        layer = moe(name, reads="scores").train()
+        ctx.write("scores", "", torch.randn(3, 19, E, generator=torch.Generator().manual_seed(1)))
     (layer(x(), ctx).square().sum() + ctx.total_loss()).backward()
     unmet = [name for name, p in layer.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert unmet == []

@@ -20,6 +20,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "rwkv7": {"first": True},
     "causal_conv": {"kernel_size": 15},
     "gated_short_conv": {"kernel_size": 15},
+    "sequence_conv": {"kernel_size": 15},
 }
 """What a mixer must be told in a net whose width changes, or in order to see as far as the whole map."""
 

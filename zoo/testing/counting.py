@@ -32,8 +32,9 @@ def counts(subject: Subject, space: str) -> tuple[dict[str, int], dict[str, int]
     """The MACs by class: what the block says, and what its operations are; and the operations that nobody counts."""
     module, work = subject.build(space, device="meta"), Work()
     x = subject.input(space).to("meta")
+    ctx = _place_to_write(subject)
     with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as by_path:
-        subject.outputs(module, x)
+        subject.outputs(module, x, ctx)
     stated = {kind: by_path[""][kind] for kind in (*EXACT, *FLOP_CLASSES)}
     counted = {kind: work.paths[""][kind] // (2 if kind in EXACT else 1) for kind in (*EXACT, *FLOP_CLASSES)}
     return stated, counted, dict(work.uncounted)
@@ -47,10 +48,15 @@ class _Alone(torch.nn.Module):
         self.subject, self.block = subject, block
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx = Context() if "writes" in self.subject.info.params else None
+        ctx = _place_to_write(self.subject)
         given = self.subject.outputs(self.block, x, ctx)
         left = [value for slot in ctx.slots.values() for value in slot.values()] if ctx is not None else []
         return (*given, *left)
+
+
+def _place_to_write(subject: Subject) -> Context | None:
+    """A ctx for a block that leaves something for others, which is work, too."""
+    return Context() if "writes" in subject.info.params else None
 
 
 def _listed(counts: dict[str, int]) -> str:
