@@ -179,9 +179,9 @@ def _node() -> dict[str, Any]:
         "type": "object",
         "required": ["of"],
         "properties": {
-            "of": {"type": "string"},
+            "of": _or_value({"type": "string"}),
             "do": _or_value({"$ref": "#/$defs/optional_call"}),
-            "like": {"type": "string"},
+            "like": _or_value({"type": "string"}),
             "mode": _or_value({"enum": ["nearest", "bilinear", "bicubic", "area"]}),
             "align_corners": _or_value({"type": "boolean"}),
         },
