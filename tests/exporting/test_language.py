@@ -17,7 +17,9 @@ from zoo.exporting.language import Streaming, leaves_of, of_leaves, state_leaves
 
 BOUND = 1e-4
 NANO = [name for name in list_models("*_nano") if language.is_language(name)]
-every_model = pytest.mark.parametrize("name", NANO)
+NOT_ZERO = {"spatten_nano"}
+"""Models whose state does not begin at zeros (all heads are in use): a streaming graph of them is refused in a sentence."""
+every_model = pytest.mark.parametrize("name", [name for name in NANO if name not in NOT_ZERO])
 
 
 QUICK = ("gla_nano", "llama_nano", "rwkv7_nano")
