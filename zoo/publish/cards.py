@@ -13,7 +13,7 @@ from typing import Any
 
 from blocks.registry.words import printable, printable_lines, short_name
 from zoo import catalog
-from zoo.answering.names import ANSWERS
+from zoo.answering.names import ANSWERS, DETECTION
 from zoo.catalog.manifests import published as published_weights
 from zoo.catalog.published import published_spec, spec_file
 from zoo.display.console import count, markdown_table
@@ -285,10 +285,19 @@ def _use(entry: Any) -> str:
     return USE if is_picture and spec.graph is None else GRAPH_USE
 
 
+def _outputs(name: str) -> set[str]:
+    """The names of what the graph of a net gives; none for a net without one, and for one tensor."""
+    graph = published_spec(name).graph
+    outputs = [] if graph is None else graph["outputs"]
+    return {output["name"] for output in outputs} if isinstance(outputs, list) else set()
+
+
 def _answers(task: str, names: list[str]) -> str:
     """What nets for a task are read for; "" for others."""
     if task not in ANSWERS:
         return ""
+    if task == DETECTION and not {"boxes", "scores"} <= _outputs(names[0]):
+        return "## Answers\n\nIts outputs are the maps of its heads. `zoo predict` reads lists of `boxes` and `scores`, and refuses it."
     trained = [name for name in names if "scenes" in catalog.entry(name).tags]
     shown = f" `zoo demo --task {task}` shows it, without a network." if trained else ""
     return (

@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
-from zoo import catalog
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import lr_scales
 from zoo.data import digits
+from zoo.training.embedded import command_of, embed
 from zoo.training.loop import Progress, RunningAverage, train
-from zoo.weights.load import save_weights
-from zoo.weights.manifest import Manifest, counted_metric, write_manifest
-from zoo.weights.probe import make_probe
+from zoo.weights.manifest import Manifest, counted_metric
 from zoo.weights.stats import wilson_interval
-from zoo.weights.verify import sha256_of
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -164,32 +161,14 @@ def _moved(x: Tensor, recipe: Recipe, draw: torch.Generator) -> Tensor:
 
 def publish(name: str, result: Result, recipe: Recipe) -> Manifest:
     """Writes the weights and their manifest into the package that has the model: NAME.digits.safetensors and .json."""
-    home = catalog.home_of(name)
-    home.weights.mkdir(parents=True, exist_ok=True)
-    path = home.weights / f"{home.short(name)}.digits.safetensors"
-    save_weights(result.model, path)
     shape = (1, digits.PREPROCESS.channels, *digits.PREPROCESS.rows_and_columns)
-    manifest = msgspec.structs.replace(
-        manifest_of(name, result, recipe),
-        source=f"embedded:{path.name}",
-        state="embedded",
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path, use_stamps=False),
-        origin="trained from scratch on scikit-learn's handwritten digits; smoke weights: proof that the block trains, no ranking",
-        probe=make_probe(result.model, 0, shape),
-    )
-    write_manifest(manifest, path.with_suffix(".json"))
-    return manifest
+    origin = "trained from scratch on scikit-learn's handwritten digits; smoke weights: proof that the block trains, no ranking"
+    return embed(result.model, manifest_of(name, result, recipe), shape, origin)
 
 
 def manifest_of(name: str, result: Result, recipe: Recipe) -> Manifest:
     """What is known of trained weights, wherever they will stand: how to prepare pictures, the classes, the recipe, the accuracy."""
-    usual = Recipe()
-    command = f"zoo train digits {name}" + "".join(
-        f" --{flag} {getattr(recipe, flag)}"
-        for flag in ("epochs", "seed")
-        if getattr(recipe, flag) != getattr(usual, flag)
-    )
+    command = command_of("digits", name, recipe, ("epochs", "seed"))
     figure = counted_metric(
         result.correct, result.n, command=command, seed=recipe.seed, date=str(datetime.date.today())
     )

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
-from zoo import catalog
+from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import param_groups
 from zoo.data import pydoc as text
 from zoo.errors import InputError, Problem
+from zoo.training.embedded import command_of, embed
 from zoo.training.loop import Progress, RunningAverage, train
-from zoo.weights.load import save_weights
-from zoo.weights.manifest import Manifest, Metric, write_manifest
-from zoo.weights.probe import make_probe
-from zoo.weights.verify import sha256_of
+from zoo.weights.manifest import Manifest, Metric
 
 TAG = "pydoc"
 ASIDE = 32_768
@@ -134,13 +132,7 @@ def _loss(model: Any, windows: Tensor, ctx: Context) -> Tensor:
 
 def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
     """Writes the weights and their manifest into the package that has the model: NAME.pydoc.safetensors and .json."""
-    home = catalog.home_of(name)
-    home.weights.mkdir(parents=True, exist_ok=True)
-    path = home.weights / f"{home.short(name)}.{TAG}.safetensors"
-    save_weights(result.model, path)
-    usual = TextRecipe()
-    changed = [flag for flag in ("steps", "seed") if getattr(recipe, flag) != getattr(usual, flag)]
-    command = f"zoo train text {name}" + "".join(f" --{flag} {getattr(recipe, flag)}" for flag in changed)
+    command = command_of("text", name, recipe, ("steps", "seed"))
     figure = Metric(
         value=round(result.bits_per_byte, 4),
         n=result.n,
@@ -148,20 +140,17 @@ def publish_text(name: str, result: TextResult, recipe: TextRecipe) -> Manifest:
         seed=recipe.seed,
         date=str(datetime.date.today()),
     )
+    origin = "trained from scratch on the docstrings of Python's standard library; smoke weights: proof that the block learns, no ranking"
     manifest = Manifest(
         model=name,
         tag=TAG,
         digest=result.model.digest,  # type: ignore[arg-type]
-        source=f"embedded:{path.name}",
-        state="embedded",
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path, use_stamps=False),
+        source=f"file:{WEIGHTS}",
+        state="saved",
         licence="Apache-2.0",
         licence_class="permissive",
-        origin="trained from scratch on the docstrings of Python's standard library; smoke weights: proof that the block learns, no ranking",
+        origin=origin,
         metrics={f"{TAG}/bits_per_byte@{recipe.length}": figure},
-        probe=make_probe(result.model, 0, (1, 32)),
         recipe=command,
     )
-    write_manifest(manifest, path.with_suffix(".json"))
-    return manifest
+    return embed(result.model, manifest, (1, 32), origin)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from blocks.heads.class_map import ClassMap
-from zoo import catalog
 from zoo.answering.answers import scale_of, task_of
 from zoo.answering.names import DETECTION, PICTURES, SALIENCE, SEGMENTATION, SUPER_RESOLUTION
 from zoo.artifacts.record import WEIGHTS
@@ -24,12 +23,10 @@ from zoo.data.transforms import FITS, Transform
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Estimate
 from zoo.evaluating.scenes import DECIBELS, judge, seen_classes
+from zoo.training.embedded import command_of, embed
 from zoo.training.loop import Progress, RunningAverage, train
 from zoo.training.task_losses import Truth, task_loss
-from zoo.weights.load import save_weights
-from zoo.weights.manifest import Manifest, Metric, Preprocess, write_manifest
-from zoo.weights.probe import make_probe
-from zoo.weights.verify import sha256_of
+from zoo.weights.manifest import Manifest, Metric, Preprocess
 
 LEAST_SIZE, PATCH, SMALL_PATCH = 64, 48, 32
 """Pixels to a side of what a net is given: to tell what there is at least; to restore; to enlarge."""
@@ -158,9 +155,7 @@ def labels_of(net: Any) -> tuple[str, ...]:
 
 def manifest_of(name: str, result: SceneResult, recipe: SceneRecipe) -> Manifest:
     """What is known of trained weights, wherever they will stand."""
-    usual = SceneRecipe()
-    changed = [flag for flag in ("steps", "seed") if getattr(recipe, flag) != getattr(usual, flag)]
-    command = f"zoo train scenes {name}" + "".join(f" --{flag} {getattr(recipe, flag)}" for flag in changed)
+    command = command_of("scenes", name, recipe, ("steps", "seed"))
     side, today = result.preprocess.rows_and_columns[0], str(datetime.date.today())
     return Manifest(
         model=name, tag=SCENES, digest=result.model.digest, source=f"file:{WEIGHTS}", state="saved", licence="Apache-2.0",  # type: ignore[arg-type]
@@ -178,18 +173,6 @@ def manifest_of(name: str, result: SceneResult, recipe: SceneRecipe) -> Manifest
 
 def publish_scenes(name: str, result: SceneResult, recipe: SceneRecipe) -> Manifest:
     """Writes the weights and their manifest into the package that has the model: NAME.scenes.safetensors and .json."""
-    home = catalog.home_of(name)
-    home.weights.mkdir(parents=True, exist_ok=True)
-    path = home.weights / f"{home.short(name)}.{SCENES}.safetensors"
-    save_weights(result.model, path)
-    manifest = msgspec.structs.replace(
-        manifest_of(name, result, recipe),
-        source=f"embedded:{path.name}",
-        state="embedded",
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path, use_stamps=False),
-        origin="trained from scratch on generated scenes; smoke weights: proof that the net learns its task, no ranking",
-        probe=make_probe(result.model, 0, (1, result.preprocess.channels, *result.preprocess.rows_and_columns)),
-    )
-    write_manifest(manifest, path.with_suffix(".json"))
-    return manifest
+    shape = (1, result.preprocess.channels, *result.preprocess.rows_and_columns)
+    origin = "trained from scratch on generated scenes; smoke weights: proof that the net learns its task, no ranking"
+    return embed(result.model, manifest_of(name, result, recipe), shape, origin)
