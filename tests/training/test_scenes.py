@@ -11,7 +11,9 @@ import zoo.training.scenes as room
 from blocks.context import Context
 from blocks.heads.boxes import centres
 from zoo.data.scenes import THINGS, scene
+from zoo.data.transforms import Transform
 from zoo.errors import InputError
+from zoo.evaluating.scenes import METRICS, judge
 from zoo.training.scenes import SceneRecipe, batches, fit_scenes, labels_of, manifest_of, preprocess_for, train_scenes
 from zoo.training.task_losses import assigned, task_loss
 
@@ -67,3 +69,10 @@ def test_what_scenes_cannot_teach_is_refused() -> None:
     with pytest.raises(InputError, match="at least 4, the things in scenes"):
         fit_scenes(zoo.create("gelan_nano", num_classes=2), SHORT)
     assert len(scene(0).boxes) > 0
+
+
+@pytest.mark.parametrize("name", ["pan_nano", "unet_nano"])
+def test_a_net_is_judged_on_scenes_of_its_task(name: str) -> None:
+    net = zoo.create(name)
+    figures = judge(net, Transform(preprocess_for(net)), count=2)
+    assert set(figures) == set(METRICS[net.spec.family.task])

@@ -81,7 +81,7 @@ class _Judging:
         """What the figures ask, of each scene."""
         for number in range(drawn.HELD_OUT, drawn.HELD_OUT + count):
             seen = given(number, self.size, self.task, self.scale)
-            placed = self.prepare.place(seen.picture, seen.scene.boxes, seen.scene.mask)
+            placed = self.prepare.place(seen.picture, seen.scene.boxes, mask_for(seen, self.task))
             start = time.perf_counter()
             with torch.inference_mode():
                 answer = {key: tensor[0].cpu() for key, tensor in answering(placed.x[None]).items()}
@@ -108,6 +108,11 @@ class _Judging:
         found = answer["picture"][:, :side, :side]
         found = (found * 255).round() / 255  # as it is written
         return figures.psnr(found, wanted), figures.ssim(found, wanted), figures.psnr(before, wanted)
+
+
+def mask_for(seen: Given, task: str) -> np.ndarray | None:
+    """The classes of the pixels, for tasks that tell pixels apart: a picture that is to be enlarged is smaller than its scene."""
+    return seen.scene.mask if task in (SEGMENTATION, SALIENCE) else None
 
 
 def seen_classes(mask: Tensor, classes: int) -> Tensor:

@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import torch
 from torch import nn
 
 from blocks.heads.class_map import ClassMap
 from zoo.answering.answers import scale_of, task_of
-from zoo.answering.names import DETECTION, PICTURES, SALIENCE, SEGMENTATION, SUPER_RESOLUTION
+from zoo.answering.names import DETECTION, PICTURES, SEGMENTATION, SUPER_RESOLUTION
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import param_groups
 from zoo.data.scenes import SCENES, THINGS, given
 from zoo.data.transforms import FITS, Transform
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Estimate
-from zoo.evaluating.scenes import DECIBELS, judge, seen_classes
+from zoo.evaluating.scenes import DECIBELS, judge, mask_for, seen_classes
 from zoo.training.embedded import command_of, embed
 from zoo.training.loop import Progress, RunningAverage, train
 from zoo.training.task_losses import Truth, task_loss
@@ -119,7 +118,7 @@ def batches(net: Any, preprocess: Preprocess, recipe: SceneRecipe) -> Iterator[t
     pool = [given(first + number, size, task, scale) for number in range(recipe.scenes)]
     for _ in range(recipe.steps):
         shown = [pool[place] for place in torch.randint(len(pool), (recipe.batch_size,), generator=draw)]
-        placed = [prepare.place(each.picture, each.scene.boxes, _mask(each.scene.mask, task)) for each in shown]
+        placed = [prepare.place(each.picture, each.scene.boxes, mask_for(each, task)) for each in shown]
         x = torch.stack([each.x for each in placed])
         if task == DETECTION:
             kinds = [torch.from_numpy(each.scene.classes) for each in shown]
@@ -129,10 +128,6 @@ def batches(net: Any, preprocess: Preprocess, recipe: SceneRecipe) -> Iterator[t
         else:
             mask = torch.stack([each.mask for each in placed])  # type: ignore[misc]
             yield x, Truth(mask=seen_classes(mask, net.num_classes) if task == SEGMENTATION else mask)
-
-
-def _mask(mask: np.ndarray, task: str) -> np.ndarray | None:
-    return mask if task in (SEGMENTATION, SALIENCE) else None
 
 
 def _expect_little(net: Any) -> None:
