@@ -73,5 +73,5 @@ def test_a_backbone_brings_its_weights() -> None:
 def test_what_has_no_backbone_of_another_is_refused() -> None:
     with pytest.raises(WeightsError, match="a model with a `backbone` of another model"):
         zoo.create("u2net_nano", pretrained="backbone")
-    with pytest.raises(WeightsError, match="other shapes of stem"):
+    with pytest.raises(WeightsError, match="other shapes of `stem"):
         zoo.create("unet_nano", pretrained="backbone", in_chans=3)
