@@ -59,6 +59,11 @@ def drawn_inputs(
     return tuple(drawn)
 
 
+def has_samples(spec: Described) -> bool:
+    """Whether a call takes several samples, on an axis of their own; the atoms of molecules lie behind each other instead."""
+    return not isinstance(spec.input, NumbersInput) or "batch" in spec.input.shape
+
+
 def input_size(declared: AnyInput) -> tuple[int, ...]:
     """(H, W) of the images, (L,) of the token sequences and series, or the axes of the numbers, that a model is made for."""
     if isinstance(declared, (TokenInput, SeriesInput)):

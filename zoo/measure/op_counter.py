@@ -47,7 +47,7 @@ REDUCTIONS = {
     "_adaptive_avg_pool2d", "adaptive_max_pool2d", "linalg_vector_norm", "topk", "sort", "argsort", "upsample_nearest2d", "_unsafe_index",
     "upsample_bilinear2d", "upsample_bicubic2d", "index_add", "scatter_add", "bincount", "prod", "argmax", "floor_divide", "gelu", "hardtanh", "hardswish",
     "log_sigmoid_forward", "grid_sampler_2d",
-    "_embedding_bag", "_embedding_bag_forward_only", "searchsorted", "cummax",
+    "_embedding_bag", "_embedding_bag_forward_only", "searchsorted", "cummax", "argmin", "any",
 }  # fmt: skip
 """Work of a few operations an element: listed with element-wise work, and never called nothing."""
 
@@ -57,7 +57,7 @@ MOVES = {
     "arange", "linspace", "empty_strided", "new_empty_strided", "full_like", "ones_like", "scalar_tensor", "repeat", "scatter", "index_put",
     "slice_scatter", "pixel_unshuffle", "unsafe_split", "tril", "triu", "tril_indices", "nonzero", "new_full", "scatter_", "index_put_", "zero",
     "copy", "channel_shuffle", "expand_copy", "complex", "_reshape_copy", "select_scatter", "col2im", "meshgrid", "lift_fresh", "detach_",
-    "reflection_pad2d",
+    "reflection_pad2d", "eye",
 }  # fmt: skip
 """Operations that move data and compute nothing."""
 

@@ -42,6 +42,7 @@ HUB_TASKS = {
     "super-resolution": "image-to-image", "image-restoration": "image-to-image", "pose-estimation": "keypoint-detection",
     "line-detection": "object-detection", "audio-enhancement": "audio-to-audio", "image-generation": "unconditional-image-generation",
     "masked-language-modeling": "fill-mask", "speech-recognition": "automatic-speech-recognition", "sequence-classification": "text-classification",
+    "molecule-energy": "graph-ml",
 }  # fmt: skip
 """Tasks that the Hub calls otherwise."""
 

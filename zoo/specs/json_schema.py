@@ -184,6 +184,7 @@ def _node() -> dict[str, Any]:
             "like": _or_value({"type": "string"}),
             "mode": _or_value({"enum": ["nearest", "bilinear", "bicubic", "area"]}),
             "align_corners": _or_value({"type": "boolean"}),
+            "each": {"type": "object"},
         },
         "additionalProperties": False,
     }

@@ -136,6 +136,8 @@ def padding(subject: Subject) -> None:
     """What stands at padding changes, with `ctx.mask`, no output at a real token; or the mask is refused with a sentence."""
     if subject.info.kind == "view":
         raise NotApplicable("a view is not given ctx; where one is entered, masks are refused that it does not keep")
+    if subject.meets:
+        raise NotApplicable("no sequence passes through it")
     ways: list[dict[str, bool]] = [{"causal": True}, {"causal": False}] if "causal" in subject.info.params else [{}]
     for space, params in itertools.product(subject.spaces, ways):
         module, x = copy.deepcopy(subject.lived_in(space, **params)).double(), subject.input(space)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,8 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "core/box_decoder@1": {"strides": [8, 16]},
     "core/squares@1": {"size": 7, "inside": "sum"},
+    "core/radial_basis@1": {"cutoff": 20.0},
+    "core/voxel_attention@1": {"signals": [{"name": "xyz", "reach": 2, "steps": 4}], "num_heads": 4},
     "core/anchor_boxes@1": {
         "strides": [8, 16],
         "scales": [1.0, 2.0, 4.0, 8.0],
@@ -69,6 +72,37 @@ CALLS: dict[str, dict[str, Any]] = {
     },
 }
 """Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
+
+POINTS, LISTED = 7, 5
+"""Points of two groups, and the neighbours of each."""
+
+MEETS: dict[str, tuple[str, ...]] = {
+    "core/relative_distances@1": ("places", "groups"),
+    "core/soft_distances@1": ("places", "groups"),
+    "core/nearest_neighbours@1": ("distances",),
+    "core/listed_values@1": ("distances", "list"),
+    "core/listed_steps@1": ("places", "list"),
+    "core/listed_rows@1": ("points", "list"),
+    "core/group_sum@1": ("points", "one_group"),
+    "core/pair_matrices@1": ("three", "steps"),
+    "core/matrix_messages@1": ("matrices", "three", "list"),
+    "core/matrix_gates@1": ("matrices", "gates"),
+    "core/matrix_product@1": ("matrices", "matrices"),
+    "core/neighbour_attention@1": ("pairs", "pairs", "pairs", "steps", "fading"),
+    "core/direction_order@1": ("steps", "fading"),
+    "core/voxel_attention@1": ("points", "groups", "places"),
+    "core/space_windows@1": ("places", "groups"),
+    "core/coarser_voxels@1": ("places", "groups"),
+    "core/sparse_conv@1": ("points", "places", "groups"),
+    "core/distance_mean@1": ("pairs", "fading"),
+}
+"""What merges meet that do not take several streams of one shape: the words of `FORMS`, of sets of points without a batch."""
+
+FORMS: dict[str, tuple[int, ...]] = {
+    "places": (3,), "points": (DIM,), "groups": (), "one_group": (), "gates": (3 * DIM,), "distances": (POINTS,), "list": (LISTED,),
+    "pairs": (LISTED, DIM), "three": (LISTED, 3 * DIM), "steps": (LISTED, 3), "fading": (LISTED, 1), "matrices": (9, DIM),
+}  # fmt: skip
+"""The shape of each behind the axis of points; groups and lists are whole numbers."""
 
 
 class Subject:
@@ -97,13 +131,22 @@ class Subject:
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """`image`, `tokens`, both or `video`, as layout and the abilities `1d`, `2d` and `3d` promise; the block's own layout first."""
+        """`image`, `tokens`, both or `video`, as layout and the abilities `1d`, `2d` and `3d` promise; the block's own layout first.
+
+        `points` alone for blocks of sets of points."""
+        if self.meets:
+            return ("points",)
         declared = {SPACE_OF_ABILITY[ability] for ability in self.info.abilities if ability in SPACE_OF_ABILITY}
         return tuple(space for space in SPACES_OF_LAYOUT[self.info.layout] if not declared or space in declared)
 
     @property
     def in_dim(self) -> int:
         return 3 if self.info.kind in FROM_PIXELS else DIM
+
+    @property
+    def meets(self) -> tuple[str, ...]:
+        """What the block meets in the place of streams, as `FORMS` says; empty for most."""
+        return MEETS.get(self.info.id, ())
 
     @property
     def takes_ids(self) -> bool:
@@ -127,7 +170,7 @@ class Subject:
         place = Place(PATH, sizes=lambda: self.size(space), num_classes=NUM_CLASSES, stage_dims=stage_dims)
         supplied: dict[str, Any] = {"bias": True} if self.info.kind == "linear" else {}
         if self.info.kind == "merge":
-            supplied["dims"] = (self.in_dim,) * 2
+            supplied["dims"] = tuple((1, *FORMS[word])[-1] for word in self.meets) or (self.in_dim,) * 2
         width = out_dim or OUT_DIMS.get(self.info.kind)
         return cast(nn.Module, construct(table, place, self.in_dim, width, **supplied))  # only "none" builds nothing
 
@@ -139,8 +182,10 @@ class Subject:
         return self._lived_in[key]
 
     def input(self, space: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
-        """A random input: (B, C, H, W) in channels_last, (B, L, C), clips (B, C, T, H, W), or token numbers (B, L)."""
+        """A random input: (B, C, H, W) in channels_last, (B, L, C), clips (B, C, T, H, W), token numbers (B, L), or the first of `meets`."""
         generator = torch.Generator().manual_seed(seed)
+        if self.meets:
+            return drawn(self.meets[0], POINTS, seed)
         size = size or self.size(space)
         if self.takes_ids:
             return torch.randint(0, 2, (BATCH, math.prod(size)), generator=generator)
@@ -149,16 +194,37 @@ class Subject:
         return torch.randn(BATCH, *size, self.in_dim, generator=generator).movedim(-1, 1)
 
     def outputs(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> list[Tensor]:
-        """Every tensor that the block gives; the first is what flows on. A view is entered and left, a merge meets x and half of it."""
+        """Every tensor that the block gives; the first is what flows on. A view is entered and left, a merge meets x and half of it, or what
+        `meets` says."""
         if self.info.kind == "view":
             inside, memo = module.enter(x)  # type: ignore[operator]
             return [module.exit(inside, memo), inside]  # type: ignore[operator]
         if self.info.kind == "merge":
-            return tensors(merged(module, (x, x / 2), ctx))
+            return tensors(merged(module, (x, *self._others(x)), ctx))
         return tensors(run(module, x, ctx))
+
+    def _others(self, x: Tensor) -> list[Tensor]:
+        """What a merge meets beside x: as many points on the same device, numbers in the same dtype."""
+        if not self.meets:
+            return [x / 2]
+        others = [drawn(word, int(x.shape[0]), 3 + place).to(x.device) for place, word in enumerate(self.meets[1:])]
+        return [other.to(x.dtype) if other.is_floating_point() else other for other in others]
 
     def run(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> Tensor:
         return self.outputs(module, x, ctx)[0]
+
+
+def drawn(word: str, points: int, seed: int) -> Tensor:
+    """What a word of `FORMS` means for so many points: the first in group 0, the last in 1; lists with some that have no neighbour.
+
+    Drawn by numpy, so that no counter of operations sees it."""
+    shape, random = (points, *FORMS[word]), np.random.RandomState(seed)
+    if word in ("groups", "one_group"):
+        return torch.from_numpy(np.arange(points) * (2 if word == "groups" else 1) // max(points, 1))
+    if word == "list":
+        return torch.from_numpy(random.randint(-1, max(points, 1), shape).clip(max=points - 1))
+    values = random.uniform(0, 1.2, shape) if word in ("distances", "fading") else random.standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def example_call(info: registry.BlockInfo, small: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> 
         if kind not in CHANGE_SIZE and not subject.takes_ids:
             same = y.shape[2:] == x.shape[2:] if x.ndim == 4 else y.shape[:2] == x.shape[:2]
             require(same, f"a block of kind {kind} keeps rows, columns and length; {shapes}")
-    else:
+    elif not subject.meets:
         require(y.shape[0] == BATCH or kind == "router", f"the batch should stay the first axis; {shapes}")
 
 
@@ -179,6 +179,8 @@ def gradient(subject: Subject) -> None:
         raise NotApplicable("it has neither parameters nor an input that takes a gradient")
     ctx = Context()
     given = subject.outputs(module, x, ctx)
+    if not any(y.is_floating_point() for y in given):
+        raise NotApplicable("its output is whole numbers")
     outputs = [y for y in [*given, *(left for slot in ctx.slots.values() for left in slot.values())] if y.requires_grad]
     require(bool(outputs), "the output carries no gradient at all")
     generator = torch.Generator().manual_seed(5)
@@ -259,6 +261,8 @@ def nothing(subject: Subject) -> None:
     for space in subject.spaces:
         x = subject.input(space)
         emptied = [x[:0], x[:, :0]] if x.ndim < 4 else [x[:0], x[:, :, :0], x[:, :, :0, :0]]
+        if subject.meets:
+            emptied = [x[:0]]
         for z in emptied:
             for training in (False, True):
                 _require_nothing(subject, subject.build(space).train(training), z.clone())
@@ -275,7 +279,7 @@ def _require_nothing(subject: Subject, module: nn.Module, x: Tensor) -> None:
     except ValueError as refusal:
         require(bool(str(refusal)), f"{what} is refused without a word")
         return
-    if not x.shape[0] and subject.info.kind != "router":
+    if not x.shape[0] and subject.info.kind != "router" and not subject.meets:
         require(y.shape[0] == 0, f"{what} became {tuple(y.shape)}")
     elif subject.info.kind in KEEP_SHAPE:
         require_shape(subject, module, x, y)

@@ -16,7 +16,7 @@ import zoo
 from blocks.annealing import anneal
 from blocks.context import Context
 from zoo import catalog
-from zoo.build.inputs import drawn_inputs
+from zoo.build.inputs import drawn_inputs, has_samples
 from zoo.catalog.manifests import manifests
 from zoo.errors import ProblemsError
 from zoo.factory import create
@@ -58,13 +58,15 @@ def index(name: str) -> None:
 
 
 def shapes(name: str) -> None:
-    """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for each input."""
+    """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for
+    each input, unless what goes in is one set of points."""
     model = _built(name)
     with torch.no_grad():
         y = _answer(model, _inputs(model))
     if model.spec.graph is not None:
         require(
-            all(len(value) == 2 for value in _each(y)), f"two inputs gave {[tuple(value.shape) for value in _each(y)]}"
+            not has_samples(model.spec) or all(len(value) == 2 for value in _each(y)),
+            f"two inputs gave {[tuple(value.shape) for value in _each(y)]}",
         )
         require(
             all(bool(value.isfinite().all()) for value in _each(y)), "its outputs with fresh weights are not finite"
