@@ -238,6 +238,16 @@ RUNNING = (
         kinds=("merge",),
     ),
     Member(
+        "suppressed",
+        "suppressed: bool",
+        OPTIONAL,
+        meaning="Whether the scores that it gives tell one box for each thing: no other box of its class is taken for a double.",
+        callers=("zoo.answering.answers",),
+        when="when boxes are picked from what a detector gives",
+        absent="Doubles are left out.",
+        kinds=("merge",),
+    ),
+    Member(
         "reads",
         "reads: str | None",
         OPTIONAL,

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+import zoo
 from blocks.heads.boxes import AnchorBoxes, AnchorScores
+from blocks.heads.centre_boxes import CentreBoxes, PeakScores
+from blocks.heads.default_boxes import DefaultScores
 from zoo.answering import boxes
+from zoo.answering.answers import Answering
 from zoo.training.task_losses import encoded, generalised_overlap
 
 
@@ -94,6 +98,51 @@ def test_scores_stand_in_the_order_of_their_anchors() -> None:
     torch.testing.assert_close(found[0, 1, :3], level[0, [1, 3, 5], 0, 0].sigmoid())
     with pytest.raises(ValueError, match="7 channels are not those of 3 anchors"):
         AnchorScores((7,), per=3)
+
+
+def test_a_pixel_tells_the_boxes_whose_middle_it_has() -> None:
+    sizes, offsets = 4 * torch.rand(2, 4, 3, 5), torch.rand(2, 4, 3, 5)
+    found, expected = CentreBoxes((4, 4), stride=4)(sizes, offsets)[1], []
+    for k in range(2):
+        for y in range(3):
+            for x in range(5):
+                (w, h), (dx, dy) = (m[1, 2 * k : 2 * k + 2, y, x].tolist() for m in (sizes, offsets))
+                expected.append([4 * (x + dx - w / 2), 4 * (y + dy - h / 2), 4 * (x + dx + w / 2), 4 * (y + dy + h / 2)])
+    torch.testing.assert_close(found.T, torch.tensor(expected), rtol=1e-5, atol=1e-4)
+    with pytest.raises(ValueError, match="here come 2, 4"):
+        CentreBoxes((2, 4))
+
+
+def test_only_peaks_have_a_score() -> None:
+    x = torch.randn(1, 3, 6, 7)
+    found = PeakScores((3,))(x).view(3, 6, 7)
+    for c, y, column in ((c, y, column) for c in range(3) for y in range(6) for column in range(7)):
+        around = x[0, c, max(0, y - 1) : y + 2, max(0, column - 1) : column + 2]
+        own = x[0, c, y, column]
+        assert found[c, y, column] == (own.sigmoid() if own == around.max() else 0)
+
+
+def test_the_ground_beside_the_classes_has_no_score() -> None:
+    level = torch.arange(18.0).view(1, 9, 1, 2) / 10
+    found = DefaultScores((9,), per=(3,))(level)
+    assert found.shape == (1, 2, 6)
+    torch.testing.assert_close(found[0, 1, :3], level[0, [2, 5, 8], 0, 0].sigmoid())
+    with pytest.raises(ValueError, match="8 channels are not those of 3 boxes"):
+        DefaultScores((8,), per=(3,))
+
+
+@pytest.mark.parametrize("name", ["efficientdet_nano", "codenet_nano", "mobiledet_nano"])
+def test_a_detector_answers_boxes_in_the_pixels_of_the_picture(name: str) -> None:
+    net = zoo.create(name)
+    with torch.no_grad():
+        found = Answering(net, least=0.0)(torch.rand(2, 3, 128, 128))
+    assert found["boxes"].shape == (2, 100, 4) and found["classes"].max() < 4
+    assert (found["scores"] > 0).any()
+
+
+def test_where_scores_are_peaks_no_box_is_a_double() -> None:
+    assert Answering(zoo.create("codenet_nano")).picking == {"overlap": 1.0}
+    assert Answering(zoo.create("efficientdet_nano"), overlap=0.6).picking == {"overlap": 0.6}
 
 
 def test_the_overlap_of_boxes_that_do_not_meet_tells_how_far_they_are_apart() -> None:

@@ -69,6 +69,17 @@ def test_nodes_are_written_out_with_all_that_they_read() -> None:
     assert nodes[1]["from"][0]["like"] == zoo.spec(unet()).graph["inputs"][1]
 
 
+def test_the_graph_of_a_net_with_stages_stands_alone_and_is_given_their_levels() -> None:
+    net = zoo.create("efficientdet_tf_d0_neck_heads")
+    whole = zoo.create("efficientdet_tf_d0").state_dict()
+    assert not list(net.stages) and net.stem is None
+    assert {key: x.shape for key, x in net.state_dict().items()} == {
+        key: x.shape for key, x in whole.items() if key.startswith("graph.")
+    }
+    with pytest.raises(SpecError, match="dims"):
+        zoo.create("efficientdet_nano", {"dims": "none"})
+
+
 def test_a_filled_spec_reads_back_as_itself() -> None:
     spec = zoo.spec(unet())
     again = zoo.spec(json.loads(spec.to_json()))

@@ -29,10 +29,12 @@ class Answering(nn.Module):
 
     def __init__(self, net: Any, **picking: Any):
         super().__init__()
-        self.net, self.spec, self.picking = net, net.spec, picking
+        self.net, self.spec = net, net.spec
         self.task = task_of(net)
         self.rows = any(getattr(module, "rows", False) is True for module in net.modules())
         self.centred = any(getattr(module, "corners", True) is False for module in net.modules())
+        suppressed = any(getattr(module, "suppressed", False) is True for module in net.modules())
+        self.picking = ({"overlap": 1.0} if suppressed else {}) | picking
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         outputs = self.net(x)

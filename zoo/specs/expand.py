@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from blocks.registry.errors import MOST_PROBLEMS
 from blocks.registry.schema import shown
+from blocks.registry.slots import NONE
 from zoo.errors import Problem, listed, nearest
 from zoo.specs.backbones import Models, adopt
 from zoo.specs.graphs import Writer
@@ -40,6 +41,7 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
             written = inlined if waits else writer.write(inlined, spec.origins[key])
             merged.put(key, written, spec.origins[key])
     problems += inliner.unused()
+    _without_stages(merged)
     apply_growth(merged, problems)
     dims = numbers_of_stages(merged, "dims", problems)
     # without dims the layers are still checked, as if there were as many stages as depths
@@ -65,6 +67,13 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
         tree.put("graph", pick(graph, None, merged.origins["graph"], problems), merged.origins["graph"])
     apply_width(merged, tree, problems)
     return tree
+
+
+def _without_stages(merged: Table) -> None:
+    """`dims` and `depths` of "none": of a family with stages the variant that is its graph alone."""
+    for key in ("dims", "depths") if "graph" in merged else ():
+        if merged.get(key) == NONE:
+            del merged[key], merged.origins[key]
 
 
 def _top_keys(spec: Table, problems: list[Problem]) -> None:

@@ -70,6 +70,8 @@ CALLS: dict[str, dict[str, Any]] = {
         "scales": [1.0, 2.0, 4.0, 8.0],
         "ratios": [[1.0, 1.0], [2.0, 1.0], [1.0, 2.0], [4.0, 1.0]],
     },
+    "core/default_boxes@1": {"ratios": [1.0, 2.0, 0.5] * 5, "reduced": False},
+    "core/default_scores@1": {"per": [2, 2]},
 }
 """Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
 

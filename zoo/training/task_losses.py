@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.heads.boxes import AnchorBoxes, BoxDecoder, centres
+from blocks.heads.default_boxes import DefaultBoxes
 from zoo.answering import boxes
 from zoo.answering.answers import main_output, resized
 from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION
@@ -50,11 +51,11 @@ def task_loss(net: Any) -> TaskLoss:
     task = net.spec.family.task
     if task == DETECTION:
         kinds = [type(module) for module in net.modules()]
-        found = {AnchorBoxes: _on_anchors, BoxDecoder: _on_pixels}
+        found = {AnchorBoxes: _on_anchors, DefaultBoxes: _on_anchors, BoxDecoder: _on_pixels}
         loss = next((found[kind] for kind in kinds if kind in found), None)
         if loss is None:
-            expected = "a detector that ends in `anchor_boxes` or `box_decoder`"
-            raise InputError(net.spec.name, Problem("graph", expected, "neither of them"))
+            expected = "a detector that ends in `anchor_boxes`, `default_boxes` or `box_decoder`"
+            raise InputError(net.spec.name, Problem("graph", expected, "none of them"))
         return loss
     losses: dict[str, TaskLoss] = {
         SEGMENTATION: _on_classes, SALIENCE: _on_salience, "super-resolution": _on_pictures, "image-restoration": _on_pictures,
@@ -99,12 +100,15 @@ def _on_anchors(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> 
     """Focal loss of all anchors that stand for something, Huber's of how the near ones move; over the number of near ones."""
     x, truth = batch
     outputs = model(x, ctx)
-    decoder = next(module for module in model.modules() if isinstance(module, AnchorBoxes))
+    decoder = next(module for module in model.modules() if isinstance(module, (AnchorBoxes, DefaultBoxes)))
     levels = _levels(outputs, "box")
-    per = len(decoder.sides)
-    logits = torch.cat([_rows(level, per) for level in _levels(outputs, "class")], 1)  # (B, P, C)
-    moves = torch.cat([_rows(level, per) for level in levels], 1)
-    anchors = decoder.anchors(levels).T
+    per, num_classes = [level.shape[1] // 4 for level in levels], int(model.num_classes)  # type: ignore[arg-type]
+    classes = zip(_levels(outputs, "class"), per, strict=True)
+    logits = torch.cat([_rows(level, n)[..., -num_classes:] for level, n in classes], 1)  # (B, P, C), without the ground's
+    moves = torch.cat([_rows(level, n) for level, n in zip(levels, per, strict=True)], 1)
+    shares = isinstance(decoder, DefaultBoxes)
+    units = moves.new_tensor(decoder.variances).repeat_interleave(2) if shares else moves.new_ones(4)
+    anchors = decoder.anchors([*levels, x] if shares else levels).T
     losses, near_ones = [], 0
     for of_picture, moved, these, kinds in zip(logits, moves, truth.boxes, truth.classes, strict=True):
         targets, ignored = torch.zeros_like(of_picture), torch.zeros(len(anchors), dtype=torch.bool)
@@ -115,7 +119,7 @@ def _on_anchors(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> 
             which[own], best[own] = torch.arange(len(these)), 1.0
             near, ignored = best >= NEAR, (best >= FAR) & (best < NEAR)
             targets[near, kinds[which[near]]] = 1.0
-            wanted = encoded(these[which[near]], anchors[near])
+            wanted = encoded(these[which[near]], anchors[near]) / units
             losses.append(BOX_WEIGHT * F.smooth_l1_loss(moved[near], wanted, beta=0.1, reduction="sum") / 4)
             near_ones += int(near.sum())
         losses.append(focal(of_picture[~ignored], targets[~ignored]))
