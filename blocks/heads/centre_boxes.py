@@ -72,8 +72,10 @@ class PeakScores(ScoreList):
         self.radius = radius
 
     def forward(self, *levels: Tensor) -> Tensor:
-        kernel = 2 * self.radius + 1
-        highest = (F.max_pool2d(level, kernel, 1, self.radius) for level in levels)
-        return super().forward(
-            *(torch.where(x == peak, x, -torch.inf) for x, peak in zip(levels, highest, strict=True))
-        )
+        return super().forward(*(self._peaks(level) for level in levels))
+
+    def _peaks(self, x: Tensor) -> Tensor:
+        if type(x) is Tensor and not x.numel():
+            return x
+        highest = F.max_pool2d(x, 2 * self.radius + 1, 1, self.radius)
+        return torch.where(x == highest, x, -torch.inf)

@@ -5,6 +5,7 @@ Paper: arXiv:1512.02325, section 2.2.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated
@@ -31,7 +32,7 @@ def default_sides(
     sqrt(s_k s_(k+1)), where the s behind the last is 1. A `reduced` finest level has three: a small square, and the ratios 2 and 1/2.
     """
     steps = [least + (most - least) * k / max(1, levels - 1) for k in range(levels)] + [1.0]
-    pairs = list(zip(steps, steps[1:], strict=False))
+    pairs = list(itertools.pairwise(steps))
     shapes = [[*((side, ratio) for ratio in ratios), (math.sqrt(side * larger), 1.0)] for side, larger in pairs]
     if reduced:
         shapes[0] = [(FINEST, 1.0), (least, 2.0), (least, 0.5)]
@@ -82,8 +83,8 @@ class DefaultBoxes(nn.Module):
         found, (rows, columns) = [], tensors[-1].shape[2:]
         for level, shares in zip(tensors[:-1], self.sides, strict=True):
             H, W = level.shape[2:]
-            y = (torch.arange(H, dtype=level.dtype, device=level.device) + 0.5) * (rows / H)
-            x = (torch.arange(W, dtype=level.dtype, device=level.device) + 0.5) * (columns / W)
+            y = (torch.arange(H, dtype=level.dtype, device=level.device) + 0.5) * rows / H
+            x = (torch.arange(W, dtype=level.dtype, device=level.device) + 0.5) * columns / W
             middles = torch.stack((x.expand(H, W), y[:, None].expand(H, W)))[..., None].expand(-1, -1, -1, len(shares))
             sides = level.new_tensor(shares).T * min(rows, columns)  # (2, A)
             found.append(torch.cat((middles, sides[:, None, None].expand(-1, H, W, -1))).flatten(1))
@@ -117,11 +118,15 @@ class DefaultScores(nn.Module):
     are not those of one number of classes.
     """
 
-    def __init__(self, dims: tuple[int, ...], *, per: Annotated[tuple[Count, ...], Meta(min_length=1)] = (3, 6, 6, 6, 6, 6)):
+    def __init__(
+        self, dims: tuple[int, ...], *, per: Annotated[tuple[Count, ...], Meta(min_length=1)] = (3, 6, 6, 6, 6, 6)
+    ):
         super().__init__()
         widths = {dim / boxes for dim, boxes in zip(dims, per, strict=False)}
         if len(dims) != len(per) or len(widths) > 1 or min(widths) % 1:
-            raise ValueError(f"levels of {', '.join(map(str, dims))} channels are not those of {', '.join(map(str, per))} boxes")
+            raise ValueError(
+                f"levels of {', '.join(map(str, dims))} channels are not those of {', '.join(map(str, per))} boxes"
+            )
         self.per, self.out_dim = per, int(min(widths)) - 1
 
     def forward(self, *levels: Tensor) -> Tensor:

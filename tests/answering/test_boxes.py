@@ -107,7 +107,9 @@ def test_a_pixel_tells_the_boxes_whose_middle_it_has() -> None:
         for y in range(3):
             for x in range(5):
                 (w, h), (dx, dy) = (m[1, 2 * k : 2 * k + 2, y, x].tolist() for m in (sizes, offsets))
-                expected.append([4 * (x + dx - w / 2), 4 * (y + dy - h / 2), 4 * (x + dx + w / 2), 4 * (y + dy + h / 2)])
+                expected.append(
+                    [4 * (x + dx - w / 2), 4 * (y + dy - h / 2), 4 * (x + dx + w / 2), 4 * (y + dy + h / 2)]
+                )
     torch.testing.assert_close(found.T, torch.tensor(expected), rtol=1e-5, atol=1e-4)
     with pytest.raises(ValueError, match="here come 2, 4"):
         CentreBoxes((2, 4))

@@ -120,7 +120,10 @@ class Slow:
         levels = self.levels(x)
         classes, moves = self.maps(levels, 91), self.maps(levels, 4)
         assert next(self.tensors, None) is None
-        boxes = [moved(*pair, x.shape[2]) for pair in zip(defaults([y.shape[2] for y in levels]), torch.cat(moves), strict=True)]
+        boxes = [
+            moved(*pair, x.shape[2])
+            for pair in zip(defaults([y.shape[2] for y in levels]), torch.cat(moves), strict=True)
+        ]
         return torch.stack(boxes), torch.cat(classes)[:, 1:].sigmoid()
 
 

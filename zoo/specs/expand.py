@@ -70,9 +70,9 @@ def expand(spec: Table, problems: list[Problem], models: Models | None = None) -
 
 
 def _without_stages(merged: Table) -> None:
-    """`dims` and `depths` of "none": of a family with stages the variant that is its graph alone."""
-    for key in ("dims", "depths") if "graph" in merged else ():
-        if merged.get(key) == NONE:
+    """`dims` of "none": of a family with stages the variant that is its graph alone."""
+    if "graph" in merged and merged.get("dims") == NONE:
+        for key in {"dims", "depths"} & set(merged):
             del merged[key], merged.origins[key]
 
 

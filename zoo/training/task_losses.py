@@ -104,7 +104,9 @@ def _on_anchors(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> 
     levels = _levels(outputs, "box")
     per, num_classes = [level.shape[1] // 4 for level in levels], int(model.num_classes)  # type: ignore[arg-type]
     classes = zip(_levels(outputs, "class"), per, strict=True)
-    logits = torch.cat([_rows(level, n)[..., -num_classes:] for level, n in classes], 1)  # (B, P, C), without the ground's
+    logits = torch.cat(
+        [_rows(level, n)[..., -num_classes:] for level, n in classes], 1
+    )  # (B, P, C), without the ground's
     moves = torch.cat([_rows(level, n) for level, n in zip(levels, per, strict=True)], 1)
     shares = isinstance(decoder, DefaultBoxes)
     units = moves.new_tensor(decoder.variances).repeat_interleave(2) if shares else moves.new_ones(4)
