@@ -76,7 +76,7 @@ def test_the_graph_of_a_net_with_stages_stands_alone_and_is_given_their_levels()
     assert {key: x.shape for key, x in net.state_dict().items()} == {
         key: x.shape for key, x in whole.items() if key.startswith("graph.")
     }
-    with pytest.raises(SpecError, match="dims"):
+    with pytest.raises(SpecError, match="expected a net with stages; found `stages.6`"):
         zoo.create("efficientdet_nano", {"dims": "none"})
 
 
