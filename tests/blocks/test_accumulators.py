@@ -32,7 +32,13 @@ KNOWN = {
 
 def test_every_buffer_of_a_state_is_constant_or_an_accumulator() -> None:
     """A new buffer that is neither in this table nor constant has to be named here, or to become an accumulator."""
-    constant = {"hyena": {"t"}, "monarch_mixer": {"t"}, "kernelized_attention": {"omega"}}
+    constant = {
+        "hyena": {"t"},
+        "monarch_mixer": {"t"},
+        "kernelized_attention": {"omega"},
+        "kernelized_attention_2d": {"omega"},
+    }
+    constant |= {"sparse": {"columns"}, "sparse_matrix": {"columns"}}
     for name in [name for name in blocks.list_blocks() if "/" not in name]:
         subject = Subject(name)
         net = subject.build(subject.spaces[0], device="meta")
