@@ -91,7 +91,13 @@ class DefaultBoxes(nn.Module):
         return torch.cat(found, 1)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        moves = torch.cat([level.unflatten(1, (-1, 4)).permute(0, 2, 3, 4, 1).flatten(2) for level in tensors[:-1]], 2)
+        moves = torch.cat(
+            [
+                level.unflatten(1, (len(shares), 4)).permute(0, 2, 3, 4, 1).flatten(2)
+                for level, shares in zip(tensors[:-1], self.sides, strict=True)
+            ],
+            2,
+        )
         shift, stretch = moves[:, [1, 0, 3, 2]].split(2, 1)  # x before y
         middles, sides = self.anchors(tensors).split(2)
         middles = shift * self.variances[0] * sides + middles
@@ -131,7 +137,7 @@ class DefaultScores(nn.Module):
 
     def forward(self, *levels: Tensor) -> Tensor:
         rows = [
-            level.unflatten(1, (boxes, -1))[:, :, 1:].permute(0, 2, 3, 4, 1).flatten(2)
+            level.unflatten(1, (boxes, self.out_dim + 1))[:, :, 1:].permute(0, 2, 3, 4, 1).flatten(2)
             for level, boxes in zip(levels, self.per, strict=True)
         ]
         return torch.cat(rows, 2).sigmoid()

@@ -18,7 +18,7 @@ from zoo.training.scenes import SceneRecipe, batches, fit_scenes, labels_of, man
 from zoo.training.task_losses import assigned, task_loss
 
 SHORT = SceneRecipe(steps=3, scenes=8, batch_size=4)
-NETS = ["retinanet_nano", "gelan_nano", "fpn_nano", "u2net_nano", "pan_nano"]
+NETS = ["retinanet_nano", "efficientdet_nano", "mobiledet_nano", "gelan_nano", "fpn_nano", "u2net_nano", "pan_nano"]
 
 
 def first_batch(name: str) -> tuple[object, object]:
