@@ -14,7 +14,8 @@ class Context:
 
     `mask` (B, L), True at real tokens; `cu_seqlens` (N+1,), borders of packed sequences; `memory` (B, M, C), what
     cross-attention looks at; `state`, recurrent state by module path; `losses` and `reports`, what routers leave behind,
-    by module path; `slots`, values that one block writes for another to read, by slot name and module path.
+    by module path; `slots`, values that one block writes for another to read, by slot name and module path; `turn`, at which of
+    their places parts run that a model has at several.
     A write assigns and never appends, since checkpointing runs a block twice.
     """
 
@@ -25,6 +26,7 @@ class Context:
     losses: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     reports: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     slots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    turn: int = 0
 
     def write(self, slot: str, path: str, value: Tensor) -> None:
         """Leaves `value` in `slot` for a later block."""

@@ -291,6 +291,17 @@ RUNNING = (
         absent="False: the abilities decide.",
         kinds=("norm",),
     ),
+    Member(
+        "borrow",
+        "borrow(lender: nn.Module | None, turn: int) -> None",
+        OPTIONAL,
+        meaning="Takes the parts of `lender`, the first wiring of its `group` in the model, or keeps its own where it is the first; `turn` is its place "
+        "among all such wirings of the model. Raises ValueError for a lender of other widths.",
+        callers=("zoo.build.builder",),
+        when="once all parts of a model are there",
+        absent="The weights are those of one place.",
+        kinds=("wiring",),
+    ),
 )
 
 VIEWS = (
@@ -533,7 +544,7 @@ SEQUENCES = (
         "state_size(length: int = 0) -> int",
         OPTIONAL,
         meaning="Numbers that `ctx.state` holds for each sequence after `length` tokens.",
-        callers=("zoo.build.language",),
+        callers=("zoo.build.language", "blocks.wiring.tied"),
         when="when `state_size` of a language model is asked for",
         absent="The block keeps no state.",
         kinds=MIXERS,

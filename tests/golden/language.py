@@ -112,6 +112,24 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "context_length": 128, "rescale_every": 0, "bos_token_id": 1, "eos_token_id": 1, "tie_word_embeddings": False,
         },
     ),
+    "zamba2": (
+        "Zamba2",
+        PLAIN
+        | {
+            "num_hidden_layers": 5, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba"], "intermediate_size": 48,
+            "num_key_value_heads": 4, "n_mamba_heads": 8, "mamba_d_state": 8, "mamba_expand": 2, "adapter_rank": 4,
+            "use_shared_attention_adapter": True, "use_mem_rope": True, "num_mem_blocks": 1,
+        },
+    ),
+    "zamba2_two": (
+        "Zamba2",
+        PLAIN
+        | {
+            "num_hidden_layers": 6, "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid", "hybrid"], "intermediate_size": 48,
+            "num_key_value_heads": 4, "n_mamba_heads": 8, "mamba_d_state": 8, "mamba_expand": 2, "mamba_ngroups": 2, "adapter_rank": 4,
+            "num_mem_blocks": 2,
+        },
+    ),
 }  # fmt: skip
 """Name -> the class before `ForCausalLM`, and its configuration."""
 

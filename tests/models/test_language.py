@@ -133,6 +133,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "model_lfm2": ("lfm2_nano", {"dims": [32], "define.mlp.hidden_dim": 48, "define.attention.rope.theta": 1e6}),
     "model_rwkv4": ("rwkv4_nano", {"dims": [32], "**.<rwkv4_channel_mix>.hidden_dim": 80}),
+    "model_zamba2": (
+        "zamba2_nano",
+        {
+            "dims": [32], "define.up.out_dim": 96, "define.down.out_dim": 32, "define.mamba2": {"head_dim": 8, "state_dim": 8},
+        },
+    ),
+    "model_zamba2_two": (
+        "zamba2_2_7b",
+        {
+            "dims": [32], "depths": [6], "define.layer.runs": [["@mamba", 1], ["@hybrid", 1], ["@other", 1], ["@mamba", 1], ["@hybrid", 1], ["@other", 1]],
+            "define.up": {"out_dim": 96, "rank": 4, "turns": [0, 2]}, "define.up_other.turns": [1, 3], "define.down.out_dim": 32,
+            "define.attention.num_heads": 4, "define.mamba2": {"head_dim": 8, "state_dim": 8, "groups": 2},
+        },
+    ),
     "model_tokenformer": (
         "tokenformer_nano",
         {

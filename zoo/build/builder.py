@@ -90,6 +90,7 @@ class _Builder:
         graphed = ManyInputs if spec.inputs else GraphModel
         kind = graphed if spec.graph is not None else LanguageModel if reads_text else Backbone
         model = kind(spec, stem, stages, head, width)
+        self._share(model)
         if not self.problems and (spec.graph is not None or any(isinstance(part, Graph) for part in model.modules())):
             self._try(model)
         for name, module in model.named_modules():
@@ -131,6 +132,17 @@ class _Builder:
             head.tie_to(stem)  # type: ignore[union-attr, operator]
         except ValueError as refusal:
             self.problems.append(Problem("head.tie", found=str(refusal)))
+
+    def _share(self, model: Backbone) -> None:
+        """The first wiring of each group lends its parts to the others."""
+        lenders: dict[str, Any] = {}
+        borrowers: list[Any] = [module for module in model.modules() if hasattr(module, "borrow")]
+        for turn, wiring in enumerate(borrowers):
+            try:
+                wiring.borrow(lenders.get(wiring.group), turn)
+            except ValueError as refusal:
+                self.problems.append(Problem(wiring.path, found=str(refusal)))
+            lenders.setdefault(wiring.group, wiring)
 
     def _stage(self, stage: Any, path: str, width: int, target: int) -> tuple[Stage, int]:
         downsample = self._part(stage.downsample, f"{path}.downsample", width, target)
