@@ -125,7 +125,7 @@ class KernelizedAttention2d(nn.Module):
     def _by_matrix(self, q: Tensor, k: Tensor, v: Tensor, places: Table) -> Tensor:
         """sum_j w_ij v_j, (B, H, L, V + 1), of features (B, H, L, F) and values (B, H, L, V + 1), with the w_ij as a matrix."""
         weights = torch.exp(self.distances.to(q.dtype)).flatten(1)[:, places.like(q)]
-        return (weights * (q @ k.mT)) @ v
+        return (weights * (q @ k.transpose(2, 3))) @ v
 
     def _by_transforms(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same by convolutions of all products of a feature and a value, round a border that is wide enough for all distances."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blocks.attention.heads import check_divides
 from blocks.registry import block
-from blocks.structured.structured import EVERYWHERE, StructuredLinear, block_diagonal, uniform_by_fan_in
+from blocks.structured.structured import EVERYWHERE, StructuredLinear, uniform_by_fan_in
 
 
 @block(
@@ -79,7 +79,7 @@ class Sparse(StructuredLinear):
 
     def product(self, x: Tensor) -> Tensor:
         read = x.index_select(1, self.columns.flatten()).unflatten(1, self.columns.shape)
-        return block_diagonal(read, self.weight).transpose(0, 1).contiguous().flatten(1)
+        return torch.bmm(read.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1).contiguous().flatten(1)
 
     def scale_rows(self, scale: Tensor) -> None:
         self.weight.mul_(scale.to(self.weight).view(*self.weight.shape[:2], 1))

@@ -11,7 +11,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from blocks.registry import block
-from blocks.structured.structured import EVERYWHERE, StructuredLinear, block_diagonal, uniform_by_fan_in
+from blocks.structured.structured import EVERYWHERE, StructuredLinear, uniform_by_fan_in
 from blocks.tables import Table
 
 Sides = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1, max_length=4)]
@@ -59,7 +59,7 @@ class Topology(StructuredLinear):
     def product(self, x: Tensor) -> Tensor:
         columns = self.columns.like(x)
         read = x.index_select(1, columns.flatten()).unflatten(1, columns.shape)
-        return block_diagonal(read, self.weight.unsqueeze(1)).transpose(0, 1).contiguous().flatten(1)
+        return torch.bmm(read.transpose(0, 1), self.weight.unsqueeze(2)).transpose(0, 1).contiguous().flatten(1)
 
     def scale_rows(self, scale: Tensor) -> None:
         self.weight.mul_(scale.to(self.weight).unsqueeze(1))
