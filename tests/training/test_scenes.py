@@ -10,15 +10,25 @@ import zoo
 import zoo.training.scenes as room
 from blocks.context import Context
 from blocks.heads.boxes import centres
+from zoo.answering.boxes import shared
 from zoo.data.scenes import THINGS, scene
 from zoo.data.transforms import Transform
 from zoo.errors import InputError
 from zoo.evaluating.scenes import METRICS, judge
 from zoo.training.scenes import SceneRecipe, batches, fit_scenes, labels_of, manifest_of, preprocess_for, train_scenes
-from zoo.training.task_losses import assigned, task_loss
+from zoo.training.task_losses import ALIKE, assigned, spread, task_loss
 
 SHORT = SceneRecipe(steps=3, scenes=8, batch_size=4)
-NETS = ["retinanet_nano", "efficientdet_nano", "mobiledet_nano", "gelan_nano", "fpn_nano", "u2net_nano", "pan_nano"]
+NETS = [
+    "retinanet_nano",
+    "efficientdet_nano",
+    "mobiledet_nano",
+    "codenet_nano",
+    "gelan_nano",
+    "fpn_nano",
+    "u2net_nano",
+    "pan_nano",
+]
 
 
 def first_batch(name: str) -> tuple[object, object]:
@@ -61,6 +71,17 @@ def test_pixels_near_the_middle_of_a_box_stand_for_it_on_the_level_of_its_size()
     assert set(steps[stands & (which == 0)].tolist()) == {8}
     assert set(steps[stands & (which == 1)].tolist()) == {16}
     assert ((points[stands & (which == 0)] - 20).abs() <= 12).all()
+
+
+def test_corners_that_are_off_by_the_radius_of_a_middle_leave_a_box_that_shares_enough() -> None:
+    w, h = 40.0, 24.0
+    radius = 3 * (float(spread(torch.tensor([w, h]))) - 1 / 6)
+    own = torch.tensor([[0.0, 0, w, h]])
+    for first, last in ((1, -1), (-1, 1), (1, 1)):  # within, outside, one of each
+        off = torch.tensor([[first, first, last, last]]) * radius
+        assert float(shared(own, own + off)) >= ALIKE - 1e-5
+    shares = [float(shared(own, own + torch.tensor([[a, a, b, b]]) * radius)) for a, b in ((1, -1), (-1, 1), (1, 1))]
+    assert min(shares) == pytest.approx(ALIKE, abs=1e-4)
 
 
 def test_what_scenes_cannot_teach_is_refused() -> None:

@@ -1,7 +1,7 @@
 """What nets for tasks are trained to: boxes on anchors and on pixels, classes of pixels, what stands out, pictures.
 
 Papers: arXiv:1708.02002 (focal loss, which anchor stands for which box), arXiv:1902.09630 (overlap of boxes that need not meet),
-arXiv:1904.01355 (pixels that stand for a box).
+arXiv:1904.01355 (pixels that stand for a box), arXiv:1904.07850 (pixels that are the middle of one).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.heads.boxes import AnchorBoxes, BoxDecoder, centres
+from blocks.heads.centre_boxes import CentreBoxes
 from blocks.heads.default_boxes import DefaultBoxes
 from zoo.answering import boxes
 from zoo.answering.answers import main_output, resized
@@ -31,6 +32,10 @@ REACH = 1.5
 """How many strides the pixels that stand for a box are from its middle at most."""
 SIDE = 4.0
 """The longest side of a box in strides of the finest level that it is learned on."""
+SIZE_WEIGHT = 0.1
+"""Of the sizes of boxes beside their middles."""
+ALIKE = 0.7
+"""What a box whose corners are as far off as a middle's neighbours count must share with its own."""
 
 
 class Truth(NamedTuple):
@@ -51,10 +56,10 @@ def task_loss(net: Any) -> TaskLoss:
     task = net.spec.family.task
     if task == DETECTION:
         kinds = [type(module) for module in net.modules()]
-        found = {AnchorBoxes: _on_anchors, DefaultBoxes: _on_anchors, BoxDecoder: _on_pixels}
+        found = {AnchorBoxes: _on_anchors, DefaultBoxes: _on_anchors, BoxDecoder: _on_pixels, CentreBoxes: _on_centres}
         loss = next((found[kind] for kind in kinds if kind in found), None)
         if loss is None:
-            expected = "a detector that ends in `anchor_boxes`, `default_boxes` or `box_decoder`"
+            expected = "a detector that ends in `anchor_boxes`, `default_boxes`, `box_decoder` or `centre_boxes`"
             raise InputError(net.spec.name, Problem("graph", expected, "none of them"))
         return loss
     losses: dict[str, TaskLoss] = {
@@ -176,6 +181,42 @@ def assigned(points: Tensor, steps: Tensor, these: Tensor) -> tuple[Tensor, Tens
     distances = torch.where(steps[:, None] == strides[level], distances, torch.inf)
     nearest, which = distances.min(1)
     return which, nearest <= REACH
+
+
+def _on_centres(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Focal loss of the maps of middles, whose neighbours count less, and |d| of sizes and offsets at the middles; over the number of boxes.
+
+    Of the outputs `hm` (B, C, H, W), `wh` and `reg` (B, 2, H, W), as arXiv:1904.07850 has them, equations 1 to 4."""
+    x, truth = batch
+    outputs = model(x, ctx)
+    logits, stride = outputs["hm"], next(m for m in model.modules() if isinstance(m, CentreBoxes)).stride
+    heat, errors = torch.zeros_like(logits), [logits.new_zeros(())]
+    rows, columns = (torch.arange(n, dtype=logits.dtype) for n in logits.shape[2:])
+    for i, (these, kinds) in enumerate(zip(truth.boxes, truth.classes, strict=True)):
+        middles, sides = (these[:, :2] + these[:, 2:]) / 2 / stride, (these[:, 2:] - these[:, :2]) / stride
+        cells = torch.minimum(middles.long(), torch.tensor(logits.shape[:1:-1]) - 1)
+        for kind, (column, row), side in zip(kinds.tolist(), cells.tolist(), sides, strict=True):
+            around = (rows[:, None] - row) ** 2 + (columns - column) ** 2
+            heat[i, kind] = torch.maximum(heat[i, kind], (-around / (2 * spread(side) ** 2)).exp())
+        at = (i, slice(None), cells[:, 1], cells[:, 0])
+        errors += [
+            SIZE_WEIGHT * (outputs["wh"][at].T - sides).abs().sum(),
+            (outputs["reg"][at].T - middles + cells).abs().sum(),
+        ]
+    sure = F.logsigmoid(logits) * (1 - logits.sigmoid()) ** 2
+    other = F.logsigmoid(-logits) * logits.sigmoid() ** 2 * (1 - heat) ** 4
+    missed = -torch.where(heat == 1, sure, other).sum()
+    return (missed + torch.stack(errors).sum()) / max(1, sum(len(these) for these in truth.boxes))
+
+
+def spread(side: Tensor) -> Tensor:
+    """A third of the radius r, and half a pixel: corners at most r off, both within a box (w, h), both outside, or one of each, leave a box
+    that shares `ALIKE` with it (arXiv:1808.01244, section 3.2)."""
+    both, area, t = side.sum(), side.prod(), ALIKE
+    mixed = (both - (both**2 - 4 * area * (1 - t) / (1 + t)).sqrt()) / 2
+    within = (both - (both**2 - 4 * (1 - t) * area).sqrt()) / 4
+    outside = (-t * both + (t**2 * both**2 + 4 * t * (1 - t) * area).sqrt()) / (4 * t)
+    return torch.stack((mixed, within, outside)).amin().clamp(min=0) / 3 + 1 / 6
 
 
 # maps and pictures
