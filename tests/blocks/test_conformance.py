@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 import pytest
@@ -23,39 +22,34 @@ CORE = [name for name in blocks.list_blocks() if "/" not in name]
 STALE = "run `python -m zoo.testing.applicable`, with --accept if that is meant"
 
 
-@functools.cache
-def subject(name: str) -> Subject:
-    """One subject per block, so that its checks share what is built."""
-    return Subject(name, NAMES)
-
-
-def published_row(name: str) -> dict:
-    """The row of a block; without one nothing is published of it."""
-    return TABLE.get(subject(name).info.id, {"members": {}, "checks": {}})
-
-
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", CORE)
-def test_block_conforms(name, check):
-    expected, answer = published_row(name)["checks"].get(check, "nothing"), APPLIES
+def answer(subject: Subject, check: str) -> str:
+    """`applies`, why a check does not apply, or what is wrong."""
     try:
-        CHECKS[check](subject(name))
+        CHECKS[check](subject)
     except NotApplicable as reason:
-        answer = str(reason)
+        return str(reason)
     except ConformanceFailure as failure:
-        pytest.fail(f"{name}: {check}: {failure}", pytrace=False)
-    if answer != expected:
-        pytest.fail(f"{name}: {check}: {answer}; the table says: {expected}; {STALE}", pytrace=False)
-    if answer != APPLIES:
-        pytest.skip(answer)
+        return f"it fails, for {failure}"
+    return APPLIES
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_block_has_its_published_members(name):
-    assert members_of(subject(name)) == published_row(name)["members"], STALE
+def test_block_conforms(name: str) -> None:
+    """All checks in one test, for they share what is built; `pytest --zoo-conformance core -k NAME` has one for each."""
+    subject = Subject(name, NAMES)
+    row = TABLE.get(subject.info.id, {"members": {}, "checks": {}})  # without one nothing is published of it
+    wrong = [
+        f"{name}: {check}: {found}; the table says: {expected}; {STALE}"
+        for check in CHECKS
+        if (found := answer(subject, check)) != (expected := row["checks"].get(check, "nothing"))
+    ]
+    if (members := members_of(subject)) != row["members"]:
+        wrong.append(f"{name}: its members are {members}; the table says: {row['members']}; {STALE}")
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
-def test_the_table_has_a_row_for_each_block_and_check():
+def test_the_table_has_a_row_for_each_block_and_check() -> None:
     assert {identity: [*row["checks"]] for identity, row in TABLE.items()} == dict.fromkeys(
         sorted(blocks.describe(name).id for name in CORE), sorted(CHECKS)
     ), STALE

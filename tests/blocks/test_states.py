@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -37,8 +38,9 @@ MORE: dict[str, dict[str, Any]] = {
 """Other forms of a block, by the name of the test: its parameters with `block`."""
 
 
+@functools.cache
 def made(name: str) -> nn.Module:
-    """The block with default parameters, causal where it may be either, no parameter at 0 or 1."""
+    """The block, made once, with default parameters, causal where it may be either, no parameter at 0 or 1."""
     call = MORE.get(name, {"block": name})
     if "causal" in describe(call["block"]).params:
         call = call | {"causal": True}
@@ -67,25 +69,30 @@ def same(found: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-10)
 
 
+@functools.cache
+@torch.no_grad()
+def whole(name: str) -> tuple[Tensor, list[Tensor]]:
+    """What the block makes of all tokens, and its state behind them."""
+    ctx = Context(state={})
+    return made(name)(tokens(), ctx), list(ctx.state["here"])
+
+
 @torch.no_grad()
 @every_block
 @pytest.mark.parametrize("lengths", [[1] * LENGTH, [20, 1], [3, 5, 13], [2, 0, 19]], ids=str)
-def test_whole_equals_any_split(name, lengths):
+def test_whole_equals_any_split_and_leaves_the_same_state(name, lengths):
     block, ctx = made(name), Context(state={})
     parts = [block(part, ctx) for part in tokens().split(lengths, 1) if part.shape[1]]
-    same(torch.cat(parts, 1), block(tokens()))
+    outputs, state = whole(name)
+    same(torch.cat(parts, 1), outputs)
+    for found, right in zip(ctx.state["here"], state, strict=True):
+        same(found, right)
 
 
 @torch.no_grad()
 @every_block
-@pytest.mark.parametrize("lengths", [[1] * LENGTH, [3, 5, 13]], ids=str)
-def test_state_is_the_same_after_any_split(name, lengths):
-    block, ctx, whole = made(name), Context(state={}), Context(state={})
-    for part in tokens().split(lengths, 1):
-        block(part, ctx)
-    block(tokens(), whole)
-    for found, right in zip(ctx.state["here"], whole.state["here"], strict=True):
-        same(found, right)
+def test_a_state_that_is_kept_changes_no_output(name):
+    same(made(name)(tokens()), whole(name)[0])
 
 
 def padded(x: Tensor, spots: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -109,18 +116,12 @@ SPOTS = {
 @torch.no_grad()
 @every_block
 @pytest.mark.parametrize("side", SPOTS)
-def test_padding_changes_no_output(name, side):
-    block, (x, mask) = made(name), padded(tokens(), SPOTS[side])
-    same(block(x, Context(mask=mask))[mask], block(tokens()).flatten(0, 1))
-
-
-@torch.no_grad()
-@every_block
-@pytest.mark.parametrize("side", SPOTS)
-def test_padding_changes_nothing_of_what_follows(name, side):
+def test_padding_changes_no_output_and_nothing_of_what_follows(name, side):
     block, (x, mask), rest = made(name), padded(tokens(), SPOTS[side]), tokens(4).flip(2)
     ctx = Context(mask=mask, state={})
-    block(x, ctx)
+    outputs = whole(name)[0].flatten(0, 1)
+    same(block(x, Context(mask=mask))[mask], outputs)
+    same(block(x, ctx)[mask], outputs)
     found = block(rest, Context(state=ctx.state))
     same(found, block(torch.cat([tokens(), rest], 1))[:, LENGTH:])
 

@@ -1,4 +1,4 @@
-"""One of two gloo processes: `python distributed.py KIND RANK FILE` trains a step and compares with a lone process."""
+"""One of two gloo processes: `python distributed.py RANK FILE` trains a step, replicated and sharded, and compares with a lone process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,14 @@ def step(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     optimizer.step()
 
 
-def main(kind: str, rank: int, file: str) -> None:
+def main(rank: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    for kind in ("ddp", "fsdp2"):
+        trains_as_one(kind, rank)
+    dist.destroy_process_group()
+
+
+def trains_as_one(kind: str, rank: int) -> None:
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     y = torch.tensor([0, 1, 2, 3])
     alone = model()
@@ -47,9 +53,10 @@ def main(kind: str, rank: int, file: str) -> None:
     step(wrapped, x[part], y[part])
     for (name, found), expected in zip(shared.named_parameters(), alone.parameters(), strict=True):
         whole = found.full_tensor() if hasattr(found, "full_tensor") else found
-        torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    dist.destroy_process_group()
+        torch.testing.assert_close(
+            whole, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{kind}: {name}: {text}"
+        )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2])

@@ -7,18 +7,15 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_processes_train_as_one(kind: str, tmp_path: pathlib.Path) -> None:
+def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     script = pathlib.Path(__file__).with_name("distributed.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(script), kind, str(rank), str(tmp_path / "meeting")],
+            [sys.executable, str(script), str(rank), str(tmp_path / "meeting")],
             env=environment, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)

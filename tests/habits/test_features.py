@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from tests.models.parity import entries, smallest
+from tests.models.parity import entries, one_of_each
 
 TIMM = entries("timm")
 
@@ -24,27 +24,17 @@ def levels(name: str, timm: types.ModuleType) -> tuple[list[torch.Tensor], list[
     return found, expected, ours.feature_info, theirs.feature_info
 
 
-def check(name: str, timm: types.ModuleType) -> None:
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", one_of_each("timm"))
+def test_levels_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
     found, expected, ours, theirs = levels(name, timm)
     rows = theirs if isinstance(theirs, list) else theirs.info
     assert (ours.reduction(), ours.channels()) == ([row["reduction"] for row in rows], [row["num_chs"] for row in rows])
     for ourselves, them in zip(found, expected, strict=True):
         assert distance(ourselves, them) <= 1e-4
-
-
-def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-@pytest.mark.parametrize("name", smallest("timm"))
-def test_levels_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
-    check(name, timm)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TIMM if name not in smallest("timm")])
-def test_levels_of_every_model_are_those_of_timm(name: str, timm: types.ModuleType) -> None:
-    check(name, timm)
 
 
 @pytest.mark.parametrize(("level", "names"), [(0, ["stages.0.layers.0"]), (2, ["stages.0.layers.0", "stages.0.layers.1", "stages.1.layers.0"])])  # fmt: skip

@@ -18,6 +18,8 @@ IMAGES = [name for name in list_models("*_nano") if "/" not in name and zoo.spec
 MERGED = "smear_nano"
 """Its experts run with an average of their parameters, which torch.jit does not record: it is refused in a sentence."""
 TRACED = [name for name in IMAGES if name != MERGED]
+DEPLOYED = ("unireplknet_nano", "vanillanet_nano", "convit_nano")
+"""Nets of which the deploy form is traced in every run: layers that are merged, and those that are not."""
 LARGER = ["deit_tiny_patch16_224", "efficientvit_m0", "poolformer_s12"]
 
 
@@ -75,13 +77,23 @@ def test_a_symbolic_trace_is_trained_like_the_model() -> None:
     assert [name for name, one in model.named_parameters() if one.grad is None] == []
 
 
-@pytest.mark.parametrize("form", ["train", "deploy"])
-@pytest.mark.parametrize("name", sampled([*TRACED, *LARGER]))
-def test_a_trace_with_an_example_passes_its_own_check(name: str, form: str) -> None:
+def check_traced(name: str, form: str) -> None:
     model: Any = zoo.create(name, form=form)
     traced = torch.jit.trace(model, images(model, 2))
     with torch.no_grad():
         torch.testing.assert_close(traced(images(model, 5)), model(images(model, 5)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sampled([*TRACED, *LARGER]))
+def test_a_trace_with_an_example_passes_its_own_check(name: str) -> None:
+    check_traced(name, "train")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DEPLOYED else pytest.param(name, marks=pytest.mark.slow) for name in (*TRACED, *LARGER)]
+)
+def test_a_trace_of_a_deploy_form_passes_its_own_check(name: str) -> None:
+    check_traced(name, "deploy")
 
 
 def test_a_trace_of_merged_experts_is_refused_with_what_records_them() -> None:

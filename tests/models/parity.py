@@ -14,6 +14,7 @@ import runpy
 import tomllib
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +35,12 @@ def entries(section: str) -> dict[str, Any]:
 def smallest(section: str) -> list[str]:
     """The first model of each family: the tables begin with the one that is quickest to run."""
     return [next(iter(table[section])) for table in FAMILIES.values() if table.get(section)]
+
+
+def one_of_each(section: str) -> list[Any]:
+    """All models of a section as parameters of a test: the first of each family always, the others under `slow`."""
+    first = smallest(section)
+    return [pytest.param(name, marks=() if name in first else pytest.mark.slow) for name in entries(section)]
 
 
 def gain(name: str) -> float:

@@ -1,46 +1,45 @@
-"""The core's own models against every check of the kit: small ones always, all of them under `slow`."""
+"""The core's own models against every check of the kit: the smallest of each family always, all of them under `slow`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
 
 from tests.sampled import STAND_FOR_ALL
 from zoo import catalog
-from zoo.testing.models import CHECKS, run_check
-from zoo.testing.outcomes import FAILED, NOT_APPLICABLE
+from zoo.testing.models import CHECKS, Subject, run_check
+from zoo.testing.outcomes import FAILED
 
-MODELS = [entry for entry in catalog.entries().values() if "/" not in entry.name]
-SMALLEST = {entry.family: entry for entry in sorted(MODELS, key=lambda entry: entry.macs, reverse=True)}
+MODELS = {name: entry for name, entry in catalog.entries().items() if "/" not in name}
+SMALLEST = {entry.family: entry for entry in sorted(MODELS.values(), key=lambda entry: entry.macs, reverse=True)}
 SMALL = 50_000_000
-"""MACs up to which the smallest model of a family is always held to every check."""
+"""MACs up to which the smallest model of a family is always held to the checks that pass numbers through it."""
 CHEAP = ("index", "shapes")
 """The checks of the smallest models that are larger: those of ten families, of which the others take most of a minute."""
-COSTLY = ("accuracy",)
-"""The checks that nets which stand for all are held to: a set is read through each."""
+COSTLY = ("accuracy", "traced")
+"""The checks that nets which stand for all are held to: a set is read through each; of blocks, fvcore counts all in `tests/blocks`."""
 
 
-def cases() -> Iterator[Any]:
-    """(model, check): half a minute of them always, the others under `slow`."""
-    for entry in MODELS:
-        for check in CHECKS:
-            quick = entry is SMALLEST[entry.family] and (entry.macs <= SMALL or check in CHEAP)
-            quick = quick and (check not in COSTLY or entry.name in STAND_FOR_ALL)
-            marks = () if quick else pytest.mark.slow
-            yield pytest.param(entry.name, check, marks=marks, id=f"{entry.name}-{check}")
+def held(name: str, checks: Iterable[str]) -> None:
+    """All checks of a model, and all that fail in one report; those that do not apply say nothing."""
+    subject = Subject(name)
+    failed = [result for check in checks if (result := run_check(subject, check)).outcome == FAILED]
+    if failed:
+        pytest.fail("\n".join(f"{name}: {one.check}: {one.sentence}" for one in failed), pytrace=False)
 
 
-@pytest.mark.parametrize(("name", "check"), list(cases()))
-def test_model_conforms(name: str, check: str) -> None:
-    result = run_check(name, check)
-    if result.outcome == NOT_APPLICABLE:
-        pytest.skip(result.sentence)
-    if result.outcome == FAILED:
-        pytest.fail(f"{name}: {check}: {result.sentence}", pytrace=False)
+@pytest.mark.parametrize("name", sorted(entry.name for entry in SMALLEST.values()))
+def test_the_smallest_model_of_a_family_conforms(name: str) -> None:
+    small, stands = MODELS[name].macs <= SMALL, name in STAND_FOR_ALL
+    held(name, [check for check in CHECKS if (small or check in CHEAP) and (stands or check not in COSTLY)])
 
 
-def test_every_family_has_a_model_in_the_default_run() -> None:
-    quick = {case.values[0] for case in cases() if not case.marks}
-    assert {catalog.entry(name).family for name in quick} == {entry.family for entry in MODELS}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_conforms(name: str) -> None:
+    held(name, CHECKS)
+
+
+def test_every_family_has_a_model_that_is_always_checked() -> None:
+    assert SMALLEST.keys() == {entry.family for entry in MODELS.values()}

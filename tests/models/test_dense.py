@@ -15,12 +15,11 @@ from torch import Tensor, nn
 import zoo
 from blocks.context import Context
 from blocks.folding import fuse
-from tests.models.parity import GOLDEN, KEYED, count, entries, smallest
+from tests.models.parity import GOLDEN, KEYED, count, entries, one_of_each
 from zoo.measure.op_counter import EXACT, Work, modules_open
 
 DENSE = entries("dense")
-QUICK = smallest("dense")
-CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DENSE]
+CASES = one_of_each("dense")
 
 
 @functools.cache
@@ -87,7 +86,7 @@ def test_outputs_and_parameters_are_those_of_the_reference(name: str) -> None:
     assert count(model) == golden(name)[0]["params"]
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", CASES)
 def test_macs_are_those_of_the_reference(name: str) -> None:
     model, work = zoo.create(name, device="meta"), Work()
     with torch.no_grad(), work, modules_open(work, {module: path for path, module in model.named_modules()}):

@@ -11,12 +11,23 @@ from torch import nn
 
 import zoo
 from blocks.folding import fuse
-from tests.models.parity import GOLDEN, KEYED, answer, count, entries, error, gain, golden, loaded, smallest, timm_macs
+from tests.models.parity import (
+    GOLDEN,
+    KEYED,
+    answer,
+    count,
+    entries,
+    error,
+    gain,
+    golden,
+    loaded,
+    one_of_each,
+    timm_macs,
+)
 from zoo.measure.macs import count_macs
 
 GOLDENS = entries("golden")
 TIMM = entries("timm")
-SMALLEST = smallest("timm")
 
 # millions, train -> deploy form, measured on the upstream code; of l and xl what the paper prints, cut off
 UNIREPLKNET = {
@@ -35,21 +46,16 @@ def at_size(name: str, size: int | list[int]) -> nn.Module:
     return zoo.create(name, {"input.size": size} if isinstance(size, int) else {}, device="meta")
 
 
-@pytest.mark.parametrize("name", GOLDENS)
-def test_output_parameters_and_macs_are_those_of_the_reference(name: str) -> None:
+@pytest.mark.parametrize("name", one_of_each("golden"))
+def test_output_in_both_forms_parameters_and_macs_are_those_of_the_reference(name: str) -> None:
     stem = GOLDENS[name]
     data, model = golden(stem), loaded(name, stem)
     reference = load_file(str(GOLDEN / "vision" / f"{stem}.safetensors"))["output"]
     assert count(model) == data["params"]
-    assert error(answer(model, data["size"]), reference) <= tolerance(stem)
+    found = answer(model, data["size"])
+    assert error(found, reference) <= tolerance(stem)
+    assert error(answer(fuse(model), data["size"]), found) <= tolerance(stem)
     assert count_macs(at_size(name, data["size"])).total == data["macs_flopcounter"] + entries("uncounted").get(name, 0)
-
-
-@pytest.mark.parametrize("name", GOLDENS)
-def test_deploy_form_gives_the_same_output(name: str) -> None:
-    stem = GOLDENS[name]
-    model, size = loaded(name, stem), golden(stem)["size"]
-    assert error(answer(fuse(model), size), answer(model, size)) <= tolerance(stem)
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDENS if "fused_params" in golden(GOLDENS[name])])
@@ -72,7 +78,7 @@ def skip_unless_timm_has(name: str, timm: types.ModuleType) -> None:
         pytest.skip(f"timm {timm.__version__} has no {TIMM[name]}")
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", one_of_each("timm"))
 def test_parameters_and_macs_equal_those_of_timm(name: str, timm: types.ModuleType) -> None:
     skip_unless_timm_has(name, timm)
     try:
@@ -85,7 +91,7 @@ def test_parameters_and_macs_equal_those_of_timm(name: str, timm: types.ModuleTy
     assert count_macs(ours).total == timm_macs(theirs, theirs.default_cfg["input_size"])
 
 
-@pytest.mark.parametrize("name", entries("published"))
+@pytest.mark.parametrize("name", one_of_each("published"))
 def test_parameters_and_macs_round_to_the_published_figures(name: str) -> None:
     model = zoo.create(name, device="meta")
     macs = count_macs(model).total - entries("uncounted").get(name, 0)
@@ -129,15 +135,8 @@ def check_against_timm(name: str, timm: types.ModuleType) -> None:
         assert error(answer(ours.double(), size, batch=1), answer(theirs.double(), size, batch=1)) <= 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in TIMM if name in SMALLEST])
+@pytest.mark.parametrize("name", one_of_each("timm"))
 def test_output_equals_that_of_timm(name: str, timm: types.ModuleType) -> None:
-    skip_unless_timm_has(name, timm)
-    check_against_timm(name, timm)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TIMM if name not in SMALLEST])
-def test_output_of_every_variant_equals_that_of_timm(name: str, timm: types.ModuleType) -> None:
     skip_unless_timm_has(name, timm)
     check_against_timm(name, timm)
 

@@ -188,6 +188,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
+def in_pieces(first: list[int], *others: list[int]) -> list[Any]:
+    """Lengths of pieces as parameters: the first, which has long ones and single tokens, always; blocks are held to all (`test_states`)."""
+    return [first, *(pytest.param(pieces, marks=pytest.mark.slow) for pieces in others)]
+
+
 @torch.no_grad()
 def test_logits_are_those_of_transformers(case: Case) -> None:
     case.agrees(case.model(case.ids).logits)
@@ -196,7 +201,7 @@ def test_logits_are_those_of_transformers(case: Case) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [[24], [1] * 24, [5, 19], [7, 1, 1, 15], [23, 1]], ids=str)
+@pytest.mark.parametrize("pieces", in_pieces([7, 1, 1, 15], [24], [1] * 24, [5, 19], [23, 1]), ids=str)
 def test_a_sequence_in_pieces_gives_the_same(case: Case, pieces: list[int]) -> None:
     state: dict[str, Any] = {}
     found = []
@@ -303,7 +308,7 @@ def tokens(length: int = 21) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [[1] * 21, [5, 16], [20, 1]], ids=str)
+@pytest.mark.parametrize("pieces", in_pieces([5, 1, 15], [1] * 21, [5, 16], [20, 1]), ids=str)
 def test_every_family_reads_pieces_like_the_whole(nano: Any, pieces: list[int]) -> None:
     refuse_room(nano)
     state: dict[str, Any] = {}

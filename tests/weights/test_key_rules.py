@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from typing import Any
 
 import pytest
@@ -17,14 +18,14 @@ from torch import Tensor
 import zoo
 from tests.models.parity import FAMILIES, GOLDEN
 from tests.models.test_language import CASES
-from zoo.catalog.listing import list_models
+from zoo.catalog.collection import CORE
 from zoo.weights.convert import KeyRules
 from zoo.weights.load import Expected, expected_header
 from zoo.weights.operations import bit_equal
 from zoo.weights.rules import Ignore, Rule, Tie
 
-MODELS = {zoo.spec(name).family.name: name for name in list_models() if "/" not in name}
-RULE_SETS = [(family, source) for family, name in MODELS.items() for source in zoo.spec(name).keys]
+FILES = {path: tomllib.loads(path.read_text()) for path in sorted(CORE.folder.glob("*.toml"))}
+RULE_SETS = [(table["family"]["name"], source) for table in FILES.values() for source in table.get("keys", {})]
 
 
 def upstream(family: str, source: str) -> tuple[str, dict[str, Any], dict[str, list[int]]]:

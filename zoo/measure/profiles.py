@@ -17,6 +17,7 @@ from zoo.catalog.published import specs_in
 from zoo.system.folders import write_whole
 
 if TYPE_CHECKING:
+    from zoo.measure.profile import Profile
     from zoo.specs.model import Spec
 
 PROFILES = "profiles.json"
@@ -65,7 +66,11 @@ def cost_of(model: str | Spec, form: str) -> Cost:
     """The shipped totals of one model, counted anew."""
     from zoo.measure.profile import profile
 
-    counted = profile(model, form="deploy" if form == "deploy" else "train", details=False)
+    return totals(profile(model, form="deploy" if form == "deploy" else "train", details=False))
+
+
+def totals(counted: Profile) -> Cost:
+    """What is shipped of a profile."""
     return Cost(**{field: getattr(counted, field) for field in Cost.__struct_fields__})
 
 

@@ -72,8 +72,10 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "core/default_boxes@1": {"ratios": [1.0, 2.0, 0.5] * 5, "reduced": False},
     "core/default_scores@1": {"per": [2, 2]},
+    "core/hip_attention@1": {"mask_k": 64},
 }
-"""Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others."""
+"""Values of parameters that cannot be made up from their schema alone: names that mean each other, widths that follow from others, a number of
+keys that is smaller than the sequences which are shown."""
 
 POINTS, LISTED = 7, 5
 """Points of two groups, and the neighbours of each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import tempfile
 from collections.abc import Callable
@@ -19,11 +21,10 @@ from zoo import catalog
 from zoo.build.inputs import drawn_inputs, has_samples
 from zoo.catalog.manifests import manifests
 from zoo.errors import ProblemsError
-from zoo.factory import create
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
-from zoo.measure.profile import profile
-from zoo.measure.profiles import cost_of, costs
+from zoo.measure.profile import Form, Profile, profile
+from zoo.measure.profiles import costs, totals
 from zoo.specs.inputs import ImageInput, VideoInput
 from zoo.testing.outcomes import (
     FAILED,
@@ -38,70 +39,108 @@ from zoo.testing.outcomes import (
 )
 from zoo.weights.probe import check_probe
 
-Check = Callable[[str], None]
 LARGE = 100_000_000
 """Parameters above which a model is checked on meta only."""
 DEPLOYED = 1e-5
 """How far the deploy form may be from the train form."""
 
 
-def index(name: str) -> None:
+class Subject:
+    """One model under check: what several checks look at is made once, and shared. Copy before changing it."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._counted: dict[str, Profile] = {}
+
+    @functools.cached_property
+    def built(self) -> Any:
+        """The model with its first values."""
+        if catalog.entry(self.name).params > LARGE:
+            raise NotApplicable(f"it has more than {LARGE:,} parameters")
+        torch.manual_seed(0)
+        return zoo.create(self.name)
+
+    @functools.cached_property
+    def lived_in(self) -> Any:
+        """The model with statistics and scales that are not at their neutral beginning."""
+        model = copy.deepcopy(self.built)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for key, tensor in model.state_dict().items():
+                if tensor.is_floating_point() and tensor.ndim < 2:
+                    noise = torch.rand(tensor.shape, generator=generator)
+                    tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
+        return model
+
+    def counted(self, form: Form) -> Profile:
+        """What a form of it costs."""
+        if form not in self._counted:
+            self._counted[form] = profile(self.name, form=form, details=False)
+        return self._counted[form]
+
+
+Check = Callable[[Subject], None]
+
+
+def index(subject: Subject) -> None:
     """The catalogue says what the spec says: digest, parameters, MACs."""
-    entry = catalog.entry(name)
-    cost = profile(name, details=False)
+    entry, cost = catalog.entry(subject.name), subject.counted("train")
     for what, listed, counted in (
         ("digest", entry.digest, cost.digest),
         ("params", entry.params, cost.params),
         ("macs", entry.macs, cost.macs),
     ):
-        require(listed == counted, f"the index says {what} = {listed}, and it is {counted}; next: {_again(name)}")
+        require(
+            listed == counted, f"the index says {what} = {listed}, and it is {counted}; next: {_again(subject.name)}"
+        )
 
 
-def shapes(name: str) -> None:
+def shapes(subject: Subject) -> None:
     """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for
     each input, unless what goes in is one set of points."""
-    model = _built(name)
+    net = subject.built
     with torch.no_grad():
-        y = _answer(model, _inputs(model))
-    if model.spec.graph is not None:
+        y = _answer(net, _inputs(net))
+    if net.spec.graph is not None:
         require(
-            not has_samples(model.spec) or all(len(value) == 2 for value in _each(y)),
+            not has_samples(net.spec) or all(len(value) == 2 for value in _each(y)),
             f"two inputs gave {[tuple(value.shape) for value in _each(y)]}",
         )
         require(
             all(bool(value.isfinite().all()) for value in _each(y)), "its outputs with fresh weights are not finite"
         )
         return
-    rows = 2 * getattr(model.head, "rows_per_input", 1)
+    rows = 2 * getattr(net.head, "rows_per_input", 1)
     require(
-        y.shape[0] == rows and y.shape[-1] == model.num_classes,
-        f"two inputs of {model.num_classes} classes gave {tuple(y.shape)}",
+        y.shape[0] == rows and y.shape[-1] == net.num_classes,
+        f"two inputs of {net.num_classes} classes gave {tuple(y.shape)}",
     )
     require(bool(y.isfinite().all()), "its outputs with fresh weights are not finite")
 
 
-def deployed(name: str) -> None:
+def deployed(subject: Subject) -> None:
     """The deploy form equals the train form."""
-    model = _lived_in(name)
-    x = _inputs(model)
+    net = subject.lived_in
+    x = _inputs(net)
     with torch.no_grad():
-        pairs = zip(_each(_answer(zoo.deploy(model), x)), _each(_answer(model, x)), strict=True)
+        pairs = zip(_each(_answer(zoo.deploy(net), x)), _each(_answer(net, x)), strict=True)
         for found, expected in pairs:
             require_close(found, expected, DEPLOYED, "the deploy form against the train form")
 
 
-def gradient(name: str) -> None:
+def gradient(subject: Subject) -> None:
     """The gradient of a loss reaches every parameter but those of experts to which no token went, in the middle of training, and is finite."""
-    model, ctx = _lived_in(name).train(), Context()
-    anneal(model, 0.5)
-    y = _answer(model, _inputs(model), ctx)
-    if model.spec.graph is not None:
+    net, ctx = copy.deepcopy(subject.lived_in).train(), Context()
+    anneal(net, 0.5)
+    torch.manual_seed(0)
+    y = _answer(net, _inputs(net), ctx)
+    if net.spec.graph is not None:
         generator = torch.Generator().manual_seed(3)
         task: Any = sum((value * torch.randn(value.shape, generator=generator)).mean() for value in _each(y))
     else:
         task = F.cross_entropy(y.flatten(0, -2), torch.arange(y[..., 0].numel()) % y.shape[-1])
     (task + ctx.total_loss()).backward()
-    parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = {key: parameter for key, parameter in net.named_parameters() if parameter.requires_grad}
     unreached = [key for key, parameter in parameters.items() if parameter.grad is None or not parameter.grad.any()]
     unreached = [key for key in unreached if not _is_idle(key, ctx)]
     require(not unreached, f"no gradient reaches {', '.join(unreached[:5])}")
@@ -117,15 +156,15 @@ def _is_idle(key: str, ctx: Context) -> bool:
     return number.isdigit() and "load" in report and float(report["load"][int(number)]) == 0
 
 
-def features(name: str) -> None:
+def features(subject: Subject) -> None:
     """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
-    model = _built(name)
-    if isinstance(model.spec.input, VideoInput) or not isinstance(model.spec.input, ImageInput):
+    whole = subject.built
+    if isinstance(whole.spec.input, VideoInput) or not isinstance(whole.spec.input, ImageInput):
         raise NotApplicable("it is no net for images")
-    if not model.num_levels:
+    if not whole.num_levels:
         raise NotApplicable("it is one graph, without levels")
-    info = model.feature_info
-    net = zoo.create(name, features_only=True, out_indices=tuple(range(len(info.channels()))))
+    info = whole.feature_info
+    net = zoo.create(subject.name, features_only=True, out_indices=tuple(range(len(info.channels()))))
     x = _inputs(net)[0]
     with torch.no_grad():
         maps = net(x)
@@ -139,52 +178,61 @@ def features(name: str) -> None:
         side, reduction = y.shape[-1], row["reduction"]
 
 
-def saved(name: str) -> None:
+def saved(subject: Subject) -> None:
     """Weights that are saved and loaded give the same outputs, bit by bit."""
-    model = _lived_in(name)
-    x = _inputs(model)
+    net = subject.lived_in
+    x = _inputs(net)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder, "weights.safetensors")
-        zoo.save(model, path)
+        zoo.save(net, path)
         for found, expected in zip(
-            _each(_answer(zoo.create(name, weights=path), x)), _each(_answer(model, x)), strict=True
+            _each(_answer(zoo.create(subject.name, weights=path), x)), _each(_answer(net, x)), strict=True
         ):
             require_equal(found, expected, "the output of saved and loaded weights")
 
 
-def profiled(name: str) -> None:
-    """The profile that ships is the one that is counted, complete, and the three counts agree."""
-    for form in ("train", "deploy"):
-        shipped, counted = costs()[name][form], cost_of(name, form)
+def profiled(subject: Subject) -> None:
+    """The profile that ships is the one that is counted, complete, and the blocks' own count is that of the operations."""
+    forms: tuple[Form, ...] = ("train", "deploy")
+    for form in forms:
         require(
-            shipped == counted, f"the profile that ships ({form}) is not the one that is counted; next: {_again(name)}"
+            costs()[subject.name][form] == totals(subject.counted(form)),
+            f"the profile that ships ({form}) is not the one that is counted; next: {_again(subject.name)}",
         )
-    cost = profile(name, details=False)
+    cost = subject.counted("train")
     require(cost.complete, f"nobody counts {', '.join(cost.uncounted)}: register a FLOP formula beside the op")
     stated = {kind: cost.analytic[kind] for kind in EXACT}
     require(stated == cost.by_class, f"its blocks say {stated}, and its operations are {cost.by_class}: see `macs`")
-    if cost.params <= LARGE:
-        traced = fvcore_macs(create(name), *drawn_inputs(zoo.spec(name)))
-        require(traced == stated, f"its blocks say {stated}, and fvcore counts {traced}")
 
 
-def weights(name: str) -> None:
+def traced(subject: Subject) -> None:
+    """What its blocks say they compute is what fvcore counts on real tensors."""
+    net, cost = subject.built, subject.counted("train")
+    stated = {kind: cost.analytic[kind] for kind in EXACT}
+    found = fvcore_macs(net, *drawn_inputs(net.spec))
+    require(found == stated, f"its blocks say {stated}, and fvcore counts {found}")
+
+
+def weights(subject: Subject) -> None:
     """Weights that can be had are the bytes of their manifests, load strictly, and prove themselves."""
-    usable = [manifest for manifest in manifests(name) if manifest.state == "embedded"]
+    usable = [manifest for manifest in manifests(subject.name) if manifest.state == "embedded"]
     if not usable:
         raise NotApplicable("it ships no weights")
     for manifest in usable:
-        model = zoo.create(manifest.name)
+        net = zoo.create(manifest.name)
         require(manifest.probe is not None, f"{manifest.name} has no probe, which proves a load")
-        check_probe(model, manifest.probe, manifest.name)  # type: ignore[arg-type]
+        check_probe(net, manifest.probe, manifest.name)  # type: ignore[arg-type]
 
 
-def accuracy(name: str) -> None:
+def accuracy(subject: Subject) -> None:
     """A figure on the digits, which everybody has, is measured again."""
     from zoo.training.digits import evaluate
 
     metrics = [
-        (m, metric) for m in manifests(name) for key, metric in m.metrics.items() if key.startswith("digits/top1")
+        (m, metric)
+        for m in manifests(subject.name)
+        for key, metric in m.metrics.items()
+        if key.startswith("digits/top1")
     ]
     if not metrics:
         raise NotApplicable("it has no figure on the digits")
@@ -206,16 +254,18 @@ CHECKS: dict[str, Check] = {
     "features": features,
     "saved": saved,
     "profile": profiled,
+    "traced": traced,
     "weights": weights,
     "accuracy": accuracy,
 }
 """Each raises ConformanceFailure with a sentence, or NotApplicable with a reason. A check's first line of docs says what it asks."""
 
 
-def run_check(name: str, check: str) -> Result:
+def run_check(subject: Subject, check: str) -> Result:
     """One check of one model; whatever is raised becomes a sentence."""
+    name = subject.name
     try:
-        CHECKS[check](name)
+        CHECKS[check](subject)
     except NotApplicable as reason:
         return Result(name, check, NOT_APPLICABLE, str(reason))
     except ConformanceFailure as failure:
@@ -229,27 +279,8 @@ def run_check(name: str, check: str) -> Result:
     return Result(name, check, OK)
 
 
-def _built(name: str) -> Any:
-    if catalog.entry(name).params > LARGE:
-        raise NotApplicable(f"it has more than {LARGE:,} parameters")
-    torch.manual_seed(0)
-    return zoo.create(name)
-
-
-def _lived_in(name: str) -> Any:
-    """The model with statistics and scales that are not at their neutral beginning."""
-    model = _built(name)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and tensor.ndim < 2:
-                noise = torch.rand(tensor.shape, generator=generator)
-                tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
-    return model
-
-
-def _inputs(model: Any) -> tuple[Tensor, ...]:
-    return drawn_inputs(model.spec, 2, seed=2)
+def _inputs(net: Any) -> tuple[Tensor, ...]:
+    return drawn_inputs(net.spec, 2, seed=2)
 
 
 def _each(y: Any) -> list[Tensor]:
@@ -257,9 +288,9 @@ def _each(y: Any) -> list[Tensor]:
     return list(y.values()) if isinstance(y, dict) else [y]
 
 
-def _answer(model: Any, inputs: tuple[Tensor, ...], ctx: Context | None = None) -> Tensor:
+def _answer(net: Any, inputs: tuple[Tensor, ...], ctx: Context | None = None) -> Tensor:
     """What the model gives, the logits where it gives more."""
-    output = model(*inputs, ctx=ctx)
+    output = net(*inputs, ctx=ctx)
     logits: Tensor = getattr(output, "logits", output)
     return logits
 

@@ -89,7 +89,7 @@ class _Check(pytest.Item):
         if self.of == "block":
             result = conformance.run_check(Subject(self.subject), self.check)
         else:
-            result = models.run_check(self.subject, self.check)
+            result = models.run_check(models.Subject(self.subject), self.check)
         _results(self.config).append(result)
         if result.outcome == NOT_APPLICABLE:
             pytest.skip(result.sentence)
