@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.specs.inputs import AnyInput, Ids, Mask, Named, NumbersInput, SeriesInput, TokenInput, VideoInput
+from zoo.specs.inputs import AnyInput, Ids, Mask, Named, NumbersInput, Places, SeriesInput, TokenInput, VideoInput
 from zoo.specs.model import Described
 
 DEFAULT_LENGTH = 128
@@ -39,7 +39,7 @@ def drawn_inputs(
 ) -> tuple[Tensor, ...]:
     """All inputs of a call in their order, at random: normal numbers, ids of all kinds alike, masks that hide nothing.
 
-    Numbers beside the first input lie between 0 and 1, as times do."""
+    Numbers beside the first input lie between 0 and 1, as times do, places within their span."""
     generator = torch.Generator(device).manual_seed(seed)
     first = torch.empty_like(meta_input(spec, batch), device=device)
     if isinstance(spec.input, TokenInput):
@@ -54,7 +54,7 @@ def drawn_inputs(
         elif isinstance(named, Mask):
             x.fill_(True)
         else:
-            x.uniform_(generator=generator)
+            x.uniform_(0, named.span if isinstance(named, Places) else 1, generator=generator)
         drawn.append(x)
     return tuple(drawn)
 

@@ -82,6 +82,13 @@ class Numbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["numbers"] = "numbers"
 
 
+class Places(Numbers, frozen=True, forbid_unknown_fields=True):
+    """Numbers that say where points are, from 0 to `span` along each axis: with an example of them, neighbours are found."""
+
+    kind: Literal["places"] = "places"  # type: ignore[assignment]
+    span: Annotated[float, Meta(gt=0)] = 1.0
+
+
 class Ids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whole numbers in [0, count): classes, kinds of atoms, tokens."""
 
@@ -100,7 +107,7 @@ class Mask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 AnyInput = ImageInput | TokenInput | SeriesInput | NumbersInput
-Named = Numbers | Ids | Mask
+Named = Numbers | Places | Ids | Mask
 FIRST: dict[str, type[Any]] = {
     "image": ImageInput,
     "video": VideoInput,
@@ -108,7 +115,7 @@ FIRST: dict[str, type[Any]] = {
     "series": SeriesInput,
     "numbers": NumbersInput,
 }
-BESIDE: dict[str, type[Any]] = {"numbers": Numbers, "ids": Ids, "mask": Mask}
+BESIDE: dict[str, type[Any]] = {"numbers": Numbers, "places": Places, "ids": Ids, "mask": Mask}
 INPUT_SCHEMA = {kind: fragment(form) for kind, form in FIRST.items()}
 NAMED_SCHEMA = {kind: fragment(form) for kind, form in BESIDE.items()}
 MOST_INPUTS = 64
