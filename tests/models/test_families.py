@@ -42,8 +42,10 @@ def tolerance(stem: str) -> float:
 
 
 def at_size(name: str, size: int | list[int]) -> nn.Module:
-    """The model on meta, for pictures of the side that the golden's figures are of."""
-    return zoo.create(name, {"input.size": size} if isinstance(size, int) else {}, device="meta")
+    """The model on meta, for pictures of the side, or sound of the length, that the golden's figures are of."""
+    sound = isinstance(size, list) and len(size) == 2
+    changes = {"input.size": size} if isinstance(size, int) else {"input.length": size[1]} if sound else {}
+    return zoo.create(name, changes, device="meta")
 
 
 @pytest.mark.parametrize("name", one_of_each("golden"))

@@ -278,7 +278,7 @@ def test_a_file_of_another_kind_lists_the_kinds(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"x")
     with pytest.raises(
         WeightsError,
-        match=r"expected  \.safetensors, \.safetensors\.index\.json, or \.pth, \.pyth, \.pt, \.bin, \.tar, \.ckpt written by torch.save",
+        match=r"expected  \.safetensors, \.safetensors\.index\.json, or \.pth, \.pyth, \.pt, \.bin, \.tar, \.ckpt, \.torchparams written by torch.save",
     ):
         open_checkpoint(tmp_path / "a.onnx")
 

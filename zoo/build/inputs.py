@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.specs.inputs import AnyInput, Ids, Mask, Named, NumbersInput, Places, SeriesInput, TokenInput, VideoInput
+from zoo.specs.inputs import (
+    AnyInput,
+    Ids,
+    Mask,
+    Named,
+    NumbersInput,
+    Places,
+    SeriesInput,
+    SpectrogramInput,
+    TokenInput,
+    VideoInput,
+)
 from zoo.specs.model import Described
 
 DEFAULT_LENGTH = 128
@@ -13,11 +24,13 @@ DEFAULT_LENGTH = 128
 
 
 def meta_input(spec: Described, batch: int = 1) -> Tensor:
-    """The first input of the spec's form, on meta: images, clips, series, token ids, or numbers."""
+    """The first input of the spec's form, on meta: images, clips, series, spectrograms, token ids, or numbers."""
     if isinstance(spec.input, TokenInput):
         return torch.empty(batch, *input_size(spec.input), dtype=torch.long, device="meta")
     if isinstance(spec.input, NumbersInput):
         return torch.empty(_shape(spec.input, batch), device="meta")
+    if isinstance(spec.input, SpectrogramInput):
+        return torch.empty(batch, spec.input.features, *input_size(spec.input), device="meta")
     if isinstance(spec.input, SeriesInput):
         return torch.empty(batch, *input_size(spec.input), spec.input.features, device="meta")
     frames = (spec.input.frames,) if isinstance(spec.input, VideoInput) else ()

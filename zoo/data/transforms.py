@@ -40,7 +40,7 @@ TURNS = {
 }  # fmt: skip
 """The way back from each EXIF orientation, as the camera was held."""
 ORIENTATION = 0x0112
-FORMS = {"tokens": "ids (B, L)", "series": "numbers (B, L, features)"}
+FORMS = {"tokens": "ids (B, L)", "series": "numbers (B, L, features)", "spectrogram": "numbers (B, features, L)"}
 """What models take that do not see pictures."""
 GROUND = "white"
 """What shows through transparent parts, as on a page."""

@@ -58,6 +58,12 @@ class SeriesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
 
 
+class SpectrogramInput(SeriesInput, frozen=True, forbid_unknown_fields=True):
+    """Series whose features come first, (B, features, L), as spectrograms of sound are kept."""
+
+    kind: Literal["spectrogram"] = "spectrogram"  # type: ignore[assignment]
+
+
 class NumbersInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of a shape, "batch" where the samples lie: ["batch", 20, 24]. The last axis is their width."""
 
@@ -113,6 +119,7 @@ FIRST: dict[str, type[Any]] = {
     "video": VideoInput,
     "tokens": TokenInput,
     "series": SeriesInput,
+    "spectrogram": SpectrogramInput,
     "numbers": NumbersInput,
 }
 BESIDE: dict[str, type[Any]] = {"numbers": Numbers, "places": Places, "ids": Ids, "mask": Mask}

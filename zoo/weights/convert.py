@@ -62,7 +62,10 @@ class KeyRules:
 
     def open(self, data: Mapping[str, Any], subject: str) -> dict[str, Tensor]:
         """The tensors inside a checkpoint, without envelope and prefix."""
-        return open_envelope(data, self.unwrap, self.strip_prefix, subject)
+        return open_envelope(data, self.unwrap, self.strip_prefix, subject, self._ignores)
+
+    def _ignores(self, name: str) -> bool:
+        return any(isinstance(rule, Ignore) and rule.claim_source(name) for rule in self.rules)
 
     def to_zoo(
         self, source: Mapping[str, Tensor], expected: Mapping[str, tuple[Sequence[int], object]], subject: str

@@ -21,7 +21,7 @@ from zoo.weights.pickles import check_pickle, refuse_pickle
 from zoo.weights.shards import INDEX, is_index, places
 from zoo.weights.verify import verify
 
-PICKLES = (".pth", ".pyth", ".pt", ".bin", ".tar", ".ckpt")
+PICKLES = (".pth", ".pyth", ".pt", ".bin", ".tar", ".ckpt", ".torchparams")
 
 
 def path_of(manifest: Manifest, folder: str | Path) -> Path:

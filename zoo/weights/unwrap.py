@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +16,25 @@ DEEPEST = 8
 
 
 def open_envelope(
-    data: Mapping[str, Any], unwrap: Sequence[str] = (), strip_prefix: Sequence[str] = (), subject: str = "checkpoint"
+    data: Mapping[str, Any],
+    unwrap: Sequence[str] = (),
+    strip_prefix: Sequence[str] = (),
+    subject: str = "checkpoint",
+    ignored: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, torch.Tensor]:
     """{name: tensor} inside a checkpoint.
 
     While the mapping has a key of `unwrap` (the first in their order) that holds a mapping, that mapping is taken.
-    A prefix of `strip_prefix` is removed if every name carries it. Raises WeightsError naming what is not a plain tensor."""
+    A prefix of `strip_prefix` is removed if every name carries it but those that are `ignored`, as what lies beside the net is. Raises
+    WeightsError naming what is not a plain tensor."""
     for _ in range(DEEPEST):
         data = next((data[key] for key in unwrap if isinstance(data.get(key), Mapping)), data)
     if wrong := strange_entries(data):
         raise TensorsError(subject, _hint(data, wrong, unwrap))
     tensors = {name: value.detach() for name, value in data.items()}
     for prefix in strip_prefix:
-        if tensors and all(name.startswith(prefix) and name != prefix for name in tensors):
+        counted = [name for name in tensors if not ignored(name)]
+        if counted and all(name.startswith(prefix) and name != prefix for name in counted):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
