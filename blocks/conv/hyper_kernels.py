@@ -63,9 +63,12 @@ class SlowNet(nn.Module):
         at = self.table.like(bias)
         z = self.filters[0](at).sin()
         for i, linear in enumerate(self.linears):
-            z = self.filters[i + 1](at).sin() * linear(z) + bias[0]
-            z = z if shown is None else self.scaled(i, z, shown)
+            z = self.scaled(i, self.filters[i + 1](at).sin() * linear(z) + bias[0], shown)
         return self.output(z)  # type: ignore[no-any-return]
+
+    def scaled(self, layer: int, z: Tensor, shown: Tensor | None) -> Tensor:
+        """What a layer hands on."""
+        return z
 
 
 class Placed(nn.Module):
@@ -188,8 +191,8 @@ class ContextNet(SlowNet):
 
     def draw(self) -> None:
         super().draw()
-        for linear in (self.reduce, self.mix):
-            linear.reset_parameters()
+        self.reduce.reset_parameters()
+        self.mix.reset_parameters()
         for linear in self.scales:
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="linear")  # type: ignore[arg-type]
             nn.init.ones_(linear.bias)  # type: ignore[arg-type]
@@ -199,7 +202,7 @@ class ContextNet(SlowNet):
         cells = F.adaptive_avg_pool2d(x, self.side).flatten(2).transpose(1, 2)
         return F.gelu(self.mix(self.reduce(cells).mean(0)))
 
-    def scaled(self, layer: int, z: Tensor, shown: Tensor) -> Tensor:
+    def scaled(self, layer: int, z: Tensor, shown: Tensor | None) -> Tensor:
         return (z.detach() + self.share * F.normalize(z, dim=0)) * self.scales[layer](shown)  # type: ignore[no-any-return]
 
 
