@@ -620,6 +620,16 @@ TRAINING = (
         absent="Parameters with more than one axis decay.",
     ),
     Member(
+        "unreached",
+        'unreached: tuple[str, ...]  # of the class: ("thresholds",), or ("the input",)',
+        OPTIONAL,
+        meaning="What gets no gradient from a pass of the block by itself: a parameter that learns from what other blocks left in ctx, "
+        "an input of which the size alone is read.",
+        callers=("zoo.testing.checks",),
+        when="when the conformance check of gradients is made",
+        absent="Gradients reach the input and every parameter.",
+    ),
+    Member(
         "lr_scales",
         "lr_scales: dict[str, float]",
         OPTIONAL,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LanguageName = Literal[
     "adapted_dlrt_nano", "adapted_glider_nano", "adapted_maestro_nano", "adapted_mhr_nano", "adapted_mtlora_nano",
     "adapted_poly_nano", "bamba_9b", "bamba_nano", "cskv_nano", "deepseek_nano", "deepseek_v2_lite", "deepseek_v3_671b",
-    "deepseek_v3_nano", "deepstack_nano", "deepstack_qwen3_vl_2b", "delta_product_1_6b", "delta_product_nano", "falcon_h1_0_5b",
+    "deepseek_v3_nano", "deepstack_nano", "deepstack_qwen3_vl_2b", "delta_product_1_6b", "delta_product_nano", "entropy_guided_nano", "falcon_h1_0_5b",
     "falcon_h1_nano", "forgetting_360m", "forgetting_nano", "gated_delta_net_1_3b", "gated_delta_net_nano", "gemma2_2b",
     "gemma2_9b", "gemma2_nano", "gemma3_1b", "gemma3_270m", "gemma3_nano", "gemma_2b", "gemma_7b", "gemma_nano", "gla_1_3b",
     "gla_340m", "gla_nano", "granite_hybrid_4_h_micro", "granite_hybrid_moe_4_h_tiny", "granite_hybrid_moe_nano",

@@ -34,7 +34,7 @@ TASKS = (
     "feature-extraction", "semantic-segmentation", "object-detection", "super-resolution", "image-restoration", "pose-estimation",
     "depth-estimation", "video-classification", "salient-object-detection", "line-detection", "audio-enhancement", "image-generation",
     "masked-language-modeling", "time-series-forecasting", "speech-recognition", "audio-classification",
-    "audio-generation", "robot-control", "molecule-energy",
+    "audio-generation", "robot-control", "molecule-energy", "translation", "recommendation", "node-classification",
 )  # fmt: skip
 """What the outputs of a model are: one class, any number of classes, numbers, tokens, features; or what a net for a task gives."""
 

@@ -166,7 +166,7 @@ def _spoil(module: nn.Module) -> None:
 
 def gradient(subject: Subject) -> None:
     """The gradient reaches every parameter that asks for it, in the middle of training, and the input; not that of a router, which may go by
-    a key. It comes from the outputs and from what is left in ctx for later blocks."""
+    a key, and not what the block says is `unreached`. It comes from the outputs and from what is left in ctx for later blocks."""
     module = perturbed(subject.build(subject.spaces[0])).train()
     anneal(module, 0.5)
     sources: dict[str, Tensor] = {
@@ -186,7 +186,12 @@ def gradient(subject: Subject) -> None:
     generator = torch.Generator().manual_seed(5)
     loss = sum((y * torch.randn(y.shape, generator=generator)).sum() for y in outputs) + ctx.total_loss()
     gradients = torch.autograd.grad(loss, list(sources.values()), allow_unused=True)  # type: ignore[arg-type]
-    unreached = [name for name, grad in zip(sources, gradients, strict=True) if grad is None or not grad.any()]
+    alone = getattr(type(module), "unreached", ())
+    unreached = [
+        name
+        for name, grad in zip(sources, gradients, strict=True)
+        if name not in alone and (grad is None or not grad.any())
+    ]
     require(not unreached, f"no gradient reaches {_quoted(unreached)}")
     broken = [
         name for name, grad in zip(sources, gradients, strict=True) if grad is not None and not grad.isfinite().all()

@@ -120,6 +120,7 @@ def evaluate(model: nn.Module, batch_size: int = 128, scans: digits.Digits | Non
 
 def _loss(recipe: Recipe, model: nn.Module, batch: tuple[Tensor, Tensor], ctx: Context) -> Tensor:
     x, y = batch
+    ctx.write("classes", "", y)
     return F.cross_entropy(model(x, ctx), y, label_smoothing=recipe.label_smoothing)
 
 

@@ -40,7 +40,7 @@ class Objective:
     classification: cross-entropy, of classes or of shares that `mixer` makes; multilabel: binary cross-entropy, summed over
     nothing, averaged over labels; regression: the squared error of standardised numbers. With a teacher
     (1 - weight) * loss + weight * T^2 KL(teacher / T || student / T), or the squared error of its numbers, and
-    features * (1 - cosine) of the pooled features.
+    features * (1 - cosine) of the pooled features. Blocks whose losses need the classes of the pictures read them in the slot `classes` of ctx.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class Objective:
         x, targets = batch
         if self.mixer is not None:
             x, targets = self.mixer(x, targets)
+        if not targets.is_floating_point() and targets.ndim == 1:
+            ctx.write("classes", "", targets)
         logits, features = model(x, ctx)
         total = self.of(logits, targets)
         return total if self.teacher is None else self._taught(total, logits, features, x)
