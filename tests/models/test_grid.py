@@ -18,7 +18,7 @@ BACKBONES = (
     "starnet_nano", "mobilenetv4_nano", "unireplknet_nano", "vanillanet_nano", "fcanet_nano", "linear_vit_nano", "convit_nano", "vim_nano",
     "ghostnet_nano", "efficientvim_nano", "moe_vit_nano", "van_nano",
 )  # fmt: skip
-DECODERS = ("unet_nano", "fpn_nano", "deeplabv3plus_nano", "mlp_decoder_nano")
+DECODERS = ("unet_nano", "fpn_nano", "deeplabv3plus_nano", "mlp_decoder_nano", "dpt_nano")
 DETECTORS = ("retinanet_nano", "gelan_neck_nano")
 QUICK = {
     ("unet_nano", "mobilenetv4_nano"),

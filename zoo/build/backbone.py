@@ -19,7 +19,7 @@ from zoo.build.inputs import meta_input
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown, square_of
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
-from zoo.specs.inputs import ImageInput, VideoInput
+from zoo.specs.inputs import AnyInput, FramesInput, ImageInput, VideoInput
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 
@@ -27,11 +27,15 @@ LAYERS = ("layers",)
 """`family.levels` of nets in which each layer of each stage is a level."""
 
 
-def in_memory_order(x: Tensor, clips: bool = False) -> Tensor:
-    """An image as the blocks want it in memory, channels last; clips as they are. Raises InputError for a batch of batches."""
+def as_read(x: Tensor, declared: AnyInput) -> Tensor:
+    """What the blocks meet of an input: images with channels last in memory, clips as they are or as their frames.
+
+    Raises InputError for a batch of batches."""
     if isinstance(x, Proxy):  # a symbolic trace knows no sizes, and is of models that read images
         return x.contiguous(memory_format=torch.channels_last)
-    if x.ndim == 5 and not clips:
+    if x.ndim == 5 and isinstance(declared, FramesInput):
+        x = x.flatten(0, 1)
+    if x.ndim == 5 and not isinstance(declared, VideoInput):
         step = "in a Dataset, `zoo.transform(model).one(picture)` gives (C, H, W)"
         found = f"{tuple(x.shape)}, a batch of batches"
         raise InputError("forward", Problem("x", "images (B, C, H, W)", found, next=step))
@@ -110,11 +114,6 @@ class Backbone(nn.Module):
     @property
     def digest(self) -> str:
         return self.spec.digest
-
-    @property
-    def reads_clips(self) -> bool:
-        """Whether the input is clips (B, C, T, H, W)."""
-        return isinstance(self.spec.input, VideoInput)
 
     @property
     def num_classes(self) -> int:
@@ -240,7 +239,7 @@ class Backbone(nn.Module):
         names = self.level_names()
         last = names[max(wanted)]
         features: dict[str, Tensor] = {}
-        x = in_memory_order(x, self.reads_clips)
+        x = as_read(x, self.spec.input)
         for name, part in self.parts():
             features[name] = x = run(part, x, ctx)
             if stop_early and name == last:
@@ -276,7 +275,7 @@ class Backbone(nn.Module):
         return [*stem.items(), *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
 
     def _enter(self, x: Tensor, ctx: Context | None) -> Tensor:
-        x = in_memory_order(x, self.reads_clips)
+        x = as_read(x, self.spec.input)
         return x if self.stem is None else run(self.stem, x, ctx)
 
     # levels

@@ -17,7 +17,7 @@ from blocks.primitives.resize import shapes_only
 from blocks.registry.errors import BlockError, Problem
 from blocks.registry.slots import Place
 from blocks.wiring.graph import Graph
-from zoo.build.backbone import Backbone, Stage
+from zoo.build.backbone import Backbone, Stage, as_read
 from zoo.build.graph_model import GraphModel, ManyInputs
 from zoo.build.inputs import meta_input, meta_inputs
 from zoo.build.language import LanguageModel
@@ -66,7 +66,7 @@ class _Builder:
         self.spec, self.problems = spec, problems
         self.total_layers = max(1, sum(len(stage.layers) for stage in spec.stages))
         self.layer_index = 0
-        self.stream = Stream(meta_input(spec))
+        self.stream = Stream(as_read(meta_input(spec), spec.input))
         self.place = Place(
             num_classes=spec.num_classes,
             stage_dims=tuple(spec.dims),

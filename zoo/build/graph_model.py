@@ -11,7 +11,7 @@ from blocks.chain import run
 from blocks.context import Context
 from blocks.registry.errors import SizeError
 from zoo.build import surgery
-from zoo.build.backbone import Backbone, Stage, in_memory_order
+from zoo.build.backbone import Backbone, Stage, as_read
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.specs.inputs import Ids, Mask, Named, Numbers
 
@@ -57,7 +57,7 @@ class GraphModel(Backbone):
     def taps(self, x: Tensor, ctx: Context | None, beside: Mapping[str, Any] = NOTHING) -> list[Any]:
         """The values that the graph reads, in its order; `beside` are inputs of the model beside the first, by name."""
         found: dict[str, Any] = dict(beside)
-        x = found["input"] = in_memory_order(x, self.reads_clips)
+        x = found["input"] = as_read(x, self.spec.input)
         for name, part in self.parts():
             if isinstance(part, Stage):
                 x = self._through(name, part, x, ctx, found)

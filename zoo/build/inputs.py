@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zoo.specs.inputs import (
     AnyInput,
+    FramesInput,
     Ids,
     Mask,
     Named,
@@ -34,7 +35,8 @@ def meta_input(spec: Described, batch: int = 1) -> Tensor:
     if isinstance(spec.input, SeriesInput):
         return torch.empty(batch, *input_size(spec.input), spec.input.features, device="meta")
     frames = (spec.input.frames,) if isinstance(spec.input, VideoInput) else ()
-    return torch.empty(batch, spec.input.channels, *frames, *input_size(spec.input), device="meta")
+    axes = (*frames, spec.input.channels) if isinstance(spec.input, FramesInput) else (spec.input.channels, *frames)
+    return torch.empty(batch, *axes, *input_size(spec.input), device="meta")
 
 
 def meta_inputs(spec: Described, batch: int = 1) -> tuple[Tensor, ...]:

@@ -42,6 +42,12 @@ class VideoInput(ImageInput, frozen=True, forbid_unknown_fields=True):
     frames: Annotated[int, Meta(ge=1, le=4096)] = 8
 
 
+class FramesInput(VideoInput, frozen=True, forbid_unknown_fields=True):
+    """Clips (B, frames, channels, H, W), whose frames the net meets as images, (B * frames, channels, H, W), those of a clip in a row."""
+
+    kind: Literal["frames"] = "frames"  # type: ignore[assignment]
+
+
 class TokenInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Token ids (B, L); `length` matters only to blocks that are built for one length."""
 
@@ -117,6 +123,7 @@ Named = Numbers | Places | Ids | Mask
 FIRST: dict[str, type[Any]] = {
     "image": ImageInput,
     "video": VideoInput,
+    "frames": FramesInput,
     "tokens": TokenInput,
     "series": SeriesInput,
     "spectrogram": SpectrogramInput,
