@@ -218,16 +218,6 @@ RUNNING = (
         kinds=("stem", "embed"),
     ),
     Member(
-        "from_nothing",
-        "from_nothing: bool  # of the class",
-        OPTIONAL,
-        meaning="Whether all that the block reads of its input is how many samples there are.",
-        callers=("zoo.testing.checks",),
-        when="when the conformance checks ask for the gradient of the input",
-        absent="False: the gradient reaches the input.",
-        kinds=("whole",),
-    ),
-    Member(
         "corners",
         "corners: bool",
         OPTIONAL,

@@ -71,25 +71,33 @@ class GroupedTokens(nn.Module):
 @block(
     "learned_tokens",
     kind="whole",
-    layout="BLC",
-    abilities=("noncausal", "1d"),
+    abilities=("noncausal", "any_resolution"),
     paper="arXiv:2305.12689",
     covers=("latents", "slots"),
 )
 class LearnedTokens(nn.Module):
-    """y = `tokens` (count, out_dim), learned, the same beside every sample: (B, L, C) -> (B, count, out_dim), whatever x holds."""
+    """y = `tokens` (count, out_dim), learned, the same beside every sample: (B, L, C), or (B, C, H, W) -> (B, count, out_dim), whatever x holds.
+
+    They start normal with deviation `std`, cut off at 2."""
 
     no_decay = ("tokens",)
     unreached = ("the input",)
 
-    def __init__(self, dim: int, out_dim: int | None = None, *, count: Count = 1):
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        *,
+        count: Count = 1,
+        std: Annotated[float, Meta(gt=0, extra_json_schema={"added": "0.1"})] = 0.02,
+    ):
         super().__init__()
-        self.out_dim = out_dim or dim
+        self.out_dim, self.std = out_dim or dim, std
         self.tokens = nn.Parameter(torch.empty(count, self.out_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.tokens, std=0.02)
+        nn.init.trunc_normal_(self.tokens, std=self.std)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens.expand(x.shape[0], -1, -1)

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from blocks import registry
 from blocks.annealing import anneal
 from blocks.chain import channels
 from blocks.context import Context
@@ -167,16 +166,14 @@ def _spoil(module: nn.Module) -> None:
 
 def gradient(subject: Subject) -> None:
     """The gradient reaches every parameter that asks for it, in the middle of training, and the input; not that of a router, which may go by
-    a key, nor of a block that reads nothing of it, and not what the block says is `unreached`. It comes from the outputs and from what is
-    left in ctx for later blocks."""
+    a key, and not what the block says is `unreached`. It comes from the outputs and from what is left in ctx for later blocks."""
     module = perturbed(subject.build(subject.spaces[0])).train()
     anneal(module, 0.5)
     sources: dict[str, Tensor] = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
     x = subject.input(subject.spaces[0])
-    from_nothing = getattr(registry.get(subject.name), "from_nothing", False)
-    if x.is_floating_point() and subject.info.kind != "router" and not from_nothing:
+    if x.is_floating_point() and subject.info.kind != "router":
         sources["the input"] = x.requires_grad_()
     if not sources:
         raise NotApplicable("it has neither parameters nor an input that takes a gradient")
