@@ -10,7 +10,8 @@ from torch.func import functional_call
 
 import zoo
 from blocks.folding import fuse
-from tests.models.parity import count
+from tests.models.parity import KEYED, count, golden
+from zoo.measure.macs import count_macs
 
 SUBNETS = ("efficienttdnn_supernet_sub", "efficienttdnn_supernet_ecapa", "efficienttdnn_supernet_min")
 
@@ -32,8 +33,6 @@ def test_the_ends_of_the_search_space_are_as_large_as_printed(name: str, params:
     """Of the net that is cut out; the authors count two for each number of a batch norm, too."""
     deployed: Any = fuse(zoo.create(name))
     assert count(deployed) == pytest.approx(params, rel=0.002)
-    from zoo.measure.macs import count_macs
-
     assert count_macs(deployed).total == pytest.approx(macs, rel=0.01)
 
 
@@ -47,3 +46,18 @@ def test_a_step_of_a_drawn_subnet_trains_the_supernet() -> None:
     kernel = supernet.get_parameter("graph.o0.1.weight")
     assert kernel.grad[:32].any() and not kernel.grad[32:].any()
     assert supernet.get_parameter("graph.f2.0.wide.0.weight").grad is None
+
+
+def test_the_file_of_a_whole_training_run_gives_the_net_in_it() -> None:
+    """The classifier of speakers and the filters lie beside the net, whose names all have one prefix."""
+    whole = golden("efficienttdnn__ecapa")
+    tensors = KEYED["keyed_state_dict"](whole)
+    beside = {"__L__.weight": torch.zeros(5, 192), "__T__.torchfb.0.weight": torch.zeros(1, 1, 2)}
+    run = {f"module.{key}": tensor for key, tensor in beside.items()} | {
+        f"module.__S__.{key}": tensor for key, tensor in tensors.items()
+    }
+    loaded = [
+        zoo.create("efficienttdnn_ecapa", weights=weights, source="official").state_dict()
+        for weights in (tensors, {"state_dict": run})
+    ]
+    assert all(tensor.equal(loaded[1][key]) for key, tensor in loaded[0].items())
