@@ -20,12 +20,18 @@ from zoo.measure.coverage import checked
 from zoo.measure.design import GLANCE, chosen, explored
 from zoo.measure.latency import Runtime
 from zoo.measure.latency_model import Law, Seen, Subject
-from zoo.measure.load import Load, batched, load_of, loads
+from zoo.measure.load import KINDS, Load, batched, decoded, loads
+from zoo.measure.load_counter import Kinds, load_of
 from zoo.measure.segments import piece_times, pieces
 from zoo.measure.store import shipped_rows
 from zoo.measure.worker import Job, example, prepared
 
 HERE = "here"
+DECOMPOSED = (
+    "elements", "transcendental", "batch_normalised", "layer_normalised", "copied", "moved", "softmax", "pooled", "operations", "views",
+    "products", "matmul_traffic", "packed_traffic", "convolution_traffic",
+)  # fmt: skip
+"""Kinds that follow how a release of torch takes functions apart."""
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
 
 
@@ -68,14 +74,15 @@ def test_a_machine_that_is_slower_by_a_factor_is_known_from_few_models_and_the_r
 
 
 def test_a_model_left_out_is_predicted_as_by_a_fit_without_it() -> None:
+    """But for the point around which the rates are expanded, which moves a little without it."""
     known = [seen(one, machine(3).ms(one)) for one in some(30)]
     law = Law(known, HERE)
     errors, deviations = law.left_out([4, 7])
     rest = Law([one for i, one in enumerate(known) if i not in (4, 7)], HERE)
     assert rest.doubt == law.doubt
     means, covariance = rest.predict([known[4].subject, known[7].subject])
-    assert errors == pytest.approx(np.log([known[4].ms, known[7].ms]) - means, abs=1e-6)
-    assert deviations == pytest.approx(np.sqrt(covariance.diagonal() + (law.doubt * 0.02) ** 2), abs=1e-6)
+    assert errors == pytest.approx(np.log([known[4].ms, known[7].ms]) - means, abs=0.02)
+    assert deviations == pytest.approx(np.sqrt(covariance.diagonal() + (law.doubt * 0.02) ** 2), abs=0.02)
 
 
 def test_a_noisy_machine_is_doubted() -> None:
@@ -151,17 +158,16 @@ def _check(found: Outcome) -> None:
 
 
 def test_a_machine_with_a_cache_makes_large_models_slower_than_small_ones_say() -> None:
-    cached = Machine("cached", [1.0] * 13, cache_mb=8.0, memory=0.2)
+    cached = Machine("cached", [1.0] * KINDS, cache_mb=8.0, memory=0.2)
     _check(simulate(subjects(), cached.ms, [], 4))
 
 
 @pytest.mark.parametrize("name", ["starnet_nano", "vim_nano", "llama_nano", "moe_vit_nano"])
 @pytest.mark.parametrize("form", ["train", "deploy"])
 def test_shipped_loads_are_those_that_are_counted(name: str, form: str) -> None:
-    net = build(published_spec(name))
-    counted = load_of(zoo.deploy(net) if form == "deploy" else net)
+    counted = load_of(build(published_spec(name)), form)
     for kind, amount in msgspec.structs.asdict(counted).items():
-        rough = kind in ("elements", "moved", "operations", "views", "normalised")  # they follow torch's decompositions
+        rough = kind in DECOMPOSED
         assert getattr(loads()[name][form], kind) == pytest.approx(amount, rel=0.25 if rough else 1e-9), kind
 
 
@@ -171,8 +177,38 @@ def test_every_model_has_a_load_in_both_forms() -> None:
 
 
 def test_more_inputs_are_more_work_and_not_more_weights() -> None:
-    once = Load(matmul=3, elements=5, weight_bytes=7, operations=2, views=4)
-    assert batched(once, 4) == Load(matmul=12, elements=20, weight_bytes=7, operations=2, views=4)
+    once = Load(matmul=3, elements=5, weight_bytes=7, products=1, operations=2, views=4)
+    assert batched(once, 4) == Load(matmul=12, elements=20, weight_bytes=7, products=1, operations=2, views=4)
+
+
+def test_work_is_told_apart_by_what_makes_it_fast_or_slow() -> None:
+    """1 x 1, depthwise 3 x 3 and 9 x 9, dilated, grouped, transposed; a layer that is packed in the deploy form, and one that is too small."""
+    conv = torch.nn.Conv2d
+    net = torch.nn.Sequential(
+        conv(32, 64, 1), conv(64, 64, 3, padding=1, groups=64), conv(64, 64, 9, padding=4, groups=64),
+        conv(64, 64, 3, padding=2, dilation=2, groups=64), conv(64, 64, 3, padding=1, groups=16),
+        torch.nn.ConvTranspose2d(64, 32, 2, 2), torch.nn.Flatten(2), torch.nn.Linear(1024, 1024), torch.nn.GELU(), torch.nn.Linear(1024, 2),
+    ).to("meta")  # fmt: skip
+    counted = []
+    for packs in (False, True):
+        work = Kinds(packs)
+        with torch.no_grad(), work:
+            net(torch.empty(1, 32, 16, 16, device="meta"))
+        counted.append(dict(work.amounts))
+    pixels = 16 * 16
+    assert counted[0] == {
+        "convolutions": 6, "pointwise": 2 * pixels * 32 * 64, "depthwise": 2 * pixels * 64 * 9, "large_depthwise": 2 * pixels * 64 * 81,
+        "dilated_depthwise": 2 * pixels * 64 * 9, "grouped": 2 * pixels * 64 * 4 * 9, "transposed": 2 * pixels * 64 * 32 * 4,
+        "convolution_traffic": pixels * (32 + 64 + 8 * 64 + 64 + 4 * 32), "products": 2, "matmul": 2 * 32 * 1024 * 1026,
+        "matmul_traffic": 32 * (1024 + 1024 + 1024 + 2), "transcendental": 32 * 1024, "moved": 32 * pixels,
+    }  # fmt: skip
+    assert counted[1]["packed"] == 2 * 32 * 1024**2 and counted[1]["matmul"] == 2 * 32 * 1024 * 2
+    assert counted[1]["packed_traffic"] == 32 * 2048 and counted[1]["matmul_traffic"] == 32 * 1026
+
+
+def test_loads_of_another_release_count_as_none() -> None:
+    data = b'{"old": {"train": [1, 2, 3], "deploy": [1, 2, 3]}, "new": {"train": [' + b",".join([b"7"] * KINDS) + b"]}}"
+    assert decoded(data) == {"old": {}, "new": {"train": Load(*[7] * KINDS)}}
 
 
 @pytest.mark.parametrize("name", ["starnet_nano", "vim_nano", "mambavision_nano", "efficientvim_nano", "moe_vit_nano"])

@@ -6,7 +6,6 @@ import json
 import pathlib
 import shutil
 
-import msgspec
 import pytest
 import torch
 
@@ -19,7 +18,8 @@ from zoo.catalog.collection import Collection
 from zoo.catalog.local_files import load_file
 from zoo.catalog.published import specs_in
 from zoo.errors import InputError
-from zoo.measure.load import Loads, load_of
+from zoo.measure.load import decoded
+from zoo.measure.load_counter import load_of
 from zoo.specs.read import read_file
 from zoo.specs.resolve import resolve
 from zoo.testing.isolation import own_registrations
@@ -179,7 +179,7 @@ def test_a_saved_folder_is_renamed_inside_its_weights_too(tmp_path: pathlib.Path
 def test_an_index_writes_the_loads_that_predictions_are_made_of(tmp_path: pathlib.Path) -> None:
     new_plugin("beta")
     package = tmp_path / "beta-blocks" / "beta_blocks"
-    shipped = msgspec.json.decode((package / "models" / "data" / "loads.json").read_bytes(), type=Loads)
+    shipped = decoded((package / "models" / "data" / "loads.json").read_bytes())
     load_file(package / "shift_mixer.py")
     (spec,) = [spec for _, spec in specs_in(Collection("", package / "models", ""))]
-    assert shipped == {"shiftnet_nano": {"train": load_of(build(spec)), "deploy": load_of(zoo.deploy(build(spec)))}}
+    assert shipped == {"shiftnet_nano": {form: load_of(build(spec), form) for form in ("train", "deploy")}}

@@ -31,7 +31,8 @@ from zoo.measure.design import GLANCE, Look, explored
 from zoo.measure.engines import refuse_impossible
 from zoo.measure.latency import MAX_WALL_CPU, MIN_PROCESSES, Latency, Runtime
 from zoo.measure.latency_model import Law, Seen, Subject, deviations
-from zoo.measure.load import batched, load_of, loads
+from zoo.measure.load import batched, loads
+from zoo.measure.load_counter import load_of
 from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
 from zoo.measure.segments import piece_times, pieces
 from zoo.measure.source_hash import source_hash
@@ -146,7 +147,7 @@ def _subject_of(spec: Spec, form: str, runtime: Runtime) -> Subject:
     """The subject of a spec that is not in the catalogue; one that was made from a model is of its family."""
     entry = catalog.entries().get(spec.name)
     net: Any = build(spec)
-    load = load_of(deploy(net) if form == "deploy" else net)
+    load = load_of(net, form)
     return Subject(spec.digest, spec.name, entry.family if entry else spec.name, form, batched(load, runtime.batch))
 
 

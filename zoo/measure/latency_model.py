@@ -1,10 +1,14 @@
-"""From a few measured models to the latency of all: what machines have in common, and what one machine does in its own way.
+"""From a few measured models to the latency of all: the rates of a machine, and what it does in a way that no rates tell.
 
-log t(m, d) = log nominal(m) + shared(m) + own(m, d) + noise. `nominal` adds up a model's work at the rates of a nominal machine;
-`shared` is what every machine makes of it, told by the rows of other devices; `own` is how device d departs from that. Both are Gaussian
-processes: linear in the shares of a model's kinds of work, smooth beyond that, with a term for each family, its form and each model. So
-every measured model says much of its relatives, something of models that do the same kind of work, and a little of all; and each
-prediction knows how far it can be trusted (Rasmussen and Williams, Gaussian Processes for Machine Learning, ch. 2).
+t(m) is the sum of what a model's kinds of work take at the machine's own rates, a factor on those of a nominal machine for each kind,
+found by Gauss-Newton steps that outliers pull little. Around these rates log t is linear in the shares of the kinds, so that
+
+    log t(m, d) = log sum_k nominal_k(m) f_k(d) + shares(m, d) (log f(d) - log fitted f(d)) + shared(m) + own(m, d) + noise
+
+is a Gaussian process: the rates are as uncertain as the measured models leave them, `shared` is what every machine makes of a model,
+told by the rows of other devices too, and `own` how device d departs from that. Both are smooth in the shares, with a term for each
+family, its form and each model. So each prediction knows how far it can be trusted (Rasmussen and Williams, Gaussian Processes for
+Machine Learning, ch. 2).
 """
 
 from __future__ import annotations
@@ -42,7 +46,6 @@ class Spread(NamedTuple):
     """Standard deviations, in log ms, of the terms of a process."""
 
     constant: float
-    kinds: float
     smooth: float
     family: float
     family_form: float
@@ -50,13 +53,19 @@ class Spread(NamedTuple):
     subject: float
 
 
-SHARED = Spread(constant=0.5, kinds=0.35, smooth=0.22, family=0.13, family_form=0.05, name=0.05, subject=0.035)
-OWN = Spread(constant=1.0, kinds=0.40, smooth=0.08, family=0.05, family_form=0.04, name=0.02, subject=0.02)
-"""Chosen by the likelihood of rows at one and at two threads; kinds of work, families and models may differ more between makers of processors."""
-REACH = 0.45
+SHARED = Spread(constant=0.05, smooth=0.30, family=0.09, family_form=0.03, name=0.04, subject=0.035)
+OWN = Spread(constant=0.1, smooth=0.15, family=0.08, family_form=0.03, name=0.04, subject=0.03)
+"""Chosen by the likelihood of rows of two processors; kinds of work, families and models may differ more between makers."""
+RATES = 0.75
+"""Of the logarithm of a kind's rate on one machine, against the nominal one."""
+REACH = 0.3
 """Distance in shares of work within which models resemble each other."""
+SIZE = 8.0
+"""How many times as much work, in logarithms, counts as far as one share of all work."""
 DOUBTS = (1.0, 2.0, 4.0, 8.0)
 """Factors of all noise, of which the likeliest counts: a busy machine is noisier than its samples say."""
+STEPS, USUAL = 40, 0.12
+"""Gauss-Newton steps; the standard deviation of log ms from the sum of rates, of which half as much again is an outlier."""
 
 
 class Law:
@@ -68,21 +77,29 @@ class Law:
         self.device, self.seen = device, list(seen)
         self.subjects = [sample.subject for sample in seen]
         self.devices = [sample.device for sample in seen]
-        rest = np.log([sample.ms for sample in seen]) - np.log(
-            [sum(nominal_ms(sample.load)) for sample in self.subjects]
-        )
-        shared = _covariance(self.subjects, self.subjects, SHARED) + _covariance(
-            self.subjects, self.subjects, OWN
-        ) * _same(self.devices, self.devices)
+        log_ms = np.log([sample.ms for sample in seen])
+        work = _work(self.subjects)
+        self._factors = {one: np.zeros(KINDS) for one in {device, *self.devices}}
+        shares, nominal = np.zeros_like(work), np.zeros(len(seen))
+        for one in dict.fromkeys(self.devices):
+            rows = np.array([other == one for other in self.devices])
+            self._factors[one] = _factors(work[rows], log_ms[rows])
+            shares[rows], nominal[rows] = _linear(work[rows], self._factors[one])
+        self._points = _Points(self.subjects, self.devices, shares, nominal)
         here = np.array([sample.device == device for sample in seen], dtype=bool)
         noise = np.array([sample.noise for sample in seen])
-        fits = [_Fit.of(shared, rest, noise * np.where(here, doubt, 1.0)) for doubt in DOUBTS]
+        covariance = _covariance(self._points, self._points)
+        fits = [
+            _Fit.of(covariance, log_ms - self._points.means(self._factors), noise * np.where(here, doubt, 1.0))
+            for doubt in DOUBTS
+        ]
         self.doubt, self._fit = max(zip(DOUBTS, fits, strict=True), key=lambda pair: pair[1].likelihood)
 
     def left_out(self, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """What was seen at these indices, predicted from all else: errors of log ms, and the deviations expected of them.
 
-        With P = K^-1 they are P_gg^-1 (P rest)_g, of covariance P_gg^-1 (the same book, eq. 5.10 to 5.12, for groups).
+        With P = K^-1 they are P_gg^-1 (P rest)_g, of covariance P_gg^-1 (the same book, eq. 5.10 to 5.12, for groups). The rates are
+        expanded around those that all fit, so that this is exact to first order.
         """
         import numpy as np
 
@@ -101,13 +118,69 @@ class Law:
         """Means of log ms on the device, and their covariance."""
         import numpy as np
 
-        cross = _covariance(subjects, self.subjects, SHARED) + _covariance(subjects, self.subjects, OWN) * _same(
-            [self.device], self.devices
-        )
-        nominal = np.log([sum(nominal_ms(subject.load)) for subject in subjects])
+        shares, nominal = _linear(_work(subjects), self._factors[self.device])
+        points = _Points(subjects, [self.device] * len(subjects), shares, nominal)
+        cross = _covariance(points, self._points)
         halves = np.linalg.solve(self._fit.root, cross.T)
-        prior = _covariance(subjects, subjects, SHARED) + _covariance(subjects, subjects, OWN)
-        return nominal + cross @ self._fit.weights, prior - halves.T @ halves
+        means = points.means(self._factors) + cross @ self._fit.weights
+        return means, _covariance(points, points) - halves.T @ halves
+
+
+class _Points(NamedTuple):
+    """Subjects on devices: the shares of their kinds of work at the fitted rates, and log ms by these rates."""
+
+    subjects: Sequence[Subject]
+    devices: Sequence[str]
+    shares: np.ndarray
+    log_ms: np.ndarray
+
+    def means(self, factors: dict[str, np.ndarray]) -> np.ndarray:
+        """Of log ms before anything was seen: at the nominal rates, expanded around the fitted ones."""
+        import numpy as np
+
+        around = np.array([factors[device] for device in self.devices]).reshape(len(self.devices), KINDS)
+        return self.log_ms - (self.shares * around).sum(1)  # type: ignore[no-any-return]
+
+    def places(self) -> np.ndarray:
+        """Where they stand among models: by their shares, and by how much work they are."""
+        import numpy as np
+
+        return np.hstack([self.shares, (self.log_ms[:, None] - 3) / SIZE])
+
+
+def _work(subjects: Sequence[Subject]) -> np.ndarray:
+    """(subjects, kinds): milliseconds of each kind on the nominal machine."""
+    import numpy as np
+
+    return np.array([nominal_ms(subject.load) for subject in subjects]).reshape(len(subjects), KINDS)
+
+
+def _linear(work: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shares of the kinds in all time, and log ms, where each kind takes exp(factor) times as long as on the nominal machine."""
+    import numpy as np
+
+    parts = work * np.exp(factors)
+    total = parts.sum(1, keepdims=True)
+    return parts / total, np.log(total[:, 0])
+
+
+def _factors(work: np.ndarray, log_ms: np.ndarray) -> np.ndarray:
+    """The likeliest logarithms of what kinds of work take, against the nominal machine; a residual far off counts by its size, and
+    not by its square (Huber)."""
+    import numpy as np
+
+    factors = np.zeros(KINDS)
+    for _ in range(STEPS):
+        shares, expected = _linear(work, factors)
+        rest = log_ms - expected
+        weights = 1 / np.maximum(1, np.abs(rest) / (1.5 * USUAL))
+        curvature = (shares * weights[:, None]).T @ shares / USUAL**2 + np.eye(KINDS) / RATES**2
+        slope = (shares * weights[:, None]).T @ rest / USUAL**2 - factors / RATES**2
+        step = np.clip(np.linalg.solve(curvature, slope), -0.5, 0.5)
+        factors += step
+        if np.abs(step).max() < 1e-6:
+            break
+    return factors
 
 
 def deviations(covariance: np.ndarray) -> list[float]:
@@ -131,34 +204,28 @@ class _Fit(NamedTuple):
         return _Fit(root, np.linalg.solve(root.T, half), float(-half @ half / 2 - np.log(np.diag(root)).sum()))
 
 
-def _covariance(some: Sequence[Subject], others: Sequence[Subject], spread: Spread) -> np.ndarray:
+def _covariance(some: _Points, others: _Points) -> np.ndarray:
     import numpy as np
 
-    x, y = _features(some), _features(others)
+    x, y = some.places(), others.places()
     apart = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
-    terms = [
-        spread.constant**2,
-        spread.kinds**2 * x @ y.T,
-        spread.smooth**2 * np.exp(-np.maximum(apart, 0) / (2 * REACH**2)),
+    near = np.exp(-np.maximum(apart, 0) / (2 * REACH**2))
+    same = [
+        _same([place(one) for one in some.subjects], [place(one) for one in others.subjects])
+        for place in (
+            lambda subject: subject.family,
+            lambda subject: (subject.family, subject.form),
+            lambda subject: subject.name,
+            lambda subject: (subject.digest, subject.form),
+        )
     ]
-    places = (
-        (spread.family, lambda subject: subject.family),
-        (spread.family_form, lambda subject: (subject.family, subject.form)),
-        (spread.name, lambda subject: subject.name),
-        (spread.subject, lambda subject: (subject.digest, subject.form)),
-    )
-    for size, place in places:
-        terms.append(size**2 * _same([place(subject) for subject in some], [place(subject) for subject in others]))
-    return sum(terms)  # type: ignore[return-value]
 
+    def process(spread: Spread) -> np.ndarray:
+        terms = zip(spread[2:], same, strict=True)
+        return spread.constant**2 + spread.smooth**2 * near + sum(size**2 * term for size, term in terms)  # type: ignore[no-any-return]
 
-def _features(subjects: Sequence[Subject]) -> np.ndarray:
-    """The shares of each subject: those of its kinds of work, and how much work it is, around the middle of the catalogue."""
-    import numpy as np
-
-    times = np.array([nominal_ms(subject.load) for subject in subjects]).reshape(len(subjects), KINDS)
-    total = times.sum(1, keepdims=True)
-    return np.hstack([times / total, (np.log(total) - 3) / 3])
+    own = process(OWN) + RATES**2 * some.shares @ others.shares.T
+    return process(SHARED) + own * _same(some.devices, others.devices)
 
 
 def _same(some: Sequence[object], others: Sequence[object]) -> np.ndarray:

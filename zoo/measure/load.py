@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,43 +17,69 @@ from zoo.catalog.published import specs_in
 from zoo.measure.profiles import catalogued, costs
 from zoo.system.folders import write_whole
 
-if TYPE_CHECKING:
-    from torch import nn
-
 LOADS = "loads.json"
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """FLOPs of matrix products, of convolutions (1 x 1, dense, grouped), attention, scans and FFTs; elements that are computed,
-    normalised and moved; bytes of weights; operations, and views of memory."""
+    """Work by kind. FLOPs, elements and bytes are those of one input; weights, calls and views are as many for any batch.
 
-    matmul: int = 0
+    FLOPs of convolutions (1 x 1, larger, transposed, grouped with few channels in each group, depthwise by the size of the kernel, and
+    dilated depthwise), of matrix products (by a layer's weights, by packed weights of a deploy form, of two batches, with a vector), of
+    attention, scans and FFTs. Traffic: numbers that convolutions and products read and write, weights left out. Elements that are
+    computed, computed by a transcendental function, pooled, normalised by statistics over the batch or over channels, copied into
+    another order, and moved; in attention, those of its softmax. Bytes of weights; calls of convolutions, of products, of all
+    operations; views of memory.
+    """
+
     pointwise: int = 0
     convolution: int = 0
+    transposed: int = 0
     grouped: int = 0
+    depthwise: int = 0
+    large_depthwise: int = 0
+    dilated_depthwise: int = 0
+    matmul: int = 0
+    packed: int = 0
+    batched: int = 0
+    vector: int = 0
     attention: int = 0
     scan: int = 0
     fft: int = 0
+    convolution_traffic: int = 0
+    matmul_traffic: int = 0
+    packed_traffic: int = 0
     elements: int = 0
-    normalised: int = 0
+    transcendental: int = 0
+    pooled: int = 0
+    batch_normalised: int = 0
+    layer_normalised: int = 0
+    copied: int = 0
     moved: int = 0
+    softmax: int = 0
     weight_bytes: int = 0
+    convolutions: int = 0
+    products: int = 0
     operations: int = 0
     views: int = 0
 
 
 KINDS = len(Load.__struct_fields__)
+ONCE = ("weight_bytes", "convolutions", "products", "operations", "views")
+"""What a batch of inputs has as much of as one input."""
 NOMINAL = Load(
-    matmul=160_000_000, pointwise=200_000_000, convolution=150_000_000, grouped=20_000_000, attention=200_000_000, scan=12_000_000,
-    fft=20_000_000, elements=3_500_000, normalised=700_000, moved=600_000, weight_bytes=6_000_000, operations=220, views=280,
+    pointwise=220_000_000, convolution=180_000_000, transposed=160_000_000, grouped=33_000_000, depthwise=170_000_000,
+    large_depthwise=90_000_000, dilated_depthwise=5_000_000, matmul=115_000_000, packed=270_000_000, batched=400_000_000,
+    vector=60_000_000, attention=150_000_000, scan=30_000_000, fft=6_000_000, convolution_traffic=8_000_000,
+    matmul_traffic=7_500_000, packed_traffic=1_200_000, elements=5_000_000, transcendental=2_000_000, pooled=10_000_000,
+    batch_normalised=940_000, layer_normalised=3_000_000, copied=400_000, moved=1_400_000, softmax=11_000_000, weight_bytes=13_000_000,
+    convolutions=45, products=700, operations=290, views=370,
 )  # fmt: skip
-"""What a machine does of each in a millisecond: rounded from a fit to a Xeon on one thread. Only a place to start from."""
+"""What a machine does of each in a millisecond, as a place to start from: between what fits an EPYC and a Xeon on one thread."""
 
 
 def batched(load: Load, batch: int) -> Load:
     """The load of so many inputs at once: weights and operations stay as many as they were."""
-    once = ("weight_bytes", "operations", "views")
-    more = {name: batch * amount for name, amount in msgspec.structs.asdict(load).items() if name not in once}
+    more = {name: batch * amount for name, amount in msgspec.structs.asdict(load).items() if name not in ONCE}
     return msgspec.structs.replace(load, **more)
 
 
@@ -75,73 +100,26 @@ def loads() -> Loads:
     """Those of all collections. Of a model that ships none, what its cost says: MACs as dense work, elements and weights."""
     found: Loads = {}
     for collection in collections().values():
-        shipped: Loads = read_data(collection, collection.data / LOADS, _decoded, {})
+        shipped: Loads = read_data(collection, collection.data / LOADS, decoded, {})
         found |= {collection.full(name): forms for name, forms in shipped.items()}
     for name in catalog.entries():
         if not {"train", "deploy"} <= found.get(name, {}).keys():
             found[name] = {
                 form: Load(
                     pointwise=2 * cost.macs, scan=cost.scan_flops, fft=cost.fft_flops, elements=cost.elements,
-                    weight_bytes=cost.weight_bytes, operations=200,
+                    weight_bytes=cost.weight_bytes, products=60, operations=200,
                 )
                 for form, cost in costs()[name].items()
             }  # fmt: skip
     return found
 
 
-def _decoded(data: bytes) -> Loads:
-    return msgspec.json.decode(data, type=Loads)
-
-
-def load_of(net: nn.Module, batch: int = 1) -> Load:
-    """Counted in one pass on meta of a net on meta, in the form in which it is."""
-    import torch
-    from torch.utils.flop_counter import flop_registry
-
-    from zoo.build.inputs import meta_inputs
-    from zoo.measure.op_counter import Composites, Work
-
-    aten = torch.ops.aten
-
-    class Kinds(Work):
-        """Work, with convolutions told apart, and views counted."""
-
-        views = pointwise = grouped = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = super().__torch_dispatch__(func, types, args, kwargs)
-            packet = func._overloadpacket
-            if func.is_view or packet in (aten._unsafe_view, aten.as_strided_):
-                self.views += 1
-            elif packet is aten.convolution:
-                flops = int(flop_registry[packet](*args, **(kwargs or {}), out_val=result))
-                if args[8] > 1:
-                    self.grouped += flops
-                elif all(side == 1 for side in args[1].shape[2:]):
-                    self.pointwise += flops
-            return result
-
-    work = Kinds()
-    work.open.append("")
-    with torch.no_grad(), work, Composites(work):
-        net.eval()(*meta_inputs(net.spec, batch))  # type: ignore[arg-type]
-    flops = work.paths[""]
-    normalised = sum(row[1] for op, row in work.ops.items() if "norm" in op)
-    return Load(
-        matmul=flops["matmul"],
-        pointwise=work.pointwise,
-        convolution=flops["convolution"] - work.pointwise - work.grouped,
-        grouped=work.grouped,
-        attention=flops["attention"],
-        scan=flops["scan"],
-        fft=flops["fft"],
-        elements=work.elements["elementwise"] - normalised,
-        normalised=normalised,
-        moved=work.elements["moved"],
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()),
-        operations=sum(row[0] for row in work.ops.values()),
-        views=work.views,
-    )
+def decoded(data: bytes) -> Loads:
+    """What another release counted, by other kinds, counts as nothing."""
+    rows = msgspec.json.decode(data, type=dict[str, dict[str, list[int]]])
+    return {
+        name: {form: Load(*row) for form, row in forms.items() if len(row) == KINDS} for name, forms in rows.items()
+    }
 
 
 def render(found: Loads) -> bytes:
@@ -153,14 +131,14 @@ def render(found: Loads) -> bytes:
 def rendered(collection: Collection, file: str = "") -> bytes:
     """The bytes that the loads of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
     from zoo.build.builder import build
-    from zoo.build.deploy import deploy
+    from zoo.measure.load_counter import load_of
 
     path = collection.data / LOADS
     fresh = {
-        spec.name: {"train": load_of(build(spec)), "deploy": load_of(deploy(build(spec)))}
+        spec.name: {form: load_of(build(spec), form) for form in ("train", "deploy")}
         for _, spec in specs_in(collection, file or "*.toml")
     }
-    others = _decoded(path.read_bytes()) if file and path.is_file() else {}
+    others = decoded(path.read_bytes()) if file and path.is_file() else {}
     return render(catalogued(collection, others, fresh))
 
 
@@ -171,7 +149,7 @@ def write(collection: Collection, file: str = "") -> None:
 
 def main() -> int:
     write(CORE)
-    print(f"loads of {len(_decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
+    print(f"loads of {len(decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
     return 0
 
 

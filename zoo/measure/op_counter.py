@@ -72,7 +72,8 @@ def _fft_flops(shape: Any, dim: Any, *args: Any, out_shape: Any = None, **_: Any
 
 
 class Work(TorchDispatchMode):
-    """Counts while it is active. `ops[name]` is [calls, elements of the outputs, FLOPs]; `paths` the FLOPs by module and class."""
+    """Counts while it is active. `ops[name]` is [calls, elements of the outputs, FLOPs]; `paths` the FLOPs by module and class; `views`
+    how many operations give another view of memory."""
 
     def __init__(self, watch_memory: bool = False) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Work(TorchDispatchMode):
         self.paths: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         self.elements: dict[str, int] = defaultdict(int)
         self.uncounted: dict[str, int] = defaultdict(int)
-        self.written_bytes = self.peak_bytes = 0
+        self.written_bytes = self.peak_bytes = self.views = 0
         self.open: list[str] = []
         self.inside = ""
         self.watch_memory = watch_memory
@@ -98,6 +99,7 @@ class Work(TorchDispatchMode):
                     return result
         result = func(*args, **kwargs)
         if func.is_view or packet in (aten._unsafe_view, aten.as_strided_):
+            self.views += 1
             return result
         if self.inside == "group norm" and packet is aten.clone:
             return result  # some releases of torch copy a channels_last map here on meta, which no CPU does
@@ -118,8 +120,9 @@ class Work(TorchDispatchMode):
         row[0] += 1
         row[1] += elements
         self.kinds[name] = kind
+        flops = int(flop_registry[packet](*args, **kwargs, out_val=result)) if counted else 0
+        self.counted(func, args, kind, elements, flops)
         if counted:
-            flops = int(flop_registry[packet](*args, **kwargs, out_val=result))
             row[2] += flops
             for path in self.open:
                 self.paths[path][kind] += flops
@@ -128,6 +131,9 @@ class Work(TorchDispatchMode):
         else:
             self.elements[kind] += elements
         return result
+
+    def counted(self, func: Any, args: Any, kind: str, elements: int, flops: int) -> None:
+        """What else a derived class counts of an operation that is no view: the elements of its outputs are told, and its FLOPs."""
 
     def _watch(self, outputs: list[Tensor]) -> None:
         """Bytes of all storages that the pass made and still holds."""
