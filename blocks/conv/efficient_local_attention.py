@@ -1,6 +1,6 @@
 """Efficient local attention: every pixel weighed by what stands in its row and in its column.
 
-Paper: arXiv:2403.01123 (section 3.3). Upstream: Xuwei86/ELA_Code (Apache-2.0), whose names the parameters have.
+Paper: arXiv:2403.01123. Upstream: Xuwei86/ELA_Code (Apache-2.0), whose names the parameters have.
 """
 
 from __future__ import annotations

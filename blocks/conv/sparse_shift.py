@@ -1,6 +1,6 @@
 """Shifts of whole channels, of which most end as none: what mixes neighbours at no cost between 1 x 1 convolutions.
 
-Paper: arXiv:1903.05285 (section 3.2), after arXiv:1806.07370 (shifts that are learned). No official code.
+Paper: arXiv:1903.05285, after arXiv:1806.07370 (shifts that are learned). No official code.
 """
 
 from __future__ import annotations

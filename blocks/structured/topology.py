@@ -1,4 +1,4 @@
-"""A projection of channels that stand on a grid: each output reads its neighbours alone. Paper: arXiv:1608.04337 (section 3.3)."""
+"""A projection of channels that stand on a grid: each output reads its neighbours alone. Paper: arXiv:1608.04337."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Parts that run on a smaller map between a convolution and a deconvolution of each channel.
 
-Paper: arXiv:1608.04337 (section 3.4).
+Paper: arXiv:1608.04337.
 """
 
 from __future__ import annotations
