@@ -1,4 +1,4 @@
-"""Features of the nodes of a graph, smoothed by as many hops as suit each node. Paper: arXiv:2108.00219 (DGMLP). Upstream: PKU-DAIR/DGMLP."""
+"""Features of the nodes of a graph, smoothed by as many hops as suit each node. Paper: arXiv:2108.00955 (DGMLP). Upstream: PKU-DAIR/DGMLP."""
 
 from __future__ import annotations
 

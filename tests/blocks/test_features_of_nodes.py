@@ -59,7 +59,7 @@ def test_edges_of_other_nodes_are_refused(refused):
 
 
 def naive_attention(mixer: HeterogeneousAttention, x: Tensor) -> Tensor:
-    """One sample (N, C), equations 6 to 9: queries by feature, keys and values by feature or of all features together."""
+    """One sample (N, C): queries by feature, keys and values by feature or of all features together."""
     count, width = len(x), mixer.num_heads * mixer.head_dim
     q = [x[i] @ mixer.q.weight[i] + mixer.q.bias[i] for i in range(count)]
     if mixer.composite:
