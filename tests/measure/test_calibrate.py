@@ -137,7 +137,7 @@ def test_rows_of_other_devices_are_where_a_calibration_starts() -> None:
     enter(*(measured(one.name, form=one.form) for one in few))
     made = calibrate(minutes=0.0)
     off = sorted(abs(made.models[one.digest][one.form].ms / TRUTH.ms(one) - 1) for one in subjects())
-    assert off[len(off) // 2] < 0.05
+    assert off[len(off) // 2] < 0.07
 
 
 def test_a_row_that_others_slowed_down_counts_by_its_own_time_and_less() -> None:

@@ -1,9 +1,10 @@
 """From a few measured models to the latency of all: the rates of a machine, and what it does in a way that no rates tell.
 
 t(m) is the sum of what a model's kinds of work take at the machine's own rates, a factor on those of a nominal machine for each kind,
-found by Gauss-Newton steps that outliers pull little. Around these rates log t is linear in the shares of the kinds, so that
+found by Gauss-Newton steps that outliers pull little, from what other devices have in the mean. Around the fitted factors g log t is
+linear in the shares of the kinds, so that
 
-    log t(m, d) = log sum_k nominal_k(m) f_k(d) + shares(m, d) (log f(d) - log fitted f(d)) + shared(m) + own(m, d) + noise
+    log t(m, d) = log sum_k nominal_k(m) g_k(d) + shares(m, d) (log f(d) - log g(d)) + shared(m) + own(m, d) + noise
 
 is a Gaussian process: the rates are as uncertain as the measured models leave them, `shared` is what every machine makes of a model,
 told by the rows of other devices too, and `own` how device d departs from that. Both are smooth in the shares, with a term for each
@@ -54,7 +55,7 @@ class Spread(NamedTuple):
 
 
 SHARED = Spread(constant=0.05, smooth=0.30, family=0.09, family_form=0.03, name=0.04, subject=0.035)
-OWN = Spread(constant=0.1, smooth=0.15, family=0.08, family_form=0.03, name=0.04, subject=0.03)
+OWN = Spread(constant=1.0, smooth=0.15, family=0.08, family_form=0.03, name=0.04, subject=0.03)
 """Chosen by the likelihood of rows of two processors; kinds of work, families and models may differ more between makers."""
 RATES = 0.75
 """Of the logarithm of a kind's rate on one machine, against the nominal one."""
@@ -79,18 +80,20 @@ class Law:
         self.devices = [sample.device for sample in seen]
         log_ms = np.log([sample.ms for sample in seen])
         work = _work(self.subjects)
-        self._factors = {one: np.zeros(KINDS) for one in {device, *self.devices}}
+        others = [one for one in dict.fromkeys(self.devices) if one != device]
+        self._rates: dict[str, _Rates] = {}
         shares, nominal = np.zeros_like(work), np.zeros(len(seen))
-        for one in dict.fromkeys(self.devices):
-            rows = np.array([other == one for other in self.devices])
-            self._factors[one] = _factors(work[rows], log_ms[rows])
-            shares[rows], nominal[rows] = _linear(work[rows], self._factors[one])
+        for one in (*others, device):
+            rows = np.array([other == one for other in self.devices], dtype=bool)
+            expected = [self._rates[other].fitted for other in others] if one == device else []
+            self._rates[one] = _Rates.of(work[rows], log_ms[rows], np.mean(expected or [np.zeros(KINDS)], axis=0))
+            shares[rows], nominal[rows] = _linear(work[rows], self._rates[one].fitted)
         self._points = _Points(self.subjects, self.devices, shares, nominal)
         here = np.array([sample.device == device for sample in seen], dtype=bool)
         noise = np.array([sample.noise for sample in seen])
         covariance = _covariance(self._points, self._points)
         fits = [
-            _Fit.of(covariance, log_ms - self._points.means(self._factors), noise * np.where(here, doubt, 1.0))
+            _Fit.of(covariance, log_ms - self._points.means(self._rates), noise * np.where(here, doubt, 1.0))
             for doubt in DOUBTS
         ]
         self.doubt, self._fit = max(zip(DOUBTS, fits, strict=True), key=lambda pair: pair[1].likelihood)
@@ -118,11 +121,11 @@ class Law:
         """Means of log ms on the device, and their covariance."""
         import numpy as np
 
-        shares, nominal = _linear(_work(subjects), self._factors[self.device])
+        shares, nominal = _linear(_work(subjects), self._rates[self.device].fitted)
         points = _Points(subjects, [self.device] * len(subjects), shares, nominal)
         cross = _covariance(points, self._points)
         halves = np.linalg.solve(self._fit.root, cross.T)
-        means = points.means(self._factors) + cross @ self._fit.weights
+        means = points.means(self._rates) + cross @ self._fit.weights
         return means, _covariance(points, points) - halves.T @ halves
 
 
@@ -134,12 +137,12 @@ class _Points(NamedTuple):
     shares: np.ndarray
     log_ms: np.ndarray
 
-    def means(self, factors: dict[str, np.ndarray]) -> np.ndarray:
-        """Of log ms before anything was seen: at the nominal rates, expanded around the fitted ones."""
+    def means(self, rates: dict[str, _Rates]) -> np.ndarray:
+        """Of log ms before anything was seen: at the expected rates, expanded around the fitted ones."""
         import numpy as np
 
-        around = np.array([factors[device] for device in self.devices]).reshape(len(self.devices), KINDS)
-        return self.log_ms - (self.shares * around).sum(1)  # type: ignore[no-any-return]
+        steps = np.array([rates[device].fitted - rates[device].expected for device in self.devices])
+        return self.log_ms - (self.shares * steps.reshape(len(self.devices), KINDS)).sum(1)  # type: ignore[no-any-return]
 
     def places(self) -> np.ndarray:
         """Where they stand among models: by their shares, and by how much work they are."""
@@ -164,23 +167,31 @@ def _linear(work: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return parts / total, np.log(total[:, 0])
 
 
-def _factors(work: np.ndarray, log_ms: np.ndarray) -> np.ndarray:
-    """The likeliest logarithms of what kinds of work take, against the nominal machine; a residual far off counts by its size, and
-    not by its square (Huber)."""
-    import numpy as np
+class _Rates(NamedTuple):
+    """Logarithms of what kinds of work take on a device, against the nominal machine: as other devices let expect, and as fitted."""
 
-    factors = np.zeros(KINDS)
-    for _ in range(STEPS):
-        shares, expected = _linear(work, factors)
-        rest = log_ms - expected
-        weights = 1 / np.maximum(1, np.abs(rest) / (1.5 * USUAL))
-        curvature = (shares * weights[:, None]).T @ shares / USUAL**2 + np.eye(KINDS) / RATES**2
-        slope = (shares * weights[:, None]).T @ rest / USUAL**2 - factors / RATES**2
-        step = np.clip(np.linalg.solve(curvature, slope), -0.5, 0.5)
-        factors += step
-        if np.abs(step).max() < 1e-6:
-            break
-    return factors
+    expected: np.ndarray
+    fitted: np.ndarray
+
+    @staticmethod
+    def of(work: np.ndarray, log_ms: np.ndarray, expected: np.ndarray) -> _Rates:
+        """The likeliest. A residual far off counts by its size, and not by its square (Huber); the device may be faster or slower in
+        all by `OWN.constant`, and in each kind by `RATES`."""
+        import numpy as np
+
+        doubt = np.linalg.inv(RATES**2 * np.eye(KINDS) + OWN.constant**2)
+        fitted = expected.copy()
+        for _ in range(STEPS):
+            shares, log_sum = _linear(work, fitted)
+            rest = log_ms - log_sum
+            weights = 1 / np.maximum(1, np.abs(rest) / (1.5 * USUAL))
+            curvature = (shares * weights[:, None]).T @ shares / USUAL**2 + doubt
+            slope = (shares * weights[:, None]).T @ rest / USUAL**2 - doubt @ (fitted - expected)
+            step = np.clip(np.linalg.solve(curvature, slope), -0.5, 0.5)
+            fitted += step
+            if np.abs(step).max() < 1e-6:
+                break
+        return _Rates(expected, fitted)
 
 
 def deviations(covariance: np.ndarray) -> list[float]:
