@@ -26,7 +26,7 @@ from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT
 from zoo.measure.profile import Form, Profile, profile
 from zoo.measure.profiles import costs, totals
-from zoo.specs.inputs import ImageInput, VideoInput
+from zoo.specs.inputs import FramesInput, ImageInput, VideoInput
 from zoo.testing.outcomes import (
     FAILED,
     NOT_APPLICABLE,
@@ -63,12 +63,13 @@ class Subject:
 
     @functools.cached_property
     def lived_in(self) -> Any:
-        """The model with statistics and scales that are not at their neutral beginning."""
+        """The model with statistics and scales, and maps that begin at zero, that are not at their neutral beginning."""
         model = copy.deepcopy(self.built)
         generator = torch.Generator().manual_seed(1)
+        zeros = {key for key, parameter in model.named_parameters() if not parameter.any()}
         with torch.no_grad():
             for key, tensor in model.state_dict().items():
-                if tensor.is_floating_point() and tensor.ndim < 2:
+                if tensor.is_floating_point() and (tensor.ndim < 2 or key in zeros):
                     noise = torch.rand(tensor.shape, generator=generator)
                     tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
         return model
@@ -98,13 +99,14 @@ def index(subject: Subject) -> None:
 
 def shapes(subject: Subject) -> None:
     """Its output has a row for each input, and a column for each class (an ensemble one for each member); those of a graph have a row for
-    each input, unless what goes in is one set of points."""
+    each input, or each frame of it, unless what goes in is one set of points."""
     net = subject.built
     with torch.no_grad():
         y = _answer(net, _inputs(net))
     if net.spec.graph is not None:
+        rows = 2 * net.spec.input.frames if isinstance(net.spec.input, FramesInput) else 2
         require(
-            not has_samples(net.spec) or all(len(value) == 2 for value in _each(y)),
+            not has_samples(net.spec) or all(len(value) == rows for value in _each(y)),
             f"two inputs gave {[tuple(value.shape) for value in _each(y)]}",
         )
         require(
