@@ -40,7 +40,7 @@ class ExitGate(nn.Module):
     layout="BLC",
     abilities=("noncausal", "1d"),
     paper="arXiv:2310.09163",
-    covers=("jei_dnn", "early_exit"),
+    covers=("jei_dnn",),
 )
 class EarlyExit(nn.Module):
     """The logits of the first classifier whose gate lets a sample go; the last one's for whom none does.

@@ -10,7 +10,7 @@ from blocks.registry import block
 from blocks.registry.slots import Act, slot
 
 
-@block("glu", kind="channel_mixer", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2002.05202")
+@block("glu", kind="downsample", abilities=("causal", "noncausal", "any_resolution"), paper="arXiv:2002.05202")
 class Glu(nn.Module):
     """y = act(a) * b with [a | b] = x: the first half of the channels gates the second.
 

@@ -35,6 +35,7 @@ def test_every_buffer_of_a_state_is_constant_or_an_accumulator() -> None:
     constant = {
         "hyena": {"t"},
         "monarch_mixer": {"t"},
+        "orchid": {"t"},
         "kernelized_attention": {"omega"},
         "kernelized_attention_2d": {"omega"},
     }

@@ -19,14 +19,14 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 @block(
-    "group_attention",
+    "grouped_attend",
     kind="merge",
     layout="BLC",
     abilities=("noncausal",),
     paper="arXiv:2305.12689",
     covers=("fit_read", "fit_write"),
 )
-class GroupAttention(nn.Module):
+class GroupedAttend(nn.Module):
     """y = W_o concat_h softmax(q_h k_h^T / sqrt(head_dim)) v_h within each group: q = W_q x, k = W_k z, v = W_v z.
 
     x (B, groups L, C), and z (B, groups M, D), or images -> the shape of x: the i-th `groups`-th of x looks at the i-th of z. Heads share the
