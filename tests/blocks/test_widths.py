@@ -32,9 +32,9 @@ SMALL = {"ngram_context": {"window": 2}}
 def test_a_mixer_is_sound_or_refused_at_every_small_width(name: str) -> None:
     subject = Subject(name)
     numbers = [key for key, param in subject.info.params.items() if "'number'" in str(param.schema)]
-    image = subject.spaces[0] == "image"
+    size = {"image": (4, 4), "video": (2, 4, 4)}.get(subject.spaces[0], (16,))
     for dim in (1, 3, 4, 16):
-        place = Place("subject", sizes=lambda: (4, 4) if image else (16,), stage_dims=(dim,) * 4)
+        place = Place("subject", sizes=lambda: size, stage_dims=(dim,) * 4)
         for change in (
             {},
             *({key: 0.01} for key in numbers),
@@ -48,7 +48,7 @@ def test_a_mixer_is_sound_or_refused_at_every_small_width(name: str) -> None:
             assert mixer is not None
             assert all(parameter.numel() for parameter in mixer.parameters())
             with torch.no_grad():
-                y = run(mixer.eval(), torch.randn(2, dim, 4, 4) if image else torch.randn(2, 16, dim))
+                y = run(mixer.eval(), torch.randn(2, dim, *size) if size != (16,) else torch.randn(2, 16, dim))
             assert y.isfinite().all(), call
 
 
