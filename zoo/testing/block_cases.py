@@ -61,6 +61,7 @@ CALLS: dict[str, dict[str, Any]] = {
             {"name": "b", "from": ["a", {"of": "x", "do": ["layer_norm"]}], "merge": "sum", "do": ["mlp"]},
         ],
     },
+    "core/heterogeneous_attention@1": {"rank": 8},
     "core/box_decoder@1": {"strides": [8, 16]},
     "core/squares@1": {"size": 7, "inside": "sum"},
     "core/radial_basis@1": {"cutoff": 20.0},
