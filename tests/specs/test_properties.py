@@ -45,6 +45,8 @@ small = { block = "depthwise_conv", kernel_size = 3 }
 large = { use = "@small", kernel_size = 7 }
 """  # fmt: skip
 TREE = tomllib.loads(NET)
+EXAMPLES = 100
+"""Of each kind of change; `python -m tests.fuzz` tries as many as there is time for."""
 BOUNDED = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 numbers = st.one_of(st.integers(-1, 70), st.integers(), st.floats(), st.booleans())
@@ -110,7 +112,7 @@ def test_a_published_spec_written_and_read_again_is_the_same(name: str) -> None:
     check(sources.spec(name))
 
 
-@settings(BOUNDED, max_examples=300)
+@settings(BOUNDED, max_examples=EXAMPLES)
 @given(st.integers(0, len(NET) - 1), st.sampled_from("\x00\t\n 01-+.,=@#_abEé\"'[]{}\\😀") | st.just(""))
 def test_any_changed_character_gives_a_spec_or_a_typed_error(place: int, character: str) -> None:
     text = NET[:place] + character + NET[place + 1 :]
@@ -120,7 +122,7 @@ def test_any_changed_character_gives_a_spec_or_a_typed_error(place: int, charact
         assert SCHEMA.is_valid(tomllib.loads(text))
 
 
-@settings(BOUNDED, max_examples=300)
+@settings(BOUNDED, max_examples=EXAMPLES)
 @given(st.sampled_from(places(TREE)), st.sampled_from(["replace", "remove", "add"]), keys, values)
 def test_any_changed_value_gives_a_typed_error_or_a_spec_that_the_schema_accepts(
     path: tuple[Any, ...], how: str, key: str, value: Any
