@@ -53,7 +53,7 @@ def test_place_and_pre_processing_are_those_that_timm_tells(timm: types.ModuleTy
 def test_weights_that_forbid_commercial_use_say_so() -> None:
     classes = {name: collection.published(name).licence_class for name in LISTED}
     forbidden = {name.partition("_")[0] for name, kind in classes.items() if kind == "noncommercial"}
-    assert forbidden == {"convnextv2", "mambavision", "regnety"}
+    assert forbidden == {"convnextv2", "idisc", "mambavision", "regnety"}
     assert {name.partition("_")[0] for name, kind in classes.items() if kind == "unknown"} == {
         "mobileone",
         "falcon",

@@ -12,7 +12,7 @@ from blocks.registry import INDEX_OF_PLUGIN, get, info_of
 from zoo.authoring.core_index import render
 from zoo.catalog.collection import Collection
 from zoo.catalog.index import entries
-from zoo.measure import load, profiles
+from zoo.measure import load_counter, profiles
 from zoo.system.folders import write_whole
 
 
@@ -40,4 +40,4 @@ def _files(package: Path, blocks: Iterable[str], collection: Collection | None) 
     if collection is not None and any(collection.folder.glob("*.toml")):
         yield collection.index_file, render(collection)
         yield collection.data / profiles.PROFILES, profiles.rendered(collection)
-        yield collection.data / load.LOADS, load.rendered(collection)
+        yield collection.data / load_counter.LOADS, load_counter.rendered(collection)

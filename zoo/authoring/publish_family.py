@@ -19,7 +19,8 @@ from zoo.catalog.collection import CORE
 from zoo.catalog.index import entries, forget
 from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
-from zoo.measure import load, profiles
+from zoo.measure import load_counter, profiles
+from zoo.measure.load import loads
 from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
@@ -70,11 +71,17 @@ def publish_family(name: str) -> Publication:
     if problems:
         raise SpecError(path.name, problems)
     _check_figures(family)
-    files = [CORE.index_file, CORE.data / profiles.PROFILES, CORE.data / load.LOADS, ROOT / DIGESTS, ROOT / CARDS]
+    files = [
+        CORE.index_file,
+        CORE.data / profiles.PROFILES,
+        CORE.data / load_counter.LOADS,
+        ROOT / DIGESTS,
+        ROOT / CARDS,
+    ]
     write_whole(CORE.index_file, render(CORE, path.name))
     _forget()
     profiles.write(CORE, path.name)
-    load.write(CORE, path.name)
+    load_counter.write(CORE, path.name)
     _write_digests()
     _forget()
     cards.write(ROOT / CARDS, name)

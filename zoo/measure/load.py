@@ -1,21 +1,18 @@
 """What a model asks of a machine: its work by kind, and the share of time that each kind takes on a nominal machine.
 
-The loads of a collection's models ship beside their profiles (`python -m zoo.measure.load` writes the core's); those of any other net are
+The loads of a collection's models ship beside their profiles (`python -m zoo.measure.load_counter` writes the core's); those of any other net are
 counted on meta. Reading them imports no torch.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 
 import msgspec
 
 from zoo import catalog
-from zoo.catalog.collection import CORE, Collection, collections, read_data
-from zoo.catalog.published import specs_in
-from zoo.measure.profiles import catalogued, costs
-from zoo.system.folders import write_whole
+from zoo.catalog.collection import collections, read_data
+from zoo.measure.profiles import costs
 
 LOADS = "loads.json"
 
@@ -120,38 +117,3 @@ def decoded(data: bytes) -> Loads:
     return {
         name: {form: Load(*row) for form, row in forms.items() if len(row) == KINDS} for name, forms in rows.items()
     }
-
-
-def render(found: Loads) -> bytes:
-    """A model a line."""
-    lines = [f'"{name}": {msgspec.json.encode(forms).decode()}' for name, forms in found.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-
-def rendered(collection: Collection, file: str = "") -> bytes:
-    """The bytes that the loads of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
-    from zoo.build.builder import build
-    from zoo.measure.load_counter import load_of
-
-    path = collection.data / LOADS
-    fresh = {
-        spec.name: {form: load_of(build(spec), form) for form in ("train", "deploy")}
-        for _, spec in specs_in(collection, file or "*.toml")
-    }
-    others = decoded(path.read_bytes()) if file and path.is_file() else {}
-    return render(catalogued(collection, others, fresh))
-
-
-def write(collection: Collection, file: str = "") -> None:
-    """Writes the loads of a collection, those of one `file` anew."""
-    write_whole(collection.data / LOADS, rendered(collection, file))
-
-
-def main() -> int:
-    write(CORE)
-    print(f"loads of {len(decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

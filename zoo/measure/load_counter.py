@@ -1,19 +1,26 @@
-"""The load of any net, counted in one pass on meta."""
+"""The load of any net, counted in one pass on meta. `python -m zoo.measure.load_counter` writes those of the core's models."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from blocks.packing import Packed
+from zoo.build.builder import build
 from zoo.build.deploy import deploy
 from zoo.build.inputs import meta_inputs
-from zoo.measure.load import Load
+from zoo.catalog.collection import CORE, Collection
+from zoo.catalog.published import specs_in
+from zoo.measure.load import LOADS, Load, Loads, decoded
 from zoo.measure.op_counter import REDUCTIONS, Composites, Work
+from zoo.measure.profiles import catalogued
+from zoo.system.folders import write_whole
 
 FEW_CHANNELS = 16
 """Channels in a group below which a grouped convolution is no dense one for each group."""
@@ -113,3 +120,35 @@ class Kinds(Work):
             self.amounts["moved"] += elements
         else:
             self.amounts["elements"] += most
+
+
+def render(found: Loads) -> bytes:
+    """A model a line."""
+    lines = [f'"{name}": {msgspec.json.encode(forms).decode()}' for name, forms in found.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def rendered(collection: Collection, file: str = "") -> bytes:
+    """The bytes that the loads of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
+    path = collection.data / LOADS
+    fresh = {
+        spec.name: {form: load_of(build(spec), form) for form in ("train", "deploy")}
+        for _, spec in specs_in(collection, file or "*.toml")
+    }
+    others = decoded(path.read_bytes()) if file and path.is_file() else {}
+    return render(catalogued(collection, others, fresh))
+
+
+def write(collection: Collection, file: str = "") -> None:
+    """Writes the loads of a collection, those of one `file` anew."""
+    write_whole(collection.data / LOADS, rendered(collection, file))
+
+
+def main() -> int:
+    write(CORE)
+    print(f"loads of {len(decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
