@@ -20,7 +20,6 @@ from zoo.catalog.index import entries, forget
 from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
 from zoo.measure import load_counter, profiles
-from zoo.measure.load import loads
 from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
@@ -208,7 +207,7 @@ def _write_digests() -> None:
 def _forget() -> None:
     """The files were written: what was read of them is stale."""
     forget()
-    for cached in (profiles.costs, load.loads, published, family_of):
+    for cached in (profiles.costs, loads, published, family_of):
         cached.cache_clear()
 
 
