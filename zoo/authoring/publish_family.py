@@ -20,6 +20,7 @@ from zoo.catalog.index import entries, forget
 from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
 from zoo.measure import load_counter, profiles
+from zoo.measure.load import loads
 from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
