@@ -163,6 +163,13 @@ def test_dangling_names_unread_nodes_and_outputs_are_refused_together() -> None:
     assert "which nobody reads" in found[2]
 
 
+def test_stages_beside_a_graph_have_widths() -> None:
+    net = whole([{"name": "y", "from": "input", "do": [conv(2)]}])
+    net["spec"] |= {"depths": [1, 1], "layer": ["layer_norm"]}
+    with pytest.raises(SpecError, match="spec.dims\n    expected `dims`; found nothing"):
+        zoo.create(net, device="meta")
+
+
 def test_a_circle_is_shown() -> None:
     found = sentences([{"name": "a", "from": ["input", "b"]}, {"name": "b", "from": "a"}], outputs="b")
     assert found[0].endswith("expected nodes that do not wait for themselves; found a circle: `a` -> `b` -> `a`")

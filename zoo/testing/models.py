@@ -63,13 +63,12 @@ class Subject:
 
     @functools.cached_property
     def lived_in(self) -> Any:
-        """The model with statistics and scales, and maps that begin at zero, that are not at their neutral beginning."""
+        """The model with statistics and scales that are not at their neutral beginning."""
         model = copy.deepcopy(self.built)
         generator = torch.Generator().manual_seed(1)
-        zeros = {key for key, parameter in model.named_parameters() if not parameter.any()}
         with torch.no_grad():
             for key, tensor in model.state_dict().items():
-                if tensor.is_floating_point() and (tensor.ndim < 2 or key in zeros):
+                if tensor.is_floating_point() and tensor.ndim < 2:
                     noise = torch.rand(tensor.shape, generator=generator)
                     tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
         return model
@@ -133,7 +132,7 @@ def deployed(subject: Subject) -> None:
 
 def gradient(subject: Subject) -> None:
     """The gradient of a loss reaches every parameter but those of experts and paths that nothing took, in the middle of training, and is finite."""
-    net, ctx = copy.deepcopy(subject.lived_in).train(), Context()
+    net, ctx = _off_zero(copy.deepcopy(subject.lived_in)).train(), Context()
     anneal(net, 0.5)
     torch.manual_seed(0)
     y = _answer(net, _inputs(net), ctx)
@@ -293,6 +292,16 @@ def run_check(subject: Subject, check: str) -> Result:
     except BaseException as error:  # a model may raise anything
         return Result(name, check, FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Result(name, check, OK)
+
+
+def _off_zero(net: Any) -> Any:
+    """The net with maps that begin at zero moved: nothing before such a map would get a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                parameter.copy_(0.1 * (torch.rand(parameter.shape, generator=generator) - 0.5))
+    return net
 
 
 def _inputs(net: Any) -> tuple[Tensor, ...]:
