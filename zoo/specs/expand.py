@@ -80,7 +80,7 @@ def _top_keys(spec: Table, problems: list[Problem]) -> None:
     for key in spec:
         if key not in TOP and len(problems) < MOST_PROBLEMS:
             problems.append(Problem(str(spec.origins[key]), f"one of {listed(TOP, 24)}", f"`{key}`", nearest(key, TOP)))
-    staged = ("input", "dims") if {"depths", "stages"} & set(spec) else ("input",)
+    staged = ("input", "dims") if "depths" in spec else ("input",)
     chain = () if "backbone" in spec else staged if "graph" in spec else ("input", "stem", "dims")
     for key in (*chain, *(() if "graph" in spec else ("head",))):
         if key not in spec and not (key == "dims" and "growth" in spec):
