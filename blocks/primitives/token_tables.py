@@ -51,7 +51,7 @@ class LearnedPositions(Recurrent):
     def mix(self, x: Tensor, state: State | None, mask: Tensor | None, ctx: Context | None) -> tuple[Tensor, State]:
         most, length = len(self.weight), x.shape[1]
         where, after = positions_after(x, None if state is None else state[0], mask)
-        if length > most or (state is not None and int(after.max()) > most):
+        if length > most or (state is not None and not after.is_meta and int(after.max()) > most):
             raise SizeError(f"there are {most} learned positions, and the sequence is longer; state max_positions = N")
         if state is None:
             return x + self.weight[:length], (after,)

@@ -295,3 +295,8 @@ def test_routers_that_drop_make_the_macs_a_range(router: dict[str, object], rows
     expected = round(64 * float(moes[0].router.k))
     fixed = changed.macs - len(moes) * per_row * expected
     assert changed.macs_range == tuple(fixed + len(moes) * per_row * count for count in rows)
+
+
+def test_the_next_token_of_a_net_with_learned_positions_is_counted_without_its_values() -> None:
+    step = zoo.profile("entropy_guided_nano").per_token
+    assert step is not None and step.macs > 0
