@@ -56,7 +56,7 @@ class Spread(NamedTuple):
 
 SHARED = Spread(constant=0.05, smooth=0.30, family=0.09, family_form=0.03, name=0.04, subject=0.035)
 OWN = Spread(constant=1.0, smooth=0.15, family=0.08, family_form=0.03, name=0.04, subject=0.03)
-"""Chosen by the likelihood of rows of two processors; kinds of work, families and models may differ more between makers."""
+"""Rounded from a coarse search for the likelihood of rows of an EPYC and a Xeon; families and models may differ more between makers."""
 RATES = 0.75
 """Of the logarithm of a kind's rate on one machine, against the nominal one."""
 REACH = 0.3
