@@ -27,6 +27,8 @@ from tests.benchmarks import (
     plugged,
     predictions,
     recurrences,
+    sharding,
+    training,
 )
 from tests.benchmarks.harness import Comparison
 from zoo.measure.this_device import this_device
@@ -46,8 +48,10 @@ WHAT = [
     "predictions",
     "deploy",
     "ray",
+    "sharding",
+    "training",
 ]
-UNASKED = {"predictions", "deploy", "ray"}
+UNASKED = {"predictions", "deploy", "ray", "sharding", "training"}
 """Run only when named: they take many minutes of a quiet machine."""
 
 
@@ -75,6 +79,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--runtimes", default=",".join(deploying.RUNTIMES), help="deploy: what `auto` chooses from")
     parser.add_argument("--families", type=int, default=12, help="predictions: of so many, `--models` in number")
+    parser.add_argument("--script", default="train.py", metavar="FILE", help="training: timm's own, of its repository")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     parser.add_argument("--markdown", metavar="FILE", help="bring the rows of a table of ratios up to date")
     chosen = parser.parse_args(arguments)
@@ -116,6 +121,10 @@ def main(arguments: list[str]) -> int:
     if "predictions" in what:
         models = int(chosen.models) if chosen.models.isdigit() else 30
         print("", *predictions.report(chosen.minutes, models, chosen.families, chosen.threads), sep="\n")
+    if "sharding" in what:
+        print("", *sharding.report(), sep="\n")
+    if "training" in what:
+        print("", *training.report(chosen.script), sep="\n")
     if "ray" in what:
         print("", *clusters.report(int(chosen.batch), chosen.rounds), sep="\n")
     if "deploy" in what:

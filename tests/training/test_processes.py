@@ -1,4 +1,4 @@
-"""Trainings in processes of their own: two that share each batch, and one that is killed at moments that nobody chose."""
+"""Trainings in processes of their own: several that share each batch, and one that is killed at moments that nobody chose."""
 
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ def history(processes: int, data: pathlib.Path, out: pathlib.Path, model: str, *
     [("gmlp_nano", []), ("starnet_nano", ["model.batch_norm=sync", "optimizer.name=sgd", "optimizer.lr=0.02"])],
     ids=["layer norms", "batch norms"],
 )
-def test_two_processes_learn_what_one_does(tmp_path: pathlib.Path, model: str, settings: list[str]) -> None:
+def test_two_and_four_processes_learn_what_one_does(tmp_path: pathlib.Path, model: str, settings: list[str]) -> None:
     """Of batch norms with SGD: biases before them have gradients of rounding alone, of which AdamW makes whole steps."""
     data, curves = shades.folder(tmp_path / "data"), []
-    for processes in (1, 2):
+    for processes in (1, 2, 4):
         options = [part for setting in settings for part in ("--set", setting)]
         curves.append(history(processes, data, tmp_path / str(processes), model, *options))
-    for one, other in zip(*curves, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
-        assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
+    for one, *others in zip(*curves, strict=True):
+        for other in others:
+            assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
+            assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
 
 
 @pytest.mark.slow

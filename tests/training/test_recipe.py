@@ -42,6 +42,9 @@ def test_a_field_that_is_not_there_has_a_nearest_one_and_all_problems_come_at_on
 
 def test_values_that_clash_are_told() -> None:
     assert "a divisor of data.batch_size, 32" in refusal(settings={"optimizer.accumulate": 5})
+    assert "float32 or bfloat16 where engine.sharded" in refusal(
+        settings={"engine.sharded": True, "engine.precision": "float16"}
+    )
     assert "adapters freeze what they adapt" in refusal(settings={"model.lora": 4, "model.freeze": 1})
 
 

@@ -104,10 +104,14 @@ def loader(
     return DataLoader(pictures, batch_sampler=_Keys(order, start, end, share), **_workers(workers))
 
 
-def in_turn(pictures: Pictures, batch_size: int, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All pictures, each once, in their order."""
-    keys: Any = [(0, i) for i in range(len(pictures))]
-    return DataLoader(pictures, batch_size=batch_size, sampler=keys, **_workers(workers))
+def in_turn(
+    pictures: Pictures, batches: int | Sequence[Sequence[int]], workers: int = 0
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """All pictures, each once, in their order, so many in a batch; or the batches that are named."""
+    if isinstance(batches, int):
+        batches = [range(start, min(start + batches, len(pictures))) for start in range(0, len(pictures), batches)]
+    keys: Any = [[(0, i) for i in batch] for batch in batches]
+    return DataLoader(pictures, batch_sampler=keys, **_workers(workers))
 
 
 def seeded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.data.labelled import Task
 from zoo.evaluating import several
-from zoo.training.batches import Pictures, in_turn
+from zoo.training.batches import Pictures, Share, in_turn
 from zoo.training.objectives import Objective
 from zoo.weights.stats import wilson_interval
 
@@ -80,9 +81,32 @@ def judge(
     """The model in evaluation mode, which it keeps."""
     model.eval()
     answers = [model(x.to(device)).float().cpu() for x, _ in in_turn(pictures, batch_size, workers)]
-    logits = torch.cat(answers)
-    loss = float(objective.of(logits, pictures.targets))
-    return Judgement(objective.task, logits, pictures.targets, loss)
+    return _judgement(torch.cat(answers), pictures, objective)
+
+
+@torch.no_grad()
+def judge_together(
+    answer: Callable[[Tensor], Tensor], pictures: Pictures, objective: Objective, batch_size: int, share: Share, workers: int = 0,
+    device: Any = "cpu",
+) -> Judgement | None:  # fmt: skip
+    """The same by several processes, each of which computes some of the batches; None but in the first.
+
+    `answer` is called equally often in each of them, since its parameters may lie in all."""
+    starts = list(range(0, len(pictures), batch_size))
+    own = starts[share.rank :: share.processes]
+    idle = -(-len(starts) // share.processes) - len(own)
+    rows = [range(start, min(start + batch_size, len(pictures))) for start in own] + [range(1)] * idle
+    answers = [answer(x.to(device)).float().cpu() for x, _ in in_turn(pictures, rows, workers)]
+    parts: list[Any] | None = [None] * share.processes if share.rank == 0 else None
+    torch.distributed.gather_object(answers[: len(own)], parts)
+    if parts is None:
+        return None
+    whole = [parts[turn % share.processes][turn // share.processes] for turn in range(len(starts))]
+    return _judgement(torch.cat(whole), pictures, objective)
+
+
+def _judgement(answers: Tensor, pictures: Pictures, objective: Objective) -> Judgement:
+    return Judgement(objective.task, answers, pictures.targets, float(objective.of(answers, pictures.targets)))
 
 
 def mean_average_precision(answers: Tensor, targets: Tensor) -> float:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BEST = Path("training", "best.safetensors")
 LAST = Path("training", "last.safetensors")
+LAST_PARTS = Path("training", "last.json")
+"""Of a sharded run: names the folder with the parts."""
 SURVEY = Path("training", "survey.json")
 TAG = "trained"
 
@@ -75,9 +77,9 @@ def plain(preprocess: Preprocess) -> Transform:
     return Transform(preprocess)
 
 
-def keep_best(trainer: Trainer) -> None:
+def keep_best(trainer: Trainer, net: Any) -> None:
     """Writes the net as it is now, a model in a file, in the place of the best before."""
-    net = finished(trainer.average.model.net if trainer.average else trainer.net, trainer.scale)
+    net = finished(net, trainer.scale)
     facts = trainer.facts
     known = msgspec.structs.replace(manifest_of(net, trainer.data.labels), recipe=f"epoch {facts.best_epoch}")
     (trainer.out / BEST).parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,10 @@ class Engine(_Section, frozen=True, kw_only=True):
     )
     checkpointing: Annotated[bool, "compute activations twice, for less memory"] = False
     compile: Annotated[bool, "torch.compile"] = False
+    sharded: Annotated[
+        bool,
+        "parameters, gradients and what the optimiser remembers lie apart over the processes (FSDP2), for less memory",
+    ] = False
     save_minutes: Annotated[
         float, Meta(gt=0), "between two savings within an epoch; after each epoch it is saved anyhow"
     ] = 10.0
@@ -263,6 +267,8 @@ def _clashes(recipe: Recipe) -> list[Problem]:
     if recipe.data.batch_size % recipe.optimizer.accumulate:
         expected = f"a divisor of data.batch_size, {recipe.data.batch_size}"
         problems.append(Problem("optimizer.accumulate", expected, str(recipe.optimizer.accumulate)))
+    if recipe.engine.sharded and recipe.engine.precision == "float16":
+        problems.append(Problem("engine.precision", "float32 or bfloat16 where engine.sharded is true", "'float16'"))
     if recipe.model.lora and recipe.model.freeze:
         problems.append(
             Problem("model.lora", "0 where stages are frozen: adapters freeze what they adapt", str(recipe.model.lora))

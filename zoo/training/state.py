@@ -60,7 +60,7 @@ def save_state(
         tensors |= {f"average.{name}": tensor for name, tensor in average.model.state_dict().items()}
     plain: dict[str, Any] = {"average_step": average.step if average is not None else 0}
     memory = optimizer.state_dict()
-    settings = [{key: value for key, value in group.items() if not _is_odd(value)} for group in memory["param_groups"]]
+    settings = [{key: value for key, value in group.items() if not is_odd(value)} for group in memory["param_groups"]]
     for part, entries in (
         ("state", memory["state"]),
         ("groups", dict(enumerate(settings))),
@@ -114,7 +114,7 @@ def _parted(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor]
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"{index}.{key}"] = value
-            elif not _is_odd(value):
+            elif not is_odd(value):
                 plain[str(index)][key] = value
             else:
                 found = f"a {type(value).__name__} in `{key}`"
@@ -148,8 +148,8 @@ def _said(path: Path) -> dict[str, Any]:
     return msgspec.json.decode(text)  # type: ignore[no-any-return]
 
 
-def _is_odd(value: Any) -> bool:
+def is_odd(value: Any) -> bool:
     """Whether neither a tensor nor JSON can hold it: a dtype, a function."""
     if isinstance(value, (list, tuple)):
-        return any(isinstance(item, Tensor) or _is_odd(item) for item in value)
+        return any(isinstance(item, Tensor) or is_odd(item) for item in value)
     return not (value is None or isinstance(value, (bool, int, float, str, Tensor)))

@@ -13,24 +13,27 @@ import msgspec
 import torch
 from torch import nn
 
+from blocks.context import Context
 from zoo.data.labelled import Labelled
 from zoo.data.survey import Survey
 from zoo.data.transforms import preprocess_of
 from zoo.errors import InputError, Problem
 from zoo.system.folders import write_text
-from zoo.training import adapters, outcome
+from zoo.training import adapters, outcome, sharding
 from zoo.training.augmentation import Augmented, mixer
 from zoo.training.batches import Order, Pictures, Share, balanced_weights, loader, seeded, targets_of
 from zoo.training.engine import broadcast
 from zoo.training.freezing import freeze, norms_of
-from zoo.training.judging import Judgement, judge
-from zoo.training.loop import Course, RunningAverage
+from zoo.training.idle_experts import attend
+from zoo.training.judging import Judgement, judge, judge_together
+from zoo.training.loop import Course, Engine, RunningAverage
 from zoo.training.loop import train as steps_of
 from zoo.training.objectives import Objective, Student, class_weights
 from zoo.training.optimizers import optimizer_of
-from zoo.training.outcome import LAST, Run
+from zoo.training.outcome import LAST, LAST_PARTS, Run
 from zoo.training.recipe import Recipe, read_recipe, to_toml, values
 from zoo.training.seeds import sow
+from zoo.training.sharded_state import load_parts, read_record, save_parts
 from zoo.training.starting import Start, Teacher, teacher
 from zoo.training.state import Epoch, Facts, load_state, read_facts, save_state
 from zoo.training.synced_norms import synchronise
@@ -77,7 +80,10 @@ class Trainer:
         teacher_net = teacher(recipe.distill.teacher, data.labels, self.preprocess) if recipe.distill.teacher else None
         self.student = Student(self.net, teacher_net.width if teacher_net and recipe.distill.features else 0)
         self.objective = self._objective(teacher_net)
-        self.average = RunningAverage(self.student, recipe.optimizer.ema) if recipe.optimizer.ema else None
+        self.outline = sharding.Outline(self.student) if recipe.engine.sharded and self.share.processes > 1 else None
+        if self.outline is not None:
+            sharding.shard(self.student, accelerator.device, recipe.engine.compile)
+        self.average = self._average(recipe.optimizer.ema) if recipe.optimizer.ema else None
         self.optimizer = optimizer_of(self.net, self.student.projection, recipe.optimizer)
         self.facts = Facts(self._subject())
         self.judgement: Judgement | None = None
@@ -96,9 +102,9 @@ class Trainer:
 
     def prepare(self, resume: bool) -> None:
         """Takes its place in `out`, from where a run was broken off or anew. Raises InputError where another run is there."""
-        last = self.out / LAST
-        if last.exists():
-            facts = read_facts(last)
+        last = next((self.out / name for name in (LAST, LAST_PARTS) if (self.out / name).exists()), None)
+        if last is not None:
+            facts = read_facts(last) if last == self.out / LAST else read_record(last)
             if not resume:
                 step = "--resume goes on with it; another --out, or removing the folder, begins anew"
                 raise InputError(
@@ -108,17 +114,25 @@ class Trainer:
                 raise InputError(
                     "train", Problem(str(self.out), "a run of this model, recipe and data", self._differences())
                 )
-            self.facts = load_state(last, self.student, self.average, self.optimizer)
+            load = load_parts if self.recipe.engine.sharded else load_state
+            self.facts = load(last, self.student, self.average, self.optimizer)
         elif self.is_main:
             write_text(self.out / "recipe.toml", to_toml(self.recipe))
-        if self.recipe.engine.compile:
+        if self.recipe.engine.compile and self.outline is None:
             self.net.compile()
         if self.recipe.engine.checkpointing:
             self.net.set_grad_checkpointing()
-        self.model, self.engine_optimizer = self.accelerator.prepare(self.student, self.optimizer)
+        self.engine: Engine = self.accelerator
+        if self.outline is None:
+            self.model, self.engine_optimizer = self.accelerator.prepare(self.student, self.optimizer)
+        else:
+            self.engine = sharding.Engine(self.accelerator)
+            self.model = self.accelerator.prepare_model(self.student, device_placement=False, evaluation_mode=True)
+            self.engine_optimizer = self.accelerator.prepare_optimizer(self.optimizer, device_placement=False)
         if self.accelerator.scaler is not None and self.facts.scaler:
             self.accelerator.scaler.load_state_dict(self.facts.scaler)
-        for part in (self.average.model if self.average else None, self.objective.teacher):
+        replicas = self.average.model if self.average is not None and self.outline is None else None
+        for part in (replicas, self.objective.teacher):
             if part is not None:
                 part.to(self.accelerator.device)
 
@@ -127,7 +141,7 @@ class Trainer:
         begun, first, saved = time.perf_counter(), self.facts.step, time.perf_counter()
         schedule = self.recipe.schedule
         course = Course(
-            schedule.shape, first, self.share.accumulate, self.recipe.optimizer.clip, self.accelerator, self._enter
+            schedule.shape, first, self.share.accumulate, self.recipe.optimizer.clip, self.engine, self._enter
         )
         batches = loader(self.train_set, self.order, first, self.steps, self.share, self.recipe.data.workers)
         losses = steps_of(
@@ -142,7 +156,7 @@ class Trainer:
                 if self.facts.step % self.order.epoch_steps == 0:
                     self._end_epoch()
                     saved = self._saved()
-                elif time.perf_counter() - saved > 60 * self.recipe.engine.save_minutes:
+                elif self._is_time(time.perf_counter() - saved):
                     saved = self._saved()
                 done, left = self.facts.step - first, self.steps - self.facts.step
                 watch.step(self._moment(loss, (time.perf_counter() - begun) / done * left))
@@ -163,9 +177,8 @@ class Trainer:
         mean = torch.tensor(math.fsum(facts.losses) / len(facts.losses), dtype=torch.float64, device=accelerator.device)
         loss, facts.losses = float(accelerator.reduce(mean, "mean")), []
         number = facts.step // self.order.epoch_steps
-        figures = [(0.0, 0.0)]
-        if self.is_main:
-            self.judgement = self.judge(self.average.model.net if self.average else self.net)
+        figures, self.judgement = [(0.0, 0.0)], self.judge()
+        if self.judgement is not None:
             figures = [(self.judgement.figure, -self.judgement.loss)]
         broadcast(accelerator, figures)
         figure = figures[0]
@@ -175,18 +188,41 @@ class Trainer:
         facts.waited += 1
         if facts.best is None or tuple(figure) > tuple(facts.best):
             facts.best, facts.best_epoch, facts.waited = figure, number, 0
+            kept = self.kept if self.outline is None else self.outline.filled(self.kept)
             if self.is_main:
-                outcome.keep_best(self)
+                outcome.keep_best(self, kept.net)
         self._enter(self.model)
 
-    def judge(self, net: Any) -> Judgement:
-        """The net on the held-out part."""
-        size = max(1, self.order.batch_size // self.share.accumulate)
-        return judge(net, self.val_set, self.objective, size, self.recipe.data.workers, self.accelerator.device)
+    @property
+    def kept(self) -> Any:
+        """The student whose weights count: their average, or as they are."""
+        return self.average.model if self.average is not None else self.student
+
+    def judge(self) -> Judgement | None:
+        """What counts on the held-out part, by all processes; None but in the first."""
+        student, device = self.kept.eval(), self.accelerator.device
+        size, workers = max(1, self.order.batch_size // self.share.accumulate), self.recipe.data.workers
+        if self.share.processes == 1:
+            return judge(student.net, self.val_set, self.objective, size, workers, device)
+        sharding.same_buffers(student)
+        answer = student.net if self.outline is None else lambda x: student(x, Context())[0]
+        return judge_together(answer, self.val_set, self.objective, size, self.share, workers, device)
+
+    def _is_time(self, seconds: float) -> bool:
+        """Whether to save, so long after it was saved; where all take part, the clock of the first process says so."""
+        due = [seconds > 60 * self.recipe.engine.save_minutes]
+        if self.outline is not None:
+            broadcast(self.accelerator, due)
+        return due[0]
 
     def _saved(self) -> float:
-        """Keeps where the training stands; returns when that was. Each process has its own clock, so none waits for another here."""
-        if self.is_main:
+        """Keeps where the training stands; returns when that was. Where one process keeps all, none of the others waits for it here."""
+        if self.recipe.engine.sharded:
+            if self.outline is not None and self.facts.losses:
+                losses = torch.tensor(self.facts.losses, dtype=torch.float64, device=self.accelerator.device)
+                self.facts.losses = self.accelerator.reduce(losses, "mean").tolist()
+            save_parts(self.out / LAST_PARTS, self.facts, self.student, self.average, self.optimizer)
+        elif self.is_main:
             if self.accelerator.scaler is not None:
                 self.facts.scaler = self.accelerator.scaler.state_dict()
             save_state(self.out / LAST, self.facts, self.student, self.average, self.optimizer)
@@ -253,8 +289,15 @@ class Trainer:
             frozen += norms_of(self.net)
         if recipe.batch_norm == "sync":
             synchronise(self.net)
+        if self.share.processes > 1:
+            attend(self.net)
         sow("adapters", self.recipe.seed)
         return frozen, adapters.adapt(self.net, recipe.lora, recipe.lora_alpha) if recipe.lora else 0
+
+    def _average(self, decay: float) -> RunningAverage:
+        if self.outline is None:
+            return RunningAverage(self.student, decay)
+        return self.outline.average(self.student, decay, self.accelerator.device)
 
     def _objective(self, teacher_net: Teacher | None) -> Objective:
         recipe, task = self.recipe, self.data.task
