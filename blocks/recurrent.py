@@ -7,6 +7,7 @@ read from and left in `ctx.state`. A mixer is left with `mix`, which continues a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -52,7 +53,7 @@ def stepwise(
 ) -> Tensor:
     """The outputs of `mix` for what ctx asks: padding anywhere, packed sequences, the state at `path`, read and left.
 
-    `mix` and `mix_packed` are those of `Recurrent`.
+    `mix` and `mix_packed` are those of `Recurrent`; to both `ctx.mask` is of the tokens as they meet them.
     """
     if ctx is None:
         return mix(x, None, None, None)[0]
@@ -68,13 +69,18 @@ def stepwise(
     elif mask is None:
         y, state = mix(x, state, None, ctx)
     else:
-        order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # tokens first, in their order
+        order = tokens_first(mask)
         mask = mask.gather(1, order)
-        y, state = mix(zero_padding(_at(x, order), mask), state, mask, ctx)
+        y, state = mix(zero_padding(_at(x, order), mask), state, mask, replace(ctx, mask=mask))
         y = _at(y, order.argsort(1))
     if ctx.state is not None:
         ctx.state[path] = state
     return y
+
+
+def tokens_first(mask: Tensor) -> Tensor:
+    """(B, L): where the tokens of each sample stand, in their order, and behind them where its padding does."""
+    return mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
 
 
 def one_by_one(

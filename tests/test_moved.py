@@ -37,3 +37,18 @@ def test_python_m_runs_under_the_old_name(old: str) -> None:
     code = f"import runpy, sys; sys.argv = ['x', '--help']; print(runpy._get_module_details({old!r})[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_loads_are_still_counted_under_the_old_name() -> None:
+    """What reads them is there under the same name, so that no path has moved; the counting itself is not run here."""
+    code = (
+        "import runpy, warnings, zoo.measure.load_counter as counter\n"
+        "ran = []; real = runpy.run_module\n"
+        "runpy.run_module = lambda name, **how: ran.append((name, how['run_name']))\n"
+        "with warnings.catch_warnings(record=True) as heard:\n"
+        "    warnings.simplefilter('always'); real('zoo.measure.load', run_name='__main__')\n"
+        "assert ran == [(counter.__name__, '__main__')], ran\n"
+        "assert any('is now `python -m zoo.measure.load_counter`' in str(one.message) for one in heard)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

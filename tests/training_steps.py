@@ -1,8 +1,9 @@
-"""`python -m tests.training_steps [--least PARAMS] [--most PARAMS] [NAME …]`: three steps of training of every model of images, and of one
-of each language family.
+"""`python -m tests.training_steps [--least PARAMS] [--most PARAMS] [NAME …]`: three steps of training of every model, of language
+models one of each family.
 
 Each model is made by `zoo.create` and trained as it comes, layout included, in a process of its own with bounds of memory and time: with a
-batch of 2, of 3, and of 3 images of odd sides where the model takes them. Images are as small as the model takes; prompts have 17 tokens.
+batch of 2, of 3, and of 3 images of odd sides where the model takes them. Images are as small as the model takes; prompts have 17 tokens;
+other inputs are of the sizes that the spec says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ def steps(name: str) -> str:
 
     import zoo
     from zoo import catalog
+    from zoo.build.inputs import drawn_inputs
+    from zoo.specs.inputs import ImageInput
 
     torch.manual_seed(0)
     if catalog.entries()[name].task == "language-modeling":
@@ -32,17 +35,32 @@ def steps(name: str) -> str:
             logits = model(ids[:, :-1]).logits
             _step(optimizer, torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
         return "17 tokens"
-    side, model = smallest_side(name), zoo.create(name, num_classes=4).train()
+    model = zoo.create(name, num_classes=4 if zoo.spec(name).num_classes else None).train()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    channels, images = model.spec.input.channels, f"{side} x {side}"
+    if type(model.spec.input) is not ImageInput or model.spec.inputs:
+        for batch in (2, 3, 3):
+            _step(optimizer, squared(model(*drawn_inputs(model.spec, batch))))
+        return "inputs as its spec says"
+    side, channels = smallest_side(name), model.spec.input.channels
     for batch in (2, 3, 3):
-        _step(optimizer, model(torch.randn(batch, channels, side, side)).square().mean())
+        _step(optimizer, squared(model(torch.randn(batch, channels, side, side))))
+    images = f"{side} x {side}"
     try:
         model.eval()(torch.randn(1, channels, side + 1, side + 3))
     except ValueError:
         return images
-    _step(optimizer, model.train()(torch.randn(3, channels, side + 1, side + 3)).square().mean())
+    _step(optimizer, squared(model.train()(torch.randn(3, channels, side + 1, side + 3))))
     return f"{images}, {side + 1} x {side + 3}"
+
+
+def squared(outputs):  # type: ignore[no-untyped-def]
+    """The sum over all outputs, in tables and lists too, of their mean squares."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return outputs.square().mean() if outputs.requires_grad else torch.zeros(())
+    parts = outputs.values() if isinstance(outputs, dict) else outputs or ()
+    return sum(map(squared, parts), torch.zeros(()))
 
 
 def smallest_side(name: str) -> int:
@@ -102,7 +120,7 @@ def outcome(name: str) -> tuple[bool, str]:
 
 
 def subjects(most: float, least: float = 0) -> list[str]:
-    """Models of images of so many parameters, the smallest first, and the smallest of each language family."""
+    """Models of so many parameters, the smallest first, of language models the smallest of each family."""
     from zoo import catalog
 
     entries = sorted(catalog.entries().items(), key=lambda pair: pair[1].params)

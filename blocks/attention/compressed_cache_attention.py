@@ -17,11 +17,15 @@ from blocks.attention.rotary import Rope, check_rope, positions_after, rotated, 
 from blocks.attention.scores import attended
 from blocks.chain import run
 from blocks.context import Context
+from blocks.ops.masks import mean_over
 from blocks.recurrent import Recurrent, State, samples
 from blocks.registry import block
 from blocks.registry.slots import Linear, slot
 
 Count = Annotated[int, Meta(ge=1)]
+
+Pair = tuple[Tensor, Tensor]
+"""Of the keys and of the values."""
 
 
 @block(
@@ -93,7 +97,7 @@ class CompressedCacheAttention(Recurrent):
         where, after = positions_after(x, seen_before(far), mask)
         held = look_back((c, d, where), where, after, far, mask, None)
         exact = look_back((k, v, where), where, after, near, mask, self.window)
-        self._tell(ctx, k, v, c, d)
+        self._tell(ctx, (k, v), (c, d), mask)
         if self.prefill == "exact" and state is None:
             keys, values, visible, is_causal = self._turned(k, where), self._heads(v), held.visible, held.is_causal
         else:
@@ -128,10 +132,12 @@ class CompressedCacheAttention(Recurrent):
         x = self._heads(x)
         return x if self.rope is None else rotated(x, where, self.rope)
 
-    def _tell(self, ctx: Context | None, k: Tensor, v: Tensor, c: Tensor, d: Tensor) -> None:
+    def _tell(self, ctx: Context | None, exact: Pair, compressed: Pair, mask: Tensor | None) -> None:
         if ctx is not None and self.training and self.reconstruction_weight:
-            missed = (k - run(self.k_b, c, ctx)).square().mean() + (v - run(self.v_b, d, ctx)).square().mean()
-            ctx.losses[self.path] = {"reconstruction": self.reconstruction_weight * missed}
+            made_again = [run(linear, x, ctx) for linear, x in zip((self.k_b, self.v_b), compressed, strict=True)]
+            missed = sum((x - y).square().mean(-1) for x, y in zip(exact, made_again, strict=True))
+            loss = mean_over(missed.flatten(), None if mask is None else mask.bool().flatten())  # type: ignore[union-attr]
+            ctx.losses[self.path] = {"reconstruction": self.reconstruction_weight * loss}
 
 
 def _seen(look: LookBack, where: Tensor, keys: Tensor) -> Tensor:

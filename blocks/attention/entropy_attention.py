@@ -5,7 +5,6 @@ Paper: arXiv:2501.03489 (entropy-guided attention). Upstream: Nandan91/entropy-g
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from blocks.attention.attention import Attention, Count
 from blocks.context import Context
+from blocks.recurrent import tokens_first
 from blocks.registry import block
 from blocks.registry.slots import Linear, slot
 
@@ -49,6 +49,15 @@ class EntropyAttention(Attention):
         super().__init__(dim, num_heads=num_heads, head_dim=head_dim, causal=causal, bias=bias, linear=linear)
         self.writes = writes
 
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        y = super().forward(x, ctx)
+        told = None if ctx is None or ctx.mask is None else ctx.read(self.writes).get(self.path)
+        if ctx is not None and ctx.mask is not None and told is not None:
+            if self.causal:  # whose tokens were moved before their padding
+                told = told.gather(2, tokens_first(ctx.mask).argsort(1).unsqueeze(1).expand_as(told))
+            ctx.write(self.writes, self.path, told.masked_fill(~ctx.mask.bool().unsqueeze(1), 0))
+        return y
+
     def _attend(
         self,
         q: Tensor,
@@ -66,10 +75,7 @@ class EntropyAttention(Attention):
                 scores = scores.masked_fill(~visible_here, -torch.inf)
             elif visible is not None:
                 scores = scores.masked_fill(~visible, -torch.inf)
-            entropies = row_entropy(scores)
-            if ctx.mask is not None:
-                entropies = entropies.masked_fill(~ctx.mask.bool()[:, None], 0)
-            ctx.write(self.writes, self.path, entropies)
+            ctx.write(self.writes, self.path, row_entropy(scores))
         return super()._attend(q, k, v, gate, visible, is_causal, ctx)
 
 
@@ -83,8 +89,9 @@ class EntropyAttention(Attention):
 class EntropyPenalty(nn.Module):
     """y = x, and in training a loss on the entropies E that attentions before it left: weight * mean_{layers, h} sum_{b, i} d^2 where |d| > margin M.
 
-    d = E - tau_h M with the threshold tau (num_heads,), learned, one for all layers, and M = log L the highest entropy of L tokens; other d
-    count nothing. The sum goes over samples and rows, so that `weight` belongs to a batch. (B, L, C) -> (B, L, C).
+    d = E - tau_h M with the threshold tau (num_heads,), learned, one for all layers, and M = log L the highest entropy of the L real tokens of
+    a sample; other d, and those at padding, count nothing. The sum goes over samples and rows, so that `weight` belongs to a batch.
+    (B, L, C) -> (B, L, C).
     """
 
     path = ""
@@ -110,7 +117,7 @@ class EntropyPenalty(nn.Module):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         entropies = list(ctx.read(self.reads).values()) if ctx is not None and self.training else []
         if ctx is not None and entropies:
-            loss = entropy_loss(entropies, self.thresholds, self.margin)
+            loss = entropy_loss(entropies, self.thresholds, self.margin, ctx.mask)
             ctx.losses[self.path] = {"entropy": self.weight * loss}
         return x
 
@@ -121,8 +128,13 @@ def row_entropy(scores: Tensor) -> Tensor:
     return -(weights * (weights + FLOOR).log()).sum(-1)
 
 
-def entropy_loss(entropies: list[Tensor], thresholds: Tensor, margin: float) -> Tensor:
-    """The mean over layers and heads of sum_{b, i} d^2 where |d| > margin log L: entropies (B, H, L) of each layer, thresholds (H,)."""
-    most = math.log(entropies[0].shape[-1])
-    away = torch.stack(entropies) - thresholds[:, None] * most
-    return away.square().where(away.abs() > margin * most, 0).sum((1, 3)).mean()
+def entropy_loss(entropies: list[Tensor], thresholds: Tensor, margin: float, mask: Tensor | None = None) -> Tensor:
+    """The mean over layers and heads of sum_{b, i} d^2 where |d| > margin log L: entropies (B, H, L) of each layer, thresholds (H,).
+
+    With a mask (B, L), True at real tokens, these alone count, and a sample's L is the number of its own."""
+    told = torch.stack(entropies)
+    real = torch.ones_like(told[0, :, 0], dtype=torch.bool) if mask is None else mask.bool()
+    most = real.sum(1).clamp_min(1).to(told.dtype).log()[:, None, None]
+    away = told - thresholds[:, None] * most
+    counts = (away.abs() > margin * most) & real[:, None]
+    return away.square().where(counts, 0).sum((1, 3)).mean()

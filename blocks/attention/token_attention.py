@@ -18,6 +18,7 @@ from blocks.context import Context
 from blocks.ops.linear_attention import linear_attention
 from blocks.places import refuse_places
 from blocks.primitives.linears import Dense
+from blocks.primitives.orthogonal import orthogonal_
 from blocks.registry import block
 
 Count = Annotated[int, Meta(ge=1)]
@@ -95,7 +96,7 @@ class TokenPerformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.orthogonal_(self.w)
+        orthogonal_(self.w)
         self.w.mul_(math.sqrt(len(self.w)))
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blocks.context import Context
+from blocks.ops.masks import mean_over
 from blocks.primitives.linears import Dense
 from blocks.registry import block
 from blocks.wiring.merges import one_width
@@ -74,7 +75,8 @@ class EarlyExit(nn.Module):
         levels = exit_levels(shares, self.threshold)
         if ctx is not None:
             taken = F.one_hot(levels.flatten(), len(logits)).to(gates.dtype)
-            ctx.reports[self.path] = {"exits": taken.mean(0)}
+            real = ctx.mask.bool().flatten() if ctx.mask is not None and logits[0].ndim == 3 else None
+            ctx.reports[self.path] = {"exits": mean_over(taken, real)}
         if self.training:
             left = 1 - shares.sum(-1, keepdim=True)
             expected = (torch.cat([shares, left], -1).unsqueeze(-1) * answers.softmax(-1)).sum(-2)

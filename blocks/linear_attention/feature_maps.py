@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.primitives.orthogonal import orthonormal
+
 FeatureMap = Literal["elu", "relu", "relu2", "taylor", "rebased", "favor", "hedgehog", "cosformer"]
 
 
@@ -79,7 +81,7 @@ class Favor(nn.Module):
         count, device = len(self.omega), self.omega.device
         square = torch.randn(-(-count // self.keys), self.keys, self.keys, device=device)
         lengths = torch.randn(count, self.keys, device=device).norm(dim=1, keepdim=True)
-        self.omega.copy_(torch.linalg.qr(square).Q.flatten(0, 1)[:count] * lengths)
+        self.omega.copy_(orthonormal(square).flatten(0, 1)[:count] * lengths)
 
     def macs(self, shape: tuple[int, ...]) -> dict[str, int]:
         return {"matmul": math.prod(shape) * len(self.omega)}

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.moe.routing import Routing, as_rows
-from blocks.moe.scoring import Count, LinearRouter, Weight, hide_padding, load_of, mean_over, real_rows, widened
+from blocks.moe.scoring import Count, LinearRouter, Weight, hide_padding, load_of, real_rows, widened
 from blocks.moe.topk_router import check_groups
+from blocks.ops.masks import mean_over
 from blocks.registry import block
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blocks.accumulators import Accumulating
 from blocks.context import Context
 from blocks.moe.routing import as_rows
+from blocks.ops.masks import mean_over
 
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(ge=0)]
@@ -119,14 +120,6 @@ def hide_padding(indices: Tensor, real: Tensor | None) -> Tensor:
     if real is None or indices.shape[:-1] != real.shape:
         return indices
     return indices.masked_fill(~real.unsqueeze(-1), -1)
-
-
-def mean_over(values: Tensor, real: Tensor | None) -> Tensor:
-    """(T, …) -> (…): the mean over the tokens that are `real` (T,), all without it; 0 where there are none."""
-    if real is None:
-        return values.mean(0) if values.shape[0] else values.sum(0)
-    padding = ~real.view(-1, *[1] * (values.ndim - 1))
-    return values.masked_fill(padding, 0).sum(0) / real.sum().clamp_min(1)
 
 
 def load_of(indices: Tensor, outcomes: int, dtype: torch.dtype) -> Tensor:

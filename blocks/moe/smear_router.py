@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from blocks.chain import run
 from blocks.context import Context
 from blocks.moe.routing import Merging, as_sequences
-from blocks.moe.scoring import Count, mean_over
-from blocks.ops.masks import token_mask
+from blocks.moe.scoring import Count
+from blocks.ops.masks import mean_over, token_mask
 from blocks.recurrent import zero_padding
 from blocks.registry import block
 from blocks.registry.slots import Norm, slot

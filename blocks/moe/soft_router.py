@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from blocks.context import Context
 from blocks.moe.routing import Slots, as_sequences
-from blocks.moe.scoring import Count, mean_over, real_rows, widened
-from blocks.ops.masks import token_mask
+from blocks.moe.scoring import Count, real_rows, widened
+from blocks.ops.masks import mean_over, token_mask
 from blocks.registry import block
 
 

@@ -28,3 +28,11 @@ def refuse_state(ctx: Context | None, reason: str) -> None:
     """Raises ValueError with the reason when ctx carries a state to be continued."""
     if ctx is not None and ctx.state is not None:
         raise ValueError(f"a sequence cannot be continued here (ctx.state): {reason}")
+
+
+def mean_over(values: Tensor, real: Tensor | None) -> Tensor:
+    """(T, …) -> (…): the mean over the tokens that are `real` (T,), all without it; 0 where there are none."""
+    if real is None:
+        return values.mean(0) if values.shape[0] else values.sum(0)
+    padding = ~real.view(-1, *[1] * (values.ndim - 1))
+    return values.masked_fill(padding, 0).sum(0) / real.sum().clamp_min(1)

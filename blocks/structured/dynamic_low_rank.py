@@ -14,6 +14,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.primitives.orthogonal import orthogonal_, orthonormal, widest
 from blocks.registry import block
 from blocks.structured.structured import EVERYWHERE
 
@@ -51,8 +52,8 @@ class DynamicLowRank(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.orthogonal_(self.U)
-        nn.init.orthogonal_(self.V)
+        orthogonal_(self.U)
+        orthogonal_(self.V)
         nn.init.normal_(self.S_hat, std=(max(self.dim, self.out_dim) / (self.dim * self.S_hat.shape[0])) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -70,19 +71,20 @@ class DynamicLowRank(nn.Module):
     @torch.no_grad()
     def rebase(self, K: Tensor, L: Tensor, grow: bool = False) -> None:
         """New bases from K (out, r) and L (in, r), and the S that says in them what U S V^T was."""
-        U = torch.linalg.qr(torch.cat([K, self.U], 1) if grow else K).Q
-        V = torch.linalg.qr(torch.cat([L, self.V], 1) if grow else L).Q
+        U = orthonormal(torch.cat([K, self.U], 1) if grow else K)
+        V = orthonormal(torch.cat([L, self.V], 1) if grow else L)
         S = (U.T @ self.U) @ self.S_hat @ (V.T @ self.V).T
         self.U, self.S_hat, self.V = nn.Parameter(U), nn.Parameter(S), nn.Parameter(V)
 
     @torch.no_grad()
     def cut(self, tau: float) -> None:
         """Leaves the smallest rank whose tail of singular values is at most tau |S|, one at least."""
-        P, values, Qh = torch.linalg.svd(self.S_hat)
+        P, values, Qh = torch.linalg.svd(self.S_hat.to(widest(self.S_hat.dtype)))
         tails = values.square().flip(0).cumsum(0).flip(0).sqrt()
         rank = max(1, int((tails > tau * values.norm()).sum()))
+        P, Qh = P.to(self.U), Qh.to(self.V)
         self.U, self.V = nn.Parameter(self.U @ P[:, :rank]), nn.Parameter(self.V @ Qh[:rank].T)
-        self.S_hat = nn.Parameter(torch.diag(values[:rank]))
+        self.S_hat = nn.Parameter(torch.diag(values[:rank].to(self.U)))
 
     def step(self, loss: Callable[[], Tensor], lr: float, tau: float | None = None) -> None:
         """One step of gradient descent on `loss()`, of the factors alone: K and L, then S; the rank is chosen anew with `tau`."""

@@ -24,7 +24,7 @@ from blocks.wiring.parts import Parts, add_parts
 class Tied(nn.Module):
     """y = f(x), where f runs the parts of the first `tied` of the same `group` in the model: one set of weights at several depths.
 
-    (B, C, H, W) or (B, L, C) -> what the parts lead to. Each place keeps a state of its own. `ctx.turn` says to the parts at which
+    (B, C, H, W) or (B, L, C) -> what the parts lead to. Each place keeps a state, losses and reports of its own. `ctx.turn` says to the parts at which
     place they run, counted over all that are tied in the model: a part may have weights for each turn (`turn_lora`). By itself a
     `tied` runs its own parts. Raises ValueError when two of a group lead to different widths.
     """
@@ -65,14 +65,20 @@ class Tied(nn.Module):
         parts: list[Any] = [part for tied in self.lender for part in tied.modules() if part is not tied]
         return sum(part.state_size(length) for part in parts if hasattr(part, "state_size"))
 
+    @property
+    def owner(self) -> Tied:
+        """The one whose parts run here."""
+        return next(iter(self.lender), self)
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        owner = next(iter(self.lender), self)
-        here, there = f"{self.path}.", f"{owner.path}."
-        inner = replace(Context() if ctx is None else ctx, turn=self.turn)
+        here, there = f"{self.path}.", f"{self.owner.path}."
+        inner = replace(Context() if ctx is None else ctx, turn=self.turn, losses={}, reports={})
         if inner.state is not None:
             inner.state = {there + key[len(here) :]: own for key, own in inner.state.items() if key.startswith(here)}
-        for part in owner._modules.values():
+        for part in self.owner._modules.values():
             x = run(part, x, inner)  # type: ignore[arg-type]
-        if ctx is not None and ctx.state is not None and inner.state is not None:
-            ctx.state.update({here + key[len(there) :]: own for key, own in inner.state.items()})
+        if ctx is not None:
+            for left, own in ((ctx.state, inner.state), (ctx.losses, inner.losses), (ctx.reports, inner.reports)):
+                if left is not None and own is not None:
+                    left.update({here + key[len(there) :]: value for key, value in own.items()})
         return x

@@ -92,3 +92,12 @@ def test_tokens_leave_one_by_one():
 def test_fewer_than_two_classifiers_or_classes_are_refused(dims, refused):
     with refused(f"two classifiers of two classes are the fewest; there are {len(dims)} of {dims[0]}"):
         EarlyExit(dims)
+
+
+def test_exits_are_told_of_real_tokens_alone():
+    torch.manual_seed(0)
+    logits, mask = [torch.randn(2, 7, 5) for _ in range(3)], torch.arange(7) < torch.tensor([[7], [3]])
+    block, whole, part = EarlyExit((5, 5, 5)), Context(mask=mask), Context()
+    block(*logits, ctx=whole)
+    block(*(each[mask] for each in logits), ctx=part)
+    torch.testing.assert_close(whole.reports[""]["exits"], part.reports[""]["exits"])

@@ -10,6 +10,7 @@ import torch
 
 import zoo
 from blocks.context import Context
+from blocks.moe.adaptation import adapt_routers
 from blocks.structured.turn_lora import TurnLora
 from blocks.wiring.tied import Tied
 
@@ -97,3 +98,32 @@ def test_two_of_a_group_lead_to_one_width():
         match="this leads from 6 to 8 channels, and the first of its group `shared` from 8 to 8; next: another `group`",
     ):
         zoo.create(spec)
+
+
+def routed_of() -> Any:
+    mixture = {"block": "moe", "router": {"block": "topk_router", "num_experts": 4, "k": 1, "bias": "balanced"}}
+    tied = {"block": "tied", "parts": ["rms_norm", mixture]}
+    kept = {key: value for key, value in SPEC["spec"].items() if key != "define"}
+    torch.manual_seed(0)
+    return zoo.create({**SPEC, "spec": kept | {"layer": {"residual": [tied]}}}).double().train()
+
+
+def test_losses_of_a_tied_router_add_up_over_its_places():
+    model, ids, ctx = routed_of(), torch.arange(18).view(2, 9), Context()
+    model(ids, ctx)
+    router = next(name for name, module in model.named_modules() if hasattr(module, "adapt"))
+    places = [router.replace("layers.0", f"layers.{i}") for i in range(3)]
+    assert sorted(ctx.losses) == sorted(ctx.reports) == places
+    terms = [sum(loss.item() for loss in ctx.losses[place].values()) for place in places]
+    assert len(set(terms)) == 3 and ctx.total_loss().item() == pytest.approx(sum(terms))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_load_of_a_tied_router_is_that_of_all_its_places(checkpointing):
+    model, ids, ctx = routed_of(), torch.arange(18).view(2, 9), Context()
+    model.set_grad_checkpointing(checkpointing)
+    (model(ids, ctx).logits.square().mean() + ctx.total_loss()).backward()
+    router = next(module for module in model.modules() if hasattr(module, "adapt"))
+    load = torch.stack([report["load"] for report in ctx.reports.values()]).mean(0)
+    adapt_routers(model, ctx)
+    torch.testing.assert_close(router.balance_bias.double(), 0.001 * (0.25 - load).sign().double())

@@ -13,6 +13,7 @@ import zoo
 from blocks.registry.errors import BlockError
 from tests.sampled import sampled
 from zoo.catalog.listing import list_models
+from zoo.errors import InputError
 
 IMAGES = [name for name in list_models("*_nano") if "/" not in name and zoo.spec(name).num_classes == 10]
 MERGED = "smear_nano"
@@ -100,3 +101,12 @@ def test_a_trace_of_merged_experts_is_refused_with_what_records_them() -> None:
     model: Any = zoo.create(MERGED)
     with pytest.raises(BlockError, match=r"which torch\.jit does not record; next: use torch\.export"):
         torch.jit.trace(model, images(model, 2))
+
+
+def test_a_net_with_a_graph_is_recorded_inside_another() -> None:
+    model: Any = zoo.create("fpn_nano")
+    with pytest.raises(InputError, match=r"next: trace `torch.nn.Sequential\(model\)`"):
+        torch.fx.symbolic_trace(model)
+    traced, x = torch.fx.symbolic_trace(nn.Sequential(model)), images(model, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), model(x), rtol=0, atol=0)

@@ -12,16 +12,15 @@ from torch.fx import Proxy
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
 from blocks.places import check_places, has_places
-from blocks.registry.errors import SizeError
 from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
 from zoo.build.inputs import meta_input
 from zoo.build.levels import FeatureInfo, Indices, as_format, chosen_levels, padded, shown, square_of
+from zoo.build.refusals import FOREIGN, refuse
 from zoo.build.symbolic import called, opened
 from zoo.errors import InputError, Problem
 from zoo.specs.inputs import AnyInput, FramesInput, ImageInput, VideoInput
 from zoo.specs.model import Spec
-from zoo.specs.sizes import fixed_blocks
 
 LAYERS = ("layers",)
 """`family.levels` of nets in which each layer of each stage is a level."""
@@ -154,7 +153,7 @@ class Backbone(nn.Module):
     def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         """The map or tokens before the head; where that reads slots and the caller brings no ctx, they carry what it reads.
 
-        Raises InputError for pictures of a size that the model cannot take.
+        Raises InputError for what is no input of its kind, and for pictures of a size that it cannot take.
         """
         context = Context() if ctx is None and self.reads_slots else None
         y = x
@@ -162,24 +161,12 @@ class Backbone(nn.Module):
             y = self._enter(y, ctx or context)
             for stage in self.stages:
                 y = stage(y, ctx or context)
-        except SizeError as refusal:
-            raise self._of_another_size(x, refusal) from None
+        except FOREIGN as error:
+            refuse(error, x, self)
+            raise
         if context is not None:
             y.ctx = context  # type: ignore[attr-defined]
         return y
-
-    def _of_another_size(self, x: Tensor, refusal: SizeError) -> Exception:
-        """The refusal of a block in terms of the picture, with the ways out."""
-        if x.ndim != 4:
-            return refusal
-        size = getattr(self.spec.input, "size", 0)
-        rows, columns = (size, size) if isinstance(size, int) else size
-        met = f"({x.shape[2]}, {x.shape[3]})"
-        ways = f"create it with `img_size={met}`"
-        if not fixed_blocks(self.spec):
-            ways += f", or call `set_input_size({met})`; with `dynamic_size=True` it takes any size"
-        expected, found = f"pictures of {rows} x {columns}", f"{x.shape[2]} x {x.shape[3]}"
-        return InputError(self.spec.name, Problem("", expected, found, next=ways))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, ctx: Context | None = None) -> Tensor:
         """The logits of features; with `pre_logits` to what the classifier reads, (B, head_hidden_size).
@@ -226,8 +213,9 @@ class Backbone(nn.Module):
         """The features, or the last of the levels with `stop_early`, and the levels wanted."""
         try:
             return self._run_levels(x, wanted, ctx, stop_early)
-        except SizeError as refusal:
-            raise self._of_another_size(x, refusal) from None
+        except FOREIGN as error:
+            refuse(error, x, self)
+            raise
 
     def _run_levels(
         self, x: Tensor, wanted: Sequence[int], ctx: Context | None, stop_early: bool

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from blocks.chain import run
 from blocks.context import Context
-from blocks.registry.errors import SizeError
 from zoo.build import surgery
 from zoo.build.backbone import Backbone, Stage, as_read
+from zoo.build.refusals import FOREIGN, refuse
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.specs.inputs import Ids, Mask, Named, Numbers
 
@@ -47,12 +48,19 @@ class GraphModel(Backbone):
     def _forward(self, x: Tensor, ctx: Context | None) -> Any:
         if self.out_indices is not None or self.graph is None:
             return super()._forward(x, ctx)
+        if isinstance(x, Proxy) and getattr(x.tracer, "root", None) is self:
+            found, step = (
+                "a net with a `graph` of its own, as torch calls its record",
+                "trace `torch.nn.Sequential(model)`",
+            )
+            raise InputError(self.spec.name, Problem("", "a net that torch.fx can record", found, next=step))
         if ctx is None and self.reads_slots:
             ctx = Context()
         try:
             return self.graph(tuple(self.taps(x, ctx)), ctx)
-        except SizeError as refusal:
-            raise self._of_another_size(x, refusal) from None
+        except FOREIGN as error:
+            refuse(error, x, self)
+            raise
 
     def taps(self, x: Tensor, ctx: Context | None, beside: Mapping[str, Any] = NOTHING) -> list[Any]:
         """The values that the graph reads, in its order; `beside` are inputs of the model beside the first, by name."""
@@ -97,8 +105,9 @@ class ManyInputs(GraphModel):
             ctx = Context()
         try:
             return self.graph(tuple(self.taps(x, ctx, beside)), ctx)
-        except SizeError as refusal:
-            raise self._of_another_size(x, refusal) from None
+        except FOREIGN as error:
+            refuse(error, x, self)
+            raise
 
     def beside(self, like: Tensor, others: Sequence[Any], named: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
         """The inputs beside the first, `like`, as the graph reads them, by name."""

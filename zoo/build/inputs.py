@@ -42,10 +42,7 @@ def meta_input(spec: Described, batch: int = 1) -> Tensor:
 def meta_inputs(spec: Described, batch: int = 1) -> tuple[Tensor, ...]:
     """All inputs of a call in their order, on meta."""
     types = {Ids: torch.long, Mask: torch.bool}
-    beside = (
-        torch.empty(_shape(named, batch), dtype=types.get(type(named), torch.float32), device="meta")
-        for named in spec.inputs
-    )
+    beside = (torch.empty(_shape(named, batch), dtype=types.get(type(named)), device="meta") for named in spec.inputs)
     return (meta_input(spec, batch), *beside)
 
 

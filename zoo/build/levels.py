@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from zoo.build.symbolic import called
 from zoo.errors import InputError, Problem
+from zoo.specs.scalars import is_count, plain
 
 Indices = int | Sequence[int] | None
 FORMATS = ("NCHW", "NLC")
@@ -67,14 +68,15 @@ def chosen_levels(indices: Indices, count: int) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    if isinstance(indices, int):
-        wrong = not 1 <= indices <= count
-        chosen = list(range(count - indices, count))
+    found = plain(indices)
+    if isinstance(found, (list, tuple)):
+        wrong = not found or any(not is_count(index, -count) or index >= count for index in found)
+        chosen = [] if wrong else [index % count for index in found]
     else:
-        wrong = not indices or any(not -count <= index < count for index in indices)
-        chosen = [index % count for index in indices]
+        wrong = not is_count(found, 1) or found > count
+        chosen = [] if wrong else list(range(count - found, count))
     if wrong:
-        found = indices if isinstance(indices, int) else list(indices)
+        found = list(found) if isinstance(found, tuple) else found
         expected = f"the number of last levels, 1 to {count}, or levels from {-count} to {count - 1}"
         raise InputError("feature levels", Problem("indices", expected, f"{found}"))
     return chosen

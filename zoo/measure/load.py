@@ -1,12 +1,14 @@
 """What a model asks of a machine: its work by kind, and the share of time that each kind takes on a nominal machine.
 
 The loads of a collection's models ship beside their profiles (`python -m zoo.measure.load_counter` writes the core's); those of any other net are
-counted on meta. Reading them imports no torch.
+counted on meta. Reading them imports no torch. `python -m zoo.measure.load`, as older releases had it, still counts, with a warning.
 """
 
 from __future__ import annotations
 
 import functools
+import runpy
+import warnings
 
 import msgspec
 
@@ -117,3 +119,9 @@ def decoded(data: bytes) -> Loads:
     return {
         name: {form: Load(*row) for form, row in forms.items() if len(row) == KINDS} for name, forms in rows.items()
     }
+
+
+if __name__ == "__main__":
+    counter = "zoo.measure.load_counter"
+    warnings.warn(f"`python -m zoo.measure.load` is now `python -m {counter}`", DeprecationWarning, stacklevel=1)
+    runpy.run_module(counter, run_name="__main__", alter_sys=True)
