@@ -150,6 +150,16 @@ def test_words_that_mean_nothing_are_all_named() -> None:
     }  # fmt: skip
 
 
+def test_detectors_are_ranked_by_their_printed_precision() -> None:
+    found = find(task="object-detection", metric="coco/ap", min_metric=40, max_params=10e6, sort="metric")
+    assert found[0].name == "yolov9_s" and {"efficientdet_tf_d2", "efficientdet_tf_d1"} <= {one.name for one in found}
+    figure = next(one.figure for one in found if one.name == "efficientdet_tf_d1")
+    assert figure is not None and (figure.metric, figure.value) == ("coco/ap@640", 40.1)
+    assert (
+        figure.source == published()["efficientdet_tf_d1"].accuracy_source != published()["efficientdet_tf_d1"].source
+    )
+
+
 def test_a_metric_may_name_the_size_that_it_was_taken_at() -> None:
     at_384 = names(metric="imagenet-1k/top1@384")
     assert "mobilenetv4_conv_large" in at_384 and "starnet_s1" not in at_384

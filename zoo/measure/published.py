@@ -15,23 +15,35 @@ PUBLISHED = "published.toml"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 PRINTED = re.compile(r"[0-9]+(\.[0-9]+)?[kMG]")
 METRIC = "imagenet-1k/top1"
+KIND = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9_]+")
+"""A data set, and what is measured on it."""
 
 
 class Published(NamedTuple):
-    """`params` and `macs` with the digits that are printed, "" where none are; `top1` in percent, at `size`."""
+    """`params` and `macs` with the digits that are printed, "" where none are; `accuracy` in percent, at `size`: the `kind` says of what.
+
+    `accuracy_source` is where it is printed, `source` where the others are.
+    """
 
     params: str
     macs: str
-    top1: float | None
+    accuracy: float | None
+    kind: str
     form: str
     source: str
+    accuracy_source: str
     size: int
     differs: str
 
     @property
     def metric(self) -> str:
         """`dataset/metric@size`."""
-        return f"{METRIC}@{self.size}"
+        return f"{self.kind}@{self.size}"
+
+    @property
+    def top1(self) -> float | None:
+        """The accuracy of a model that was judged on ImageNet-1k."""
+        return self.accuracy if self.kind == METRIC else None
 
 
 @functools.cache
@@ -62,27 +74,30 @@ def figures_in(data: bytes) -> dict[str, Published]:
     for group, table in tomllib.loads(data.decode("utf-8")).items():
         if not isinstance(table, dict):
             raise ValueError(f"`{group}`: no table of figures")
-        common = table.get("form", "train"), table.get("source", ""), table.get("size", 0), table.get("differs", "")
         for model, figures in table.items():
             if isinstance(figures, list):
-                rows[model] = _row(model, figures, *common)
+                rows[model] = _row(model, figures, table)
     return rows
 
 
-def _row(model: str, figures: list[Any], form: Any, source: Any, size: Any, differs: Any) -> Published:
-    """One line, of texts that can be compared and printed. Raises ValueError."""
+def _row(model: str, figures: list[Any], table: dict[str, Any]) -> Published:
+    """One line, of texts that can be compared and printed, with what its table says of all. Raises ValueError."""
+    form, source, differs = table.get("form", "train"), table.get("source", ""), table.get("differs", "")
+    kind, elsewhere, size = table.get("metric", METRIC), table.get("accuracy_source", source), table.get("size", 0)
     if len(figures) not in (2, 3):
         raise ValueError(f"`{model}`: expected parameters, MACs and perhaps an accuracy; found {len(figures)} values")
-    params, macs, top1 = [*figures, None][:3]
-    if not all(is_text(text) for text in (params, macs, form, source, differs)) or not source:
+    params, macs, accuracy = [*figures, None][:3]
+    if not all(is_text(text) for text in (params, macs, form, source, elsewhere, differs)) or not source:
         raise ValueError(f"`{model}`: expected texts for parameters, MACs and the source")
     if wrong := [text for text in (params, macs) if text and not PRINTED.fullmatch(text)]:
         raise ValueError(f"`{model}`: expected a count such as 4.4M; found `{wrong[0]}`")
-    if top1 is not None and not (type(top1) in (int, float) and 0 <= top1 <= 100):
-        raise ValueError(f"`{model}`: expected an accuracy in percent; found {top1!r}")
+    if accuracy is not None and not (type(accuracy) in (int, float) and 0 <= accuracy <= 100):
+        raise ValueError(f"`{model}`: expected an accuracy in percent; found {accuracy!r}")
+    if not (isinstance(kind, str) and KIND.fullmatch(kind)):
+        raise ValueError(f"`{model}`: expected a metric such as {METRIC}; found {kind!r}")
     if type(size) is not int or size < 0:
         raise ValueError(f"`{model}`: expected a size in pixels; found {size!r}")
-    return Published(params, macs, top1, form, source, size, differs)
+    return Published(params, macs, accuracy, kind, form, source, elsewhere, size, differs)
 
 
 def agrees(printed: str, counted: int) -> bool:

@@ -62,8 +62,10 @@ def figures(name: str) -> Iterator[Figure]:
             yield Figure(f"{row.data}/{kind}", round(100 * estimate.value, 2), source)
     printed = published().get(name)
     own_size = catalog.entry(name).input_size[-1]
-    if printed is not None and printed.top1 is not None and printed.size == own_size:  # as the latencies beside it are
-        yield Figure(printed.metric, printed.top1, printed.source)
+    if (
+        printed is not None and printed.accuracy is not None and printed.size == own_size
+    ):  # as the latencies beside it are
+        yield Figure(printed.metric, printed.accuracy, printed.accuracy_source)
 
 
 def metrics() -> list[str]:
