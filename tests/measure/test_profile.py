@@ -24,6 +24,7 @@ from zoo.build.inputs import meta_input
 from zoo.catalog.published import published_spec
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT, FLOP_CLASSES
+from zoo.measure.parts import parts, parts_of
 from zoo.measure.profile import Profile, profile
 from zoo.measure.profiles import cost_of, costs
 from zoo.measure.published import agrees, published
@@ -97,6 +98,32 @@ def test_shipped_profiles_are_those_of_today(name: str, form: str) -> None:
 def test_every_model_ships_its_profiles() -> None:
     assert list(costs()) == ALL
     assert all(catalog.entry(name).macs == forms["train"].macs for name, forms in costs().items())
+
+
+@pytest.mark.parametrize("name", sampled(FIRST))
+def test_shipped_parts_are_those_of_today(name: str) -> None:
+    assert parts()[name] == parts_of(profile(name)), "run `python -m zoo.measure.parts`"
+
+
+def test_every_model_ships_its_parts_which_add_up_to_its_profile() -> None:
+    assert list(parts()) == ALL
+    for name, found in parts().items():
+        whole, places = costs()[name]["train"], found.stages.values()
+        work = sum(value for kind, value in found.classes.items() if kind not in FLOP_CLASSES)
+        assert [sum(place.params for place in places), sum(place.macs for place in places), work] == [
+            whole.params, whole.macs, whole.macs
+        ], name  # fmt: skip
+
+
+def test_parts_of_a_chain_that_have_names_are_places_and_what_is_in_them_is_none() -> None:
+    rows = [row.path for row in profile("mobilenetv4_conv_medium").blocks if row.path.startswith("stages.0.")]
+    assert rows == ["stages.0.layers.0.exp", "stages.0.layers.0.pwl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FIRST])
+def test_parts_of_every_model_are_those_of_today(name: str) -> None:
+    assert parts()[name] == parts_of(profile(name))
 
 
 @pytest.mark.slow

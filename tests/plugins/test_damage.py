@@ -38,6 +38,7 @@ DATA: dict[str, tuple[str, bytes, str]] = {
     "deep": ("index.json", b"[" * 100_000, "recursion"),
     "costs": ("data/profiles.json", b'{"net_nano": {"train": 7}}', "profiles.json cannot be read"),
     "loads": ("data/loads.json", b'{"net_nano": {"train": 7}}', "loads.json cannot be read"),
+    "pieces": ("data/parts.json", b'{"net_nano": 7}', "parts.json cannot be read"),
     "prints": (
         "data/published.toml",
         b'[x]\nnet_nano = ["1 k", "2", "three"]\nsource = "s"\n',
@@ -78,9 +79,10 @@ def test_each_is_named_with_its_cure_and_the_rest_works(site: pathlib.Path, run_
     code = """
 import json, time, zoo, blocks
 from zoo.measure.load import loads
+from zoo.measure.parts import parts
 from zoo.measure.published import published
 start = time.process_time()
-loads(), published()
+loads(), parts(), published()
 reports = {one.name: [one.state, one.cause, len(one.blocks)] for one in zoo.plugins()}
 print(json.dumps([reports, zoo.list_models("*/*"), "mlp" in blocks.list_blocks(), time.process_time() - start]))
 """

@@ -1,5 +1,5 @@
 """What a plugin's package carries so that it is listed without being imported: `blocks.json`, `index.json`,
-`profiles.json`, `loads.json`."""
+`profiles.json`, `parts.json`, `loads.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blocks.registry import INDEX_OF_PLUGIN, get, info_of
 from zoo.authoring.core_index import render
 from zoo.catalog.collection import Collection
 from zoo.catalog.index import entries
-from zoo.measure import load_counter, profiles
+from zoo.measure import load_counter, parts, profiles
 from zoo.system.folders import write_whole
 
 
@@ -32,7 +32,7 @@ def write(package: Path, blocks: Iterable[str], collection: Collection | None) -
 
 
 def _files(package: Path, blocks: Iterable[str], collection: Collection | None) -> Iterator[tuple[Path, bytes]]:
-    """The blocks, the models, and the profiles and loads of all models in both forms; the last two follow the order of the models."""
+    """The blocks, the models, and the profiles, parts and loads of all models; the last three follow the order of the models."""
     if identities := sorted(blocks):
         infos = [info_of(get(identity)) for identity in identities]
         encoded = msgspec.json.encode(infos, order="sorted")
@@ -40,4 +40,5 @@ def _files(package: Path, blocks: Iterable[str], collection: Collection | None) 
     if collection is not None and any(collection.folder.glob("*.toml")):
         yield collection.index_file, render(collection)
         yield collection.data / profiles.PROFILES, profiles.rendered(collection)
+        yield collection.data / parts.PARTS, parts.rendered(collection)
         yield collection.data / load_counter.LOADS, load_counter.rendered(collection)

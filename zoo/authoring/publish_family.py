@@ -1,6 +1,6 @@
 """`zoo publish-family NAME`: all data that follow from the file of a family, and what is left for a person. For a checkout of this repository.
 
-zoo/models/NAME.toml  ->  zoo/models/index.json, data/profiles.json, data/loads.json, tests/published/digests.json, model_cards/
+zoo/models/NAME.toml  ->  zoo/models/index.json, data/profiles.json, data/parts.json, data/loads.json, tests/published/digests.json, model_cards/
 
 A plugin's families have `zoo index NAMESPACE`.
 """
@@ -19,7 +19,7 @@ from zoo.catalog.collection import CORE
 from zoo.catalog.index import entries, forget
 from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
-from zoo.measure import load_counter, profiles
+from zoo.measure import load_counter, parts, profiles
 from zoo.measure.load import loads
 from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
@@ -74,6 +74,7 @@ def publish_family(name: str) -> Publication:
     files = [
         CORE.index_file,
         CORE.data / profiles.PROFILES,
+        CORE.data / parts.PARTS,
         CORE.data / load_counter.LOADS,
         ROOT / DIGESTS,
         ROOT / CARDS,
@@ -81,6 +82,7 @@ def publish_family(name: str) -> Publication:
     write_whole(CORE.index_file, render(CORE, path.name))
     _forget()
     profiles.write(CORE, path.name)
+    parts.write(CORE, path.name)
     load_counter.write(CORE, path.name)
     _write_digests()
     _forget()
@@ -208,7 +210,7 @@ def _write_digests() -> None:
 def _forget() -> None:
     """The files were written: what was read of them is stale."""
     forget()
-    for cached in (profiles.costs, loads, published, family_of):
+    for cached in (profiles.costs, parts.parts, loads, published, family_of):
         cached.cache_clear()
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from blocks.chain import Chain
 from blocks.moe.routing import shape_of
 from blocks.registry.words import short_name
 from blocks.wiring.graph import Graph, Joint
@@ -212,7 +213,8 @@ def _inputs(given: Tensor | tuple[int, ...] | None, spec: Any) -> tuple[Tensor, 
 
 
 def is_place(path: str, module: nn.Module, net: nn.Module) -> bool:
-    """Blocks under numbered positions, and those of the nodes of graphs: `stages.0.layers.1.0.2`, `graph.d0.0`, not the `fc1` inside."""
+    """Blocks under positions, by number or by name, and those of the nodes of graphs: `stages.0.layers.1.0.2`, `stages.0.layers.0.exp`,
+    `graph.d0.0`, not the `fc1` inside."""
     if not hasattr(module, "block_id"):
         return False
     steps = path.split(".")
@@ -220,7 +222,7 @@ def is_place(path: str, module: nn.Module, net: nn.Module) -> bool:
         return False
     owner: nn.Module | None = net
     for step in steps:
-        if not (step.isdigit() or step in PLACES or isinstance(owner, (Graph, Joint))):
+        if not (step.isdigit() or step in PLACES or type(owner) is Chain or isinstance(owner, (Graph, Joint))):
             return False
         owner = owner._modules[step] if owner is not None else None
     return True
