@@ -149,19 +149,24 @@ def test_no_cell_of_numbers_holds_a_number_without_a_record(pages: list[Figures]
     assert {text.strip() for page in pages for text in page.loose} - widths - inputs == set()
 
 
+def unpacked(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else [column["of"][place] for place in column["at"]]
+
+
 def test_data_of_the_explorer_are_the_same_records(site: Site, rows: dict[str, Any]) -> None:
     text = (site.folder / "assets/data.js").read_text()
     data = json.loads(text.removeprefix("self.zooData = ").removesuffix(";\n"))
     profiles = json.loads((DATA / "data/profiles.json").read_text())
-    for model in data["models"]:
-        cost = profiles[model["name"]]
-        assert model["params"] == [cost[form]["params"] for form in ("train", "deploy")]
-        assert model["macs"] == [cost[form]["macs"] for form in ("train", "deploy")]
+    names, params, macs, digests = (unpacked(data["models"][key]) for key in ("name", "params", "macs", "digest"))
+    assert names == MODELS
+    for name, *figures in zip(names, params, macs, strict=True):
+        cost = profiles[name]
+        assert figures == [[cost[form][field] for form in ("train", "deploy")] for field in ("params", "macs")]
     for number, device, _, form, p50, low, high, p90, verdict, _, record, _ in data["timings"]:
         row = rows[record.removeprefix("row:")]
         shown = [data["devices"][device]["id"], ("train", "deploy")[form], p50, low, high, p90, verdict]
         assert shown == [row[key] for key in ("device", "form", "p50_ms", "low_ms", "high_ms", "p90_ms", "verdict")]
-        assert row["digest"].startswith(data["models"][number]["digest"])
+        assert row["digest"].startswith(digests[number])
     assert data["timings"]
 
 

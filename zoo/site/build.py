@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import zoo
 from blocks.registry import list_blocks
 from zoo import catalog
-from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem, ProblemsError
+from zoo.measure.parts import parts
 from zoo.site import explorer, guides, pages
-from zoo.site.counts import counts_of
-from zoo.site.facts import block_facts, family_facts
+from zoo.site.counts import count_missing
+from zoo.site.facts import block_facts, volumes
 from zoo.site.figures import Shown
 from zoo.site.known import Known, Measurements, gather, measurements
-from zoo.site.render import ASSETS, address, entry, render, script, slug
+from zoo.site.render import ASSETS, address, entry, render, script
 from zoo.site.runs import label, run_words
 from zoo.system.folders import write_text
 
@@ -52,43 +52,45 @@ def write_site(
     """Writes the site of models (all, if no names are given) with the rows that ship and those of `stores`. One of all models has the guides, and
     blocks that no model uses.
 
-    Without `counted` the pages do not tell what the parts of a model cost. Files of an earlier site in
-    the folder are replaced; a folder with other files is refused. Raises InputError.
+    What the parts of a model cost ships with it; without `counted` it is not told of those with which none ships. Files of an earlier site
+    in the folder are replaced; a folder with other files is refused. Raises InputError.
     """
     _check_folder(folder)
     names = list(names) or list(catalog.entries())
     whole = len(names) == len(catalog.entries())
     found = measurements(stores)
-    sound = [name for name in names if _has_sound_spec(name)]
-    models = gather(sound, found.rows, counts_of(sound, progress) if counted else {})
-    texts = dict(_files(models, found, title, whole))
-    for name, text in {**texts, **_assets()}.items():
+    gathered = gather(names, found.rows, parts())
+    models = {name: known for name, known in gathered.items() if _is_sound(known)}
+    if counted:
+        count_missing(list(models.values()), progress)
+    texts = {**dict(_files(models, found, title, whole)), **_assets(title, whole)}
+    for name, text in texts.items():
         write_text(folder / name, text)
-    _clear(folder, {*texts, *_assets()})
+    _clear(folder, set(texts))
     return _measured(folder, len(models))
 
 
-EVERYWHERE = ("words", "header", "drawing", "parts")
+EVERYWHERE = ("words", "header", "drawing", "parts", "facts", "model", "family", "block", "page")
 """Scripts of every page, which are one file."""
 
 
-def _assets() -> dict[str, str]:
+def _assets(title: str, guided: bool) -> dict[str, str]:
     found = {path.name: path.read_text(encoding="utf-8") for path in sorted(ASSETS.iterdir())}
-    shared = "".join(found.pop(f"{name}.js") for name in EVERYWHERE)
+    shared = script("zooSite", {"title": title, "guides": guided}) + "".join(
+        found.pop(f"{name}.js") for name in EVERYWHERE
+    )
     return {f"assets/{name}": text for name, text in {"page.js": shared, **found}.items()}
 
 
-def _has_sound_spec(name: str) -> bool:
+def _is_sound(known: Known) -> bool:
     """Whether a model can be shown. One of a plugin whose spec cannot be read is left out, with a warning."""
     try:
-        if catalog.entry(name).file:
-            published_spec(name)
+        return known.spec is not None or not known.entry.file
     except ProblemsError as error:
-        if not catalog.home_of(name).namespace:
+        if not catalog.home_of(known.name).namespace:
             raise
         log.warning("left out of the site: %s", error)
         return False
-    return True
 
 
 MARK = "assets/site.json"
@@ -105,7 +107,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-ROOMS = ("models", "blocks", "families", "guides", "assets", "assets/families", "assets/blocks")
+ROOMS = ("models", "blocks", "families", "guides", "assets", "assets/families", "assets/specs", "assets/blocks")
 
 
 def _clear(folder: Path, present: set[str]) -> None:
@@ -145,14 +147,14 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
     )
     yield "assets/data.js", script("zooData", data)
     for one in known:
-        yield (
-            address("models", one.name),
-            render("model.html", **shared, root="../", title=one.name, entry=one.entry),
-        )
-    for family, members in sorted(pages.by_family(known).items()):
-        page = render("family.html", **shared, root="../", **pages.family_page(family, members))
+        yield address("models", one.name), render("model.html", **shared, root="../", title=one.name, entry=one.entry)
+    families = pages.by_family(known)
+    for family, members in families.items():
+        page = render("family.html", **shared, root="../", title=family, entry=members[0].entry, members=members)
         yield address("families", family), page
-        yield f"assets/families/{slug(family)}.js", entry("zooFamilies", family, family_facts(members, devices, linked))
+    for volume in volumes(families, devices, linked):
+        yield f"assets/families/{volume.letter}.js", entry("zooFamilies", volume.letter, volume.facts)
+        yield f"assets/specs/{volume.letter}.js", entry("zooSpecs", volume.letter, volume.specs)
     for info in infos:
         yield address("blocks", info.name), render("block.html", **shared, root="../", title=info.name, info=info)
     for kind, alike in groupby(sorted(infos, key=attrgetter("kind")), attrgetter("kind")):
@@ -162,7 +164,7 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
     read = [guides.guide(name) for name in guides.names()] if whole else []
     for guide in read:
         yield f"guides/{guide.name}.html", render("guide.html", **shared, root="../", title=guide.title, guide=guide)
-    yield "assets/index.js", script("zooIndex", _index(known, infos, read))
+    yield "assets/index.js", script("zooIndex", pages.searched(known, infos, read))
     yield MARK, json.dumps({"schema": "zoo.site/1", "models": len(known), "version": zoo.__version__}) + "\n"
 
 
@@ -175,16 +177,6 @@ def _known_block(name: str) -> Any:
 def _navigation() -> list[tuple[str, list[tuple[str, str]]]]:
     """(group, [(name, title)]) of the guides."""
     return [(group, [(name, guides.guide(name).title) for name in members]) for group, members in guides.groups()]
-
-
-def _index(models: Sequence[Known], infos: Sequence[Any], read: Sequence[guides.Guide]) -> list[list[str]]:
-    """What the search looks through: [title, address, kind, words]."""
-    entries = [pages.entry_of_search(known) for known in models] + [pages.block_of_search(info) for info in infos]
-    for guide in read:
-        page = f"guides/{guide.name}.html"
-        entries.append([guide.title, page, "guide", ""])
-        entries += [[heading.text, f"{page}#{heading.anchor}", "guide", guide.title] for heading in guide.headings]
-    return entries
 
 
 def _measured(folder: Path, models: int) -> Site:

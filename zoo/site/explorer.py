@@ -13,11 +13,12 @@ from zoo.selection.figures import less_is_better, unit_of
 from zoo.site import figures
 from zoo.site.figures import Shown
 from zoo.site.known import Known, Measurements
+from zoo.site.pool import column
 from zoo.site.render import address
 from zoo.site.runs import label
 
 FORMS = ("train", "deploy")
-DIGEST_LETTERS = 16
+DIGEST_LETTERS = 10
 """Of a digest, by which the browser knows the models of a file that is dropped on the page."""
 METRIC = "imagenet-1k/top1"
 
@@ -86,7 +87,7 @@ def data(models: Sequence[Known], found: Measurements) -> dict[str, Any]:
         place = devices.index(calibration.device), runtimes.index(_runtime(calibration.runtime))
         timings += _predictions(models, calibration, *place)
     return {
-        "models": [_model(known) for known in models],
+        "models": packed([_model(known) for known in models]),
         "devices": [_device(name, found.devices) for name in devices],
         "runtimes": runtimes,
         "metrics": metrics(models),
@@ -97,12 +98,16 @@ def data(models: Sequence[Known], found: Measurements) -> dict[str, Any]:
     }
 
 
+def packed(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A column for each key, in which what recurs stands once; `assets/records.js` makes models of them again."""
+    return {key: column(model[key] for model in models) for key in models[0]} if models else {}
+
+
 def _model(known: Known) -> dict[str, Any]:
     entry = known.entry
     accuracies = {one.short: [one.figure.value, one.figure.record, one.metric] for one in reversed(known.own)}
     return {
         "name": known.name,
-        "href": address("models", known.name),
         "digest": entry.digest[:DIGEST_LETTERS],
         "family": entry.family,
         "title": entry.title,

@@ -1,20 +1,21 @@
-"""What the pages of models and blocks tell: a script for each family, and one for each kind of block, which the browser makes sections of.
+"""What the pages of models, families and blocks tell, which the browser makes sections of.
 
-The models of a family share most of their words, so that a file of all of them is little larger than one of any.
+Families whose names begin with the same letter share a volume, a script with their facts, and another with their specs: they have most words in
+common, so that a volume is little larger than any of them. A drawing that recurs stands in its volume once. What follows from
+other facts is left out: `assets/facts.js` puts it back.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from blocks.registry import BlockInfo
 from blocks.registry.schema import words
 from blocks.registry.words import printable, short_name
-from zoo.catalog.published import published_spec
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
@@ -23,7 +24,9 @@ from zoo.publish.cards import bibtex
 from zoo.selection.figures import unit_of
 from zoo.site.figures import row_record
 from zoo.site.known import Accuracy, Known
-from zoo.site.pages import is_web, link_of
+from zoo.site.pages import is_web, link_of, spec_text
+from zoo.site.pool import Pool
+from zoo.site.render import slug
 from zoo.site.runs import label
 from zoo.site.structure import Node, places
 from zoo.weights.manifest import Manifest
@@ -32,64 +35,87 @@ FORMS = ("train", "deploy")
 DIGEST_SHOWN = 12
 
 
-def family_facts(members: Sequence[Known], devices: Mapping[str, Device], pages: Iterable[str]) -> dict[str, Any]:
+class Volume(NamedTuple):
+    """Families that share two scripts: their facts with the drawings that these point to, and their specs."""
+
+    letter: str
+    facts: dict[str, Any]
+    specs: dict[str, str]
+
+
+def volumes(
+    families: Mapping[str, Sequence[Known]], devices: Mapping[str, Device], pages: Iterable[str]
+) -> Iterator[Volume]:
     """`pages` are the blocks of the site that have one."""
+    linked = set(pages)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for family in sorted(families):
+        alike[slug(family)[0].lower()].append(family)
+    for letter, names in alike.items():
+        drawings = Pool()
+        facts = {name: _family(families[name], devices, linked, drawings) for name in names}
+        yield Volume(
+            letter,
+            {"drawings": drawings.values, "families": facts},
+            {name: spec_text(families[name][0]) for name in names},
+        )
+
+
+def _family(members: Sequence[Known], devices: Mapping[str, Device], pages: set[str], drawings: Pool) -> dict[str, Any]:
     entry = members[0].entry
     used = {short_name(block) for known in members for block in known.entry.blocks}
     seen = {row.device for known in members for row in known.timings}
     return {
+        "title": entry.title,
         "cite": bibtex(entry),
         "paper": link_of(entry.paper),
         "code": entry.code if is_web(entry.code) else "",
-        "blocks": sorted(used & set(pages)),
+        "blocks": sorted(used & pages),
         "devices": {name: label(devices[name]) for name in sorted(seen) if name in devices},
-        "models": {known.name: _model(known, devices) for known in members},
+        "units": {one.metric: unit_of(one.metric) for known in members for one in known.accuracies},
+        "models": {known.name: _title(known, entry.title) | _model(known, devices, drawings) for known in members},
     }
 
 
-def _model(known: Known, devices: Mapping[str, Device]) -> dict[str, Any]:
+def _title(known: Known, shared: str) -> dict[str, str]:
+    return {"title": known.entry.title} if known.entry.title != shared else {}
+
+
+def _model(known: Known, devices: Mapping[str, Device], drawings: Pool) -> dict[str, Any]:
     entry = known.entry
-    load, shell = usage(known)
     return {
         "task": entry.task,
         "mixing": known.mixing,
         "input": known.input_words,
         "digest": entry.digest[:DIGEST_SHOWN],
         "licence": [entry.licence, known.licence_class],
-        "costs": [_costs(known.name, form) for form in FORMS],
-        "places": _places(known),
-        "classes": dict(sorted(known.counts.classes.items(), key=lambda item: -item[1])) if known.counts else {},
+        "costs": _costs(known.name),
+        "places": _places(known, drawings),
+        "classes": known.parts.classes if known.parts else {},
         "timings": [_timing(known, row, devices.get(row.device)) for row in known.timings],
         "accuracies": [_accuracy(one) for one in known.accuracies],
         "weights": [_weights(one) for one in known.weights],
-        "load": load,
-        "shell": shell,
     }
 
 
-def _costs(name: str, form: str) -> list[int]:
-    """Parameters, MACs, bytes of weights, bytes of activations held at one time, and of both."""
-    cost = costs()[name][form]
-    return [
-        cost.params,
-        cost.macs,
-        cost.weight_bytes,
-        cost.peak_activation_bytes,
-        cost.weight_bytes + cost.peak_activation_bytes,
-    ]
+def _costs(name: str) -> list[list[int]]:
+    """Parameters, MACs, bytes of weights, bytes of activations held at one time: of the train form, and of the deploy form where it is another."""
+    forms = [costs()[name][form] for form in FORMS]
+    rows = [[cost.params, cost.macs, cost.weight_bytes, cost.peak_activation_bytes] for cost in forms]
+    return rows[:1] if rows[0] == rows[1] else rows
 
 
-def _places(known: Known) -> list[list[Any]] | None:
-    """[place, which layers, width, blocks, parameters, MACs] from the stem to the head, None where no spec tells. The costs of a stage stand
-    beside its first layers, and hold for all of it."""
-    if not known.entry.file:
+def _places(known: Known, drawings: Pool) -> list[list[Any]] | None:
+    """[place, which layers, width, drawing] from the stem to the head, None where no spec tells. Beside the first layers of a stage stand the
+    parameters and MACs of all of it."""
+    if known.spec is None:
         return None
-    counted = dict(known.counts.stages) if known.counts else {}
+    counted = dict(known.parts.stages) if known.parts else {}
     rows = []
-    for place in places(published_spec(known.name)):
+    for place in places(known.spec):
+        row = [place.name, place.note, place.width, drawings.place_of([_tree(node) for node in place.nodes])]
         cost = counted.pop(place.name, None)
-        params, macs = (cost.params, cost.macs) if cost else (None, None)
-        rows.append([place.name, place.note, place.width, [_tree(node) for node in place.nodes], params, macs])
+        rows.append([*row, cost.params, cost.macs] if cost else row)
     return rows
 
 
@@ -117,12 +143,10 @@ def _options(row: Latency, device: Device | None) -> str:
     return " ".join([f"--form {row.form}", *(f"{option} {value}" for option, value in options.items() if value)])
 
 
-def _accuracy(one: Accuracy) -> dict[str, Any]:
+def _accuracy(one: Accuracy) -> list[Any]:
     figure = one.figure
-    return {
-        "metric": one.metric, "value": figure.value, "text": figure.text, "record": figure.record, "unit": unit_of(one.metric),
-        "ends": [[end.value, end.text] for end in one.interval], "weights": one.weights, "source": one.source, "command": one.command,
-    }  # fmt: skip
+    ends = [end.value for end in one.interval]
+    return [one.metric, figure.value, figure.record, one.weights, one.source, one.command, ends]
 
 
 def _weights(one: Manifest) -> dict[str, Any]:
@@ -131,16 +155,6 @@ def _weights(one: Manifest) -> dict[str, Any]:
         "name": one.name, "state": one.state, "licence": [one.licence, one.licence_class], "origin": one.origin, "source": one.source,
         "preprocess": f"{how.size} px, {how.interpolation}, crop {how.crop}" if how else "",
     }  # fmt: skip
-
-
-def usage(known: Known) -> tuple[str, str]:
-    """How to load a model in Python; how to fetch, measure and deploy it in a shell."""
-    name, entry = known.name, known.entry
-    tag = next(iter([*entry.tags, *entry.listed]), "")
-    load = f'model = zoo.create("{name}")' if not tag else f'model = zoo.create("{name}.{tag}", pretrained=True)'
-    unseen = bool(entry.listed and not entry.tags)
-    pin = [f"$ zoo pin {name}.{tag}        # fetches the listed weights, proves them, keeps them"] if unseen else []
-    return f"import zoo\n\n{load}", "\n".join([*pin, f"$ zoo bench {name} --form deploy", f"$ zoo deploy {name}"])
 
 
 MOST_USERS = 12
@@ -152,6 +166,7 @@ def block_facts(info: BlockInfo, models: Iterable[Known]) -> dict[str, Any]:
     users = [known for known in models if info.id in known.entry.blocks]
     families = Counter(known.entry.family for known in users)
     return {
+        "formula": printable(info.summary),
         "layout": info.layout,
         "abilities": info.abilities,
         "paper": link_of(info.paper),
@@ -175,7 +190,7 @@ def _uses(block: str, users: Iterable[Known]) -> list[tuple[str, int, int, int, 
     """(model, places, parameters, MACs, share of all MACs) where a block stands at a place of the spec; the largest share comes first."""
     found = []
     for known in users:
-        cost = known.counts.blocks.get(block) if known.counts else None
+        cost = known.parts.blocks.get(block) if known.parts else None
         if cost is not None:
             share = cost.macs / max(1, costs()[known.name]["train"].macs)
             found.append((known.name, cost.places, cost.params, cost.macs, round(share, 4)))

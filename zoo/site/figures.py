@@ -4,7 +4,7 @@ A record is named `KIND:SUBJECT:FIELD`, by which a reader of the page's source, 
 
     cost:NAME:FORM:FIELD      profiles.json of the model's collection
     row:ID:FIELD              the row of `latency.jsonl`, or of --store, whose content has a hash that begins so
-    printed:NAME:top1         published.toml
+    printed:NAME:accuracy     published.toml
     weights:NAME.TAG:METRIC   the manifest of weights that ship, or their line in weights/<family>.toml
     count:NAME:PLACE:FIELD    `zoo profile NAME --by stage`, `--by block`; counted when the site was built
     task:BLOCK:TASK           tasks.json

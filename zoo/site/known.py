@@ -18,13 +18,14 @@ from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency
+from zoo.measure.parts import Parts
 from zoo.measure.predict import Calibration
 from zoo.measure.published import published
 from zoo.measure.source_hash import source_hash
 from zoo.measure.store import newest, read_rows, shipped_devices, shipped_rows
-from zoo.selection.figures import less_is_better
-from zoo.site.counts import Counts
+from zoo.selection.figures import in_percent
 from zoo.site.figures import Shown
+from zoo.specs.model import Spec
 from zoo.weights.licences import licence_class
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
@@ -93,8 +94,8 @@ def _calibration(path: Path) -> Calibration | None:
 class Known:
     """One model. `timings` are its rows, by device, runtime and form."""
 
-    def __init__(self, entry: catalog.Entry, timings: Sequence[Latency], counts: Counts | None):
-        self.entry, self.counts = entry, counts
+    def __init__(self, entry: catalog.Entry, timings: Sequence[Latency], parts: Parts | None):
+        self.entry, self.parts = entry, parts
         self.timings = sorted(timings, key=lambda row: (row.device, row.runtime.key, row.form))
 
     @property
@@ -102,11 +103,16 @@ class Known:
         return self.entry.name
 
     @cached_property
+    def spec(self) -> Spec | None:
+        """None of a model that a plugin's code builds. Raises SpecError."""
+        return published_spec(self.name) if self.entry.file else None
+
+    @cached_property
     def input_words(self) -> str:
         """What costs and latencies are of: `224 x 224`, `50 frames of 172 x 172`, `128 tokens`."""
         size = self.entry.input_size
         words = " x ".join(map(str, size)) if len(size) > 1 else f"{size[0]} tokens"
-        frames = getattr(published_spec(self.name).input, "frames", 0) if self.entry.file else 0
+        frames = getattr(self.spec.input, "frames", 0) if self.spec is not None else 0
         return f"{frames} frames of {words}" if frames else words
 
     @property
@@ -184,11 +190,11 @@ def _area(block: str) -> str:
 
 
 def _of_weights(manifest: Manifest, metric: str, found: Metric) -> Accuracy:
-    less = less_is_better(metric)
-    value = round(found.value if less else 100 * found.value, 4)
+    factor = 100 if in_percent(metric) else 1
+    value = round(factor * found.value, 4)
     record = f"weights:{manifest.name}:{metric}"
     interval = tuple(
-        Shown(end, f"{100 * end:.4g}", f"{record}:ci95.{place}") for place, end in enumerate(found.ci95 or ())
+        Shown(end, f"{factor * end:.4g}", f"{record}:ci95.{place}") for place, end in enumerate(found.ci95 or ())
     )
     shown = Shown(value, f"{round(value, 2):g}", record)
     return Accuracy(metric, shown, found.source or manifest.origin, manifest.name, interval, found.command)
@@ -197,15 +203,15 @@ def _of_weights(manifest: Manifest, metric: str, found: Metric) -> Accuracy:
 def _printed(entry: catalog.Entry) -> Iterable[Accuracy]:
     """Only at the model's own size, as the latencies beside it are."""
     found = published().get(entry.name)
-    if found is not None and found.top1 is not None and found.size == entry.input_size[-1]:
-        shown = Shown(found.top1, f"{found.top1:g}", f"printed:{entry.name}:top1")
-        yield Accuracy(found.metric, shown, found.source, "")
+    if found is not None and found.accuracy is not None and found.size == entry.input_size[-1]:
+        shown = Shown(found.accuracy, f"{found.accuracy:g}", f"printed:{entry.name}:accuracy")
+        yield Accuracy(found.metric, shown, found.accuracy_source, "")
 
 
-def gather(names: Sequence[str], rows: Sequence[Latency], counts: Mapping[str, Counts]) -> dict[str, Known]:
+def gather(names: Sequence[str], rows: Sequence[Latency], parts: Mapping[str, Parts]) -> dict[str, Known]:
     """The models by name, each with the rows of its digest."""
     of_digest: dict[str, list[Latency]] = defaultdict(list)
     for row in rows:
         of_digest[row.digest].append(row)
-    entries = catalog.entries()
-    return {name: Known(entries[name], of_digest[entries[name].digest], counts.get(name)) for name in names}
+    found = {name: catalog.entry(name) for name in names}
+    return {name: Known(entry, of_digest[entry.digest], parts.get(name)) for name, entry in found.items()}

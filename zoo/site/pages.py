@@ -1,4 +1,4 @@
-"""Texts and figures for the templates: the page of a family, the entries of the search, addresses of papers."""
+"""Texts for pages: specs as they are written, entries of the search, addresses of papers."""
 
 from __future__ import annotations
 
@@ -8,37 +8,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from blocks.registry import BlockInfo, describe, identity_of
-from blocks.registry.words import printable, printable_lines, short_name
-from zoo import catalog
+from blocks.registry.words import printable, printable_lines
 from zoo.catalog.published import spec_file
-from zoo.publish.cards import bibtex
-from zoo.site import figures
+from zoo.site.guides import Guide
 from zoo.site.known import Known
-from zoo.site.render import address
 
 
-def family_page(family: str, members: Sequence[Known]) -> dict[str, Any]:
-    entry = members[0].entry
-    text = spec_file(entry.name).read_text(encoding="utf-8") if entry.file else ""
-    text = re.split(r"^\[keys\.", text, maxsplit=1, flags=re.MULTILINE)[0].strip()
-    return {
-        "title": family,
-        "entry": entry,
-        "members": members,
-        "rows": [
-            (known, figures.cost(known.name, "train", "params"), figures.cost(known.name, "train", "macs"), best(known))
-            for known in members
-        ],
-        "paper": link_of(entry.paper),
-        "code_link": entry.code if is_web(entry.code) else "",
-        "spec": printable_lines(text),
-        "bibtex": bibtex(entry),
-    }
-
-
-def best(known: Known) -> Any:
-    """The first of what is known of its accuracy."""
-    return next(iter(known.accuracies), None)
+def spec_text(known: Known) -> str:
+    """The file that the models of a family come from, without its rules for the names of other libraries' weights; "" where a plugin's code builds them."""
+    if not known.entry.file:
+        return ""
+    text = spec_file(known.name).read_text(encoding="utf-8")
+    return printable_lines(re.split(r"^\[keys\.", text, maxsplit=1, flags=re.MULTILINE)[0].strip())
 
 
 def by_family(users: Iterable[Known]) -> dict[str, list[Known]]:
@@ -66,16 +47,15 @@ def blocks_in_use(models: Iterable[Known]) -> list[BlockInfo]:
     return [describe(identity) for identity in identities if identity_of(identity)]
 
 
-def entry_of_search(known: Known) -> list[str]:
-    entry: catalog.Entry = known.entry
-    return [known.name, address("models", known.name), "model", printable(f"{entry.family} {entry.title}", 160)]
-
-
-def block_of_search(info: BlockInfo) -> list[str]:
-    covered = " ".join(info.covers)
-    return [
-        short_name(info.id),
-        address("blocks", info.name),
-        "block",
-        printable(f"{info.kind} {covered} {info.summary}", 200),
-    ]
+def searched(models: Sequence[Known], infos: Iterable[BlockInfo], read: Iterable[Guide]) -> dict[str, list[Any]]:
+    """What the search looks through: of models, families and blocks [words, names], of guides [words, title, address]."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for known in models:
+        alike[printable(f"{known.entry.family} {known.entry.title}", 160)].append(known.name)
+    blocks = [[printable(f"{info.kind} {' '.join(info.covers)} {info.summary}", 200), [info.name]] for info in infos]
+    families = [["", list(by_family(models))]]
+    found: dict[str, list[Any]] = {"models": [*alike.items()], "families": families, "blocks": blocks, "guides": []}
+    for guide in read:
+        found["guides"].append(["", guide.title, guide.name])
+        found["guides"] += [[guide.title, head.text, f"{guide.name}#{head.anchor}"] for head in guide.headings]
+    return found

@@ -18,14 +18,14 @@ from zoo.errors import InputError, Problem
 from zoo.measure.latency import TORCH, Runtime
 from zoo.selection.figures import less_is_better, unit_of
 from zoo.selection.find import Candidate
-from zoo.site.explorer import FORMS, Choice, Line, Timing, goodness
+from zoo.site.explorer import DIGEST_LETTERS, FORMS, Choice, Line, Timing, goodness, packed
 from zoo.site.figures import Shown, milliseconds
 from zoo.site.known import Known, mixing_of
 from zoo.site.render import ASSETS, render, script
 from zoo.site.runs import run_words
 from zoo.system.folders import write_text
 
-SCRIPTS = ("words", "drawing", "records", "chart", "table", "drop", "compare", "explorer")
+SCRIPTS = ("words", "drawing", "records", "chart", "table", "drop", "compare", "asked", "explorer")
 
 
 def write_sheet(found: Sequence[Candidate], path: Path, metric: str, threads: int = 1, batch: int = 1) -> None:
@@ -110,7 +110,7 @@ def _data(found: Sequence[Candidate], chosen: Choice) -> dict[str, Any]:
         ) for number, one in enumerate(found) if one.ms is not None
     ]  # fmt: skip
     return {
-        "models": [_model(one, chosen.metric) for one in found],
+        "models": packed([_model(one, chosen.metric) for one in found]),
         "devices": [{"id": chosen.device, "label": chosen.device}] if chosen.device else [],
         "runtimes": [chosen.runtime] if chosen.runtime else [],
         "metrics": [chosen.metric],
@@ -125,7 +125,7 @@ def _model(one: Candidate, metric: str) -> dict[str, Any]:
     entry = catalog.entries().get(one.name)
     memory = one.memory_bytes or one.weight_bytes
     return {
-        "name": one.name, "href": "", "digest": entry.digest[:16] if entry else "", "family": one.family, "title": entry.title if entry else "",
+        "name": one.name, "digest": entry.digest[:DIGEST_LETTERS] if entry else "", "family": one.family, "title": entry.title if entry else "",
         "task": entry.task if entry else "", "input": _input(entry), "mixing": _mixing(entry), "licence": one.licence,
         "class": one.licence_class, "sell": one.licence_class == "permissive", "weights": _weights(entry),
         "blocks": [block.partition("@")[0].removeprefix("core/") for block in entry.blocks] if entry else [],

@@ -1,15 +1,16 @@
 "use strict";
 // The page of a block: what stands in the file of its kind, as sections.
-(() => {
+zoo.pages.block = async (main, name) => {
   const { element, figure, count, address } = zoo.words;
   const { chip, command, caption, empty, section, link, number, table } = zoo.parts;
-  const main = document.getElementById("main"), name = document.querySelector("h1").textContent;
-  const block = self.zooBlocks[main.dataset.kind][name];
+  const crumbs = main.querySelector("nav"), kind = crumbs.textContent;
+  await zoo.words.load(`assets/blocks/${kind}.js`);
+  const block = self.zooBlocks[kind][name];
   const spaced = (text) => text.replaceAll("_", " ");
 
   function chips() {
     const paper = block.paper[0] ? [element("span", {}, link(...block.paper))] : [];
-    return element("p", { class: "chips" }, chip(spaced(main.dataset.kind)), chip(`layout ${block.layout}`), ...block.abilities.map((ability) => chip(spaced(ability))), ...paper);
+    return element("p", { class: "chips" }, chip(spaced(kind)), chip(`layout ${block.layout}`), ...block.abilities.map((ability) => chip(spaced(ability))), ...paper);
   }
 
   function parameters() {
@@ -41,8 +42,10 @@
     return section("models", "Models with it", element("p", {}, all, ", or by family:"), element("ul", { class: "families" }, ...families));
   }
 
+  crumbs.lastElementChild.textContent = spaced(kind);
+  crumbs.prepend(element("a", { href: "index.html" }, "Blocks"), " / ");
   const covered = block.covers.length ? [element("p", {}, `Papers call it: ${block.covers.join(", ")}.`)] : [];
-  main.append(chips(), ...covered, parameters(), ...(block.learned.length ? [tasks()] : []), uses(), ...(block.families.length ? [models()] : []),
+  main.append(element("p", { class: "formula" }, ...(block.formula ? zoo.parts.ticked(block.formula) : ["Its author gave no summary."])), chips(), ...covered, parameters(), ...(block.learned.length ? [tasks()] : []), uses(), ...(block.families.length ? [models()] : []),
     caption(command(`blocks.get("${name}")`), ", ", command(`zoo blocks ${name}`)));
   zoo.parts.arrive();
-})();
+};

@@ -1,14 +1,13 @@
 "use strict";
 // Up to four models side by side: figures, the spec place by place, costs by class, latencies. Their specs are loaded when they are wanted.
 zoo.compare = (() => {
-  const { element, figure, count, bytes, ms, run, load, slug } = zoo.words;
+  const { element, figure, count, bytes, ms, run } = zoo.words;
   const { flow, bar } = zoo.drawing;
   const { data, timingsOf, FORMS } = zoo.records;
 
-  // The facts of a model stand in the file of its family; a sheet has none.
+  // A sheet has no facts of models.
   async function factsOf({ name, family, href }) {
-    if (href) await load(`assets/families/${slug(family)}.js`);
-    const facts = self.zooFamilies?.[family]?.models[name];
+    const facts = href ? (await zoo.facts.family(family))?.models[name] : null;
     return { places: facts?.places ?? [], classes: facts?.classes ?? {}, input: facts?.input ?? "" };
   }
 

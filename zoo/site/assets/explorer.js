@@ -140,6 +140,8 @@
   function caption() {
     const device = data.devices.find((one) => one.id === state.device);
     const where = !isTimed() ? "None of these was measured on the chosen device, runtime and form. " : device ? `Latency on ${device.label} (${device.id}), ${runWords(state.run)}, ${state.form} form. ` : "No latency is known. ";
+    const beyond = zoo.asked.beyond(state);
+    at("again").replaceChildren("In a shell: ", element("code", {}, zoo.asked.command(state)), beyond.length ? `, without ${beyond.join(" and ")}.` : "");
     at("caption").textContent = `${where}${state.metric || "No accuracy is known"}. Costs are of one input of the size that is named. ~ is a prediction, * was measured before its code changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
   }
 
@@ -195,7 +197,7 @@
     fromAddress();
     comparing = state.compare.length > 0;
     if (matchMedia("(max-width: 700px)").matches) at("filters").open = false;
-    for (const part of ["controls", "answer", "columns"]) at(part).hidden = false;
+    for (const part of ["controls", "answer", "columns", "again"]) at(part).hidden = false;
     document.querySelector(".picture").hidden = false;
     for (const key of CHOICES) at(key).addEventListener("change", () => change({ [key]: at(key).value }));
     for (const key of FLAGS) at(key).addEventListener("change", () => change({ [key]: at(key).checked }));
@@ -204,7 +206,7 @@
     at("controls").addEventListener("reset", (event) => { event.preventDefault(); clear(); });
     at("clear").addEventListener("click", clear);
     at("compare-close").addEventListener("click", () => { comparing = false; show(); });
-    zoo.table.begin(sort, pick);
+    zoo.table.begin(sort, pick, joined(state), state);
     zoo.table.columns(document.querySelector("#columns div"), state, (column, wanted) => change({ hide: wanted ? state.hide.filter((other) => other !== column) : [...state.hide, column] }));
     zoo.drop.listen(at("drop"), at("add-machine"), at("file"), (sentence, run) => {
       at("told").textContent = sentence;

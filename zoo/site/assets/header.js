@@ -2,23 +2,32 @@
 // What stands above every page: where the site leads, and the search of all of it. Its index is a script that is loaded when somebody looks for something: a page from a disk may load no JSON.
 (() => {
   const MOST = 12;
-  const { root, room, guides } = document.body.dataset, site = document.title.split(" · ").pop();
+  const { title, guides } = self.zooSite, { root, address } = zoo.words;
+  document.title += ` · ${title}`;
+  const room = { block: "blocks", blocks: "blocks", guide: "guides" }[document.body.dataset.page] ?? "models";
   const make = (name, attributes, ...content) => { const made = Object.assign(document.createElement(name), attributes); made.append(...content); return made; };
-  const rooms = [["models", "Models", "index.html"], ["blocks", "Blocks", "blocks/index.html"], ...(guides === undefined ? [] : [["guides", "Guides", "guides/index.html"]])];
+  const rooms = [["models", "Models", "index.html"], ["blocks", "Blocks", "blocks/index.html"], ...(guides ? [["guides", "Guides", "guides/index.html"]] : [])];
   const links = rooms.map(([key, text, page]) => make("a", { href: root + page, ariaCurrent: key === room ? "true" : null }, text));
   const input = make("input", { type: "search", id: "search", placeholder: "Search models, blocks, guides", ariaLabel: "Search models, blocks and guides", autocomplete: "off" });
   const list = make("ul", { id: "found", hidden: true }), box = make("div", { className: "find", role: "search" });
   box.append(input, list);
-  const brand = make("a", { className: "brand", href: `${root}index.html` }, site);
+  const brand = make("a", { className: "brand", href: `${root}index.html` }, title);
   document.head.append(make("link", { rel: "icon", href: `${root}assets/icon.svg` }));
   document.body.prepend(
     make("a", { className: "skip", href: "#main" }, "Skip to the content"),
     make("header", { className: "top" }, brand, make("nav", { ariaLabel: "Site" }, ...links), box),
   );
 
+  let entries = null;
+  // [title, address, kind, other words]
   async function load() {
     await zoo.words.load("assets/index.js");
-    return self.zooIndex ?? [];
+    if (!entries && self.zooIndex) {
+      const named = (room, kind) => self.zooIndex[room].flatMap(([words, names]) => names.map((name) => [name, address(room, name), kind, words]));
+      const read = self.zooIndex.guides.map(([words, text, place]) => [text, `${root}guides/${place.replace(/(?=#|$)/, ".html")}`, "guide", words]);
+      entries = [...named("models", "model"), ...named("families", "family"), ...named("blocks", "block"), ...read];
+    }
+    return entries ?? [];
   }
 
   // The name itself counts most, its beginning more than its middle, other words least; every word must be somewhere.
@@ -36,7 +45,7 @@
   function show(entries) {
     list.replaceChildren(...entries.map(([title, href, kind]) => {
       const item = document.createElement("li"), link = document.createElement("a"), tag = document.createElement("small");
-      link.href = root + href;
+      link.href = href;
       link.textContent = title;
       tag.textContent = kind;
       link.append(" ", tag);

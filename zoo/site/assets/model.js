@@ -1,15 +1,12 @@
 "use strict";
 // The page of a model: what stands in the file of its family, as sections. Each figure carries its record, each section its command.
-(() => {
+zoo.pages.model = async (main, name) => {
   const { element, figure, count, bytes, ms } = zoo.words;
   const { flow, bar, code } = zoo.drawing;
-  const { chip, small, command, pre, caption, empty, section, link, number, table } = zoo.parts;
-  const name = document.querySelector("h1").textContent, main = document.getElementById("main");
-  const family = self.zooFamilies[main.dataset.family], model = family.models[name];
+  const { chip, small, command, pre, caption, empty, section, link, number, table, licence, links } = zoo.parts;
+  const crumbs = main.querySelector("nav"), home = crumbs.textContent;
+  const family = await zoo.facts.family(home), model = family.models[name];
   const pages = new Set(family.blocks);
-
-  const KINDS = { permissive: "permissive", noncommercial: "no commercial use", research: "research only" };
-  const licence = ([text, kind]) => [text || "unknown", " ", chip(KINDS[kind] ?? "read it first", kind)];
 
   function chips() {
     const dot = element("i", { class: `dot m-${model.mixing}` });
@@ -37,7 +34,7 @@
       [command(place), ...small(note)], [flow(nodes, pages)], number(width ?? ""),
       share(ofParams, params, "params", `count:${name}:${place}:params`), share(ofMacs, macs, "macs", `count:${name}:${place}:macs`),
     ]);
-    const spec = element("a", { href: `${zoo.words.address("families", main.dataset.family)}#spec` }, "The spec as it is written");
+    const spec = element("a", { href: `${zoo.words.address("families", home)}#spec` }, "The spec as it is written");
     return section("structure", "What it is made of",
       caption("Digest ", command(model.digest), ". A box with a plus adds what went round it; costs are those of a whole stage. ", command(`zoo profile ${name} --by stage`)),
       table("Structure", ["place", "blocks", "#width", "#parameters", "#MACs"], rows, "places"), element("p", {}, spec, "; ", command(`zoo spec ${name} --filled`)));
@@ -64,7 +61,7 @@
       number(...(peak ? [figure(peak, bytes(peak), `${record}:peak_bytes`)] : [])),
       [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "older code" : "")], date, [command(`zoo bench ${name} ${options}`)],
     ]);
-    const meaning = main.dataset.guides ? [element("a", { href: "../guides/measuring.html#verdicts" }, "What verdicts mean"), ". "] : [];
+    const meaning = self.zooSite.guides ? [element("a", { href: "../guides/measuring.html#verdicts" }, "What verdicts mean"), ". "] : [];
     const older = model.timings.some((row) => row[9]) ? [element("em", {}, "Older code"), ": the source of its blocks has changed since."] : [];
     return section("latency", "How fast it is", table("Latency", ["device", "form", "runtime", "#p50 ms", "#interval", "#p90 ms", "#peak memory", "verdict", "date", "again"], rows), caption(...meaning, ...older));
   }
@@ -86,11 +83,10 @@
     return section("weights", "Weights", table("Weights", ["weights", "state", "licence", "where from", "pre-processing"], rows), ...listed);
   }
 
-  const [paper, href] = family.paper;
-  const cite = () => section("cite", "Cite it", family.cite ? pre(family.cite) : empty(paper || "No paper."));
+  const cite = () => section("cite", "Cite it", family.cite ? pre(family.cite) : empty(family.paper[0] || "No paper."));
   const use = () => section("use", "Use it", pre(...code(model.load)), pre(...code(model.shell)));
 
-  main.querySelector(".lead").append(...[paper && link(paper, href), family.code && link("code of the authors", family.code)].filter(Boolean).flatMap((made) => [" · ", made]));
-  main.append(chips(), tiles(), structure(), cost(), latency(), accuracy(), weights(), use(), cite());
+  crumbs.prepend(element("a", { href: "../index.html" }, "Models"), " / ");
+  main.append(element("p", { class: "lead" }, model.title || "No title.", ...links(family)), chips(), tiles(), structure(), cost(), latency(), accuracy(), weights(), use(), cite());
   zoo.parts.arrive();
-})();
+};

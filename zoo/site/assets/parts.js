@@ -14,6 +14,17 @@ zoo.parts = (() => {
   // A text of others leads only to the web.
   const link = (text, href) => (/^https?:\/\/[^\s"'<>`\\]+$/.test(href) ? element("a", { href, rel: "noopener noreferrer" }, text) : text);
 
+  const KINDS = { permissive: "permissive", noncommercial: "no commercial use", research: "research only" };
+  const licence = ([text, kind]) => [text || "unknown", " ", chip(KINDS[kind] ?? "read it first", kind)];
+  // The paper and the code of a family, to stand behind its title.
+  const links = ({ paper: [paper, href], code }) => [paper && link(paper, href), code && link("code of the authors", code)].filter(Boolean).flatMap((made) => [" · ", made]);
+
+  // A line of others in which words between backticks are code.
+  function ticked(text) {
+    const parts = text.split("`");
+    return parts.length % 2 ? parts.map((part, i) => (i % 2 ? command(part) : part)) : [text];
+  }
+
   // Content of a cell is text, or a list of texts and elements; that of `number` stands at the right.
   const number = (...content) => ({ class: "num", content });
   function cell(name, content, attributes = {}) {
@@ -31,5 +42,5 @@ zoo.parts = (() => {
   // A page that a script fills goes to the place of its address once it is there.
   const arrive = () => document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
-  return { chip, small, command, pre, caption, empty, section, link, number, table, arrive };
+  return { chip, small, command, pre, caption, empty, section, link, number, table, licence, links, ticked, arrive };
 })();

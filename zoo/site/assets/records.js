@@ -1,10 +1,20 @@
 "use strict";
 // The records of the page, joined: each model with its latency on the chosen device, runtime and form; filters, order, the front.
 zoo.records = (() => {
-  const data = self.zooData;
+  const data = { ...self.zooData, models: unpacked(self.zooData.models) };
   const FORMS = ["train", "deploy"];
   const [MODEL, DEVICE, RUNTIME, FORM] = [0, 1, 2, 3];
   const timings = new Map();
+
+  // Models from their columns, in which what recurs stands once. On a site each has a page; in a sheet none has.
+  function unpacked(columns) {
+    const values = Object.entries(columns).map(([key, column]) => [key, Array.isArray(column) ? column : column.at.map((place) => column.of[place])]);
+    const paged = self.zooSite !== undefined;
+    return (values[0]?.[1] ?? []).map((_, i) => {
+      const model = Object.fromEntries(values.map(([key, column]) => [key, column[i]]));
+      return { ...model, href: paged ? zoo.words.address("models", model.name) : "" };
+    });
+  }
 
   const key = (device, runtime, form) => `${device} ${runtime} ${form}`;
 

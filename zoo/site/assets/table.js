@@ -7,7 +7,8 @@ zoo.table = (() => {
   const shown = new Map();
   const HIDEABLE = ["range", "state", "params", "macs", "memory", "input", "mixing", "weights", "licence"];
 
-  function begin(sort, pick) {
+  // Served cells are texts; from here on each figure in them carries its record.
+  function begin(sort, pick, all, state) {
     for (const head of table.tHead.querySelectorAll("[data-key]")) {
       const button = element("button", { type: "button" }, head.textContent);
       button.addEventListener("click", () => sort(head.dataset.key));
@@ -19,6 +20,7 @@ zoo.table = (() => {
       box.addEventListener("change", () => pick(name, box.checked));
       row.querySelector(".c-pick").replaceChildren(box);
     }
+    for (const row of all) cells(row, state);
   }
 
   // Only cells whose figure is another one than before are written.

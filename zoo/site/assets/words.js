@@ -1,6 +1,6 @@
 "use strict";
 // Figures and words as people read them.
-self.zoo = {};
+self.zoo = { pages: {} };
 zoo.words = (() => {
   const round = (value) => String(+value.toPrecision(3));
   function count(value) {
@@ -27,17 +27,18 @@ zoo.words = (() => {
   }
   // A name as that of a file, as Python's `slug` has it; and the page of something.
   const slug = (name) => name.replace(/[^\w.-]/g, ".").replace(/^\.+/, "") || "page";
-  const address = (room, name) => `${document.body.dataset.root}${room}/${slug(name)}.html`;
+  const root = document.querySelector("script[src]")?.getAttribute("src").replace("assets/page.js", "") ?? "";
+  const address = (room, name) => `${root}${room}/${slug(name)}.html`;
   // Loads scripts, each once; a page from a disk may load no JSON.
   const loading = new Map();
   function load(file) {
     if (!loading.has(file)) loading.set(file, new Promise((done) => {
-      const script = element("script", { src: document.body.dataset.root + file });
+      const script = element("script", { src: root + file });
       script.onload = script.onerror = done;
       document.head.append(script);
     }));
     return loading.get(file);
   }
   const figure = (value, text, record) => element("span", { "data-record": record, "data-value": value }, text);
-  return { count, bytes, ms, run, element, figure, slug, address, load };
+  return { count, bytes, ms, run, element, figure, slug, root, address, load };
 })();
