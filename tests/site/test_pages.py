@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.site.conftest import opened
 from zoo import catalog, cli
 from zoo.catalog import index
 from zoo.errors import InputError
@@ -119,6 +120,19 @@ def test_texts_of_others_stay_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     facts(made.folder / "assets/families/s.js")
     for script in ("data", "index"):
         json.loads((made.folder / f"assets/{script}.js").read_text().partition(" = ")[2].removesuffix(";\n"))
+
+
+def test_texts_of_others_stay_texts_where_scripts_draw_them(
+    chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_site(tmp_path / "site", [hostile_catalogue(monkeypatch, HOSTILE)], title=HOSTILE)
+    for name in ("models/starnet_nano.html", "families/starnet.html", "index.html"):
+        page = opened(chromium, made.folder / name)
+        assert page.execute_script("return document.querySelectorAll('main img, header img, main script').length") == 0
+        assert name == "index.html" or page.execute_script(
+            "return document.querySelector('.lead').textContent"
+        ).startswith(HOSTILE)
+        assert page.title.endswith(f" · {HOSTILE}") and page.get_log("browser") == []
 
 
 def test_a_device_of_a_file_is_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
