@@ -72,8 +72,12 @@ IDENTITY = (
         "kind: str  # of blocks.registry.KINDS",
         DECORATOR,
         meaning="What the block is for; it decides in which slots the block may stand and which shape its output has.",
-        callers=("blocks.registry.registration", "blocks.places", "zoo.exporting.lowering", "zoo.measure.op_counter"),
-        when="when a spec is checked, when a pass has a mask or packed sequences, when a graph is laid out, and when work is counted",
+        callers=(
+            *("blocks.registry.registration", "blocks.places", "blocks.narrowing"),
+            *("zoo.exporting.lowering", "zoo.measure.op_counter"),
+        ),
+        when="when a spec is checked, when a pass has a mask or packed sequences, when weights are narrowed, when a graph is laid out, "
+        "and when work is counted",
         absent="Only blocks have one.",
     ),
     Member(

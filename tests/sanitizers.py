@@ -83,7 +83,25 @@ def drive(calls: int, seed: int) -> None:
         with defaults(draw.choice(["float32", "float64", "bfloat16", "meta"])):
             print(name, sizes, list(inputs), options, flush=True)
             (outcome if draw.random() < 0.5 else outputs)(name, inputs, "native", **options)
+            if draw.random() < 0.3:
+                _drive_narrow(draw)
     print("done", calls, flush=True)
+
+
+def _drive_narrow(draw: random.Random) -> None:
+    """A product with narrow weights, of few rows or of many."""
+    import torch
+
+    from blocks.ops import narrow_linear
+
+    rows, inputs, outputs = draw.choice(SIZES), draw.choice(SIZES[1:]), draw.choice(SIZES)
+    form = draw.choice(narrow_linear.FORMS)
+    narrow_linear.PART = draw.choice([1, 100, 2**21])
+    print("narrow", form, rows, inputs, outputs, flush=True)
+    here = {"device": "cpu", "dtype": torch.float32}
+    weight, scales = narrow_linear.narrowed(torch.randn(outputs, inputs, **here), form)
+    bias = draw.choice([None, torch.randn(outputs, **here)])
+    narrow_linear.natively(torch.randn(rows, inputs, **here), weight, scales, bias)
 
 
 def control() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from blocks.attention.cache import look_back, seen_before
 from blocks.attention.heads import check_divides, split_heads
-from blocks.attention.rotary import Rope, check_rope, positions_after, rotated_part, score_scale
+from blocks.attention.rotary import Rope, check_rope, positions_after, rotated_parts, score_scale
 from blocks.attention.scores import attended
 from blocks.chain import run
 from blocks.context import Context
@@ -149,7 +149,7 @@ class Attention(nn.Module):
         q, k, v, gate = self._queries_keys_values(x, ctx)
         if self.rope is not None:
             where, _ = positions_after(x, None, None)
-            q, k = self._turned(q, where), self._turned(k, where)
+            q, k = rotated_parts((q, k), where, self.rope, self.rope_dim)
         mask = None if self.cross else token_mask(x, ctx)
         return self._attend(q, k, v, gate, None if mask is None else mask[:, None, None, :], False, ctx)
 
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         q, k, v, gate = self._queries_keys_values(x, ctx)
         where, after = positions_after(x, seen_before(state), mask)
         if self.rope is not None:
-            q, k = self._turned(q, where), self._turned(k, where)
+            q, k = rotated_parts((q, k), where, self.rope, self.rope_dim)
         (k, v), visible, is_causal, state = look_back((k, v), where, after, state, mask, self.window)
         return self._attend(q, k, v, gate, visible, is_causal, ctx), state
 
@@ -179,9 +179,6 @@ class Attention(nn.Module):
         y = attended(q, k, v, visible, is_causal, self.scale, self.softcap, drop, shared)
         y = y if gate is None else y * gate.sigmoid()
         return F.dropout(run(self.proj, y.flatten(2), ctx), self.proj_drop, self.training)
-
-    def _turned(self, x: Tensor, where: Tensor) -> Tensor:
-        return rotated_part(x, where, self.rope, self.rope_dim)  # type: ignore[arg-type]  # asked for by callers with a rope
 
     def _queries_keys_values(self, x: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q (B, L, num_heads, head_dim), k and v (B, L or M, num_kv_heads, head_dim), normed; the gate (B, L, num_heads, head_dim) or None."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blocks.attention.attention import Attention
 from blocks.attention.cache import look_back, seen_before
-from blocks.attention.rotary import Rope, positions_after
+from blocks.attention.rotary import Rope, positions_after, rotated_parts
 from blocks.context import Context
 from blocks.recurrent import State
 from blocks.registry import block
@@ -68,7 +68,7 @@ class HipAttention(Attention):
         q, k, v, _ = self._queries_keys_values(x, ctx)
         where, after = positions_after(x, seen_before(state), mask)
         if self.rope is not None:
-            q, k = self._turned(q, where), self._turned(k, where)
+            q, k = rotated_parts((q, k), where, self.rope, self.rope_dim)
         look = look_back((k, v), where, after, state, mask, None)
         k, v = look.parts
         if (

@@ -12,7 +12,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from blocks.attention.attention import Attention
-from blocks.attention.rotary import Rope
+from blocks.attention.rotary import Rope, rotated_parts
 from blocks.context import Context
 from blocks.recurrent import Recurrent, State
 from blocks.registry import block
@@ -77,7 +77,7 @@ class PrunedCacheAttention(Attention):
             )
         where = state[-1].unsqueeze(1) + torch.arange(L, device=x.device)
         if self.rope is not None:
-            q, k = self._turned(q, where), self._turned(k, where)
+            q, k = rotated_parts((q, k), where, self.rope, self.rope_dim)
         outputs = []
         for t in range(L):
             y, fresh = self._step(q[:, t], k[:, t], v[:, t], where[:, t], state)

@@ -6,13 +6,17 @@ arXiv:2309.00071, with the two borders of its paper).
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
+
+from blocks.ops.dispatch import watcher
 
 
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,12 +61,19 @@ def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tupl
 
 def rotated(x: Tensor, positions: Tensor, rope: Rope, stretch: float = 1.0) -> Tensor:
     """x (B, L, H, K) turned by its positions (B, L) and `stretch` times as long, with angles in float32 at least."""
+    return _turned(x, *angles(x, positions, rope, x.shape[-1], stretch), rope)
+
+
+def angles(x: Tensor, positions: Tensor, rope: Rope, dims: int, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(cosines, sines) (B, L, 1, dims / 2) for whatever stands at these positions, on the device of x and as wide as it at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    turns = _turns(rope, x.shape[-1], x.device, wide)
-    angle = (positions.to(wide).unsqueeze(-1) * turns).unsqueeze(2)
+    angle = (positions.to(wide).unsqueeze(-1) * _turns_for(x, rope, dims, wide)).unsqueeze(2)
     cos, sin = angle.cos(), angle.sin()
-    if stretch != 1:
-        cos, sin = cos * stretch, sin * stretch
+    return (cos, sin) if stretch == 1 else (cos * stretch, sin * stretch)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, rope: Rope) -> Tensor:
+    wide = cos.dtype
     if rope.pairs == "neighbours":
         left, right = x.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
         return torch.stack([left * cos - right * sin, right * cos + left * sin], -1).flatten(-2).to(x.dtype)
@@ -70,11 +81,28 @@ def rotated(x: Tensor, positions: Tensor, rope: Rope, stretch: float = 1.0) -> T
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
 
 
-def rotated_part(x: Tensor, positions: Tensor, rope: Rope, dims: int) -> Tensor:
-    """x (B, L, H, K) with the first `dims` channels of each head turned, as `rotated` turns them."""
-    if dims == x.shape[-1]:
-        return rotated(x, positions, rope)
-    return torch.cat([rotated(x[..., :dims], positions, rope), x[..., dims:]], -1)
+def rotated_parts(rows: Sequence[Tensor], positions: Tensor, rope: Rope, dims: int) -> list[Tensor]:
+    """Each of `rows` (B, L, H, K) with the first `dims` channels of each head turned, as `rotated` turns them, by the same angles."""
+    cos, sin = angles(rows[0], positions, rope, dims)
+    return [
+        _turned(x, cos, sin, rope)
+        if dims == x.shape[-1]
+        else torch.cat([_turned(x[..., :dims], cos, sin, rope), x[..., dims:]], -1)
+        for x in rows
+    ]
+
+
+def _turns_for(x: Tensor, rope: Rope, dims: int, dtype: torch.dtype) -> Tensor:
+    """`_turns`, kept on a CPU from call to call where nobody records what is made."""
+    if x.is_cpu and not watcher(x):
+        return _kept_turns(rope, dims, dtype)
+    return _turns(rope, dims, x.device, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_turns(rope: Rope, dims: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return _turns(rope, dims, torch.device("cpu"), dtype)
 
 
 def _turns(rope: Rope, dims: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blocks.chain import run
 from blocks.context import Context
@@ -75,11 +74,11 @@ class LmHead(nn.Module):
             x = run(self.norm, x, ctx)
         if pre_logits or not self.num_classes:
             return x
-        logits = self.classifier(x) if self.classifier is not None else F.linear(x, self._shared())
+        logits = self.classifier(x) if self.classifier is not None else self._shared().scores(x)
         logits = logits if self.scale == 1 else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def _shared(self) -> Tensor:
+    def _shared(self) -> TokenEmbedding:
         if not self.table:
             raise ValueError('a head with tie = "stem" works in a model, which gives it the table of its stem')
-        return self.table[0].weight
+        return self.table[0]

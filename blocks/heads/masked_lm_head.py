@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blocks.chain import run
 from blocks.context import Context
@@ -66,5 +65,5 @@ class MaskedLmHead(LmHead):
             x = run(self.norm, x, without_places(ctx))
         if pre_logits or self.bias is None:
             return x
-        logits: Tensor = F.linear(x, self._shared()) if self.classifier is None else self.classifier(x)
+        logits: Tensor = self._shared().scores(x) if self.classifier is None else self.classifier(x)
         return logits + self.bias

@@ -12,6 +12,7 @@ from blocks.ops import (  # noqa: F401  (an op is known once its module is impor
     delta_rule,
     linear_recurrence,
     long_conv,
+    narrow_linear,
     selective_scan,
 )
 from blocks.ops.dispatch import backend, explain

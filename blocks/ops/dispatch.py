@@ -100,7 +100,7 @@ def choose(op: str, *tensors: Tensor | None) -> Choice:
     if watched and not forced:
         return Choice("eager", f"plain torch, since {watched}", backends["eager"])
     name, reason = (forced, "forced") if forced else fastest(op, *tensors)
-    run = _able(op, name, *tensors)
+    run = _able(op, name, *tensors) if forced else backends[name]
     if "trace" in backends and name != "reference" and wants_gradient(*tensors):
         run = functools.partial(backends["trace"], backend=name)
     return Choice(name, reason, run)
@@ -157,6 +157,11 @@ def watcher(*tensors: Tensor | None) -> str:
         if tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter):
             return f"a tensor is a {type(tensor).__name__}"
     return ""
+
+
+def is_observed() -> bool:
+    """Whether something looks on, or chooses backends, or autocast is on: else a layer on a CPU may call its kernel by itself."""
+    return bool(_forced.get() or _heard.get() is not None or watcher() or torch.is_autocast_enabled("cpu"))
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

@@ -45,9 +45,18 @@ class TokenEmbedding(nn.Module):
             x = self._looked_up(ids)
         return x if self.scale == 1 else x * self.scale
 
+    def scores(self, x: Tensor) -> Tensor:
+        """x (B, L, out_dim) -> x W^T (B, L, dim): how much each token's row is like x, for a head that shares the table."""
+        return F.linear(x, self.weight)
+
     def _looked_up(self, ids: Tensor) -> Tensor:
         try:
             return F.embedding(ids, self.weight)
         except IndexError:  # of torch, which names neither the id nor the range; to look before would cost each step
-            found = f"{int(ids.min())} to {int(ids.max())}" if ids.numel() else "none"
-            raise IndexError(f"token ids should be in [0, {len(self.weight)}), the vocabulary; found {found}") from None
+            raise foreign_ids(ids, len(self.weight)) from None
+
+
+def foreign_ids(ids: Tensor, vocabulary: int) -> IndexError:
+    """What is raised for ids of no token."""
+    found = f"{int(ids.min())} to {int(ids.max())}" if ids.numel() else "none"
+    return IndexError(f"token ids should be in [0, {vocabulary}), the vocabulary; found {found}")

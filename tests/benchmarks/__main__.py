@@ -16,6 +16,7 @@ from tests.benchmarks import (
     clocks,
     clusters,
     creation,
+    decoding,
     deployed,
     deploying,
     experts,
@@ -50,9 +51,10 @@ WHAT = [
     "ray",
     "sharding",
     "training",
+    "decoding",
 ]
-UNASKED = {"predictions", "deploy", "ray", "sharding", "training"}
-"""Run only when named: they take many minutes of a quiet machine."""
+UNASKED = {"predictions", "deploy", "ray", "sharding", "training", "decoding"}
+"""Run only when named: they take many minutes of a quiet machine, or packages that tests do without."""
 
 
 def main(arguments: list[str]) -> int:
@@ -125,6 +127,12 @@ def main(arguments: list[str]) -> int:
         print("", *sharding.report(), sep="\n")
     if "training" in what:
         print("", *training.report(chosen.script), sep="\n")
+    if "decoding" in what:
+        if reason := decoding.missing():
+            print(reason, file=sys.stderr)
+            return 1
+        for name, comparison in decoding.run(chosen.threads, chosen.rounds).items():
+            _show(results, name, comparison)
     if "ray" in what:
         print("", *clusters.report(int(chosen.batch), chosen.rounds), sep="\n")
     if "deploy" in what:

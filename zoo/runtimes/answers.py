@@ -10,11 +10,11 @@ from torch import Tensor
 
 from zoo.runtimes.evidence import Evidence
 from zoo.runtimes.judging import Call, drawn
-from zoo.runtimes.loss import ENOUGH, Loss, changed_answers, is_hopeless, paired_loss, relative_error
+from zoo.runtimes.loss import ENOUGH, Loss, changed_answers, is_hopeless, paired_loss, perplexity_rise, relative_error
 
 
 class Pair(NamedTuple):
-    """Outputs (B, …) of the float32 net and of another to the same inputs, and the classes where they are known."""
+    """Outputs (B, …) of the float32 net and of another to the same inputs, and the classes, or the tokens that follow, where they are known."""
 
     before: Tensor
     after: Tensor
@@ -30,6 +30,9 @@ class Comparison:
 
     def loss(self, call: Call, max_loss: float, is_over: Callable[[], bool] = lambda: False) -> Loss:
         """The loss of a net. What need not be known is not counted: it ends where the bound cannot hold any more, or when `is_over` says so."""
+        if self.reference.signature.kind == "language":
+            rises = [_rises(pair) for pair in _until(self._pairs(call), is_over)]
+            return perplexity_rise(torch.cat(rises), self.evidence.what)
         if not self.has_classes:
             errors = [_errors(pair) for pair in _until(self._pairs(call), is_over)]
             return relative_error(torch.cat(errors), self.evidence.what)
@@ -69,6 +72,16 @@ def _classes(outputs: Tensor) -> Tensor:
     """The likeliest class of each output: (N,) of (B, classes), and of (B, L, classes) with N = B L. NaN is no class: -1."""
     flat = outputs.reshape(-1, outputs.shape[-1])
     return torch.where(flat.isnan().any(-1), -1, flat.argmax(-1))
+
+
+def _rises(pair: Pair) -> Tensor:
+    """Nats (B,) that a token of each sequence costs more: of the text where it is known (`labels` (B, L - 1), what follows), else of what
+    the float32 net itself would write, sum_v p_v (log p_v - log q_v)."""
+    before, after = pair.before.double().log_softmax(-1), pair.after.double().log_softmax(-1)
+    if pair.labels is None:
+        return (before.exp() * (before - after)).sum(-1).mean(1)
+    next_one = pair.labels.unsqueeze(-1)
+    return (before[:, :-1].gather(-1, next_one) - after[:, :-1].gather(-1, next_one)).squeeze(-1).mean(1)
 
 
 def _errors(pair: Pair) -> Tensor:

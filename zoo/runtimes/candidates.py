@@ -8,6 +8,7 @@ from typing import NamedTuple
 from zoo.catalog.runtimes import AUTO, PRECISIONS, check_words
 from zoo.errors import InputError, Problem
 from zoo.runtimes import quantising
+from zoo.runtimes.narrowed import FORMS
 from zoo.runtimes.registered import Row as Known
 from zoo.runtimes.registered import rows, runtime
 from zoo.runtimes.report import Tried
@@ -36,10 +37,11 @@ class Plan(NamedTuple):
     left_out: list[Tried]
 
 
-def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False) -> Plan:
+def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False, reads_tokens: bool = False) -> Plan:
     """The candidates of a wish: `auto` for all runtimes and precisions, one name, or several among which to choose.
 
     int8 is tried where it is asked for, and by `auto` where the model `has_pictures` of its own kind: on drawn ones it is calibrated for others.
+    A model that `reads_tokens` is tried in torch with its weights in each lower precision.
     Torch in float32, the deploy form, is among them with `auto`, and where a lower precision is to be compared with something. Raises
     InputError for a runtime that is named and not installed, and where none computes in the precision."""
     check_words(runtimes, precision)
@@ -51,6 +53,11 @@ def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False
     left_out = [_missing(row) for row in known if row.missing]
     usable = [row for row in known if not row.missing]
     eligible = [Candidate(row.name, word) for row in usable for word in row.precisions if precision in (AUTO, word)]
+    if reads_tokens and any(row.name == PLAIN.runtime for row in usable):
+        made = [Candidate(PLAIN.runtime, word) for word in FORMS if precision in (AUTO, word)]
+        reason = narrowing_missing() if made else ""
+        eligible = [one for one in eligible if one not in made] + ([] if reason else made)
+        left_out += [Tried(**one._asdict(), outcome="missing", reason=reason) for one in made if reason]
     if precision == "int8" or (precision == AUTO and has_pictures):
         reasons = {row.name: quantising.missing(row.name) for row in usable if row.name in quantising.LIBRARIES}
         eligible += [Candidate(name, "int8") for name, reason in reasons.items() if not reason]
@@ -62,8 +69,9 @@ def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False
     if not eligible:
         offered = ", ".join(word for word in PRECISIONS if any(word in row.precisions for row in usable))
         where = "precision" if is_open else f"precision of {', '.join(runtimes)}"
+        because = "".join(f": {row.reason}" for row in left_out if row.precision == precision)
         raise InputError(
-            "deploy", Problem(where, f"one in which it computes on this machine: {offered}", f"`{precision}`")
+            "deploy", Problem(where, f"one in which it computes on this machine: {offered}", f"`{precision}`{because}")
         )
     able = {one.runtime for one in eligible}
     told = {row.runtime for row in left_out}
@@ -72,6 +80,14 @@ def plan_for(runtimes: Sequence[str], precision: str, has_pictures: bool = False
     is_compared = is_open or any(one.precision != "float32" for one in eligible)
     first = PLAIN if is_compared else eligible[0]
     return Plan([first, *(one for one in eligible if one != first)], eligible, left_out)
+
+
+def narrowing_missing() -> str:
+    """Why narrowed weights would be read slower than float32 here; "" where their kernel runs."""
+    from blocks.narrowing import missing
+
+    reason = missing()
+    return f"without their kernel narrow weights are slower than float32 ({reason})" if reason else ""
 
 
 def _missing(row: Known) -> Tried:

@@ -14,6 +14,7 @@ from zoo.measure.device import cores
 from zoo.runtimes.about import about
 from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.identity import key_of
+from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import MOST_THREADS, SIGNATURE
 from zoo.runtimes.signature import Signature, signature_from, signature_json
@@ -33,7 +34,8 @@ def deployed_in(
     threads: all cores that the process may use, unless said. Raises InputError: for a precision in which the runtime does not compute
     here, for a net that it cannot run, for a disk that is full."""
     count = checked_threads(threads)
-    check_precision(runtime, precision)
+    if not narrows(runtime.name, signature.kind, precision):
+        check_precision(runtime, precision)
     known = about(net)
     key = key_of(net, runtime, signature, precision, count)
     files = compiled.folder() / key

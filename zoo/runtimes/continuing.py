@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo.build import generation
-from zoo.build.language import Prediction
+from zoo.build.language import LanguageModel, Prediction
 from zoo.errors import InputError, Problem
+from zoo.measure.clock import on_threads
+from zoo.runtimes.torch_session import TorchSession
 
 if TYPE_CHECKING:
     from zoo.runtimes.deployed import Deployed
@@ -20,7 +22,14 @@ def generate(model: Deployed, ids: Any, max_new_tokens: int, **choice: Any) -> T
     if not model.signature.state:
         found = "one that keeps none" if model.signature.kind == "language" else "a model of images"
         raise InputError("generate", Problem(model.about.name, "a language model that keeps a state", found))
-    return generation.generate(_Reader(model), ids, max_new_tokens, **choice)
+    session = model.session
+    net = session.net if isinstance(session, TorchSession) else None
+    if not isinstance(net, LanguageModel):
+        return generation.generate(_Reader(model), ids, max_new_tokens, **choice)
+    with on_threads(
+        model.threads
+    ):  # the net itself reads padded prompts, too, and of a long one only the end meets its head
+        return generation.generate(net, ids, max_new_tokens, **choice)
 
 
 class _Reader:

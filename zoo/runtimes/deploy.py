@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blocks.packing import Packed
 from zoo.build.deploy import deploy as torch_form
 from zoo.build.deploy import fused
+from zoo.build.language import LanguageModel
 from zoo.catalog.runtimes import asked
 from zoo.display.console import complain
 from zoo.errors import InputError, Problem
@@ -27,6 +28,7 @@ from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.evidence import Data, evidence_for, reads_digits
 from zoo.runtimes.judging import Judge
 from zoo.runtimes.loss import DEFAULT_MAX_LOSS
+from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.net import signature_of
 from zoo.runtimes.quantised import quantised_in
 from zoo.runtimes.registered import runtime as runtime_named
@@ -83,7 +85,9 @@ def deploy(
         return torch_form(model)
     wanted = asked(runtime, precision)
     _check_model(model)
-    plan = plan_for(*wanted, has_pictures=data is not None or reads_digits(model))
+    reads_tokens = isinstance(model, LanguageModel)
+    has_pictures = not reads_tokens and (data is not None or reads_digits(model))
+    plan = plan_for(*wanted, has_pictures, reads_tokens)
     net = fused(model)
     signature = signature_of(net, example, dynamic or "size")
     wish = Wish(_checked_loss(max_loss), _checked_minutes(minutes), signature.outputs[0] == "logits")
@@ -149,7 +153,7 @@ class _Work:
 
     def _make(self, candidate: Candidate) -> Deployed:
         runtime = runtime_named(candidate.runtime)
-        if candidate.precision == "int8":
+        if candidate.precision == "int8" and not narrows(runtime.name, self.signature.kind, candidate.precision):
             return quantised_in(runtime, self.net, self.signature, self.threads, self._evidence(), self.wish)
         return deployed_in(runtime, self.net, self.signature, candidate.precision, self.threads)
 

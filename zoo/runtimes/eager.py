@@ -1,4 +1,4 @@
-"""torch as it is: the deploy form, run module by module."""
+"""torch as it is: the deploy form, run module by module. Of language models lower precisions are those of weights alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
+from blocks.narrowing import narrow
 from zoo.build.deploy import packed
-from zoo.errors import InputError
+from zoo.errors import InputError, Problem
+from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.net import Flat
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.signature import Signature
@@ -17,7 +19,10 @@ from zoo.runtimes.torch_session import TorchSession, in_precision, precisions, t
 
 
 class Eager:
-    """In float32 on a CPU its layers keep their weights in the layout of the kernels, as those of `zoo.deploy`."""
+    """In float32 on a CPU its layers keep their weights in the layout of the kernels, as those of `zoo.deploy`.
+
+    A language model in bfloat16 or int8 keeps its weights in it, and computes in float32 (`blocks.narrowing`); the folder holds the
+    weights in float32, of which they are made again."""
 
     name = "torch"
     distribution = "torch"
@@ -34,6 +39,9 @@ class Eager:
     def compile(self, net: nn.Module, signature: Signature, precision: str, threads: int, folder: Path) -> Session:
         session = self._session(copy.deepcopy(net), signature, precision, threads)
         if not write_net(net, folder):
+            if narrows(self.name, signature.kind, precision):
+                found = "one that was changed by hand, as only a program of float32 holds it"
+                raise InputError("deploy", Problem("model", "a net that its spec describes", found))
             write_program(net, signature, folder, self.name, "float32")
         return session
 
@@ -47,14 +55,20 @@ class Eager:
 
     def complete(self, session: Session, folder: Path) -> None:
         """The program for `run.py`; a net that is not exported runs where the zoo is."""
+        signature = session.signature
         if (folder / PROGRAM).exists() or not (folder / NET).exists():
             return
+        if isinstance(session, TorchSession) and narrows(self.name, signature.kind, session.precision):
+            return
         try:
-            write_program(read_net(folder), session.signature, folder, self.name, "float32")
+            write_program(read_net(folder), signature, folder, self.name, "float32")
         except InputError:
             (folder / PROGRAM).unlink(missing_ok=True)
 
     def _session(self, net: nn.Module, signature: Signature, precision: str, threads: int) -> Session:
         """Takes the net: it is changed."""
-        net = packed(net) if precision == "float32" else in_precision(net, precision)
+        if narrows(self.name, signature.kind, precision):
+            net = narrow(net, precision)  # type: ignore[arg-type]  # one of its forms
+        else:
+            net = packed(net) if precision == "float32" else in_precision(net, precision)
         return TorchSession(Flat(net, signature).eval(), signature, precision, threads, net)

@@ -19,6 +19,8 @@ from zoo.system.file_kinds import PICTURES
 
 LEAST = 500
 """Inputs without labels that say anything."""
+LENGTH, LEAST_SEQUENCES, TOKENS = 128, 16, 2 * ENOUGH
+"""Tokens of a sequence where any length goes, and at least so many sequences and tokens: a rise of perplexity varies little between them."""
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Pixels of the input by which a scan is moved, so that 359 scans make 1,795 pictures."""
 
@@ -47,10 +49,12 @@ def evidence_for(model: nn.Module, signature: Signature, data: Data = None) -> E
     """The best that there is: what the user gave, the scans of digits for a net that was trained on them, and drawn inputs for all others.
 
     Raises InputError for data of the user's that the model cannot be tried on."""
+    if data is not None and signature.kind == "language":
+        return _text(data, signature, "text of yours")
     if data is not None:
         return _of_folder(model, Path(data)) if isinstance(data, (str, os.PathLike)) else _of_tensors(signature, data)
     first = signature.inputs[0]
-    if not first.dtype.startswith("float"):
+    if signature.kind == "language" or not first.dtype.startswith("float"):
         return _tokens(model, signature)
     scans = _scans(model, first.example[1:]) if reads_digits(model) else None
     return scans or _drawn(first.example[1:])
@@ -143,18 +147,46 @@ def _drawn(sizes: Sequence[int]) -> Evidence:
 
 
 def _tokens(model: nn.Module, signature: Signature) -> Evidence:
-    """Sequences (N, L), as many as make `ENOUGH` answers twice over: text for a model of bytes, else random tokens."""
+    """Sequences (N, L) of at least `TOKENS` tokens in all: text for a model of bytes, else random tokens."""
     from zoo.data.pydoc import held_out_text
 
     first = signature.inputs[0]
     length = first.example[1] if len(first.example) > 1 else 1
-    count = max(2 * first.example[0], -(-2 * ENOUGH // length))
+    if first.takes((first.example[0], LENGTH)):
+        length = max(length, LENGTH)
+    count = max(first.example[0], LEAST_SEQUENCES, -(-TOKENS // length))
     text = held_out_text() if _reads_bytes(model) else b""
-    if len(text) >= count * length:
-        ids, what = torch.tensor(list(text[: count * length])).view(count, length), "held-out text"
-    else:
-        ids, what = drawn(signature, seed=2, batch=count)[0], "random tokens"
-    return Evidence(count, lambda start, stop: ids[start:stop], None, what)
+    if len(text) >= count * length > count:
+        ids = torch.tensor(list(text[: count * length])).view(count, length)
+        return (
+            _text(ids, signature, "held-out text")
+            if signature.kind == "language"
+            else _unlabelled(ids, "held-out text")
+        )
+    longer = (
+        signature.with_example((first.example[0], length, *first.example[2:])) if len(first.example) > 1 else signature
+    )
+    return _unlabelled(drawn(longer, seed=2, batch=count)[0], "random tokens")
+
+
+def _unlabelled(ids: Tensor, what: str) -> Evidence:
+    return Evidence(len(ids), lambda start, stop: ids[start:stop], None, what)
+
+
+def _text(ids: Any, signature: Signature, what: str) -> Evidence:
+    """Token ids (N, L) as a text, in which each token is what should have followed. Raises InputError for what is none, or too little."""
+    first = signature.inputs[0]
+    sound = isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point() and min(ids.shape) > 1
+    if not sound or not first.takes((first.example[0], ids.shape[1])) or ids.numel() < LEAST:
+        found = f"{shown(tuple(ids.shape))} of {ids.dtype}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+        expected = (
+            f"token ids (N, L), {LEAST} or more in two sequences at least, of lengths that the model is deployed for"
+        )
+        raise InputError("deploy", Problem("data", expected, found))
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= first.high:
+        raise InputError("deploy", Problem("data", f"tokens in [0, {int(first.high)})", f"{low} to {high}"))
+    return Evidence(len(ids), lambda start, stop: ids[start:stop], ids[:, 1:].long(), what)
 
 
 def _reads_bytes(model: Any) -> bool:

@@ -12,6 +12,7 @@ from zoo.errors import InputError, Problem
 from zoo.runtimes import registered
 from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.identity import key_of_folder
+from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import RECORD, REPORT, DeployedRecord, record_of
 from zoo.runtimes.report import report_from
@@ -70,7 +71,7 @@ def _is_code(record: DeployedRecord, runtime: Runtime) -> bool:
 def _refuse_precision(place: Path, record: DeployedRecord, runtime: Runtime) -> None:
     """Raises InputError where the runtime would only pretend to compute in this precision here; int8 runs everywhere."""
     able = runtime.precisions()
-    if record.precision not in (*able, "int8"):
+    if record.precision not in (*able, "int8") and not narrows(runtime.name, record.signature.kind, record.precision):
         step = "deploy the model on this machine"
         expected = f"a machine on which {runtime.name} computes in {record.precision}"
         raise InputError(str(place), Problem("precision", expected, f"one for {', '.join(able)}", next=step))

@@ -79,6 +79,15 @@ def natural_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return 0.8 * contrast * pictures + 0.5 * torch.randn(count, 1, 1, 1, generator=generator)
 
 
+def perplexity_rise(rises: Tensor, what: str) -> Loss:
+    """By which share the perplexity rises: exp(mean) - 1 of nats (N,) more for each token, one mean for each sequence, with the interval
+    of their mean."""
+    mean, n = float(rises.mean()), rises.numel()
+    margin = Z95 * float(rises.std()) / math.sqrt(n) if n > 1 else abs(mean)
+    of = f"{n:,} sequences of {what}, as the rise of their perplexity"
+    return Loss(math.expm1(mean), math.expm1(mean - margin), math.expm1(mean + margin), of)
+
+
 def relative_error(errors: Tensor, what: str) -> Loss:
     """The loss of outputs that are no classes: the mean of each input's |y - expected| / |expected| (N,), with the interval of a mean."""
     mean, n = float(errors.mean()), errors.numel()

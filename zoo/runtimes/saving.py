@@ -15,7 +15,8 @@ import zoo
 from zoo.artifacts.compiled import ENTRY
 from zoo.errors import InputError, Problem
 from zoo.runtimes.about import About
-from zoo.runtimes.instructions import needs_of, needs_of_machine_code
+from zoo.runtimes.instructions import Needs, needs_of, needs_of_machine_code
+from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import LICENCE, RECORD, REPORT, SCRIPT, SIGNATURE, DeployedRecord, files_of, record_json
 from zoo.system.folders import data_path, making, write_whole
@@ -54,7 +55,7 @@ def _fill(draft: Path, model: Deployed, runtime: Runtime, session: Session) -> N
         precision=model.precision,
         threads=model.threads,
         signature=model.signature,
-        needs=needs_of_machine_code() if is_code else needs_of(model.precision),
+        needs=needs_of_machine_code() if is_code else _needs(model),
         is_code=is_code,
         files=files_of(draft, names),
         versions={"blockzoo": zoo.__version__, "torch": str(torch.__version__)},
@@ -63,6 +64,11 @@ def _fill(draft: Path, model: Deployed, runtime: Runtime, session: Session) -> N
     write_whole(draft / LICENCE, licence_text(model.about).encode())
     write_whole(draft / REPORT, msgspec.json.format(msgspec.json.encode(_plain(model.report())), indent=1))
     write_whole(draft / RECORD, record_json(record))
+
+
+def _needs(model: Deployed) -> Needs:
+    """Instructions that make its precision real: none where only its weights are in it."""
+    return Needs() if narrows(model.runtime, model.signature.kind, model.precision) else needs_of(model.precision)
 
 
 def licence_text(about: About) -> str:

@@ -26,7 +26,7 @@ class TorchSession:
     `net` is the module behind it, where there is one."""
 
     def __init__(self, call: Call, signature: Signature, precision: str, threads: int, net: nn.Module | None = None):
-        self.signature, self.threads, self.net = signature, threads, net
+        self.signature, self.precision, self.threads, self.net = signature, precision, threads, net
         self._call: Call | None = call
         self._dtype = getattr(torch, precision)
         self._plain = precision == "float32"

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from blocks.ops import native
 from blocks.ops.causal_conv1d.conv import OP, Activation
-from blocks.ops.dispatch import implements
+from blocks.ops.dispatch import implements, wants_gradient
 from blocks.ops.native.call import addresses, borders_at, row_stride, rows, unfit
 from blocks.ops.selective_scan.steps import fast_dtype
 from blocks.ops.sequences import lengths_of
@@ -50,8 +50,18 @@ def causal_conv1d(
 ) -> Tensor:
     """What eager computes; a float32 sum also where x is narrower. The result has channels side by side in memory."""
     lengths = lengths_of(x.transpose(1, 2), borders)
-    y: Tensor = _Conv.apply(x, weight, bias, state, act, lengths)
-    return y
+    if wants_gradient(x, weight, bias, state):
+        y: Tensor = _Conv.apply(x, weight, bias, state, act, lengths)
+        return y
+    return _convolved(x, weight, bias, state, act, lengths)
+
+
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, act: Activation | None, lengths: list[int]
+) -> Tensor:
+    y = x.new_empty(x.shape[0], x.shape[2], x.shape[1], dtype=torch.float32)
+    _run("causal_conv1d", _inputs(x, weight, bias, state) | {"y": y}, lengths, act)
+    return y.to(x.dtype).transpose(1, 2)
 
 
 class _Conv(torch.autograd.Function):
@@ -59,9 +69,7 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, state: Any, act: Any, lengths: list[int]) -> Tensor:
         ctx.save_for_backward(x, weight, bias, state)
         ctx.act, ctx.lengths = act, lengths
-        y = x.new_empty(x.shape[0], x.shape[2], x.shape[1], dtype=torch.float32)
-        _run("causal_conv1d", _inputs(x, weight, bias, state) | {"y": y}, lengths, act)
-        return y.to(x.dtype).transpose(1, 2)
+        return _convolved(x, weight, bias, state, act, lengths)
 
     @staticmethod
     @once_differentiable

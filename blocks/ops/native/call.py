@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -47,5 +49,11 @@ def whole_numbers(values: list[int]) -> Tensor:
 
 
 def borders_at(lengths: list[int]) -> Tensor:
-    """Rows where segments of these lengths start and end."""
-    return whole_numbers([0, *lengths]).cumsum(0)
+    """Rows where segments of these lengths start and end; not to be written to."""
+    return _borders(tuple(lengths))
+
+
+@functools.lru_cache(maxsize=256)
+def _borders(lengths: tuple[int, ...]) -> Tensor:
+    """Kept, since a step of decoding asks for the same at every layer."""
+    return whole_numbers(list(itertools.accumulate(lengths, initial=0)))

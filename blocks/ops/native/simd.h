@@ -58,6 +58,37 @@ INLINE void store(float* to, Vec x, int64_t count = LANES) {
         memcpy(to, &x, count * sizeof(float));
 }
 
+// Numbers of eight bits, and of bfloat16, which is the upper half of a float. Compilers take the former apart one by one.
+INLINE Vec widened(const int8_t* from, int64_t count = LANES) {
+    int8_t bytes[LANES] = {};
+    if (count < LANES) from = (const int8_t*)memcpy(bytes, from, count);
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#elif defined(__AVX2__)
+    return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#elif defined(__SSE2__) && !defined(__AVX__)
+    int32_t four;
+    memcpy(&four, from, sizeof(four));
+    __m128i twice = _mm_cvtsi32_si128(four);
+    twice = _mm_unpacklo_epi8(twice, twice);
+    return (Vec)_mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24));
+#else
+    Vec x;
+    for (int lane = 0; lane < LANES; lane++) x[lane] = from[lane];
+    return x;
+#endif
+}
+
+INLINE Vec widened(const uint16_t* from, int64_t count = LANES) {
+    typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+    Halves upper = {};
+    if (count >= LANES)
+        memcpy(&upper, from, sizeof(Halves));
+    else
+        memcpy(&upper, from, count * sizeof(uint16_t));
+    return (Vec)(__builtin_convertvector(upper, Ints) << 16);
+}
+
 // What is wanted soon: rows far apart are not foreseen by the processor. Any address will do.
 INLINE void will_read(const float* address) { __builtin_prefetch(address, 0, 2); }
 INLINE void will_write(const float* address) { __builtin_prefetch(address, 1, 2); }
