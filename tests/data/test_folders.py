@@ -8,13 +8,16 @@ import json
 import pathlib
 import shutil
 import tarfile
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from tests import photographs
+from zoo.data.bands import Bands
 from zoo.data.folders import labelled
 from zoo.data.labelled import split
 from zoo.data.pictures import Picture
@@ -171,6 +174,31 @@ def test_a_net_of_four_bands_reads_arrays_as_one_of_three_reads_images(tmp_path:
     assert torch.allclose(x, four.one(pixels.astype(np.uint16) * 257), atol=1e-6)
     with pytest.raises(InputError, match="a picture of 4 bands; found one of 2; next: a model for it: `in_chans=2`"):
         four.one(pixels[..., :2])
+
+
+@pytest.mark.parametrize("count", [4, 12])
+@pytest.mark.parametrize("kind", ["samples", "planes", "pages", "as it comes"])
+def test_a_net_of_many_bands_reads_a_tiff_as_it_reads_an_array(tmp_path: pathlib.Path, kind: str, count: int) -> None:
+    pixels = np.random.RandomState(0).randint(0, 60_000, (50, 70, count), np.uint16)
+    planes, grey = pixels.transpose(2, 0, 1), {"photometric": "minisblack"}
+    how: Any = {
+        "samples": (pixels, grey | {"planarconfig": "contig"}), "planes": (planes, grey | {"planarconfig": "separate"}),
+        "pages": (planes, grey), "as it comes": (pixels, grey),
+    }[kind]  # fmt: skip
+    tifffile.imwrite(tmp_path / "a.tif", how[0], **how[1])
+    np.save(tmp_path / "a.npy", pixels)
+    read = [Picture(name, str(tmp_path / name)).open(count) for name in ("a.tif", "a.npy")]
+    assert all(isinstance(bands, Bands) for bands in read)
+    assert np.array_equal(read[0].values(), read[1].values())  # type: ignore[union-attr]
+    assert Picture("a.tif", str(tmp_path / "a.tif")).shown().mode in ("L", "RGB", "RGBA", "CMYK", "I;16")
+
+
+def test_a_tiff_of_colours_is_a_picture_to_a_net_of_colours_and_a_damaged_one_is_told(tmp_path: pathlib.Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((5, 7, 3), 90, np.uint8), photometric="rgb")
+    assert isinstance(Picture("a.tif", str(tmp_path / "a.tif")).open(3), Image.Image)
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:60])
+    with pytest.raises(InputError, match="a TIFF that can be read; found a damaged one"):
+        Picture("a.tif", str(tmp_path / "a.tif")).open(4)
 
 
 def test_an_array_with_code_in_it_is_refused(tmp_path: pathlib.Path) -> None:

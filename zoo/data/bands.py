@@ -9,9 +9,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from blocks.registry.words import raised
 from zoo.errors import InputError, Problem
 
 SUFFIX = ".npy"
+TIFF = (".tif", ".tiff")
+"""Files that may hold the bands of a picture, or a picture."""
+MOST_BYTES = 2**31
+"""Of the values of a TIFF."""
 MAGIC = b"\x93NUMPY"
 
 
@@ -62,6 +67,31 @@ def read_bands(data: bytes, name: str) -> Bands:
         return to_bands(np.load(io.BytesIO(data), allow_pickle=False), name)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(name, Problem("", "an array that numpy reads", f"a damaged one: {error}")) from None
+
+
+def read_tiff(data: bytes, name: str) -> Bands:
+    """The bands of the first picture of a TIFF: the samples of its pixels, or its planes, or as many pages.
+
+    Where a file does not say which axis of three counts the bands, it is the shorter one of the first and the last. Raises InputError."""
+    try:
+        import tifffile
+    except ImportError:
+        step = 'pip install "blockzoo[data]"'
+        raise InputError(name, Problem("", "tifffile, which reads bands", "no such package", next=step)) from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            if series.nbytes > MOST_BYTES:
+                raise InputError(name, Problem("", f"at most {MOST_BYTES:,} bytes of values", f"{series.nbytes:,}"))
+            values, axes = series.asarray(), series.axes
+    except InputError:
+        raise
+    except Exception as error:  # whatever its decoders raise of a damaged file
+        raise InputError(name, Problem("", "a TIFF that can be read", f"a damaged one: {raised(error)}")) from None
+    if values.ndim == 3:
+        first = values.shape[0] < values.shape[2] if not {"S", "C"} & set(axes) else axes[0] in "SC"
+        values = np.moveaxis(values, 0, -1) if first else values
+    return to_bands(values, name)
 
 
 def to_bands(picture: Any, name: str = "transform") -> Bands:

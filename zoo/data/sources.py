@@ -20,9 +20,9 @@ from PIL import Image
 
 from blocks.registry.words import printable
 from zoo.data.arrow import arrow
+from zoo.data.bands import Bands
 from zoo.data.labelled import SUFFIXES
 from zoo.data.pictures import Picture
-from zoo.data.transforms import read_image
 from zoo.errors import InputError, Problem, listed
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -128,8 +128,8 @@ class Numbered(Picture, frozen=True):
     number: int = 0
     column: str = ""
 
-    def open(self) -> Image.Image:
-        return read_image(self.read(), self.name)
+    def open(self, channels: int = 3) -> Image.Image | Bands:
+        return self.loaded().open(channels)
 
     def read(self) -> bytes:
         return _cursor(self.path, self.column).read(self.number)

@@ -14,7 +14,7 @@ from zoo.errors import InputError, Problem, listed
 from zoo.evaluating import records
 from zoo.evaluating.corruptions import corruptions
 from zoo.evaluating.figures import check_metrics
-from zoo.evaluating.judged import JUDGES, OfOneClass, OfSeveral, Score
+from zoo.evaluating.judged import JUDGES, OfNumbers, OfOneClass, OfSeveral, Score
 from zoo.evaluating.paired import Pair, paired
 from zoo.evaluating.sets import real_labels, sets_of
 from zoo.predicting.predictor import Predictor, wished
@@ -52,7 +52,7 @@ def evaluate(
 
     data: what `zoo train --data` takes: folders that are called like classes, tables, shards; or DIR/CORRUPTION/SEVERITY/CLASS.
     metrics: of `top1`, `top5`, `macro_f1`, `calibration_error`; of models that tell several labels of a picture `mAP`, `macro_f1`,
-        `micro_f1`, `exact`; without any, all.
+        `micro_f1`, `exact`; of models that tell numbers `r2`, `mae`, `rmse`, `correlation`; without any, all.
     split: the part that judges; without it `val`, else `test`, else what there is. target: the column of the classes in a table.
     classes: how the folders are classes of the model: `name`, `wordnet` id, `number` or `order`; without it the first that fits.
     subset: models choose among the classes of the data only, as they are judged on ImageNet-A and -R.
@@ -102,7 +102,7 @@ def evaluate(
     return Evaluation(scores, pairs, unreadable)
 
 
-def _judge(models: Sequence[str]) -> type[OfOneClass] | type[OfSeveral]:
+def _judge(models: Sequence[str]) -> type[OfOneClass] | type[OfSeveral] | type[OfNumbers]:
     """How models of one task are judged. Raises InputError for other tasks, and for several of them."""
     tasks = {model: spec(model).family.task for model in models}
     problems = [

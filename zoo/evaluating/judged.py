@@ -1,4 +1,4 @@
-"""A model on a labelled set: its answers, and what follows from them. What differs between one class a picture and several stands here."""
+"""A model on a labelled set: its answers, and what follows from them. What differs between one class a picture, several, and numbers stands here."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from zoo.data.labelled import Example, Task, classes_of
+from zoo.data.pictures import large_pictures
 from zoo.display.rows import Row
 from zoo.errors import InputError, Problem
-from zoo.evaluating import figures, several
+from zoo.evaluating import figures, numbers, several
 from zoo.evaluating.classes import Matching, matching
 from zoo.evaluating.corruptions import Corrupting
 from zoo.evaluating.figures import Answers, ClassScore, Estimate, per_class, share
+from zoo.evaluating.numbers import Guesses, NumberScore, per_number
 from zoo.evaluating.sets import LabelledSet, Real
 from zoo.evaluating.several import Marks, per_label
 from zoo.predicting.predictor import Placed, Predictor
 from zoo.predicting.progress import Clock
-from zoo.predicting.run import large_pictures
 
-A = TypeVar("A", bound=Answers | Marks)
+A = TypeVar("A", bound=Answers | Marks | Guesses)
 
 
 class Score(Row, frozen=True):
     """One model on one set. `matched`: how the classes of the data were found among the model's; `among`: of how many classes it chose;
-    `pictures_per_second`: of the model alone, while it was judged, which is no benchmark."""
+    `pictures_per_second`: of the model alone, while it was judged, which is no benchmark. `classes`, or of a model that tells numbers `numbers`: one by one."""
 
     model: str
     weights: str
@@ -41,6 +42,7 @@ class Score(Row, frozen=True):
     figures: dict[str, Estimate]
     pictures_per_second: float
     classes: list[ClassScore]
+    numbers: list[NumberScore] = []
 
 
 class Judged(ABC, Generic[A]):
@@ -52,9 +54,8 @@ class Judged(ABC, Generic[A]):
 
     def __init__(self, predictor: Predictor, data: LabelledSet, classes: str, subset: bool):
         self.predictor, self.data, self.subset = predictor, data, subset
-        self.matching: Matching = matching(
-            data.labels, predictor.labels, predictor.width, predictor.manifest.name, classes
-        )
+        known = predictor.labels or list(predictor.manifest.labels)
+        self.matching: Matching = matching(data.labels, known, predictor.width, predictor.manifest.name, classes)
         self.prepare = Corrupting(predictor.prepare, data.corruption) if data.corruption else predictor.prepare
         self.chosen = torch.tensor(self.matching.indices)
         self.seconds = 0.0
@@ -92,6 +93,7 @@ class Judged(ABC, Generic[A]):
             figures={metric: self.metrics[metric](found) for metric in metrics or self.metrics} | more,
             pictures_per_second=len(found.positions) / self.seconds,
             classes=self.classes(found),
+            numbers=self.numbers(found),
         )
 
     @abstractmethod
@@ -102,9 +104,13 @@ class Judged(ABC, Generic[A]):
     def found(self, columns: list[np.ndarray]) -> A:
         """Positions and the columns of all batches."""
 
-    @abstractmethod
     def classes(self, found: A) -> list[ClassScore]:
         """Class by class."""
+        return []
+
+    def numbers(self, found: A) -> list[NumberScore]:
+        """Number by number."""
+        return []
 
 
 class OfOneClass(Judged[Answers]):
@@ -171,8 +177,31 @@ class OfSeveral(Judged[Marks]):
         return per_label(found, self.data.labels)
 
 
-JUDGES: dict[str, type[OfOneClass] | type[OfSeveral]] = {
+class OfNumbers(Judged[Guesses]):
+    """Each picture has numbers, and each answer is as many."""
+
+    task = "regression"
+    paired = "nearer"
+    metrics = numbers.METRICS
+
+    def columns(self, logits: Tensor, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        truth = torch.tensor([example.target for example in examples], dtype=torch.float64)
+        return truth.view(len(examples), -1), logits[:, self.chosen].double()
+
+    def found(self, columns: list[np.ndarray]) -> Guesses:
+        """Raises InputError for answers that are no numbers."""
+        guesses = Guesses(*columns)
+        if not np.isfinite(guesses.answers).all():
+            raise InputError("evaluate", Problem(self.predictor.manifest.name, "finite answers", "nan or infinity"))
+        return guesses
+
+    def numbers(self, found: Guesses) -> list[NumberScore]:
+        return per_number(found, self.data.labels)
+
+
+JUDGES: dict[str, type[OfOneClass] | type[OfSeveral] | type[OfNumbers]] = {
     "image-classification": OfOneClass,
     "multilabel-classification": OfSeveral,
+    "image-regression": OfNumbers,
 }
 """By the task of the model."""

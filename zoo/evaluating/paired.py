@@ -14,15 +14,19 @@ import numpy as np
 from zoo.display.rows import Row
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Answers
+from zoo.evaluating.numbers import Guesses
 from zoo.evaluating.several import Marks
 from zoo.weights.stats import Z95, Verdict
 
 LEVEL = 0.05
+Known = Answers | Marks | Guesses
+"""What is kept of a model's answers."""
 
 
 class Pair(Row, frozen=True):
-    """`model` against `other`: pictures that only the one, and only the other, has right; the difference of `metric` with its 95 % interval,
-    and the exact probability of so uneven a split of equal models. The verdict is at 5 %, shared among all comparisons of an evaluation."""
+    """`model` against `other`: pictures that only the one, and only the other, has right, or of numbers on which it is nearer; the
+    difference of `metric` with its 95 % interval, and the exact probability of so uneven a split of equal models. The verdict is at 5 %,
+    shared among all comparisons of an evaluation."""
 
     model: str
     other: str
@@ -39,12 +43,16 @@ class Pair(Row, frozen=True):
 
 
 def paired(
-    names: tuple[str, str], data: str, one: Answers | Marks, other: Answers | Marks, comparisons: int = 1, metric: str = "top1"
+    names: tuple[str, str], data: str, one: Known, other: Known, comparisons: int = 1, metric: str = "top1"
 ) -> Pair:  # fmt: skip
     """On the pictures that both have seen: d = (b - c) / n +- z sqrt(b + c - (b - c)^2 / n) / n, of b and c that only one has right."""
     _, mine, theirs = np.intersect1d(one.positions, other.positions, assume_unique=True, return_indices=True)
-    right, others = one.right[mine], other.right[theirs]
-    n, b, c = len(mine), int((right & ~others).sum()), int((others & ~right).sum())
+    if isinstance(one, Guesses):
+        errors, others = one.errors[mine], other.errors[theirs]  # type: ignore[union-attr]
+        n, b, c = len(mine), int((errors < others).sum()), int((others < errors).sum())
+    else:
+        right, others = one.right[mine], other.right[theirs]  # type: ignore[union-attr]
+        n, b, c = len(mine), int((right & ~others).sum()), int((others & ~right).sum())
     mean, reach = (b - c) / n, Z95 * sqrt(b + c - (b - c) ** 2 / n) / n
     p = float(_binomial()(b, b + c).pvalue) if b + c else 1.0
     verdict: Verdict = "not distinguishable" if p >= LEVEL / comparisons else "better" if b > c else "worse"

@@ -24,13 +24,24 @@ WAYS = {
 }
 
 
+NUMBERS = ("r2", "mae", "rmse", "correlation")
+"""Figures that are no shares."""
+
+
+def shown(name: str, estimate: Estimate) -> str:
+    """`83.12 % (82.79 to 83.45)`, or as it is what is no share: `0.9312 (0.9114 to 0.9472)`."""
+    if name in NUMBERS:
+        return f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+    return percent(estimate)
+
+
 def percent(estimate: Estimate) -> str:
     """`83.12 % (82.79 to 83.45)`."""
     return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.2f} to {100 * estimate.high:.2f})"
 
 
 def score_cells(score: Score) -> list[str]:
-    known = [percent(estimate) for estimate in score.figures.values()]
+    known = [shown(name, estimate) for name, estimate in score.figures.items()]
     name = score.weights if score.weights.startswith(score.model) else score.model
     return [name, score.data, f"{score.pictures:,}", *known, f"{score.pictures_per_second:.3g}"]
 
@@ -40,6 +51,8 @@ def score_columns(score: Score) -> list[str]:
 
 
 def pair_columns(pair: Pair) -> list[str]:
+    if pair.metric == "nearer":
+        return ["model", "against", "data", "difference of shares", "it is nearer", "the other", "p", "verdict"]
     difference = f"difference of {'top-1' if pair.metric == 'top1' else pair.metric}"
     return ["model", "against", "data", difference, "only it right", "only the other", "p", "verdict"]
 
@@ -64,7 +77,10 @@ def notes(found: Evaluation) -> list[str]:
     """What a reader of the figures must know."""
     first = found.scores[0]
     among = "each has its own chance" if _tells_several(first) else f"models chose among {first.among:,}"
-    lines = [f"Intervals are of 95 %. Classes were matched {WAYS[first.matched]}; {among}."]
+    if first.numbers:
+        lines = [f"Intervals are of 95 %. Numbers were matched {WAYS[first.matched]}; mae and rmse have their units."]
+    else:
+        lines = [f"Intervals are of 95 %. Classes were matched {WAYS[first.matched]}; {among}."]
     lines += ["Pictures a second are those of the model alone while it was judged: `zoo bench` measures."]
     if found.unreadable:
         lines.append(f"{len(found.unreadable):,} pictures could not be read and were left out.")
@@ -84,6 +100,13 @@ def page(found: Evaluation) -> str:
         ]
         lines += ["McNemar's exact test on the same pictures; the verdict is at 5 %, shared among all rows.", ""]
     for score in found.scores:
+        if score.numbers:
+            lines += [f"## Numbers of {markdown(score.weights)} on {markdown(score.data)}", ""]
+            rows = [
+                [each.label, *(shown(name, figure) for name, figure in each.figures.items())] for each in score.numbers
+            ]
+            lines += [markdown_table(["number", *NUMBERS], _escaped(rows)), ""]
+            continue
         worst = sorted(score.classes, key=lambda each: each.recall)[:MOST_CLASSES]
         rows = [_class_cells(each) for each in worst]
         more = ["average precision"] if _tells_several(score) else []
@@ -102,7 +125,7 @@ def _class_cells(each: ClassScore) -> list[str]:
 
 
 def _tells_several(score: Score) -> bool:
-    return score.classes[0].average_precision is not None
+    return bool(score.classes) and score.classes[0].average_precision is not None
 
 
 def _escaped(rows: Any) -> list[list[str]]:

@@ -35,14 +35,14 @@ def sets_of(
     task: Task = "classification",
 ) -> list[LabelledSet]:  # fmt: skip
     """`split`: the part that judges, `val` where there is one; behind a set as it is stands one for each corruption that is `made` of it.
-    `task`: with `multilabel` pictures have any number of classes, one is a number, too.
+    `task`: with `multilabel` pictures have any number of classes, one is a number, too; with `regression` they have numbers.
 
     Raises InputError for what is no set of pictures with classes."""
     folders = _corruptions(Path(data).expanduser())
     if folders:
         named = [(f"{name}/{corruption}@{folder.name}", folder) for corruption, folder in folders]
         return [_set(labelled(folder), each, split, task) for each, folder in named]
-    whole = _set(labelled(data, target), name, split, task)
+    whole = _set(labelled(data, target, "regression" if task == "regression" else None), name, split, task)
     return [whole, *(whole._replace(name=f"{name}/{each}", corruption=each) for each in made)]
 
 
@@ -62,7 +62,7 @@ def _corruptions(root: Path) -> list[tuple[str, Path]]:
 
 
 def _set(data: Labelled, name: str, split: str, task: Task) -> LabelledSet:
-    if data.task not in ("classification", task):
+    if data.task != task and (data.task != "classification" or task == "regression"):
         problem = Problem(name, f"pictures for {task}, as the model is for it", f"a set for {data.task}")
         raise InputError("evaluate", problem)
     part = split or next(part for part in JUDGING if data.parts.get(part))

@@ -178,7 +178,7 @@ def _begun(pool: ThreadPoolExecutor, prepare: Transform, picture: Picture) -> Fu
 
 def _input_of(prepare: Transform, picture: Picture) -> Tensor | str:
     try:
-        return prepare.one(picture.open())
+        return prepare.one(picture.open(prepare.preprocess.channels))
     except Exception as error:  # whatever a decoder raises costs this picture, and no other
         return reason_of(error)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from PIL import Image
 
-from zoo.data.pictures import Picture
+from zoo.data.pictures import Picture, large_pictures
 from zoo.data.sources import pictures_of
 from zoo.errors import InputError, Problem, nearest
 from zoo.predicting.journal import Journal, Tally
@@ -143,12 +141,3 @@ def _told(rows: Iterable[Row], total: int, progress: Told) -> Iterator[Row]:
     for row in rows:
         yield row
         clock.count()
-
-
-class large_pictures(warnings.catch_warnings):
-    """PIL warns of pictures from 89 to 179 million pixels, which are meant; larger ones it refuses."""
-
-    def __enter__(self) -> Any:
-        before = super().__enter__()
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return before

@@ -33,14 +33,19 @@ def figure_of(name: str, metric: str) -> Figure | None:
 
 def less_is_better(metric: str) -> bool:
     """Bits for each byte of a text, and errors; accuracies are the more the better, in percent."""
-    return "bits_per_byte" in metric or metric.endswith("_error")
+    return "bits_per_byte" in metric or metric.endswith(("_error", "/mae", "/rmse"))
 
 
 def in_percent(metric: str) -> bool:
     return unit_of(metric) == "%"
 
 
-UNITS = {"bits_per_byte": "bits", "psnr": "dB", "ssim": ""}
+UNITS = {
+    "bits_per_byte": "bits",
+    "psnr": "dB",
+    "psnr_before": "dB",
+    **dict.fromkeys(("ssim", "r2", "mae", "rmse", "correlation"), ""),
+}
 """Of the kinds of figures that are no share."""
 
 
@@ -59,7 +64,8 @@ def figures(name: str) -> Iterator[Figure]:
     for row in evaluated(name):
         for kind, estimate in row.figures.items():
             source = f"measured here on {row.date} with {row.weights}, {estimate.n:,} pictures"
-            yield Figure(f"{row.data}/{kind}", round(100 * estimate.value, 2), source)
+            measured = round(100 * estimate.value, 2) if in_percent(kind) else round(estimate.value, 4)
+            yield Figure(f"{row.data}/{kind}", measured, source)
     printed = published().get(name)
     own_size = catalog.entry(name).input_size[-1]
     if (

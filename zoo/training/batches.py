@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,9 +76,9 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         epoch, i = key
         picture = self.examples[i].picture
-        with sown("picture", self.seed, epoch, picture.name):
+        with sown("picture", self.seed, epoch, picture.name) if self.prepare.train else nullcontext():
             try:
-                return self.prepare.one(picture.open()), self.targets[i]
+                return self.prepare.one(picture.open(self.prepare.preprocess.channels)), self.targets[i]
             except ProblemsError as error:
                 raise LostPicture(f"{picture.name}: {error.problems[0].sentence()}") from None
 

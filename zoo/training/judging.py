@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data.labelled import Task
-from zoo.evaluating import several
+from zoo.evaluating import numbers, several
 from zoo.training.batches import Pictures, Share, in_turn
 from zoo.training.objectives import Objective
 from zoo.weights.stats import wilson_interval
@@ -48,15 +48,22 @@ class Judgement(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """At 95 %: Wilson's of the share of right classes, that of the bootstrap of mean average precision; none of numbers."""
+        """At 95 %: Wilson's of the share of right classes, that of the bootstrap of all else; none where no picture has a label."""
         if self.task == "classification":
             return wilson_interval(self.correct, len(self.targets))
-        if self.task == "regression" or not self.targets.any():
+        if self.task == "regression":
+            of_numbers = numbers.r2(numbers.Guesses(np.arange(len(self.targets)), *self._columns))
+            return of_numbers.low, of_numbers.high
+        if not self.targets.any():
             return None
         found = several.mean_average_precision(
             several.Marks(np.arange(len(self.targets)), self.targets.numpy() > 0, self.answers.numpy())
         )
         return found.low, found.high
+
+    @property
+    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.targets.double().numpy(), self.answers.double().numpy()
 
     def confusion(self) -> np.ndarray:
         """(classes, classes): of the pictures of class i, how many were taken for class j."""

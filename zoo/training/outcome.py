@@ -46,7 +46,7 @@ class Scale(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A training that is over. `value` is the figure called `figure` on the held-out part, `ci95` its interval but for numbers."""
+    """A training that is over. `value` is the figure called `figure` on the held-out part, `ci95` its interval."""
 
     folder: Path
     model: str
@@ -145,7 +145,7 @@ def _manifest(trainer: Trainer, net: Any, name: str, judgements: dict[str, Judge
         if judged.task == "classification":
             metrics[place] = counted_metric(judged.correct, len(judged.targets), **facts)
         else:
-            metrics[place] = Metric(value=round(judged.figure, 6), n=len(judged.targets), **facts)
+            metrics[place] = Metric(value=round(judged.figure, 6), n=len(judged.targets), ci95=judged.interval, **facts)
     origin = f"trained on {len(trainer.train_set)} pictures of {name}, from {trainer.start.words}"
     known = manifest_of(net, trainer.data.labels)
     return msgspec.structs.replace(

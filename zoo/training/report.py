@@ -33,8 +33,9 @@ COLOURS = ("#1f77b4", "#d62728")
 
 def page(run: Run, data: Labelled, judged: Judgement, recipe: Recipe) -> str:
     """One HTML file without scripts; names of files and classes are shown, never meant."""
-    interval = f" (95 % interval {run.ci95[0]:.1%} to {run.ci95[1]:.1%})" if run.ci95 else ""
-    value = f"{run.value:.2%}" if run.task != "regression" else f"{run.value:.4f}"
+    form = ".4f" if run.task == "regression" else ".2%"
+    interval = f" (95 % interval {run.ci95[0]:{form}} to {run.ci95[1]:{form}})" if run.ci95 else ""
+    value = f"{run.value:{form}}"
     epochs = [row.epoch for row in run.history]
     losses = {"training": [row.loss for row in run.history], "held out": [row.held_out_loss for row in run.history]}
     parts = [

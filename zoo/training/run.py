@@ -18,6 +18,7 @@ import msgspec
 
 from zoo.data.folders import labelled
 from zoo.data.labelled import Labelled, Task, split
+from zoo.data.pictures import large_pictures
 from zoo.data.survey import Survey, readable, subject_of, survey
 from zoo.errors import InputError, Problem
 from zoo.pretrained.checkpoint import Weights
@@ -52,19 +53,20 @@ def train(
     check_optimizer(recipe.optimizer.name)
     accelerator = accelerator_for(recipe, Path(out), log)
     watch = watch if accelerator.is_main_process else Watch()
-    whole, found = _data(data, Path(out), target, task, recipe, strict, watch, accelerator)
-    start = begin(os.fspath(model), recipe.model, len(whole.labels), whole.task, recipe.seed, weights)
-    trainer = Trainer(start, whole, recipe, Path(out), accelerator, os.fspath(model))
-    watch.say(f"{start.net.spec.name}: {start.words}; {trainer.about}")
-    trainer.prepare(resume)
-    if accelerator.is_main_process:
-        write_whole(Path(out) / SURVEY, msgspec.json.encode(found))
-    try:
-        return trainer.run(watch, Path(data), found)
-    except LostPicture as error:
-        lost = str(error).strip().rpartition("LostPicture: ")[2]
-        step = "--resume goes on when it is there again"
-        raise InputError("data", Problem("", "pictures that stay as they were", lost, next=step)) from None
+    with large_pictures():
+        whole, found = _data(data, Path(out), target, task, recipe, strict, watch, accelerator)
+        start = begin(os.fspath(model), recipe.model, len(whole.labels), whole.task, recipe.seed, weights)
+        trainer = Trainer(start, whole, recipe, Path(out), accelerator, os.fspath(model))
+        watch.say(f"{start.net.spec.name}: {start.words}; {trainer.about}")
+        trainer.prepare(resume)
+        if accelerator.is_main_process:
+            write_whole(Path(out) / SURVEY, msgspec.json.encode(found))
+        try:
+            return trainer.run(watch, Path(data), found)
+        except LostPicture as error:
+            lost = str(error).strip().rpartition("LostPicture: ")[2]
+            step = "--resume goes on when the net can read it"
+            raise InputError("data", Problem("", "pictures that the net can read", lost, next=step)) from None
 
 
 def check_folder(out: Path) -> None:

@@ -16,13 +16,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from blocks.context import Context
 from zoo.training.loop import RunningAverage
 from zoo.training.objectives import Student
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Engine:
@@ -59,7 +56,9 @@ class Outline:
 
     def filled(self, sharded: nn.Module) -> nn.Module | None:
         """A whole copy of `sharded`, on the CPU, in the first process; None in the others, each of which has to call it, too."""
-        tensors = get_model_state_dict(sharded, options=WHOLE)
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        tensors = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if dist.get_rank() != 0:
             return None
         model = copy.deepcopy(self.model)

@@ -38,7 +38,7 @@ STORAGE, REPORT, LOCK = "sweep.db", "sweep.json", "sweep.lock"
 
 class Trial(Row, frozen=True):
     """One training of a sweep. `value` is the figure called `figure` of `n` held-out pictures where it came to an end, and `ci95` its
-    interval but for numbers; `reason` says why it did not. `settings`: what was drawn."""
+    interval; `reason` says why it did not. `settings`: what was drawn."""
 
     number: int
     folder: str

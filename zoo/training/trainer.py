@@ -33,7 +33,6 @@ from zoo.training.optimizers import optimizer_of
 from zoo.training.outcome import LAST, LAST_PARTS, Run
 from zoo.training.recipe import Recipe, read_recipe, to_toml, values
 from zoo.training.seeds import sow
-from zoo.training.sharded_state import load_parts, read_record, save_parts
 from zoo.training.starting import Start, Teacher, teacher
 from zoo.training.state import Epoch, Facts, load_state, read_facts, save_state
 from zoo.training.synced_norms import synchronise
@@ -104,7 +103,7 @@ class Trainer:
         """Takes its place in `out`, from where a run was broken off or anew. Raises InputError where another run is there."""
         last = next((self.out / name for name in (LAST, LAST_PARTS) if (self.out / name).exists()), None)
         if last is not None:
-            facts = read_facts(last) if last == self.out / LAST else read_record(last)
+            facts = read_facts(last) if last == self.out / LAST else _of_parts().read_record(last)
             if not resume:
                 step = "--resume goes on with it; another --out, or removing the folder, begins anew"
                 raise InputError(
@@ -114,7 +113,7 @@ class Trainer:
                 raise InputError(
                     "train", Problem(str(self.out), "a run of this model, recipe and data", self._differences())
                 )
-            load = load_parts if self.recipe.engine.sharded else load_state
+            load = _of_parts().load_parts if self.recipe.engine.sharded else load_state
             self.facts = load(last, self.student, self.average, self.optimizer)
         elif self.is_main:
             write_text(self.out / "recipe.toml", to_toml(self.recipe))
@@ -221,7 +220,7 @@ class Trainer:
             if self.outline is not None and self.facts.losses:
                 losses = torch.tensor(self.facts.losses, dtype=torch.float64, device=self.accelerator.device)
                 self.facts.losses = self.accelerator.reduce(losses, "mean").tolist()
-            save_parts(self.out / LAST_PARTS, self.facts, self.student, self.average, self.optimizer)
+            _of_parts().save_parts(self.out / LAST_PARTS, self.facts, self.student, self.average, self.optimizer)
         elif self.is_main:
             if self.accelerator.scaler is not None:
                 self.facts.scaler = self.accelerator.scaler.state_dict()
@@ -324,6 +323,13 @@ class Trainer:
         before, now = _decisive(read_recipe(self.out / "recipe.toml")), _decisive(self.recipe)
         changed = [f"{path} = {before[path]} instead of {now[path]}" for path in now if before[path] != now[path]]
         return ", ".join(changed[:3]) or "another model, or other pictures"
+
+
+def _of_parts() -> Any:
+    """What keeps a sharded training; torch takes a second to import its checkpoints."""
+    from zoo.training import sharded_state
+
+    return sharded_state
 
 
 def _decisive(recipe: Recipe) -> dict[str, Any]:

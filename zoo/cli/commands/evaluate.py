@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from zoo.evaluating.evaluate import Evaluation
 
 METRICS = (
-    "some of top1,top5,macro_f1,calibration_error; of models for several labels mAP,macro_f1,micro_f1,exact; on scenes those of "
-    "the task (default: all)"
+    "some of top1,top5,macro_f1,calibration_error; of models for several labels mAP,macro_f1,micro_f1,exact; of models that tell "
+    "numbers r2,mae,rmse,correlation; on scenes those of the task (default: all)"
 )
 """Those of `zoo.evaluating`, which a grammar does not import."""
 SCENES = "scenes"

@@ -125,8 +125,9 @@ def train(arguments: Namespace) -> int:
 
 def in_words(number: bool, value: float, ci95: tuple[float, float] | None, n: int) -> str:
     """`97.5% on 40 held-out pictures (95 % interval 87.1% to 99.6%)`; of a `number` as it is."""
-    interval = f" (95 % interval {ci95[0]:.1%} to {ci95[1]:.1%})" if ci95 else ""
-    figure = f"{value:.4f}" if number else f"{value:.1%}"
+    form = ".4f" if number else ".1%"
+    interval = f" (95 % interval {ci95[0]:{form}} to {ci95[1]:{form}})" if ci95 else ""
+    figure = f"{value:{form}}"
     return f"{figure} on {n:,} held-out pictures{interval}"
 
 
