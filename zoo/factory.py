@@ -115,12 +115,12 @@ def _check_deployed(form: str, runtime: str | Sequence[str] | None, precision: s
     """Raises InputError for a runtime or a precision of a train form, and for one that there is not."""
     if runtime is None and precision is None:
         return
+    asked(runtime, precision)
     if form != "deploy":
         named = "a runtime" if runtime is not None else "a precision"
         raise InputError(
             "create", Problem("form", f"`deploy` where {named} is named", f"`{form}`", next='add form="deploy"')
         )
-    asked(runtime, precision)
 
 
 def _built(origin: Source, wanted: Described, request: Request, filling: Plan, device: Any) -> Any:

@@ -84,4 +84,5 @@ class MaskUnitAttention(nn.Module):
         q, k, v = (each.flatten(1, 2).transpose(1, 2) for each in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unflatten(1, (h, w))
         y = join_windows(y, (B, rows, columns)) if self.window else y.permute(0, 3, 1, 2)
-        return run(self.proj, y[..., : -(-H // self.pool), : -(-W // self.pool)], ctx)
+        height, width = ((side + self.pool - 1) // self.pool for side in (H, W))
+        return run(self.proj, y[..., :height, :width], ctx)

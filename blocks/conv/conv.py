@@ -245,7 +245,7 @@ def fitted(x: Tensor, reach: Sequence[int], stride: Sequence[int], fill: float =
     borders = []
     for axis in (1, 0):
         size = x.shape[axis - 2]
-        missing = max((-(-size // stride[axis]) - 1) * stride[axis] + reach[axis] - size, 0)
+        missing = max((size - 1) // stride[axis] * stride[axis] + reach[axis] - size, 0)
         borders += [missing // 2, missing - missing // 2]
     return F.pad(x, borders, value=fill) if any(borders) else x
 

@@ -48,7 +48,7 @@ class AxialGraphConv(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         height, width = x.shape[2:]
-        reference = distance(x, x.roll((-(-height // 2), -(-width // 2)), (2, 3)))
+        reference = distance(x, x.roll(((height + 1) // 2, (width + 1) // 2), (2, 3)))
         if type(x) is Tensor and reference.numel() <= len(x):  # one position has no neighbours, and no deviation
             return run(self.mix, torch.cat([x, torch.zeros_like(x)], 1), ctx)
         spread, mean = torch.var_mean(reference, (2, 3), correction=1, keepdim=True)

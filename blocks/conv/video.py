@@ -53,7 +53,7 @@ class ClipConv(nn.Conv3d):
 
 def same_border(x: Tensor, kernel_size: int, stride: int) -> tuple[int, int, int, int]:
     """(left, right, above, below) of a map, as `torch.nn.functional.pad` takes them."""
-    missing = [max((-(-size // stride) - 1) * stride + kernel_size - size, 0) for size in x.shape[-1:-3:-1]]
+    missing = [max((size - 1) // stride * stride + kernel_size - size, 0) for size in x.shape[-1:-3:-1]]
     return missing[0] // 2, missing[0] - missing[0] // 2, missing[1] // 2, missing[1] - missing[1] // 2
 
 

@@ -134,4 +134,4 @@ class SamePad(nn.Module):
         return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2), value=self.value)
 
     def _missing(self, size: int) -> int:
-        return max((-(-size // self.stride) - 1) * self.stride + self.kernel_size - size, 0)
+        return max((size - 1) // self.stride * self.stride + self.kernel_size - size, 0)

@@ -323,7 +323,7 @@ def join_windows(y: Tensor, size: Size) -> Tensor:
     B, H, W = size
     side = y.shape[1]
     if (side, side) != (H, W):
-        rows, columns = -(-H // side), -(-W // side)
+        rows, columns = (H + side - 1) // side, (W + side - 1) // side
         y = y.reshape(B, rows, columns, side, side, y.shape[-1]).transpose(2, 3)
         y = y.flatten(3, 4).flatten(1, 2)[:, :H, :W]
     return y.permute(0, 3, 1, 2)

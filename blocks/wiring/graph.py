@@ -144,9 +144,11 @@ class Graph(nn.Module):
             raise ValueError(f"a graph of {len(inputs)} inputs meets {len(dims)} tensors")
         tables = [_table(node) for node in parts]
         _refuse_faults(tables, inputs, self.outputs)
-        check_names(self, [{"name": node.name} for node in parts])
         self._reads = {node.name: _names(tuple(map(_read_of, node.reads))) for node in parts}
         self.order = [parts[i].name for i in in_order(tables, inputs)]
+        self.steps: dict[str, list[Step]] = {}
+        self.out_dim, self.widths = dim, dict[str, int]()
+        check_names(self, [{"name": node.name} for node in parts])  # once all is there that no node can be called
         by_name = {node.name: node for node in parts}
         maker = _Maker(self, _place(parts), dict(zip(inputs, dims or (dim,) * len(inputs), strict=True)))
         for i in in_order(tables, inputs):

@@ -134,20 +134,26 @@ def test_a_train_form_has_no_runtime() -> None:
         zoo.create("starnet_nano", runtime="auto")
 
 
+@pytest.mark.parametrize("form", ["train", "deploy"])
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
+        (
+            {"runtime": "nonsense"},
+            "expected `auto`, `torch`, `compile`, `aot`, `onnxruntime` or `openvino`; found `nonsense`",
+        ),
+        ({"runtime": 7}, "expected `auto`, .*; found `7`"),
         ({"runtime": "openvno"}, "found `openvno`; nearest `openvino`"),
         ({"runtime": []}, "expected .*; found none"),
         ({"precision": "int4"}, "found `int4`; nearest `int8`"),
     ],
 )
 def test_a_runtime_that_there_is_not_is_refused_before_a_model_is_looked_for(
-    wish: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+    wish: dict[str, Any], sentence: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zoo.factory.find_source", lambda _: pytest.fail("the model was looked for"))
     with pytest.raises(zoo.InputError, match=sentence):
-        zoo.create("starnet_nano", pretrained=True, form="deploy", **wish)
+        zoo.create("starnet_nano", pretrained=True, form=form, **wish)
 
 
 def test_the_command_refuses_a_runtime_before_a_model_is_loaded(
@@ -167,6 +173,18 @@ def test_maps_and_language_models_are_deployed_with_their_own_signature() -> Non
     torch.testing.assert_close(
         zoo.deploy(language, "torch", threads=1)(ids).logits, language(ids).logits, rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_outputs_by_name_come_by_name(runtime: str, tmp_path: pathlib.Path) -> None:
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is an extra")
+    model: Any = zoo.create("retinanet_nano")
+    fast = zoo.deploy(model, runtime, threads=1)
+    wanted = model(X)
+    assert list(fast(X)) == list(wanted)
+    for name, y in zoo.load_deployed(fast.save(tmp_path / "served"))(X).items():
+        torch.testing.assert_close(y, wanted[name], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def conv(out_dim: int, **params: Any) -> dict[str, Any]:
     return {"block": "conv", "out_dim": out_dim, **params}
 
 
+@pytest.mark.parametrize("name", ["steps", "order", "widths", "out_dim", "fuse", "training"])
+def test_no_node_is_called_as_a_member_of_the_graph(name: str) -> None:
+    sentence = f"no part can be called `{name}` here: the wiring has a member of that name"
+    assert sentence in "; ".join(sentences([{"name": name, "from": "input", "do": [conv(2)]}]))
+
+
 def test_one_output_is_a_tensor_and_several_are_a_table() -> None:
     model = zoo.create(unet())
     assert model(torch.zeros(1, 1, 33, 31)).shape == (1, 4, 33, 31)

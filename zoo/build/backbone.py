@@ -284,7 +284,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def feature_rows(self) -> list[dict[str, Any]]:
-        """One row per level: `num_chs`, `reduction` (input size over feature size), `module`. Runs a copy on meta."""
+        """One row per level: `num_chs`, `reduction` (input size over feature size), `module`; none without stages. Runs a copy on meta."""
+        if not self.num_levels:
+            return []
         probe, twin = meta_input(self.spec), self.rebuild(self.spec)
         side, reduction, names = probe.shape[-1], 1, twin.level_names()
         rows = []

@@ -56,7 +56,7 @@ def asked(runtime: str | Sequence[str] | None, precision: str | None) -> Asked:
     """The runtimes, `auto` where none is named, and the precision that is meant: float32 for a runtime that is named, else `auto`.
 
     Raises InputError for a word that is neither."""
-    words = [AUTO] if runtime is None else [runtime] if isinstance(runtime, str) else list(runtime)
+    words = [AUTO] if runtime is None else list(runtime) if isinstance(runtime, (list, tuple)) else [runtime]
     wish = Asked([word if isinstance(word, str) else repr(word) for word in words], precision or AUTO)
     if precision is None and wish.is_named:
         wish = wish._replace(precision="float32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from torch import Tensor
 from zoo.answering.answers import Answering
 from zoo.build.backbone import Backbone
 from zoo.build.deploy import check_form, fused
-from zoo.build.inputs import input_size
 from zoo.build.language import LanguageModel
-from zoo.errors import InputError, Problem, listed, nearest
+from zoo.errors import InputError, Problem, nearest
 from zoo.exporting.formats import Format, Written, refuse_missing, refuse_path, write
 from zoo.exporting.language import streaming
-from zoo.exporting.ports import FREE, image_like
+from zoo.exporting.ports import FREE, example_of
 from zoo.exporting.python import export_python
 from zoo.exporting.quiet import OperatorError
 from zoo.factory import create
@@ -44,7 +43,7 @@ def export(
     force: bool = False,
     *,
     pretrained: bool = False,
-    example: Tensor | None = None,
+    example: Tensor | Sequence[Tensor] | None = None,
     dynamic: Collection[str] | None = None,
     answers: bool = False,
 ) -> Path:
@@ -55,8 +54,10 @@ def export(
     `torchscript`. A graph is run and compared with the model in float64 before it is handed out.
     `form`: `train`, or `deploy`, the usual one of graphs. A name is created first, with initial values unless `pretrained`.
     A language model reads tokens and its state, and gives logits and the state behind them (`zoo.exporting.language`).
-    `example`: images, or tokens, to record the graph with; without it one image of the model's size. `dynamic`: which sizes of them stay free, of `batch` and
-    `size`; as many as the model and the format allow without it. A graph that computes something else at other sizes is refused.
+    A model of several inputs gives a graph with as many, each under its own name.
+    `example`: the input to record the graph with, or a tensor for each of several; without it one sample of what the model declares. `dynamic`:
+    which sizes stay free, of `batch` and `size` (rows and columns, or the length); as many as the model and the format allow without it.
+    A graph that computes something else at other sizes is refused.
     `answers`: of a graph of a net for a task, that it holds what comes behind the net, too: boxes that are picked, the class of each pixel.
     Raises InputError for a file that is there already, unless `force`; for another format; for what the format cannot express, with
     the operator's name; and for outputs that differ.
@@ -78,7 +79,7 @@ def export_graph(
     force: bool = False,
     *,
     pretrained: bool = False,
-    example: Tensor | None = None,
+    example: Tensor | Sequence[Tensor] | None = None,
     dynamic: Collection[str] | None = None,
     answers: bool = False,
 ) -> Written:
@@ -92,18 +93,18 @@ def export_graph(
         net = fused(net)
     if isinstance(net, LanguageModel):
         return write(wanted, *streaming(net.eval(), example), target, force=force)
-    if net.spec.inputs:
-        beside = listed([named.name for named in net.spec.inputs])
-        step = "`torch.export.export(model, inputs)` takes it as it is"
-        raise InputError("export", Problem(net.spec.name, "a model of one input", f"{beside} beside it", next=step))
     net = Answering(net) if answers else net
-    if example is None:
-        example = image_like((1, net.spec.input.channels, *input_size(net.spec.input)))
+    example = example_of(net) if example is None else example
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)
 
 
 def _as_free_as_can_be(
-    wanted: Format, net: Any, example: Tensor, target: Path, dynamic: Collection[str] | None, force: bool
+    wanted: Format,
+    net: Any,
+    example: Tensor | Sequence[Tensor],
+    target: Path,
+    dynamic: Collection[str] | None,
+    force: bool,
 ) -> Written:
     """The file with the sizes free that are asked for; without a wish with the most that the net can have."""
     for choice in CHOICES[:-1] if dynamic is None else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ class Written(NamedTuple):
 def write(
     made: Format,
     net: nn.Module,
-    signature: Ports | Tensor,
+    signature: Ports | Tensor | Sequence[Tensor],
     path: str | os.PathLike[str],
     dynamic: Collection[str] = (),
     force: bool = False,

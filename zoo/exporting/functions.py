@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from blocks.ops.recorded import fixed
+
 
 class WrittenOut(TorchFunctionMode):
     """While it is on, the functions of `TABLE` are computed by what stands there, with the same results up to rounding."""
@@ -73,6 +75,17 @@ def group_norm(
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The same over axes whose sizes are numbers: those of a shape that was asked for are values of the graph."""
+    return F.layer_norm(x, fixed(x)[x.ndim - len(normalized_shape) :], weight, bias, eps)
+
+
 def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """y = R x C^T with the means of rows R and of columns C, for maps (B, C, H, W) whose cells are not of one size: graphs pool by one."""
     if x.ndim != 4:
@@ -100,6 +113,7 @@ TABLE: dict[Any, Callable[..., Tensor]] = {
     torch.rms_norm: rms_norm,
     F.scaled_dot_product_attention: attention,
     F.group_norm: group_norm,
+    F.layer_norm: layer_norm,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
     torch.Tensor.mean: mean,
     torch.mean: mean,

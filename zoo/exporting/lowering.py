@@ -35,6 +35,7 @@ from blocks.wiring.residual import Residual
 from zoo.build.backbone import Backbone, Stage
 from zoo.exporting.heads import PlainHeads, is_plain
 from zoo.exporting.windows import Grid, TokenWindows
+from zoo.specs.inputs import ImageInput
 
 Layout = Literal["image", "tokens"]
 LAYOUTS: tuple[Layout, Layout] = ("image", "tokens")
@@ -50,8 +51,11 @@ def lowered(net: nn.Module, prefers: Layout = "tokens") -> nn.Module:
     shared = {id(tensor): tensor for tensor in [*plain.parameters(), *plain.buffers()]}
     twin = copy.deepcopy(plain, shared).eval()
     _free_norms(twin)
-    by_layer = any(isinstance(module, Backbone) and module.levels_are_layers for module in twin.modules())
-    Arranger(prefers, by_layer).arrange(twin)
+    nets = [module for module in twin.modules() if isinstance(module, Backbone)]
+    if all(
+        isinstance(module.spec.input, ImageInput) for module in nets
+    ):  # a stream of tokens alone has nothing to turn
+        Arranger(prefers, any(module.levels_are_layers for module in nets)).arrange(twin)
     _write_heads(twin)
     for module in twin.modules():
         if type(module).forward is Dense.forward:

@@ -51,7 +51,7 @@ def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") 
     if axes and 0 in ports.inputs[0].free:
         axes |= {name: {0: "batch"} for name in ports.outputs}
     graph = Flat(lowered(net, prefers))
-    with torch.no_grad(), WrittenOut(), recorded_ops("onnx", ports.lengths_are_free):
+    with torch.no_grad(), WrittenOut(), recorded_ops("onnx", ports.lengths_are_free, ports.is_free):
         torch.onnx.export(
             graph,
             ports.examples,

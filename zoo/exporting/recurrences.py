@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from blocks.ops.graph import exporting
 from blocks.ops.graph.loops import Loops
-from blocks.ops.recorded import fixed, lengths_are_free
+from blocks.ops.recorded import fixed
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -85,26 +85,31 @@ BODIES = {
 
 
 @contextmanager
-def recorded_ops(loops: Loops = "onnx", dynamic: bool = False) -> Iterator[None]:
+def recorded_ops(loops: Loops = "onnx", dynamic: bool = False, is_free: bool = False) -> Iterator[None]:
     """Inside, torch.onnx.export and torch.jit.trace (`loops` "onnx", "script") and torch.export ("unrolled", "scan") see standard ops.
 
-    With `dynamic` lengths of sequences stay free; otherwise they are those of the example. After torch.onnx.export comes `with_loops`.
+    With `dynamic` lengths of sequences stay free; otherwise they are those of the example. `is_free`: that other axes are, the batch.
+    After torch.onnx.export comes `with_loops`.
     """
     with ExitStack() as stack:
         if loops == "onnx":
             _register_symbols()
         stack.enter_context(exporting(loops, dynamic))
-        stack.enter_context(StandardCalls())
+        stack.enter_context(StandardCalls(is_free or dynamic))
         yield
 
 
 class StandardCalls(TorchFunctionMode):
-    """Calls of torch that exporters refuse, or take for calls of fixed sizes, in calls that they know."""
+    """Calls of torch that exporters refuse or, where `is_free`, take for calls of fixed sizes, in calls that they know."""
+
+    def __init__(self, is_free: bool):
+        super().__init__()
+        self.is_free = is_free
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        replaced = _OF_FREE_LENGTHS.get(function) if lengths_are_free() else None
+        replaced = _OF_FREE_SIZES.get(function) if self.is_free else None
         return (replaced or _REPLACED.get(function, function))(*args, **(kwargs or {}))
 
 
@@ -145,10 +150,16 @@ def _squeeze(x: Tensor, dim: int | None = None) -> Tensor:
     return x.select(dim, 0)
 
 
+def _turned(x: Tensor) -> Tensor:
+    """x^T of the last two axes, as `x.mT` says it."""
+    return x.transpose(-2, -1)
+
+
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
+    Tensor.mT.__get__: _turned,
     F.scaled_dot_product_attention: _attention,
 }
-_OF_FREE_LENGTHS: dict[Callable[..., Any], Callable[..., Any]] = {
+_OF_FREE_SIZES: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.unflatten: _unflatten,
     Tensor.flatten: _flatten,
     Tensor.squeeze: _squeeze,

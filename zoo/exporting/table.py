@@ -2,7 +2,8 @@
 
     python -m zoo.exporting.table [NAME ...] [--to onnx ...]     writes tests/published/exports.json, row by row
 
-Without names it is every image model that has no row yet. A row says which sizes are free in the file, or why there is none.
+Without names it is every model up to `MOST` parameters that lacks a cell, the smallest first. A row says which sizes of the first input are
+free in the file, or why there is none.
 """
 
 from __future__ import annotations
@@ -24,15 +25,23 @@ from zoo.system.folders import write_whole
 TABLE = Path(__file__).parents[2] / "tests" / "published" / "exports.json"
 FORMATS = ("onnx", "openvino", "torch-export", "torchscript")
 FIXED = "one size"
+MOST = 300_000
+"""Parameters of the models that have a row each: nanos."""
 
 Rows = dict[str, dict[str, str]]
 
 
-def image_models() -> list[str]:
-    """Every registered model of images, the smallest first."""
-    entries = catalog.entries().items()
-    named = [(entry.params, name) for name, entry in entries if entry.task == "image-classification"]
-    return [name for _, name in sorted(named)]
+def models() -> list[str]:
+    """Every registered model, the smallest first."""
+    return [name for _, name in sorted((entry.params, name) for name, entry in catalog.entries().items())]
+
+
+def small_models() -> list[str]:
+    """Those that the command without names writes: of every family at least the smallest."""
+    entries, smallest = catalog.entries(), dict[str, str]()
+    for name in models():
+        smallest.setdefault(entries[name].family, name)
+    return [name for name in models() if entries[name].params <= MOST or smallest[entries[name].family] == name]
 
 
 def row(name: str, to: str) -> str:
@@ -57,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--to", action="append", choices=FORMATS, help="these formats alone")
     options = parser.parse_args(arguments)
-    for name in options.names or image_models():
+    for name in options.names or small_models():
         for to in options.to or FORMATS:
             rows = read()  # another process may write others
             if not options.names and to in rows.get(name, {}):

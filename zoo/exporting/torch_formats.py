@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from blocks.ops.graph.loops import Loops
 from blocks.packing import unpacked
 from zoo.errors import InputError, Problem
 from zoo.exporting.formats import Format
-from zoo.exporting.ports import Port, Ports, flat
+from zoo.exporting.ports import Flat, Port, Ports, flat
 from zoo.exporting.proof import Run
 from zoo.exporting.recurrences import recorded_ops
 
@@ -22,15 +23,24 @@ TORCH_OWN = ("aten", "prim", "prims", "higher_order", "_operator", "builtins", "
 
 
 class Whole(nn.Module):
-    """A net that gives one tensor, or a tuple of them."""
+    """A net that gives one tensor, or a tuple of them: Whole(net, names)(*inputs), whose inputs have the names of ports."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, ports: Ports):
         super().__init__()
-        self.net = net
+        self.flat = Flat(net)
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = flat(self.net(*inputs))
-        return outputs[0] if len(outputs) == 1 else outputs
+        def forward(*inputs: Tensor) -> Any:
+            outputs = self.flat(*inputs)
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        forward.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in arguments_of(ports)])  # type: ignore[attr-defined]
+        self.forward = forward
+
+
+def arguments_of(ports: Ports) -> list[str]:
+    """The names of what goes in, as Python writes them."""
+    return [port.name.replace(".", "_") for port in ports.inputs]
 
 
 def record_program(net: nn.Module, ports: Ports, path: Path) -> None:
@@ -48,18 +58,21 @@ def record_compiled(net: nn.Module, ports: Ports, path: Path) -> None:
 def record_script(net: nn.Module, ports: Ports, path: Path) -> None:
     """Writes a trace as `torch.jit.load` reads it."""
     with torch.no_grad(), recorded_ops("script", ports.lengths_are_free):
-        traced = torch.jit.trace(Whole(unpacked(net)), ports.examples, check_trace=False, strict=False)
+        traced = torch.jit.trace(Whole(unpacked(net), ports), ports.examples, check_trace=False, strict=False)
     _refuse_foreign(node.kind() for node in traced.inlined_graph.nodes() if "::" in node.kind())
     torch.jit.save(traced, str(path))
 
 
 def program(net: nn.Module, ports: Ports) -> Any:
-    """The exported program of a net, which runs where torch is and the zoo is not."""
-    free = [{axis: torch.export.Dim.AUTO for axis in port.free} or None for port in ports.inputs]
+    """The exported program of a net, which runs where torch is and the zoo is not. Its inputs have the names of the ports."""
+    free = {
+        name: dict.fromkeys(port.free, torch.export.Dim.AUTO) or None
+        for name, port in zip(arguments_of(ports), ports.inputs, strict=True)
+    }
     examples = tuple(_at_least_two(port) for port in ports.inputs)
     loops: Loops = "scan" if ports.lengths_are_free else "unrolled"
     with torch.no_grad(), recorded_ops(loops, ports.lengths_are_free):
-        found = torch.export.export(Whole(unpacked(net)), examples, dynamic_shapes={"inputs": tuple(free)})
+        found = torch.export.export(Whole(unpacked(net), ports), examples, dynamic_shapes=free)
     for node in found.graph.nodes:
         node.meta.pop("stack_trace", None)  # where on this machine the code lies
     _refuse_foreign(str(node.target) for node in found.graph.nodes if node.op == "call_function")
@@ -69,7 +82,8 @@ def program(net: nn.Module, ports: Ports) -> Any:
 def _at_least_two(port: Port) -> Tensor:
     """An example with two samples where their number is free: of a size of 1 torch takes that it stays so."""
     x = port.example
-    return torch.cat([x, x]) if 0 in port.free and len(x) == 1 else x
+    axis = next((axis for axis, name in port.free.items() if name == "batch" and x.shape[axis] == 1), None)
+    return x if axis is None else torch.cat([x, x], axis)
 
 
 def _refuse_foreign(names: Any) -> None:

@@ -69,7 +69,9 @@ def _until(pairs: Iterator[Pair], is_over: Callable[[], bool]) -> Iterator[Pair]
 
 
 def _classes(outputs: Tensor) -> Tensor:
-    """The likeliest class of each output: (N,) of (B, classes), and of (B, L, classes) with N = B L. NaN is no class: -1."""
+    """The likeliest class of each output: (N,) of (B, classes), of (B, L, classes) with N = B L, and of maps (B, classes, H, W) with
+    N = B H W. NaN is no class: -1."""
+    outputs = outputs.movedim(1, -1) if outputs.ndim == 4 else outputs
     flat = outputs.reshape(-1, outputs.shape[-1])
     return torch.where(flat.isnan().any(-1), -1, flat.argmax(-1))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Deployed:
-    """y = f(x): images (B, C, H, W) -> logits, or a list of maps; tokens (B, L) -> `.logits`, and `.state` where one was given.
+    """y = f(x): images (B, C, H, W) -> logits, a list of maps, or outputs by name; tokens (B, L) -> `.logits`, and `.state` where one was given.
 
     Without gradients, on the CPU, by any number of threads at once. Tensors of other shapes than `signature` lists are refused with those
     that work. `close()` gives memory and files back; so does forgetting the model.
@@ -89,6 +89,8 @@ class Deployed:
             return outputs[0]
         if signature.kind == "maps":
             return list(outputs)
+        if signature.kind == "named":
+            return dict(zip(signature.outputs, outputs, strict=True))
         after = nested(signature.state, outputs[1:]) if state is not None else None
         return Prediction(outputs[0], after)
 

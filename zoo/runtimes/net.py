@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.build.inputs import input_size
 from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.exporting.ports import flat
 from zoo.runtimes.quiet import reason_of
 from zoo.runtimes.signature import Input, Kind, Leaf, Signature, Sizes, shown
 from zoo.specs.inputs import TokenInput
@@ -40,8 +41,7 @@ class Flat(nn.Module):
             state = nested(signature.state, tensors[count:]) if signature.state else None
             prediction = self.net(*tensors[:count], state=state)
             return (prediction.logits, *(flattened(signature.state, prediction.state) if signature.state else ()))
-        y = self.net(*tensors)
-        return tuple(y) if signature.kind == "maps" else (y,)
+        return flat(self.net(*tensors))
 
 
 def nested(leaves: Sequence[Leaf], tensors: Sequence[Tensor]) -> dict[str, tuple[Tensor, ...]]:
@@ -111,20 +111,21 @@ def _smallest(net: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     while high - low > 1:
         side = (low + high) // 2
         y = _tried(net, (1, shape[1], side, side))
-        parts = [y] if isinstance(y, Tensor) else y
-        fails = isinstance(y, InputError) or any(part.numel() == 0 or not part.isfinite().all() for part in parts)
+        fails = isinstance(y, InputError) or any(part.numel() == 0 or not part.isfinite().all() for part in flat(y))
         low, high = (side, high) if fails else (low, side)
     return high, high
 
 
 def _kind_of(net: Any, y: Any) -> tuple[Kind, tuple[str, ...]]:
-    """What a net returns, and names for it. Raises InputError for something else than a tensor or a list of tensors."""
+    """What a net returns, and names for it. Raises InputError for something else than a tensor, or several in a list or by name."""
     if isinstance(y, Tensor):
         return "tensor", ("logits" if net.num_classes else "features",)
     if isinstance(y, (list, tuple)) and y and all(isinstance(part, Tensor) for part in y):
         return "maps", tuple(f"level_{number}" for number in range(len(y)))
+    if isinstance(y, dict) and y and all(isinstance(part, Tensor) for part in y.values()):
+        return "named", tuple(y)
     found = f"a {type(y).__name__}"
-    raise InputError("deploy", Problem(net.spec.name, "a net that returns a tensor, or a list of tensors", found))
+    raise InputError("deploy", Problem(net.spec.name, "a net that returns a tensor, or a list or dict of them", found))
 
 
 def _tried(net: nn.Module, shape: Sequence[int]) -> Any:

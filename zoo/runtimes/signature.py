@@ -1,7 +1,7 @@
 """What goes into a compiled net and what comes out, as data: names, dtypes and shapes, and how the outputs are handed to the caller.
 
 A runtime sees flat tensors in and flat tensors out. `Signature` says which they are, and `kind` what the caller gets of them:
-`tensor`, one tensor; `maps`, a list of feature maps; `language`, `logits` and `state`. This file imports no torch.
+`tensor`, one tensor; `maps`, a list of feature maps; `named`, a dict of outputs by name; `language`, `logits` and `state`. This file imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from zoo.errors import InputError, Problem
 
-Kind = Literal["tensor", "maps", "language"]
+Kind = Literal["tensor", "maps", "named", "language"]
 Sizes = tuple[int | None, ...]
 """A shape; None where any size goes."""
 
