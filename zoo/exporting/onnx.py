@@ -48,8 +48,8 @@ def write_onnx(
 def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") -> None:
     """Writes the graph of a net as it is laid out for runtimes."""
     axes = {port.name: port.free for port in ports.inputs if port.free}
-    if axes and 0 in ports.inputs[0].free:
-        axes |= {name: {0: "batch"} for name in ports.outputs}
+    if (along := ports.inputs[0].free.get(0)) is not None:
+        axes |= {name: {0: along} for name in ports.outputs}
     graph = Flat(lowered(net, prefers))
     with torch.no_grad(), WrittenOut(), recorded_ops("onnx", ports.lengths_are_free, ports.is_free):
         torch.onnx.export(

@@ -156,7 +156,7 @@ def _turned(x: Tensor) -> Tensor:
 
 
 _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
-    Tensor.mT.__get__: _turned,
+    Tensor.mT.__get__: _turned,  # type: ignore[attr-defined]
     F.scaled_dot_product_attention: _attention,
 }
 _OF_FREE_SIZES: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -22,19 +22,19 @@ TORCH_OWN = ("aten", "prim", "prims", "higher_order", "_operator", "builtins", "
 """Whose operators are there wherever torch is."""
 
 
-class Whole(nn.Module):
-    """A net that gives one tensor, or a tuple of them: Whole(net, names)(*inputs), whose inputs have the names of ports."""
+class Whole(Flat):
+    """A net that gives one tensor, or a tuple of them, and whose inputs have the names of ports."""
 
     def __init__(self, net: nn.Module, ports: Ports):
-        super().__init__()
-        self.flat = Flat(net)
+        super().__init__(net)
 
         def forward(*inputs: Tensor) -> Any:
-            outputs = self.flat(*inputs)
+            outputs = flat(self.net(*inputs))
             return outputs[0] if len(outputs) == 1 else outputs
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        forward.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in arguments_of(ports)])  # type: ignore[attr-defined]
+        names = [inspect.Parameter(name, kind) for name in arguments_of(ports)]
+        forward.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
         self.forward = forward
 
 
