@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from blocks.ops.recorded import fixed
+from zoo.exporting import spectra
 
 
 class WrittenOut(TorchFunctionMode):
@@ -108,7 +109,8 @@ def means_of_cells(size: int, cells: int) -> Tensor:
     return matrix
 
 
-TABLE: dict[Any, Callable[..., Tensor]] = {
+TABLE: dict[Any, Callable[..., Any]] = {
+    **spectra.TABLE,
     F.rms_norm: rms_norm,
     torch.rms_norm: rms_norm,
     F.scaled_dot_product_attention: attention,
