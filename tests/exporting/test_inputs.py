@@ -93,6 +93,15 @@ def test_the_transpose_of_the_last_axes_is_one_in_a_graph(tmp_path: Path) -> Non
     assert onnx.write_onnx(Squares(), torch.ones(1, 2, 3, 4), tmp_path / "net.onnx", ("batch", "size")).exists()
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_windows_along_an_axis_are_those_of_any_length(tmp_path: Path, step: int) -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.unfold(2, 3, step)
+
+    assert onnx.write_onnx(Windows(), torch.randn(1, 2, 8, 9), tmp_path / "net.onnx", ("batch", "size")).exists()
+
+
 def divisions(path: Path) -> Iterator[str]:
     """Where floor divisions of something negative are, outside of what counts and what builds."""
     for scope in ast.walk(ast.parse(path.read_text())):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from blocks.ops.graph.sizes import length_of
 from blocks.ops.recorded import fixed
 from zoo.exporting import spectra
 
@@ -87,6 +88,14 @@ def layer_norm(
     return F.layer_norm(x, fixed(x)[x.ndim - len(normalized_shape) :], weight, bias, eps)
 
 
+def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """(…, L, …) -> (…, n, …, size): windows of `size` values every `step` along an axis, of any length."""
+    axis = dimension % x.ndim
+    last = length_of(x, axis) - size + 1
+    whole = (slice(None),) * axis
+    return torch.stack([x[(*whole, slice(first, last + first, step))] for first in range(size)], -1)
+
+
 def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """y = R x C^T with the means of rows R and of columns C, for maps (B, C, H, W) whose cells are not of one size: graphs pool by one."""
     if x.ndim != 4:
@@ -117,6 +126,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     F.group_norm: group_norm,
     F.layer_norm: layer_norm,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    torch.Tensor.unfold: unfold,
     torch.Tensor.mean: mean,
     torch.mean: mean,
 }

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks.ops.recorded import fixed, lengths_are_free
+from blocks.ops.graph.sizes import Size, length_of
+from blocks.ops.recorded import lengths_are_free
 
-Size = Any
-"""A number, or a tensor of one whole number where lengths are free."""
 REARRANGED = ("permute", "transpose", "movedim", "unflatten", "flatten", "reshape", "unsqueeze", "contiguous")
 
 
@@ -66,7 +65,7 @@ def rfft(x: Tensor, n: Size = None, dim: int = -1, norm: str | None = None) -> S
     if dim not in (-1, x.ndim - 1):
         return NotImplemented
     x = x if n is None else _of_length(x, -1, n)
-    size = _length(x, -1)
+    size = length_of(x, -1)
     cosines, sines = waves(size, size // 2 + 1, x)
     return Spectrum(x @ cosines, -(x @ sines)) * _forward(norm, size, x)
 
@@ -75,7 +74,7 @@ def irfft(z: Spectrum, n: Size = None, dim: int = -1, norm: str | None = None) -
     """The n real numbers along the last axis whose spectrum is z."""
     if dim not in (-1, z.ndim - 1):
         return NotImplemented
-    size = 2 * (_length(z.real, -1) - 1) if n is None else _number(n)
+    size = 2 * (length_of(z.real, -1) - 1) if n is None else _number(n)
     count = size // 2 + 1
     cosines, sines = waves(size, count, z.real)
     f = torch.arange(count, device=z.real.device)
@@ -89,7 +88,7 @@ def rfft2(x: Tensor, s: Sequence[Size] | None = None, dim: Any = (-2, -1), norm:
     if tuple(dim) != (-2, -1):
         return NotImplemented
     x = x if s is None else _of_length(_of_length(x, -2, s[0]), -1, s[1])
-    rows = _length(x, -2)
+    rows = length_of(x, -2)
     z = rfft(x, norm=norm)
     cosines, sines = waves(rows, rows, x)  # symmetric
     real, imaginary = cosines @ z.real + sines @ z.imaginary, cosines @ z.imaginary - sines @ z.real
@@ -98,7 +97,7 @@ def rfft2(x: Tensor, s: Sequence[Size] | None = None, dim: Any = (-2, -1), norm:
 
 def irfft2(z: Spectrum, s: Sequence[Size] | None = None, dim: Any = (-2, -1), norm: str | None = None) -> Tensor:
     """The inverse of `rfft2`, for as many rows as the spectrum has."""
-    rows = _length(z.real, -2)
+    rows = length_of(z.real, -2)
     if tuple(dim) != (-2, -1):
         return NotImplemented
     cosines, sines = waves(rows, rows, z.real)
@@ -131,12 +130,8 @@ def _share(size: Size, like: Tensor) -> Any:
 
 def _of_length(x: Tensor, axis: int, size: Size) -> Tensor:
     """x with zeros behind the last value along one of the last two axes, or without those behind `size`."""
-    more = _number(size) - _length(x, axis)
+    more = _number(size) - length_of(x, axis)
     return x if isinstance(more, int) and more == 0 else F.pad(x, (0, more) if axis == -1 else (0, 0, 0, more))
-
-
-def _length(x: Tensor, axis: int) -> Size:
-    return x.shape[axis] if lengths_are_free() else fixed(x)[axis]
 
 
 def _number(size: Size) -> Size:
