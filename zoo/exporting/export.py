@@ -92,7 +92,8 @@ def export_graph(
     if form != "train":
         net = fused(net)
     if isinstance(net, LanguageModel):
-        return write(wanted, *streaming(net.eval(), example), target, force=force)
+        tokens = example if example is None or isinstance(example, Tensor) else example[0]
+        return write(wanted, *streaming(net.eval(), tokens), target, force=force)
     net = Answering(net) if answers else net
     example = example_of(net) if example is None else example
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)

@@ -35,7 +35,7 @@ class Whole(Flat):
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         names = [inspect.Parameter(name, kind) for name in arguments_of(ports)]
         forward.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
-        self.forward = forward
+        self.forward = forward  # type: ignore[method-assign]
 
 
 def arguments_of(ports: Ports) -> list[str]:
