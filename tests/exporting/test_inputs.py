@@ -102,6 +102,17 @@ def test_windows_along_an_axis_are_those_of_any_length(tmp_path: Path, step: int
     assert onnx.write_onnx(Windows(), torch.randn(1, 2, 8, 9), tmp_path / "net.onnx", ("batch", "size")).exists()
 
 
+def test_the_first_of_equals_stays_first_in_a_graph(tmp_path: Path) -> None:
+    class Order(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            rounded = (3 * x).round()
+            values, places = rounded.sort(dim=-1, descending=True, stable=True)
+            hidden = (rounded < 0).to(torch.uint8).argsort(dim=2, stable=True)
+            return values, places.float(), hidden.float().permute(0, -1, 1, 2).movedim(-1, 1)
+
+    assert onnx.write_onnx(Order(), torch.randn(1, 2, 8, 40), tmp_path / "net.onnx", ("batch", "size")).exists()
+
+
 def divisions(path: Path) -> Iterator[str]:
     """Where floor divisions of something negative are, outside of what counts and what builds."""
     for scope in ast.walk(ast.parse(path.read_text())):

@@ -96,6 +96,32 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return torch.stack([x[(*whole, slice(first, last + first, step))] for first in range(size)], -1)
 
 
+def permute(x: Tensor, *dims: Any) -> Tensor:
+    """Axes in another order, counted from the front."""
+    order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+    return x.permute([axis % x.ndim for axis in order])
+
+
+def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
+    """Axes at other places, counted from the front."""
+    before, after = (
+        [axis % x.ndim for axis in ([axes] if isinstance(axes, int) else axes)] for axes in (source, destination)
+    )
+    return x.movedim(before, after)
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    """Values in order and their places. In a graph the first of equals stays first; small whole numbers are compared as wide ones."""
+    wide = x if x.is_floating_point() or x.dtype == torch.int64 else x.to(torch.int64)
+    values, places = wide.sort(dim, descending)
+    return torch.return_types.sort((values.to(x.dtype), places))  # type: ignore[attr-defined]
+
+
+def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """The places of `sort`."""
+    return sort(x, dim, descending).indices  # type: ignore[no-any-return]
+
+
 def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """y = R x C^T with the means of rows R and of columns C, for maps (B, C, H, W) whose cells are not of one size: graphs pool by one."""
     if x.ndim != 4:
@@ -126,6 +152,10 @@ TABLE: dict[Any, Callable[..., Any]] = {
     F.group_norm: group_norm,
     F.layer_norm: layer_norm,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    torch.Tensor.permute: permute,
+    torch.Tensor.movedim: movedim,
+    torch.Tensor.sort: sort,
+    torch.Tensor.argsort: argsort,
     torch.Tensor.unfold: unfold,
     torch.Tensor.mean: mean,
     torch.mean: mean,

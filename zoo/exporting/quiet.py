@@ -24,6 +24,9 @@ LOGGERS = (
 )
 OPERATOR = re.compile(r"\b((?!onnx::|prim::|std::|torch::|c10::)[a-z_][a-z_0-9]*::[a-z_][a-z_0-9]*)\b")
 
+DRAFT = re.compile(r"\S*/\.export-[^/]*/")
+"""The folder in which a file is made, which is not there any more when a sentence is read."""
+
 
 class OperatorError(InputError):
     """A net has an operator that a format does not express."""
@@ -70,4 +73,5 @@ def refused(subject: str, to: str) -> Iterator[None]:
         operators = OPERATOR.findall(str(error))
         if operators:
             raise OperatorError(subject, Problem("", f"operators that {to} expresses", f"`{operators[0]}`")) from error
-        raise InputError(subject, Problem("", f"a net that {to} can record", raised(error))) from error
+        found = DRAFT.sub("", raised(error))
+        raise InputError(subject, Problem("", f"a net that {to} can record", found)) from error
