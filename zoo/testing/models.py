@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
@@ -44,6 +44,8 @@ LARGE = 100_000_000
 """Parameters above which a model is checked on meta only."""
 DEPLOYED = 1e-5
 """How far the deploy form may be from the train form."""
+LOST = 3
+"""Columns that windows which stay inside the map may cost in one step."""
 
 
 class Subject:
@@ -162,7 +164,9 @@ def _is_idle(key: str, ctx: Context) -> bool:
 
 
 def features(subject: Subject) -> None:
-    """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole."""
+    """Its levels have the channels and the reduction that it tells; each step rounds up or down where it is not whole.
+
+    Windows that stay inside the map cost columns at its borders: a step of a net that has such may be as much shorter."""
     whole = subject.built
     if isinstance(whole.spec.input, VideoInput) or not isinstance(whole.spec.input, ImageInput):
         raise NotApplicable("it is no net for images")
@@ -173,14 +177,23 @@ def features(subject: Subject) -> None:
     x = _inputs(net)[0]
     with torch.no_grad():
         maps = net(x)
-    side, reduction = x.shape[-1], 1
+    side, reduction, lost = x.shape[-1], 1, LOST if any(map(_stays_inside, net.modules())) else 0
     for i, (y, row) in enumerate(zip(maps, info.get_dicts(), strict=True)):
         step = row["reduction"] / reduction
-        fits = math.floor(side / step) <= y.shape[-1] <= math.ceil(side / step)
+        fits = math.floor(side / step) - lost <= y.shape[-1] <= math.ceil(side / step)
         says = f"{row['num_chs']} channels and a reduction of {row['reduction']}"
         found = f"{y.shape[1]} channels and {y.shape[-1]} columns of {x.shape[-1]}"
         require(fits and y.shape[1] == row["num_chs"], f"level {i} has {found}; it says {says}")
         side, reduction = y.shape[-1], row["reduction"]
+
+
+def _stays_inside(module: nn.Module) -> bool:
+    """Whether it is a convolution or a pool without a border, whose windows overlap."""
+    if getattr(module, "padding", None) not in (0, (0, 0)):
+        return False
+    kernel, stride = (getattr(module, name, 1) for name in ("kernel_size", "stride"))
+    (rows, columns), (down, right) = (size if isinstance(size, tuple) else (size, size) for size in (kernel, stride))
+    return bool(rows > down or columns > right)
 
 
 def saved(subject: Subject) -> None:
