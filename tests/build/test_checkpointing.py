@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import zoo
 from blocks.context import Context
 from zoo.build.checkpointing import checkpointed
+from zoo.build.inputs import drawn_inputs
 
 
 @pytest.mark.parametrize("name", ["starnet_nano", "mobilenetv4_nano", "unireplknet_nano"])
@@ -75,3 +77,17 @@ def test_reports_of_routers_under_checkpointing_are_those_of_the_step() -> None:
         reports.append(before)
     for path, report in reports[0].items():
         torch.testing.assert_close(reports[1][path], report)
+
+
+def test_norms_that_read_the_moments_they_move_have_the_gradients_of_a_plain_step() -> None:
+    """Maps are continued at their borders by running moments (`rep_conv` of Meta-SpikeFormer), which the first run has moved."""
+    torch.manual_seed(0)
+    model: Any = zoo.create("metaspikformer_nano").double().train()
+    x = drawn_inputs(model.spec, 2)[0].double()
+    twin = copy.deepcopy(model)
+    twin.set_grad_checkpointing()
+    for each in (model, twin):
+        each(x).square().mean().backward()
+    plain, saved = ({name: one.grad for name, one in each.named_parameters()} for each in (model, twin))
+    torch.testing.assert_close(saved, plain, rtol=0, atol=0)
+    torch.testing.assert_close(dict(twin.named_buffers()), dict(model.named_buffers()), rtol=0, atol=0)

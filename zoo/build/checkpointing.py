@@ -18,17 +18,17 @@ from blocks.context import Context
 def checkpointed(layer: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
     """layer(x, ctx), of which the backward pass keeps x alone and computes the rest again.
 
-    The second run reads the ctx that the first one met, writes to a copy of it, and moves no statistics: running moments are after a
-    step what they are without checkpointing.
+    The second run reads the ctx and the buffers that the first one met, since a norm may read the running moments that it has moved, and
+    writes to copies of both: running moments are after a step what they are without checkpointing, and so are gradients.
     """
     if torch.compiler.is_compiling():  # a compiler sees the layer once, and its buffers change once
         return checkpoint(layer, x, ctx, use_reentrant=False)  # type: ignore[no-any-return]
-    met, runs = _copied(ctx), itertools.count()
+    met, buffers, runs = _copied(ctx), _buffers_of(layer), itertools.count()
 
     def computed(x: Tensor) -> Tensor:
         if next(runs) == 0:
             return run(layer, x, ctx)
-        with _on_copies(layer):
+        with _on_copies(buffers):
             return run(layer, x, _copied(met))
 
     return checkpoint(computed, x, use_reentrant=False)  # type: ignore[no-any-return]
@@ -47,19 +47,28 @@ def _copied(ctx: Context | None) -> Context | None:
     )
 
 
-@contextmanager
-def _on_copies(layer: nn.Module) -> Iterator[None]:
-    """Meanwhile the modules of a layer hold copies of their buffers, since autograd may look at the real ones."""
-    originals = [
-        (module, name, buffer)
+Buffers = list[tuple[nn.Module, str, Tensor]]
+"""Each with its module and its name there."""
+
+
+def _buffers_of(layer: nn.Module) -> Buffers:
+    """Copies of the buffers as they are now."""
+    return [
+        (module, name, buffer.clone())
         for module in layer.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    for module, name, buffer in originals:
+
+
+@contextmanager
+def _on_copies(buffers: Buffers) -> Iterator[None]:
+    """Meanwhile the modules hold copies of these buffers, since autograd may look at their own."""
+    own = [(module, name, module._buffers[name]) for module, name, _ in buffers]
+    for module, name, buffer in buffers:
         module._buffers[name] = buffer.clone()
     try:
         yield
     finally:
-        for module, name, buffer in originals:
-            module._buffers[name] = buffer
+        for module, name, held in own:
+            module._buffers[name] = held
