@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data.fitting import MULTIPLE
+from zoo.data.fitting import MULTIPLE, letterbox, stretch
 from zoo.data.transforms import Transform
 from zoo.errors import InputError
 from zoo.weights.manifest import Preprocess
@@ -70,3 +70,27 @@ def test_what_does_not_fit_is_refused() -> None:
     bands = Transform(Preprocess(size=8, mean=(0.0,) * 5, std=(1.0,) * 5, channels=5))
     with pytest.raises(InputError, match="one of 5 bands"):
         bands.place(pixels)
+
+
+def test_points_and_maps_move_with_the_picture_and_points_come_back() -> None:
+    corners = np.array([[0.0, 0.0], [100.0, 80.0]])
+    for fit in (letterbox((100, 80), (50, 50)), stretch((100, 80), (50, 50))._replace(mirrored=True)):
+        moved = fit.points(corners)
+        np.testing.assert_allclose(
+            fit.boxes(corners.reshape(1, 4))[0], np.concatenate((moved.min(0), moved.max(0))), atol=1e-4
+        )
+        np.testing.assert_allclose(fit.points_back(moved), corners, atol=1e-3)
+    values = np.zeros((80, 100), np.float32)
+    values[:, :50] = 2.5
+    seen = stretch((100, 80), (50, 50))._replace(mirrored=True).map(values)
+    assert seen[:, :25].max() == 0 and seen[:, 25:].min() == 2.5
+
+
+def test_planes_stand_behind_the_colours() -> None:
+    step = Preprocess(size=8, mean=(0.5,) * 4, std=(0.5,) * 4, channels=4, planes=(1 / 255,), fit="stretch")
+    pixels, _ = picture()
+    seen = Transform(step).place(pixels).x
+    assert seen.shape == (4, 8, 8)
+    torch.testing.assert_close(seen[3], torch.full((8, 8), 1 / 127.5 - 1))
+    torch.testing.assert_close(Transform(step).one(pixels), seen)
+    assert step.fitted(3, 16).planes == ()

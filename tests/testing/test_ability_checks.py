@@ -171,6 +171,25 @@ class Shy(Pointwise):
         return None
 
 
+class ScalesClips(nn.Module):
+    """Clips (B, C, T, H, W), scaled and shifted channel by channel."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.linspace(0.5, 1.5, dim)), nn.Parameter(torch.linspace(-1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(-1, 1, 1, 1) + self.shift.view(-1, 1, 1, 1)
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        return self.scale.detach(), self.shift.detach()
+
+    def absorb_output(self, scale: Tensor, shift: Tensor) -> bool:
+        self.shift.data = self.shift.data * scale + shift
+        self.scale.data *= scale
+        return True
+
+
 BROKEN = {
     "shape": (Shortens, {}, "a block of kind token_mixer keeps the shape; (2, 196, 64) became (2, 195, 64)"),
     "layout": (
@@ -247,6 +266,11 @@ def test_a_truthful_block_passes(registered, cls, abilities):
     results = check_block(registered(cls, abilities=abilities))
     assert [result for result in results if result.outcome == FAILED] == []
     assert {result.check for result in results if result.outcome == OK} >= {*abilities, "gradient", "loading"}
+
+
+def test_clips_have_their_channels_on_axis_1(registered):
+    subject = registered(ScalesClips, layout="BCTHW", abilities=("noncausal", "3d"))
+    assert {run_check(subject, check).outcome for check in ("affine", "shape")} == {OK}
 
 
 def test_a_block_without_ctx_is_refused_where_padding_would_reach_it(registered):

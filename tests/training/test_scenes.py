@@ -28,6 +28,10 @@ NETS = [
     "fpn_nano",
     "u2net_nano",
     "pan_nano",
+    "litepose_nano",
+    "mlsd_nano",
+    "idisc_nano",
+    "movinet_nano",
 ]
 
 
@@ -93,7 +97,7 @@ def test_what_scenes_cannot_teach_is_refused() -> None:
     assert len(scene(0).boxes) > 0
 
 
-@pytest.mark.parametrize("name", ["pan_nano", "unet_nano"])
+@pytest.mark.parametrize("name", ["pan_nano", "unet_nano", "litepose_nano", "mlsd_nano", "idisc_nano", "movinet_nano"])
 def test_a_net_is_judged_on_scenes_of_its_task(name: str) -> None:
     net = zoo.create(name)
     figures = judge(net, Transform(preprocess_for(net)), count=2)

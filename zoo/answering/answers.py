@@ -1,7 +1,8 @@
 """What a net for a task answers (`zoo.answering.names.ANSWERS`), as tensors of one shape for all pictures: the net with the steps behind it
 as one module.
 
-Which outputs of the net are read is told by their names: `boxes` and `scores` of a detector, of others `logits`, `output`, or the first.
+Which outputs of the net are read is told by their names: `boxes` and `scores` of a detector, `out0` and `out1` of a net that finds joints, of
+others `logits`, `output`, or the first.
 A module is what can be exported, profiled and timed with the rest: from pixels to answers.
 """
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.answering import boxes
-from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION, TASKS
+from zoo.answering import boxes, points
+from zoo.answering.names import DEPTH, DETECTION, LINES, POSE, SALIENCE, SEGMENTATION, TASKS, VIDEO
 from zoo.errors import InputError, Problem, listed
 
 MAIN = ("logits", "output")
@@ -22,7 +23,7 @@ MAIN = ("logits", "output")
 
 
 class Answering(nn.Module):
-    """Pictures (B, C, H, W), as `zoo.transform` makes them -> the answers of the task, by name. `net` is in evaluation mode.
+    """Pictures (B, C, H, W), as `zoo.transform` makes them, or clips of them as the net takes these -> the answers of the task, by name. `net` is in evaluation mode.
 
     Raises InputError for a net of another task, and for a detector that gives no lists of boxes and scores.
     """
@@ -40,7 +41,15 @@ class Answering(nn.Module):
         outputs = self.net(x)
         if self.task == DETECTION:
             return self._picked(outputs)
+        if self.task == POSE:
+            return {"peaks": points.joints(*joint_maps(outputs), side=(x.shape[-2], x.shape[-1]))}
         y = main_output(outputs)
+        if self.task == VIDEO:
+            return {"chances": y.softmax(-1)}
+        if self.task == LINES:
+            return dict(zip(("lines", "scores"), points.lines(y, (x.shape[-2], x.shape[-1])), strict=True))
+        if self.task == DEPTH:
+            return {"depth": resized(y, x)[:, 0]}
         if self.task == SEGMENTATION:
             return {"classes": resized(y, x).argmax(1)}
         if self.task == SALIENCE:
@@ -63,6 +72,21 @@ def task_of(net: Any) -> str:
     if task not in TASKS:
         raise InputError(net.spec.name, Problem("", f"a model for {listed(list(TASKS))}", f"one for {task}"))
     return task
+
+
+def joint_maps(outputs: Any) -> tuple[Tensor, Tensor]:
+    """`out0`, maps of J joints and their tags, and `out1`, finer maps. Raises InputError for a net that gives no such."""
+    if (
+        isinstance(outputs, dict)
+        and {"out0", "out1"} <= outputs.keys()
+        and outputs["out0"].shape[1] == 2 * outputs["out1"].shape[1]
+    ):
+        return outputs["out0"], outputs["out1"]
+    shapes = (
+        {name: tuple(y.shape) for name, y in outputs.items()} if isinstance(outputs, dict) else tuple(outputs.shape)
+    )
+    expected = "a net with the outputs `out0`, maps of joints and tags, and `out1`, maps of as many joints"
+    raise InputError("answers", Problem("", expected, str(shapes)))
 
 
 def main_output(outputs: Any) -> Tensor:

@@ -47,6 +47,18 @@ class Fit(NamedTuple):
         moved = (boxes - np.tile(self.shift, 2)) / np.tile(self.scale, 2)
         return np.clip(moved, 0, np.tile(self.picture, 2)).astype(np.float32)
 
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2) x, y of the picture, as the net sees them."""
+        moved = points * np.array(self.scale) + np.array(self.shift)
+        if self.mirrored:
+            moved = moved * (-1, 1) + (self.side[0], 0)
+        return moved.astype(np.float32)
+
+    def points_back(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2) of the net, as they lie in the picture, or beside it."""
+        own = points * (-1, 1) + (self.side[0], 0) if self.mirrored else points
+        return ((own - np.array(self.shift)) / np.array(self.scale)).astype(np.float32)
+
     def image(self, image: Image.Image, how: Image.Resampling, ground: int = GROUND) -> Image.Image:
         """The picture as the net sees it; `ground` stands where there is none."""
         if self.repeats:
@@ -62,6 +74,10 @@ class Fit(NamedTuple):
     def mask(self, mask: np.ndarray, ground: int = 0) -> np.ndarray:
         """(H, W) uint8, a class for each pixel of the picture, as the net sees it; `ground` where there is no picture."""
         return np.asarray(self.image(Image.fromarray(mask), Image.Resampling.NEAREST, ground))
+
+    def map(self, values: np.ndarray) -> np.ndarray:
+        """(H, W) floats, one for each pixel of the picture, as the net sees them; 0 where there is no picture."""
+        return np.asarray(self.image(Image.fromarray(values.astype(np.float32)), Image.Resampling.NEAREST, 0))
 
     def map_back(self, values: np.ndarray) -> np.ndarray:
         """(rows, columns) of the net -> (height, width) of the picture: whole numbers by the nearest, floats bilinearly."""

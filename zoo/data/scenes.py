@@ -43,27 +43,11 @@ class Scene(NamedTuple):
     mask: np.ndarray
 
 
-class Given(NamedTuple):
-    """A scene as a net for a task is given it: the picture, and for nets that give pictures the one that is wanted."""
-
-    scene: Scene
-    picture: np.ndarray
-    wanted: np.ndarray
-
-
-def given(number: int, size: int, task: str, scale: int = 1) -> Given:
-    """The scene of a number; noisy for `image-restoration`, for `super-resolution` made small by `scale`."""
-    made = scene(number, size - size % scale)
-    if task == "image-restoration":
-        return Given(made, noisy(made.picture, number), made.picture)
-    return Given(made, small(made.picture, scale) if task == "super-resolution" else made.picture, made.picture)
-
-
 def scene(number: int, size: int = 64) -> Scene:
     """The scene of a number, `size` pixels to each side."""
     random = np.random.RandomState(number % 2**32)
     colours = random.uniform(0, 255, (2, 3))
-    canvas = _texture(random, size, colours)
+    canvas = texture(random, size, colours)
     mask, classes = np.zeros((size, size), np.uint8), []
     boxes: list[tuple[int, int, int, int]] = []
     for _ in range(random.randint(1, MOST_THINGS + 1)):
@@ -75,7 +59,7 @@ def scene(number: int, size: int = 64) -> Scene:
         boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
         classes.append(kind)
         mask[shape] = kind + 1
-        canvas[shape] = _contrasting(random, colours) + random.uniform(-12, 12, (len(rows), 1))
+        canvas[shape] = contrasting(random, colours) + random.uniform(-12, 12, (len(rows), 1))
     picture = np.clip(canvas + random.normal(0, 4, canvas.shape), 0, 255).round().astype(np.uint8)
     return Scene(picture, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64), mask)
 
@@ -97,7 +81,7 @@ def noisy(picture: np.ndarray, number: int, sigma: float = SIGMA) -> np.ndarray:
     return np.clip(picture + noise, 0, 255).round().astype(np.uint8)
 
 
-def _texture(random: np.random.RandomState, size: int, colours: np.ndarray) -> np.ndarray:
+def texture(random: np.random.RandomState, size: int, colours: np.ndarray) -> np.ndarray:
     """(S, S, 3): two colours that change in waves, in checks, or slowly from one end to the other."""
     y, x = np.mgrid[:size, :size] / size
     angle, waves, phase = random.uniform(0, math.tau), random.uniform(2, 8), random.uniform(0, math.tau)
@@ -114,7 +98,7 @@ def _texture(random: np.random.RandomState, size: int, colours: np.ndarray) -> n
     return share[..., None] * colours[0] + (1 - share[..., None]) * colours[1]
 
 
-def _contrasting(random: np.random.RandomState, colours: np.ndarray) -> np.ndarray:
+def contrasting(random: np.random.RandomState, colours: np.ndarray) -> np.ndarray:
     """A colour that is lighter or darker than the mean of others by far."""
     ground = colours.mean(0) @ LUMA
     while True:
@@ -131,7 +115,7 @@ def _placed(
         side = random.uniform(0.2, 0.45) * size
         x, y = random.uniform(side / 2, size - side / 2, 2)
         box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-        if all(_shared(box, other) <= MOST_OVERLAP for other in boxes):
+        if all(overlap(box, other) <= MOST_OVERLAP for other in boxes):
             shape = (
                 _text(random, size, box) if kind == THINGS.index("text") else _shape(random, size, kind, x, y, side / 2)
             )
@@ -140,13 +124,17 @@ def _placed(
 
 
 def _shape(random: np.random.RandomState, size: int, kind: int, x: float, y: float, radius: float) -> np.ndarray:
-    """A disc, or a square or triangle that is turned by any angle, within `radius` of its middle."""
+    """A thing that is turned by any angle."""
+    return shape_of(size, kind, x, y, radius, 0.0 if THINGS[kind] == "disc" else random.uniform(0, math.tau))
+
+
+def shape_of(size: int, kind: int, x: float, y: float, radius: float, turn: float) -> np.ndarray:
+    """(S, S) bool: a disc, or a square or triangle that is turned, within `radius` of its middle."""
     rows, columns = np.mgrid[:size, :size] + 0.5
     across, down = columns - x, rows - y
     if THINGS[kind] == "disc":
-        return across**2 + down**2 <= radius**2
+        return np.asarray(across**2 + down**2 <= radius**2)
     corners = 4 if THINGS[kind] == "square" else 3
-    turn = random.uniform(0, math.tau)
     angles = turn + np.arange(corners) * math.tau / corners
     inner = radius * math.cos(math.pi / corners)  # from the middle to an edge
     return np.all([across * math.cos(a) + down * math.sin(a) <= inner for a in angles], axis=0)
@@ -166,7 +154,7 @@ def _text(random: np.random.RandomState, size: int, box: tuple[float, ...]) -> n
     return shape
 
 
-def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     """The area of both boxes, as a share of the smaller one."""
     width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]

@@ -46,7 +46,7 @@ GROUND = "white"
 """What shows through transparent parts, as on a page."""
 FITS = {
     "object-detection": "letterbox", "semantic-segmentation": "stretch", "salient-object-detection": "stretch",
-    "depth-estimation": "stretch", "super-resolution": "whole", "image-restoration": "whole",
+    "depth-estimation": "stretch", "line-detection": "stretch", "pose-estimation": "letterbox", "super-resolution": "whole", "image-restoration": "whole",
 }  # fmt: skip
 """How pictures fit nets for tasks whose weights do not say."""
 MOST_SCALED = 64
@@ -137,7 +137,7 @@ class Transform:
         how = f"crop {prepared.crop:g}" if prepared.fit == "crop" else prepared.fit
         how = {"crop": "random crop, random flip"}.get(prepared.fit, f"{how}, random flip") if self.train else how
         mean, std = (" ".join(f"{value:.3g}" for value in stats) for stats in (prepared.mean, prepared.std))
-        kind = {1: "grey", 3: "RGB"}.get(prepared.channels, f"{prepared.channels} bands")
+        kind = {1: "grey", 3: "RGB"}.get(prepared.colours, f"{prepared.colours} bands")
         return f"<Transform: {kind} {rows} x {columns}, {prepared.interpolation}, {how}, mean {mean}, std {std}>"
 
     def one(self, picture: Any) -> Tensor:
@@ -148,12 +148,12 @@ class Transform:
         """A single picture with boxes (N, 4) x1, y1, x2, y2 in its pixels and a mask (H, W) of its classes, all moved alike.
 
         Raises InputError for a picture that is neither grey nor in colours, and for a mask of another size."""
-        if self.preprocess.channels not in (1, 3):
-            found = f"one of {self.preprocess.channels} bands"
+        if self.preprocess.colours not in (1, 3):
+            found = f"one of {self.preprocess.colours} bands"
             raise InputError("transform", Problem("", "a net of pictures, grey or in colours", found))
-        image = in_mode(as_seen(to_image(picture)), "L" if self.preprocess.channels == 1 else "RGB")
+        image = in_mode(as_seen(to_image(picture)), "L" if self.preprocess.colours == 1 else "RGB")
         fit = self._drawn(image.size) if self.train else self.fit(image.size)
-        x = self._normal(_values(fit.image(image, RESAMPLING[self.preprocess.interpolation])))
+        x = self._normal(self._with_planes(fit.image(image, RESAMPLING[self.preprocess.interpolation])))
         if mask is not None and np.shape(mask) != image.size[::-1]:
             found = f"one of shape {np.shape(mask)}"
             raise InputError("transform", Problem("mask", f"a mask ({image.height}, {image.width})", found))
@@ -190,15 +190,21 @@ class Transform:
 
     def _pixels(self, picture: Any) -> np.ndarray:
         """(C, H, W) float32 from 0 to 1."""
-        channels = self.preprocess.channels
+        channels = self.preprocess.colours
         if not isinstance(picture, Bands) and channels in (1, 3):
             image = self.cropped(in_mode(as_seen(to_image(picture)), "L" if channels == 1 else "RGB"))
-            return _values(image)
+            return self._with_planes(image)
         bands: Any = picture if isinstance(picture, Bands) else to_bands(picture)
         if len(bands) != channels:
             found, step = f"one of {len(bands)}", f"a model for it: `in_chans={len(bands)}`"
             raise InputError("transform", Problem("", f"a picture of {channels} bands", found, next=step))
         return self.cropped(bands).values()  # type: ignore[attr-defined, no-any-return]
+
+    def _with_planes(self, image: Image.Image) -> np.ndarray:
+        """The values of a picture, and behind its colours the planes that hold one value."""
+        values = _values(image)
+        planes = [np.full((1, *values.shape[1:]), value, np.float32) for value in self.preprocess.planes]
+        return np.concatenate([values, *planes]) if planes else values
 
     def cropped(self, image: Image.Image) -> Image.Image:
         """What the net sees of a picture, as many pixels as it takes."""

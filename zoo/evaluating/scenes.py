@@ -12,30 +12,53 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.answering.answers import Answering, scale_of, task_of
-from zoo.answering.names import DETECTION, RESTORATION, SALIENCE, SEGMENTATION, SUPER_RESOLUTION
+from zoo.answering.names import (
+    DEPTH,
+    DETECTION,
+    LINES,
+    POSE,
+    RESTORATION,
+    SALIENCE,
+    SEGMENTATION,
+    SUPER_RESOLUTION,
+    VIDEO,
+)
+from zoo.answering.points import persons
 from zoo.data import scenes as drawn
-from zoo.data.scenes import SCENES, Given, given
+from zoo.data.clips import as_clip
+from zoo.data.given import Given, given
+from zoo.data.scenes import SCENES
 from zoo.data.transforms import Transform, transform
 from zoo.display.rows import Row, Table
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.evaluating import records
 from zoo.evaluating import task_figures as figures
 from zoo.evaluating.figures import Estimate
+from zoo.evaluating.task_figures import Alike
 from zoo.predicting.predictor import Wish, wished
 from zoo.predicting.progress import Clock, Told, nobody
 
 COUNT = 200
+DELTA = 1.25
+LEAST_LINE = 0.01
+"""From which score on a line is looked at."""
 METRICS = {
     DETECTION: ("map", "ap50"),
     SEGMENTATION: ("miou", "accuracy"),
     SALIENCE: ("iou", "mae"),
     SUPER_RESOLUTION: ("psnr", "ssim", "psnr_before"),
     RESTORATION: ("psnr", "ssim", "psnr_before"),
+    POSE: ("map", "ap50"),
+    LINES: ("sap10",),
+    VIDEO: ("top1",),
+    DEPTH: ("delta1", "abs_rel"),
 }
-"""Of each task, the one that counts first. `map`: average precision, the mean of ten overlaps; `ap50` that of the first; `psnr_before`: of the
-picture that the net was given, for super-resolution enlarged bicubically."""
+"""Of each task, the one that counts first. `map`: average precision, the mean of ten overlaps, of persons of ten likenesses; `ap50` that of
+the first; `sap10`: that of lines whose ends are near; `top1`: the share of clips whose class is the first answer; `delta1`: the share of pixels
+whose distance is less than 1.25 times too large or too small; `abs_rel`: the mean of |d' - d| / d; `psnr_before`: of the picture that the net
+was given, for super-resolution enlarged bicubically."""
 DECIBELS = ("psnr", "psnr_before")
-LESS_IS_BETTER = ("mae",)
+LESS_IS_BETTER = ("mae", "abs_rel")
 
 
 class TaskScore(Row, frozen=True):
@@ -69,6 +92,10 @@ class _Judging:
         facts = list(self._facts(answering, count, told))
         if self.task == DETECTION:
             made = {"map": figures.average_precision(facts), "ap50": figures.average_precision(facts, [0.5])}
+        elif self.task == POSE:
+            made = {"map": figures.precision_of(facts, figures.THRESHOLDS), "ap50": figures.precision_of(facts, [0.5])}
+        elif self.task == LINES:
+            made = {"sap10": figures.precision_of(facts, [-figures.SQUARES])}
         elif self.task == SEGMENTATION:
             made = {"miou": figures.mean_iou(facts), "accuracy": figures.pixel_accuracy(facts)}
         else:
@@ -82,9 +109,10 @@ class _Judging:
         for number in range(drawn.HELD_OUT, drawn.HELD_OUT + count):
             seen = given(number, self.size, self.task, self.scale)
             placed = self.prepare.place(seen.picture, seen.scene.boxes, mask_for(seen, self.task))
+            x = as_clip(self.prepare, seen.wanted, self.net.spec.input) if self.task == VIDEO else placed.x
             start = time.perf_counter()
             with torch.inference_mode():
-                answer = {key: tensor[0].cpu() for key, tensor in answering(placed.x[None]).items()}
+                answer = {key: tensor[0].cpu() for key, tensor in answering(x[None]).items()}
             self.seconds += time.perf_counter() - start
             yield self._of(answer, seen, placed)
             told()
@@ -102,12 +130,30 @@ class _Judging:
             wanted, salience = placed.mask > 0, answer["salience"]
             both, either = (salience > 0.5) & wanted, (salience > 0.5) | wanted
             return float(both.sum() / either.sum().clamp(min=1)), float((salience - wanted.float()).abs().mean())
+        if self.task == VIDEO:
+            return (float(int(answer["chances"].argmax()) == seen.scene.classes[0]),)
+        if self.task == DEPTH:
+            depth, true = answer["depth"].clamp(min=1e-3), torch.from_numpy(placed.fit.map(seen.wanted).copy())
+            near = torch.maximum(depth / true, true / depth) < DELTA
+            return float(near.float().mean()), float(((depth - true).abs() / true).mean())
+        if self.task in (POSE, LINES):
+            return self._alike(answer, placed.fit.points(seen.wanted))
         side = self.size
         wanted = _shares(seen.wanted, self.prepare)[:, :side, :side]
         before = _enlarged(seen.picture, side, self.prepare)
         found = answer["picture"][:, :side, :side]
         found = (found * 255).round() / 255  # as it is written
         return figures.psnr(found, wanted), figures.ssim(found, wanted), figures.psnr(before, wanted)
+
+    def _alike(self, answer: dict[str, Tensor], true: np.ndarray) -> Alike:
+        """Of what was found, how much it is like what there is, in pixels that the net sees."""
+        values = {key: tensor.numpy() for key, tensor in answer.items()}
+        if self.task == POSE:
+            found = persons(values["peaks"])
+            return Alike(found[:, :, 2].mean(1), figures.like_persons(found, true))
+        counted = values["scores"] > LEAST_LINE
+        lines = values["lines"][counted]
+        return Alike(values["scores"][counted], figures.like_lines(lines, true, self.size))
 
 
 def mask_for(seen: Given, task: str) -> np.ndarray | None:

@@ -3,7 +3,8 @@
 Each figure is a function of how often each picture counts, so that the bootstrap draws pictures: the interval is from the 2.5 % to the 97.5 %
 point of `DRAWS` sets of as many pictures, drawn from these with a seed.
 
-Papers: arXiv:1405.0312 (average precision as COCO has it), Wang and others 2004, doi:10.1109/TIP.2003.819861 (SSIM).
+Papers: arXiv:1405.0312 (average precision as COCO has it), arXiv:1905.03246 (of lines, by their ends), Wang and others 2004,
+doi:10.1109/TIP.2003.819861 (SSIM).
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from zoo.evaluating.figures import DRAWS, SEED, Estimate
 
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 """Of the overlap from which on a box is found; the figure is their mean."""
+SQUARES = 10.0
+"""How large the squared distances of the two ends of a line, summed, may be in a picture of `LINE_SIDE` pixels."""
+LINE_SIDE = 128
+SPREADS = 2 * np.array((26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)) / 1000
+"""Of the 17 joints of COCO: how far off persons mark them, as shares of the root of a person's area."""
 RECALLS = np.linspace(0, 1, 101)
 WINDOW, SIGMA = 11, 1.5
 """Of SSIM: a normal window, in pixels."""
@@ -81,16 +87,36 @@ def average_precision(found: Sequence[Found], thresholds: Sequence[float] = THRE
     return figure
 
 
+class Alike(NamedTuple):
+    """Of one picture and one class: how sure each answer is (N,), and how much it is like each thing that there is (N, M)."""
+
+    scores: np.ndarray
+    alike: np.ndarray
+
+
+def precision_of(pictures: Sequence[Alike], thresholds: Sequence[float]) -> Callable[[Weights], float]:
+    """Average precision of answers of one class, which are right where they are as much like something as a threshold; the mean over these."""
+    kind = _ranked(pictures, thresholds)
+    return lambda weights: _precision(kind, weights) if kind.there @ weights > 0 else 0.0
+
+
 def _gathered(found: Sequence[Found], kind: int, thresholds: Sequence[float]) -> _Kind:
+    pictures = []
+    for each in found:
+        own, true = each.classes == kind, each.true_boxes[each.true_classes == kind]
+        alike = shared(each.boxes[own].double(), true.double()).numpy()
+        pictures.append(Alike(each.scores[own].numpy(), alike))
+    return _ranked(pictures, thresholds)
+
+
+def _ranked(found: Sequence[Alike], thresholds: Sequence[float]) -> _Kind:
     pictures, scores, right, there = [], [], [], np.zeros(len(found))
     for place, each in enumerate(found):
-        own, true = each.classes == kind, each.true_boxes[each.true_classes == kind]
-        there[place] = len(true)
-        order = each.scores[own].argsort(descending=True, stable=True)
-        overlaps = shared(each.boxes[own][order].double(), true.double()).numpy()
+        there[place] = each.alike.shape[1]
+        order = np.argsort(-each.scores, kind="stable")
         pictures += [place] * len(order)
-        scores += each.scores[own][order].tolist()
-        right.append(np.stack([_matched(overlaps, threshold) for threshold in thresholds]))
+        scores += each.scores[order].tolist()
+        right.append(np.stack([_matched(each.alike[order], threshold) for threshold in thresholds]))
     surest = np.argsort(-np.asarray(scores), kind="stable")
     return _Kind(np.asarray(pictures, int)[surest], np.concatenate(right, 1)[:, surest], there)
 
@@ -116,6 +142,24 @@ def _precision(kind: _Kind, weights: Weights) -> float:
         np.append(p, 0.0)[np.searchsorted(r, RECALLS, side="left")] for p, r in zip(precision, recall, strict=True)
     ]
     return float(np.mean(values))
+
+
+# joints and lines
+
+
+def like_persons(joints: np.ndarray, true: np.ndarray, spreads: np.ndarray = SPREADS) -> np.ndarray:
+    """(N, J, 2 or more), (M, J, 2) -> (N, M): the mean over joints of exp(-d^2 / (2 s^2 k^2)), s^2 the area of the box around a true person,
+    k the joint's spread: object keypoint similarity, as COCO has it."""
+    area = np.ptp(true, 1).prod(-1).clip(min=1)
+    squares = ((joints[:, None, :, :2] - true[None]) ** 2).sum(-1)
+    return np.asarray(np.exp(-squares / (2 * area[None, :, None] * spreads**2)).mean(-1))
+
+
+def like_lines(lines: np.ndarray, true: np.ndarray, side: float) -> np.ndarray:
+    """(N, 4), (M, 2, 2) -> (N, M): minus the squared distances of both ends, summed, in a picture of 128 pixels; either end may be the first."""
+    ends, scale = lines.reshape(-1, 1, 2, 2), (LINE_SIDE / side) ** 2
+    either = [((ends[:, :, order] - true[None]) ** 2).sum((-1, -2)) for order in ([0, 1], [1, 0])]
+    return np.asarray(-scale * np.minimum(*either))
 
 
 # maps

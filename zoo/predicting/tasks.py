@@ -1,4 +1,4 @@
-"""Pictures through a net for a task: things with their boxes, classes of pixels, what stands out, restored pictures; as rows, and drawn.
+"""Pictures through a net for a task: things with their boxes, classes of pixels, joints, lines, distances, restored pictures; as rows, and drawn.
 
 A folder that is written has two files for each picture, `cat.png` and `cat.json`: what is drawn, and the same as data.
 """
@@ -18,13 +18,31 @@ from PIL import Image
 
 from zoo import factory
 from zoo.answering.answers import Answering, scale_of
-from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION, SUPER_RESOLUTION, TASKS
-from zoo.answering.outputs import ClassMap, Detections, Output, Restored, SalienceMap, Thing, name_of, output_of
+from zoo.answering.names import DEPTH, DETECTION, LINES, POSE, SALIENCE, SEGMENTATION, SUPER_RESOLUTION, TASKS, VIDEO
+from zoo.answering.outputs import (
+    Chances,
+    ClassMap,
+    DepthMap,
+    Detections,
+    Lines,
+    Output,
+    Person,
+    Persons,
+    Restored,
+    SalienceMap,
+    Thing,
+    name_of,
+    output_of,
+)
 from zoo.catalog.listing import list_pretrained
 from zoo.catalog.sources import find_source
 from zoo.data.bands import Bands
+from zoo.data.clips import as_clip, beside_each_other, frames_of
+from zoo.data.given import Given, given
+from zoo.data.moves import CHANGES
+from zoo.data.persons import JOINTS
 from zoo.data.pictures import Picture
-from zoo.data.scenes import HELD_OUT, SCENES, THINGS, Given, given
+from zoo.data.scenes import HELD_OUT, SCENES, THINGS
 from zoo.data.sources import pictures_of
 from zoo.data.transforms import transform
 from zoo.errors import InputError, Problem, listed, nearest
@@ -68,12 +86,26 @@ class TaskPredictor:
         self.answering = Answering(on_device(wish.device, model), **picking)
 
     def output(self, image: Any) -> Output:
-        """What is told of a picture. Raises InputError for one that the model does not take."""
+        """What is told of a picture, or of a clip as a list of frames. Raises InputError for one that the model does not take."""
+        if self.task == VIDEO:
+            return self._of_clip(image)
         seen = self.prepare.place(image)
         with torch.inference_mode():
             answers = self.answering(seen.x[None].to(self.wish.device))
-        output = output_of(self.task, {key: tensor[0].cpu() for key, tensor in answers.items()}, seen.fit, self.labels)
+        first = {key: tensor[0].cpu() for key, tensor in answers.items()}
+        output = output_of(self.task, first, seen.fit, self.labels, self.wish.score)
         return _coloured(output, image) if isinstance(output, Restored) else output
+
+    def _of_clip(self, frames: Sequence[Any]) -> Output:
+        x = as_clip(self.prepare, frames, self.form)
+        with torch.inference_mode():
+            chances = self.answering(x[None].to(self.wish.device))["chances"][0].cpu()
+        return output_of(self.task, {"chances": chances}, self.prepare.fit((1, 1)), self.labels)
+
+    @property
+    def form(self) -> Any:
+        """What the model takes, as its spec says."""
+        return self.answering.spec.input
 
     def scene(self, number: int) -> Given:
         """A generated scene, as the model is given one."""
@@ -88,16 +120,32 @@ class TaskPredictor:
             return Detections(tuple(Thing(name_of(THINGS, kind), kind, 1.0, tuple(box)) for kind, box in rows))
         if self.task == SEGMENTATION:
             return ClassMap(np.where(scene.mask < self.answering.net.num_classes, scene.mask, 0), tuple(self.labels))
+        if self.task == VIDEO:
+            return Chances(np.eye(len(CHANGES))[scene.classes[0]], CHANGES)
+        if self.task == POSE:
+            joints = [np.pad(own, ((0, 0), (0, 1)), constant_values=1.0) for own in shown.wanted]
+            return Persons(tuple(Person(1.0, own) for own in joints), JOINTS)
+        if self.task == LINES:
+            return Lines(shown.wanted.reshape(-1, 4), np.ones(len(shown.wanted)))
+        if self.task == DEPTH:
+            return DepthMap(shown.wanted)
         return SalienceMap((scene.mask > 0).astype(np.float32)) if self.task == SALIENCE else Restored(shown.wanted)
+
+    def _answered(self, picture: Picture) -> tuple[Image.Image, Output]:
+        """A picture, or the frames of a clip beside each other, with what is told of it."""
+        if self.task == VIDEO:
+            frames = frames_of(picture, self.form.frames)
+            return beside_each_other(frames), self.output(frames)
+        image = picture.open()
+        if isinstance(image, Bands):
+            raise InputError(picture.name, Problem("", "a picture", "bands of numbers"))
+        return image, self.output(image)
 
     def answers(self, pictures: Iterable[Picture]) -> Iterator[Answered]:
         """In their order. A picture that cannot be read has the reason, and costs no other."""
         for picture in pictures:
             try:
-                image = picture.open()
-                if isinstance(image, Bands):
-                    raise InputError(picture.name, Problem("", "a picture", "bands of numbers"))
-                output = self.output(image)
+                image, output = self._answered(picture)
                 yield Answered(picture.name, output, output.drawn(image))
             except Exception as error:  # whatever a decoder raises, as for classes
                 yield Answered(picture.name, error=reason_of(error))
@@ -161,15 +209,18 @@ def demonstrated(task: str, seed: int = 0) -> Demonstration:
     predictors = {name: TaskPredictor(Wish(name=name)) for name in chosen}
     first = predictors[chosen[0]]
     shown = first.scene(HELD_OUT + seed)
-    image = Image.fromarray(shown.picture)
-    outputs = {name: predictor.output(image) for name, predictor in predictors.items()}
+    frames = [Image.fromarray(each) for each in (shown.wanted if task == VIDEO else [shown.picture])]
+    image = beside_each_other(frames)
+    outputs = {name: predictor.output(frames if task == VIDEO else image) for name, predictor in predictors.items()}
     answers = [output.drawn(image) for output in outputs.values()]
     pictures = {"the picture": image, "what is known": first.known(shown).drawn(image)}
     pictures |= dict(zip(chosen, answers, strict=True))
     side = max(DEMO_SIDE, *(part.width for part in pictures.values()))
     row = Image.new("RGB", (len(pictures) * (side + GAP) - GAP, side), "white")
     for place, part in enumerate(pictures.values()):
-        row.paste(part.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (place * (side + GAP), 0))
+        ratio = side / max(part.size)
+        size = (round(part.width * ratio), round(part.height * ratio))
+        row.paste(part.convert("RGB").resize(size, Image.Resampling.NEAREST), (place * (side + GAP), 0))
     return Demonstration(row, tuple(pictures), {name: output.plain() for name, output in outputs.items()})
 
 

@@ -8,7 +8,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from blocks.chain import per_channel
+from blocks.chain import channels, per_channel
 from blocks.context import Context
 from blocks.folding import fuse
 from zoo.testing.block_cases import BATCH, DIM, FROM_PIXELS, Subject
@@ -281,7 +281,7 @@ def _told(method: str, taken: bool) -> str:
 
 def _affine_map(x: Tensor) -> tuple[Tensor, Tensor]:
     """A random (scale, shift) for the channels of `x`."""
-    width, generator = x.shape[1] if x.ndim == 4 else x.shape[-1], torch.Generator().manual_seed(9)
+    width, generator = channels(x), torch.Generator().manual_seed(9)
     return 0.5 + torch.rand(width, generator=generator).to(x), torch.randn(width, generator=generator).to(x)
 
 

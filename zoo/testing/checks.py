@@ -66,7 +66,7 @@ def require_shape(subject: Subject, module: nn.Module, x: Tensor, y: Tensor) -> 
         width = getattr(module, "out_dim", subject.in_dim)
         require(y.ndim >= 3 and channels(y) == width, f"the output should have out_dim = {width} channels; {shapes}")
         if kind not in CHANGE_SIZE and not subject.takes_ids:
-            same = y.shape[2:] == x.shape[2:] if x.ndim == 4 else y.shape[:2] == x.shape[:2]
+            same = y.shape[2:] == x.shape[2:] if x.ndim > 3 else y.shape[:2] == x.shape[:2]
             require(same, f"a block of kind {kind} keeps rows, columns and length; {shapes}")
     elif not subject.meets:
         require(y.shape[0] == BATCH or kind == "router", f"the batch should stay the first axis; {shapes}")

@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import nn
 
 from blocks.heads.class_map import ClassMap
 from zoo.answering.answers import scale_of, task_of
-from zoo.answering.names import DETECTION, PICTURES, SEGMENTATION, SUPER_RESOLUTION
+from zoo.answering.names import DEPTH, DETECTION, LINES, PICTURES, POSE, SEGMENTATION, SUPER_RESOLUTION, VIDEO
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import param_groups
-from zoo.data.scenes import SCENES, THINGS, given
-from zoo.data.transforms import FITS, Transform
+from zoo.build.inputs import meta_input
+from zoo.data.clips import as_clip
+from zoo.data.given import given
+from zoo.data.moves import CHANGES
+from zoo.data.persons import JOINTS, MIRRORED
+from zoo.data.scenes import SCENES, THINGS
+from zoo.data.transforms import FITS, Seen, Transform
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Estimate
 from zoo.evaluating.scenes import DECIBELS, judge, mask_for, seen_classes
@@ -29,6 +35,8 @@ from zoo.weights.manifest import Manifest, Metric, Preprocess
 
 LEAST_SIZE, PATCH, SMALL_PATCH = 64, 48, 32
 """Pixels to a side of what a net is given: to tell what there is at least; to restore; to enlarge."""
+ONES = 1 / 255
+"""The plane of ones that a net for lines sees beside the 256 levels of the colours."""
 FIRST_CHANCE = 0.01
 """That something is at a place, before a detector has learned anything."""
 GROUND = "background"
@@ -96,7 +104,16 @@ def fit_scenes(net: Any, recipe: SceneRecipe, progress: Progress | None = None) 
 def preprocess_for(net: Any) -> Preprocess:
     """How a net is given scenes: as they are, about -2 to 2; pictures to pictures from 0 to 1."""
     task, spec = task_of(net), net.spec.input
-    fit: Any = FITS[task]
+    fit: Any = FITS.get(task, "stretch")
+    if task == VIDEO:  # few pixels and many frames
+        sides = [spec.size] if isinstance(spec.size, int) else list(spec.size)
+        return Preprocess(
+            size=max(sides),
+            mean=(0.5,) * spec.channels,
+            std=(0.25,) * spec.channels,
+            channels=spec.channels,
+            fit="stretch",
+        )
     if task in PICTURES:
         side = SMALL_PATCH if task == SUPER_RESOLUTION else PATCH
         return Preprocess(
@@ -104,20 +121,25 @@ def preprocess_for(net: Any) -> Preprocess:
         )
     sides = [spec.size] if isinstance(spec.size, int) else list(spec.size)
     mean, std = (0.5,) * spec.channels, (0.25,) * spec.channels
+    planes = (ONES,) if task == LINES and spec.channels == 4 else ()
     return Preprocess(
-        size=max(LEAST_SIZE, *sides), mean=mean, std=std, channels=spec.channels, interpolation="bilinear", fit=fit
-    )
+        size=max(LEAST_SIZE, *sides), mean=mean, std=std, channels=spec.channels, interpolation="bilinear", fit=fit, planes=planes
+    )  # fmt: skip
 
 
 def batches(net: Any, preprocess: Preprocess, recipe: SceneRecipe) -> Iterator[tuple[torch.Tensor, Truth]]:
     """(pictures, what is known of them) of every step; scenes are numbered on from the seed."""
     task, draw = task_of(net), torch.Generator().manual_seed(recipe.seed)
-    prepare = Transform(preprocess, train=task not in PICTURES, generator=draw)
+    prepare = Transform(preprocess, train=task not in (*PICTURES, VIDEO), generator=draw)
     scale = scale_of(net) if task == SUPER_RESOLUTION else 1
     size, first = scale * preprocess.rows_and_columns[0], recipe.seed * recipe.scenes
     pool = [given(first + number, size, task, scale) for number in range(recipe.scenes)]
     for _ in range(recipe.steps):
         shown = [pool[place] for place in torch.randint(len(pool), (recipe.batch_size,), generator=draw)]
+        if task == VIDEO:
+            clips = torch.stack([as_clip(prepare, each.wanted, net.spec.input) for each in shown])
+            yield clips, Truth(classes=[torch.from_numpy(each.scene.classes) for each in shown])
+            continue
         placed = [prepare.place(each.picture, each.scene.boxes, mask_for(each, task)) for each in shown]
         x = torch.stack([each.x for each in placed])
         if task == DETECTION:
@@ -125,9 +147,20 @@ def batches(net: Any, preprocess: Preprocess, recipe: SceneRecipe) -> Iterator[t
             yield x, Truth(boxes=[each.boxes for each in placed], classes=kinds)  # type: ignore[misc]
         elif task in PICTURES:
             yield x, Truth(pictures=torch.stack([prepare.place(each.wanted).x for each in shown]))
+        elif task in (POSE, LINES):
+            yield x, Truth(points=[_moved(each.wanted, own, task) for each, own in zip(shown, placed, strict=True)])
+        elif task == DEPTH:
+            depth = [torch.from_numpy(own.fit.map(each.wanted).copy()) for each, own in zip(shown, placed, strict=True)]
+            yield x, Truth(depth=torch.stack(depth))
         else:
             mask = torch.stack([each.mask for each in placed])  # type: ignore[misc]
             yield x, Truth(mask=seen_classes(mask, net.num_classes) if task == SEGMENTATION else mask)
+
+
+def _moved(points: np.ndarray, seen: Seen, task: str) -> torch.Tensor:
+    """Joints or ends of lines where the net sees them; in a mirror left joints are right ones."""
+    moved = seen.fit.points(points)
+    return torch.from_numpy(moved[:, MIRRORED] if task == POSE and seen.fit.mirrored else moved)
 
 
 def _expect_little(net: Any) -> None:
@@ -144,7 +177,9 @@ def _expect_little(net: Any) -> None:
 
 def labels_of(net: Any) -> tuple[str, ...]:
     """The names of a net's classes, where scenes name as many."""
-    names = {DETECTION: THINGS, SEGMENTATION: (GROUND, *THINGS)[: net.num_classes]}.get(task_of(net), ())
+    names = {DETECTION: THINGS, POSE: JOINTS, VIDEO: CHANGES, SEGMENTATION: (GROUND, *THINGS)[: net.num_classes]}.get(
+        task_of(net), ()
+    )
     return names if len(names) == net.num_classes else ()
 
 
@@ -168,6 +203,6 @@ def manifest_of(name: str, result: SceneResult, recipe: SceneRecipe) -> Manifest
 
 def publish_scenes(name: str, result: SceneResult, recipe: SceneRecipe) -> Manifest:
     """Writes the weights and their manifest into the package that has the model: NAME.scenes.safetensors and .json."""
-    shape = (1, result.preprocess.channels, *result.preprocess.rows_and_columns)
+    shape = (*meta_input(result.model.spec).shape[:-2], *result.preprocess.rows_and_columns)  # type: ignore[arg-type]
     origin = "trained from scratch on generated scenes; smoke weights: proof that the net learns its task, no ranking"
     return embed(result.model, manifest_of(name, result, recipe), shape, origin)

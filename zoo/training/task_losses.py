@@ -1,7 +1,8 @@
-"""What nets for tasks are trained to: boxes on anchors and on pixels, classes of pixels, what stands out, pictures.
+"""What nets for tasks are trained to: boxes on anchors and on pixels, classes of pixels, what stands out, pictures, distances; joints and lines
+are in `point_losses`.
 
 Papers: arXiv:1708.02002 (focal loss, which anchor stands for which box), arXiv:1902.09630 (overlap of boxes that need not meet),
-arXiv:1904.01355 (pixels that stand for a box), arXiv:1904.07850 (pixels that are the middle of one).
+arXiv:1904.01355 (pixels that stand for a box), arXiv:1904.07850 (pixels that are the middle of one), arXiv:1406.2283 (distances).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from blocks.heads.centre_boxes import CentreBoxes
 from blocks.heads.default_boxes import DefaultBoxes
 from zoo.answering import boxes
 from zoo.answering.answers import main_output, resized
-from zoo.answering.names import DETECTION, SALIENCE, SEGMENTATION
-from zoo.errors import InputError, Problem
+from zoo.answering.names import DEPTH, DETECTION, LINES, PICTURES, POSE, SALIENCE, SEGMENTATION, VIDEO
+from zoo.errors import InputError, Problem, listed
+from zoo.training.point_losses import on_joints, on_lines
 
 ALPHA, GAMMA = 0.25, 1.5
 """Of the focal loss: the weight of what is there, and how little what is easy counts."""
@@ -32,6 +34,8 @@ REACH = 1.5
 """How many strides the pixels that stand for a box are from its middle at most."""
 SIDE = 4.0
 """The longest side of a box in strides of the finest level that it is learned on."""
+FAR_WEIGHT = 0.15
+"""Of the mean error of distances beside its variance, both of logarithms."""
 SIZE_WEIGHT = 0.1
 """Of the sizes of boxes beside their middles."""
 ALIKE = 0.7
@@ -39,13 +43,15 @@ ALIKE = 0.7
 
 
 class Truth(NamedTuple):
-    """Of a batch what is known: for a detector the boxes (N, 4) and classes (N,) of each picture; a mask (B, H, W) of classes; pictures
-    (B, C, H, W) from 0 to 1. What the task does not ask for is left out."""
+    """Of a batch what is known: for a detector the boxes (N, 4) and classes (N,) of each picture; the class (1,) of each clip; a mask (B, H, W) of classes; pictures
+    (B, C, H, W) from 0 to 1; of each picture joints (N, J, 2) or the ends of lines (N, 2, 2); distances (B, H, W). What the task does not ask for is left out."""
 
     boxes: Sequence[Tensor] = ()
     classes: Sequence[Tensor] = ()
     mask: Tensor | None = None
     pictures: Tensor | None = None
+    points: Sequence[Tensor] = ()
+    depth: Tensor | None = None
 
 
 TaskLoss = Callable[[nn.Module, tuple[Tensor, Truth], Context], Tensor]
@@ -63,10 +69,11 @@ def task_loss(net: Any) -> TaskLoss:
             raise InputError(net.spec.name, Problem("graph", expected, "none of them"))
         return loss
     losses: dict[str, TaskLoss] = {
-        SEGMENTATION: _on_classes, SALIENCE: _on_salience, "super-resolution": _on_pictures, "image-restoration": _on_pictures,
+        SEGMENTATION: _on_classes, SALIENCE: _on_salience, POSE: _on_points, LINES: _on_points, DEPTH: _on_distances, VIDEO: _on_clips,
+        **dict.fromkeys(PICTURES, _on_pictures),
     }  # fmt: skip
     if task not in losses:
-        raise InputError(net.spec.name, Problem("", f"a model for {DETECTION}, {', '.join(losses)}", f"one for {task}"))
+        raise InputError(net.spec.name, Problem("", f"a model for {listed([DETECTION, *losses])}", f"one for {task}"))
     return losses[task]
 
 
@@ -247,3 +254,24 @@ def _on_pictures(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) ->
     x, truth = batch
     assert truth.pictures is not None
     return ((main_output(model(x, ctx)) - truth.pictures) ** 2 + 1e-6).sqrt().mean()
+
+
+def _on_distances(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """sqrt(Var[e] + w E[e]^2) with e = log d' - log d: how all distances are wrong together counts less than how they differ in it."""
+    x, truth = batch
+    assert truth.depth is not None
+    errors = resized(main_output(model(x, ctx)), x)[:, 0].clamp(min=1e-3).log() - truth.depth.log()
+    return (errors.var((1, 2)) + FAR_WEIGHT * errors.mean((1, 2)) ** 2 + 1e-6).sqrt().mean()
+
+
+def _on_points(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """What `point_losses` say of joints or lines."""
+    x, truth = batch
+    loss = on_joints if model.spec.family.task == POSE else on_lines  # type: ignore[union-attr]
+    return loss(model(x, ctx), list(truth.points), (x.shape[-2], x.shape[-1]))
+
+
+def _on_clips(model: nn.Module, batch: tuple[Tensor, Truth], ctx: Context) -> Tensor:
+    """Cross-entropy of the class of each clip."""
+    x, truth = batch
+    return F.cross_entropy(main_output(model(x, ctx)), torch.cat(list(truth.classes)))

@@ -25,7 +25,9 @@ MAX_MANIFEST_BYTES = 2**20
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From an image to the input: the crop of `size` (H = W, or H and W) is `crop` of the side that is the first to be
-    filled; scale to `range`; normalise. `fit`: instead of a crop the whole picture, as `zoo.data.fitting` says."""
+    filled; scale to `range`; normalise. `fit`: instead of a crop the whole picture, as `zoo.data.fitting` says.
+
+    `planes`: of the `channels` the last are no colours, but hold these values everywhere, from 0 to 1 before they are normalised."""
 
     size: int | tuple[int, ...]
     mean: tuple[float, ...]
@@ -35,6 +37,12 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     crop: float = 1.0
     range: tuple[float, float] = (0.0, 1.0)
     fit: Literal["crop", "letterbox", "stretch", "whole"] = "crop"
+    planes: tuple[float, ...] = ()
+
+    @property
+    def colours(self) -> int:
+        """Channels that the picture itself has."""
+        return self.channels - len(self.planes)
 
     @property
     def rows_and_columns(self) -> tuple[int, int]:
@@ -44,7 +52,8 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The same for inputs of another form; mean and deviation go round the channels, as adapted stems do."""
         mean, std = (tuple(stats[i % len(stats)] for i in range(channels)) for stats in (self.mean, self.std))
         whole = size if isinstance(size, int) else tuple(size)
-        return msgspec.structs.replace(self, size=whole, channels=channels, mean=mean, std=std)
+        planes = self.planes if channels == self.channels else ()
+        return msgspec.structs.replace(self, size=whole, channels=channels, mean=mean, std=std, planes=planes)
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

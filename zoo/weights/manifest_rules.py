@@ -147,6 +147,9 @@ def _preprocess(values: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("preprocess.size", "a number >= 1, or two of them", found)
     if step.channels < 1:
         yield Problem("preprocess.channels", "a number >= 1", str(step.channels))
+    if len(step.planes) >= max(step.channels, 1) or not all(0 <= value <= 1 for value in step.planes):
+        expected = "fewer numbers than channels, each from 0 to 1"
+        yield Problem("preprocess.planes", expected, str(list(step.planes))[:80])
     for name in ("mean", "std"):
         if (count := len(getattr(step, name))) != step.channels:
             yield Problem(f"preprocess.{name}", f"{step.channels} numbers, one per channel", str(count))

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--force", action="store_true", help="write FILE anew, whatever is there of it")
     top = f"classes of each picture, at least 1 (default {SHOWN_TOP}, in a file {WRITTEN_TOP})"
     parser.add_argument("--top", type=whole(1), default=None, help=top)
-    score = "of a detector: from which score on a thing is told (default 0.3)"
+    score = "of things, persons and lines: from which score on one is told (default 0.3)"
     parser.add_argument("--score", type=share, default=0.3, help=score)
     parser.add_argument("--features", action="store_true", help="what the classifier reads, instead of classes")
     parser.add_argument(
@@ -123,6 +123,14 @@ def answer_words(row: dict[str, Any]) -> str:
         return "  ".join(f"{t['label']} {t['score']:.0%} {_box(t['box'])}" for t in row["things"]) or "nothing"
     if "classes" in row:
         return "  ".join(f"{each['label']} {each['share']:.1%}" for each in row["classes"])
+    if "clip" in row:
+        return "  ".join(f"{each['label']} {each['chance']:.1%}" for each in row["clip"])
+    if "persons" in row:
+        return "  ".join(f"person {p['score']:.0%}, {len(p['joints'])} joints" for p in row["persons"]) or "nobody"
+    if "lines" in row:
+        return "  ".join(f"line {line['score']:.0%} {_box(line['ends'])}" for line in row["lines"]) or "no line"
+    if "nearest" in row:
+        return f"{row['nearest']:.2f} to {row['farthest']:.2f} away, {row['middle']:.2f} in the middle"
     if "share" in row:
         return f"{row['share']:.1%} stands out" + (f", {_box(row['box'])}" if row["box"] else "")
     return f"{row['width']} x {row['height']} pixels"
