@@ -117,7 +117,7 @@ def test_a_line_is_found_where_both_ends_are_near_whichever_is_the_first() -> No
     alike = figures.like_lines(np.array([near, turned, far]), true, 64)
     assert alike[:, 0].tolist() == [-8.0, 0.0, -36.0]
     scores = np.array([0.9, 0.8, 0.7])
-    figure = figures.precision_of([figures.Alike(scores, alike)], [-figures.SQUARES])
+    figure = figures.precision_of([figures.Alike(scores, alike)], [-figures.SQUARES["sap10"]])
     assert figure(np.ones(1)) == pytest.approx(1.0)
-    missed = figures.precision_of([figures.Alike(scores[2:], alike[2:])], [-figures.SQUARES])
+    missed = figures.precision_of([figures.Alike(scores[2:], alike[2:])], [-figures.SQUARES["sap10"]])
     assert missed(np.ones(1)) == 0.0

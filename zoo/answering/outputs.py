@@ -210,7 +210,7 @@ class Chances(msgspec.Struct, frozen=True):
         first = int(self.chances.argmax())
         text = f"{name_of(self.labels, first)} {self.chances[first]:.0%}"
         seen = image.convert("RGB")
-        height = ImageDraw.Draw(seen).textbbox((0, 0), text)[3] + 2
+        height = round(ImageDraw.Draw(seen).textbbox((0, 0), text)[3]) + 2
         shown = Image.new("RGB", (seen.width, seen.height + height), "white")
         shown.paste(seen)
         ImageDraw.Draw(shown).text((1, seen.height), text, fill="black")

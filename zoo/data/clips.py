@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from torch import Tensor
@@ -43,7 +44,7 @@ def frames_of(picture: Picture, count: int) -> list[Image.Image]:
         raise InputError(picture.name, Problem("", expected, f"a damaged one: {error}")) from None
 
 
-def as_clip(prepare: Transform, frames: Sequence[Any], form: Any) -> Tensor:
+def as_clip(prepare: Transform, frames: Sequence[Any] | np.ndarray, form: Any) -> Tensor:
     """The frames as a net sees them: (C, T, H, W), or (T, C, H, W) where the `form` of its input says so."""
     seen = torch.stack([prepare.one(frame) for frame in frames])
     return seen if isinstance(form, FramesInput) else seen.transpose(0, 1)

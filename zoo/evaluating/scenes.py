@@ -46,18 +46,18 @@ METRICS = {
     DETECTION: ("map", "ap50"),
     SEGMENTATION: ("miou", "accuracy"),
     SALIENCE: ("iou", "mae"),
-    SUPER_RESOLUTION: ("psnr", "ssim", "psnr_before"),
-    RESTORATION: ("psnr", "ssim", "psnr_before"),
+    SUPER_RESOLUTION: ("psnr", "ssim", "psnr_before", "psnr_gain"),
+    RESTORATION: ("psnr", "ssim", "psnr_before", "psnr_gain"),
     POSE: ("map", "ap50"),
-    LINES: ("sap10",),
+    LINES: ("sap100", "sap10"),
     VIDEO: ("top1",),
     DEPTH: ("delta1", "abs_rel"),
 }
 """Of each task, the one that counts first. `map`: average precision, the mean of ten overlaps, of persons of ten likenesses; `ap50` that of
-the first; `sap10`: that of lines whose ends are near; `top1`: the share of clips whose class is the first answer; `delta1`: the share of pixels
+the first; `sap10`: that of lines whose ends are near, `sap100` less near; `top1`: the share of clips whose class is the first answer; `delta1`: the share of pixels
 whose distance is less than 1.25 times too large or too small; `abs_rel`: the mean of |d' - d| / d; `psnr_before`: of the picture that the net
-was given, for super-resolution enlarged bicubically."""
-DECIBELS = ("psnr", "psnr_before")
+was given, for super-resolution enlarged bicubically; `psnr_gain`: the mean over pictures of what the net adds to it."""
+DECIBELS = ("psnr", "psnr_before", "psnr_gain")
 LESS_IS_BETTER = ("mae", "abs_rel")
 
 
@@ -95,7 +95,7 @@ class _Judging:
         elif self.task == POSE:
             made = {"map": figures.precision_of(facts, figures.THRESHOLDS), "ap50": figures.precision_of(facts, [0.5])}
         elif self.task == LINES:
-            made = {"sap10": figures.precision_of(facts, [-figures.SQUARES])}
+            made = {name: figures.precision_of(facts, [-figures.SQUARES[name]]) for name in METRICS[LINES]}
         elif self.task == SEGMENTATION:
             made = {"miou": figures.mean_iou(facts), "accuracy": figures.pixel_accuracy(facts)}
         else:
@@ -143,7 +143,8 @@ class _Judging:
         before = _enlarged(seen.picture, side, self.prepare)
         found = answer["picture"][:, :side, :side]
         found = (found * 255).round() / 255  # as it is written
-        return figures.psnr(found, wanted), figures.ssim(found, wanted), figures.psnr(before, wanted)
+        after, earlier = figures.psnr(found, wanted), figures.psnr(before, wanted)
+        return after, figures.ssim(found, wanted), earlier, after - earlier
 
     def _alike(self, answer: dict[str, Tensor], true: np.ndarray) -> Alike:
         """Of what was found, how much it is like what there is, in pixels that the net sees."""

@@ -23,7 +23,7 @@ from zoo.evaluating.figures import DRAWS, SEED, Estimate
 
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 """Of the overlap from which on a box is found; the figure is their mean."""
-SQUARES = 10.0
+SQUARES = {"sap100": 100.0, "sap10": 10.0}
 """How large the squared distances of the two ends of a line, summed, may be in a picture of `LINE_SIDE` pixels."""
 LINE_SIDE = 128
 SPREADS = 2 * np.array((26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)) / 1000
