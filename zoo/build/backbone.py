@@ -57,9 +57,15 @@ class Stage(nn.Module):
         self.post = post
 
     def forward(
-        self, x: Tensor, ctx: Context | None = None, show: dict[int, Tensor] | None = None, stop_early: bool = False
+        self,
+        x: Tensor,
+        ctx: Context | None = None,
+        show: dict[int, Tensor] | None = None,
+        stop_early: bool = False,
+        tokens: dict[int, Tensor] | None = None,
     ) -> Tensor:
-        """`show` holds the layers whose outputs are wanted, and takes them as maps; with `stop_early` the last is all."""
+        """`show` holds the layers whose outputs are wanted, and takes them as maps, `tokens` those that are wanted as they flow; with
+        `stop_early` the last of the maps is all."""
         if self.downsample is not None:
             x = run(self.downsample, x, ctx)
         memo: Any = None
@@ -69,6 +75,8 @@ class Stage(nn.Module):
             x, memo = called(self.view, "enter", x)
         for i, layer in enumerate(self.layers):
             x = checkpointed(layer, x, ctx) if self._is_checkpointed(x) else layer(x, ctx)
+            if tokens is not None and i in tokens:
+                tokens[i] = x
             if show is not None and i in show:
                 show[i] = shown(self.view, x, memo)
                 if stop_early and i == max(show):

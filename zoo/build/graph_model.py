@@ -34,7 +34,7 @@ class GraphModel(Backbone):
         super().__init__(spec, stem, stages, head, num_features)
         self.graph = None
         self.places: tuple[str, ...] = tuple(spec.graph["inputs"])
-        """What the graph reads of the net: `input`, `stem`, `stages.2`, `stages.2.layers.4`."""
+        """What the graph reads of the net: `input`, `stem`, `stages.2`, `stages.2.layers.4`, `stages.2.layers.4.tokens`."""
 
     def put_graph(self, graph: nn.Module | None) -> None:
         """Another graph, or none."""
@@ -79,10 +79,12 @@ class GraphModel(Backbone):
 
     def _through(self, name: str, stage: Stage, x: Tensor, ctx: Context | None, found: dict[str, Any]) -> Tensor:
         """The output of a stage; those of its layers that are read are put into `found`."""
-        layers = [int(place.rpartition(".")[2]) for place in self.places if place.startswith(f"{name}.layers.")]
-        show = dict.fromkeys(layers, x)
-        y = stage(x, ctx, show) if show else run(stage, x, ctx)
+        layers = [place.split(".") for place in self.places if place.startswith(f"{name}.layers.")]
+        show = {int(steps[3]): x for steps in layers if len(steps) == 4}
+        tokens = {int(steps[3]): x for steps in layers if len(steps) == 5}
+        y = stage(x, ctx, show, tokens=tokens) if layers else run(stage, x, ctx)
         found |= {f"{name}.layers.{layer}": level for layer, level in show.items()}
+        found |= {f"{name}.layers.{layer}.tokens": stream for layer, stream in tokens.items()}
         return y  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -12,9 +12,9 @@ from zoo.errors import Problem, listed, nearest
 from zoo.specs.graphs import Writer
 from zoo.specs.tree import Items, Origin, Table, report
 
-TAP = re.compile(r"input|stem(?:\.[0-9]{1,3})?|stages\.[0-9]{1,3}(?:\.layers\.[0-9]{1,4})?")
-"""What a graph behind the stages may read of them."""
-LEVEL = re.compile(r"levels\.([0-9]{1,3})")
+TAP = re.compile(r"input|stem(?:\.[0-9]{1,3})?|stages\.[0-9]{1,3}(?:\.layers\.[0-9]{1,4}(?:\.tokens)?)?")
+"""What a graph behind the stages may read of them; `tokens` of a layer inside a view are those that flow there, a class token among them."""
+LEVEL = re.compile(r"levels\.([0-9]{1,3})(\.tokens)?")
 
 
 def graph_behind(
@@ -71,7 +71,7 @@ def _with_taps(
             if int(match[1]) >= len(levels):
                 problems.append(Problem(str(origin), f"a level from 0 to {len(levels) - 1}", f"`{name}`"))
                 return INVALID
-            name = levels[int(match[1])]
+            name = levels[int(match[1])] + (match[2] or "")
         if name in named:
             taps.setdefault(name, origin)
         elif TAP.fullmatch(name):
