@@ -11,7 +11,7 @@ from zoo.data.distances import FAR, NEAR
 from zoo.data.given import DRAWN, given
 from zoo.data.moves import CHANGES
 from zoo.data.persons import JOINTS, MIRRORED
-from zoo.data.scenes import HELD_OUT, MOST_THINGS, THINGS, noisy, scene, scenes, small
+from zoo.data.scenes import HELD_OUT, MOST_THINGS, THINGS, noisy, scene, scene_and_owners, scenes, small
 from zoo.data.segments import SHORTEST
 
 
@@ -62,9 +62,13 @@ def test_a_thing_is_as_far_away_as_the_floor_that_it_stands_on() -> None:
     assert NEAR < seen.wanted.min() <= seen.wanted.max() < FAR
     ground = np.where(seen.scene.mask == 0, seen.wanted, np.nan)
     assert (np.diff(np.nanmean(ground, 1)) < 0).all(), "the floor goes back from below to above"
-    x1, y1, x2, y2 = seen.scene.boxes[0].astype(int)
-    thing = seen.wanted[y1:y2, x1:x2][seen.scene.mask[y1:y2, x1:x2] == seen.scene.classes[0] + 1]
-    assert len(set(thing.tolist())) <= 2 and thing.min() <= np.nanmin(ground[: y2 - 1])
+    _, owners = scene_and_owners(HELD_OUT, 64)
+    for place, bottom in enumerate(seen.scene.boxes[:, 3].astype(int), 1):
+        thing = seen.wanted[owners == place]
+        assert len(set(thing.tolist())) == 1
+        assert seen.wanted[bottom - 1][owners[bottom - 1] == 0].max() >= thing[0], (
+            "the row of the floor that it stands on"
+        )
 
 
 def test_lines_are_seen_between_their_ends() -> None:

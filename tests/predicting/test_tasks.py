@@ -49,7 +49,7 @@ def test_embedded_weights_are_better_than_first_values(name: str) -> None:
     known = {key.partition("/")[2].partition("@")[0]: value for key, value in net.pretrained.metrics.items()}
     first = METRICS[TASK[name]][0]
     torch.manual_seed(0)
-    untrained = judge(zoo.create(name.partition(".")[0]), zoo.transform(net), count=10)[first]
+    untrained = judge(zoo.create(name.partition(".")[0]), zoo.transform(net), count=40)[first]
     assert known[first].ci95[0] > untrained.high  # type: ignore[index]
     if TASK[name] in PICTURES:  # and than leaving the picture as it is
         assert known["psnr_gain"].ci95[0] > 0  # type: ignore[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.data.scenes import Scene, scene
+from zoo.data.scenes import Scene, scene_and_owners
 
 NEAR, FAR = 1.0, 8.0
 """How far away the floor is at the lower and at the upper border, in metres."""
@@ -18,12 +18,11 @@ def distant(number: int, size: int = 64) -> tuple[Scene, np.ndarray]:
     A floor at y, from 0 above to 1 below, has 1 / d = y / near + (1 - y) / far, as a plane has in perspective. A thing is as far away as
     the floor at its lower border, all of it.
     """
-    made = scene(number, size)
+    made, owners = scene_and_owners(number, size)
     rows = (np.arange(size) + 0.5) / size
     depth = np.broadcast_to(_floor(rows)[:, None], (size, size)).copy()
-    for (left, top, right, bottom), kind in zip(made.boxes.astype(int), made.classes, strict=True):
-        part = depth[top:bottom, left:right]
-        part[made.mask[top:bottom, left:right] == kind + 1] = _floor(bottom / size)
+    for place, bottom in enumerate(made.boxes[:, 3], 1):
+        depth[owners == place] = _floor(bottom / size)
     seen = np.exp((NEAR - depth) / CLEAR)[..., None]
     picture = (HAZE + (made.picture - HAZE) * seen).round().astype(np.uint8)
     return made._replace(picture=picture), depth.astype(np.float32)

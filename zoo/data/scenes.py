@@ -45,10 +45,15 @@ class Scene(NamedTuple):
 
 def scene(number: int, size: int = 64) -> Scene:
     """The scene of a number, `size` pixels to each side."""
+    return scene_and_owners(number, size)[0]
+
+
+def scene_and_owners(number: int, size: int) -> tuple[Scene, np.ndarray]:
+    """The scene of a number, and of each pixel (S, S) which thing is seen there, from 1 on in the order of the boxes; 0 for the ground."""
     random = np.random.RandomState(number % 2**32)
     colours = random.uniform(0, 255, (2, 3))
     canvas = texture(random, size, colours)
-    mask, classes = np.zeros((size, size), np.uint8), []
+    mask, owners, classes = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8), []
     boxes: list[tuple[int, int, int, int]] = []
     for _ in range(random.randint(1, MOST_THINGS + 1)):
         kind = int(random.randint(len(THINGS)))
@@ -58,10 +63,10 @@ def scene(number: int, size: int = 64) -> Scene:
         rows, columns = np.nonzero(shape)
         boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
         classes.append(kind)
-        mask[shape] = kind + 1
+        mask[shape], owners[shape] = kind + 1, len(boxes)
         canvas[shape] = contrasting(random, colours) + random.uniform(-12, 12, (len(rows), 1))
     picture = np.clip(canvas + random.normal(0, 4, canvas.shape), 0, 255).round().astype(np.uint8)
-    return Scene(picture, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64), mask)
+    return Scene(picture, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64), mask), owners
 
 
 def scenes(count: int, size: int = 64, first: int = HELD_OUT) -> Iterator[Scene]:
