@@ -66,7 +66,8 @@ class ConvSubsampling(nn.Module):
     def subsampled(self, x: Tensor) -> Tensor:
         """(B, T, F) -> (B, T // 2 // 2, F // 2 // 2 * filters), the filters of a frequency side by side."""
         if not x.shape[0] * x.shape[1]:
-            return x.new_empty(*x.shape[:2], self.linear.in_features)
+            steps = halved(halved(x.shape[1])) if x.shape[1] else 0
+            return x.new_empty(len(x), steps, self.linear.in_features)
         z = F.relu(self.conv1(bordered(x.unsqueeze(1))))
         z = F.relu(self.pw_conv(self.dw_conv(bordered(z))))
         return z.permute(0, 2, 3, 1).flatten(2)

@@ -104,3 +104,11 @@ def test_numbers_of_numpy_name_levels(net: Any) -> None:
     for foreign, own in ((np.int64(1), 1), ([np.int64(0)], [0]), (np.array([0, -1]), [0, -1])):
         found, expected = (net.forward_intermediates(X, indices=one, intermediates_only=True) for one in (foreign, own))
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["squeezeformer_nano", "efficienttdnn_nano", "lmuformer_nano"])
+def test_a_batch_of_no_samples_has_the_shape_of_any_other(name: str) -> None:
+    model: Any = zoo.create(name)
+    x = drawn_inputs(model.spec, 2)[0]
+    assert tuple(model(x[:0]).shape) == (0, *model(x).shape[1:])
