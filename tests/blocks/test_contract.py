@@ -17,6 +17,10 @@ from zoo.testing.isolation import own_registrations
 ROOT = pathlib.Path(__file__).parents[2]
 
 ELSEWHERE = {
+    "n_frames": "pictures of Pillow",
+    "padding": "convolutions and pools of torch",
+    "root": "tracers of torch.fx",
+    "failures": "an error of torch.distributed.checkpoint",
     "O_NONBLOCK": "os",
     "geteuid": "os",
     "sched_getaffinity": "os",
