@@ -61,10 +61,10 @@ def positions_after(x: Tensor, seen: Tensor | None, mask: Tensor | None) -> tupl
 
 def rotated(x: Tensor, positions: Tensor, rope: Rope, stretch: float = 1.0) -> Tensor:
     """x (B, L, H, K) turned by its positions (B, L) and `stretch` times as long, with angles in float32 at least."""
-    return _turned(x, *angles(x, positions, rope, x.shape[-1], stretch), rope)
+    return _turned(x, *rotary_waves(x, positions, rope, x.shape[-1], stretch), rope)
 
 
-def angles(x: Tensor, positions: Tensor, rope: Rope, dims: int, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+def rotary_waves(x: Tensor, positions: Tensor, rope: Rope, dims: int, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
     """(cosines, sines) (B, L, 1, dims / 2) for whatever stands at these positions, on the device of x and as wide as it at least."""
     wide = torch.promote_types(x.dtype, torch.float32)
     angle = (positions.to(wide).unsqueeze(-1) * _turns_for(x, rope, dims, wide)).unsqueeze(2)
@@ -83,7 +83,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, rope: Rope) -> Tensor:
 
 def rotated_parts(rows: Sequence[Tensor], positions: Tensor, rope: Rope, dims: int) -> list[Tensor]:
     """Each of `rows` (B, L, H, K) with the first `dims` channels of each head turned, as `rotated` turns them, by the same angles."""
-    cos, sin = angles(rows[0], positions, rope, dims)
+    cos, sin = rotary_waves(rows[0], positions, rope, dims)
     return [
         _turned(x, cos, sin, rope)
         if dims == x.shape[-1]

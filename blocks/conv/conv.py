@@ -81,14 +81,15 @@ def is_of_few_channels(conv: nn.Conv2d) -> bool:
 class Strided(nn.Conv2d):
     """y = W * x + b with a stride: in bfloat16 on a CPU, maps of at most one stride are computed in float32, and y rounded.
 
-    So are all maps where the stride is more than four and there is a border.
+    So are maps of which one row or column is left, and all where the stride is more than four and there is a border.
 
     (B, C, H, W) -> (B, out_dim, H', W'), as nn.Conv2d, of whose weight oneDNN 3.12 (torch 2.13) leaves parts of the gradient as they
-    were in memory, or writes outside of its memory (7 x 7 with a stride of 7 and a border of 3).
+    were in memory, or writes outside of its memory (7 x 7 with a stride of 7 and a border of 3). With AMX, y is not finite or has nothing to
+    do with x where it is one column of several rows (3 x 3 with a stride of 2 over three columns, without a border).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_bfloat16_on_cpu(x) and (has_far_steps(self) or is_one_step(x, self.stride)):
+        if is_bfloat16_on_cpu(x) and (has_far_steps(self) or is_one_step(x, self)):
             return in_float32(self, x)
         return self._conv_forward(x, self.weight, self.bias)
 
@@ -101,9 +102,11 @@ def has_far_steps(conv: nn.Conv2d) -> bool:
     return max(conv.stride) > 4 and conv.padding not in ((0, 0), "valid")
 
 
-def is_one_step(x: Tensor, stride: tuple[int, ...]) -> bool:
-    down, across = stride
-    return x.shape[-2] <= down or x.shape[-1] <= across
+def is_one_step(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether x is at most as high or as wide as a stride, or one row or column of it is left."""
+    borders = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    sides = zip(x.shape[-2:], conv.kernel_size, conv.stride, borders, conv.dilation, strict=True)
+    return any(size <= max(step, step + d * (k - 1) - 2 * border) for size, k, step, border, d in sides)
 
 
 def is_bfloat16_on_cpu(x: Tensor) -> bool:

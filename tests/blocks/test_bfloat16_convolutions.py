@@ -13,7 +13,8 @@ import zoo
 from blocks.conv.conv import Conv, ConvNormAct, FewChannels, Strided, conv2d, use_right_gradients
 from blocks.packing import PackedConv, available, pack
 
-# channels, kernel, stride, border, rows, columns: outputs of the first ones were of no use on a CPU with AMX, of the last the gradients
+# channels, kernel, stride, border, rows, columns: outputs of the first ones were of no use on a CPU with AMX, of the next the gradients, and
+# of the last, which leave one column, the outputs again
 FEW_CHANNELS = [
     (16, 4, 4, 0, 12, 12),
     (24, 4, 4, 0, 4, 4),
@@ -22,7 +23,10 @@ FEW_CHANNELS = [
     (12, 8, 1, 0, 16, 24),
 ]
 ONE_STEP = [(16, 2, 2, 1, 4, 1), (16, 3, 2, 1, 4, 1), (16, 7, 2, 3, 4, 1), (16, 4, 4, 2, 1, 1), (3, 3, 2, 1, 1, 1)]
-every_shape = pytest.mark.parametrize("dim, kernel_size, stride, padding, height, width", FEW_CHANNELS + ONE_STEP)
+ONE_COLUMN = [(1, 3, 2, 0, 17, 3), (16, 3, 2, 0, 13, 3), (8, 5, 4, 0, 33, 5)]
+every_shape = pytest.mark.parametrize(
+    "dim, kernel_size, stride, padding, height, width", FEW_CHANNELS + ONE_STEP + ONE_COLUMN
+)
 
 
 def results(conv, x, weights):

@@ -151,7 +151,9 @@ def head(browser: Any, column: str) -> Any:
 def test_an_address_of_a_task_shows_what_the_choice_of_it_shows(explorer: Any, site: Site) -> None:
     page = opened(explorer, site.folder / "index.html", "#task=video-classification")
     assert shown(page) == ["movinet_nano"] and cell(page, "movinet_nano", "input") == "4 frames of 32 x 32"
-    assert text(page, "#picture-title").startswith("Size and cost")
+    assert text(page, "#picture-title").startswith("Accuracy and cost")
+    page = opened(explorer, site.folder / "index.html", "#task=object-detection")
+    assert shown(page) == ["efficientdet_nano"] and text(page, "#picture-title").startswith("Size and cost")
 
 
 def test_a_slider_sets_its_limit(explorer: Any) -> None:
