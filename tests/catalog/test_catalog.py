@@ -26,7 +26,9 @@ def test_patterns_add_up_and_unwanted_ones_take_away() -> None:
 
 
 def test_names_are_in_the_order_of_their_numbers() -> None:
-    assert zoo.list_models("transnext_*") == [f"transnext_{size}" for size in ("base", "micro", "nano", "small", "tiny")]
+    assert zoo.list_models("transnext_*") == [
+        f"transnext_{size}" for size in ("base", "micro", "nano", "small", "tiny")
+    ]
     order = zoo.list_models("starnet_s*")
     assert order.index("starnet_s4") < order.index("starnet_s100")
 
