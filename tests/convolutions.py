@@ -2,9 +2,10 @@
 
 Convolutions of images and of sequences (channels in and out, kernel, stride, padding, dilation, groups) and the sides of the maps that
 they meet are collected from all models on meta, those that are called as functions among them. Each is run as the model would train it,
-with channels last in memory, and contiguous, for batches of 1, 2 and 3, on its own maps and on maps of 1, 2 and 3 pixels, and of one and
-two strides, where the kernel fits, in float32 and bfloat16; outputs and gradients are compared with those of float64. Convolutions go in
-batches to processes of their own, so that one that ends its process is found, and by halves named.
+with channels last in memory, and contiguous, for batches of 1, 2 and 3, on its own maps, on maps of 1, 2 and 3 pixels, of one and two
+strides, where the kernel fits, and, with a stride, on such of which one row or column is left, in float32 and bfloat16; outputs and
+gradients are compared with those of float64. Convolutions go in batches to processes of their own, so that one that ends its process is
+found, and by halves named.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ LAYOUTS = ("channels last", "contiguous")
 MOST_NUMBERS, MOST_MACS, MOST_SIDE = 2**20, 2**26, 128
 """The largest map that is tried: numbers that are read, multiplications, pixels of a side; a larger one is halved until it fits."""
 
+LONG = 13
+"""Rows of a map of which one column is left, and the other way round."""
+
 UNWRITTEN = {"MALLOC_PERTURB_": "165", "MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**28)}
 """What glibc reads: new memory is full of a pattern, so that what a kernel does not write is no zero by chance."""
 
@@ -42,7 +46,7 @@ def shapes_of(name: str) -> list[Shape]:
 
     import zoo
     from zoo.build.builder import build
-    from zoo.build.inputs import meta_input
+    from zoo.build.inputs import meta_inputs
 
     spec = zoo.spec(name)
     model = build(spec)
@@ -71,7 +75,7 @@ def shapes_of(name: str) -> list[Shape]:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             module.register_forward_hook(note_module)
     with torch.no_grad(), Calls():
-        model(meta_input(spec))
+        model(*meta_inputs(spec))
     return [json.loads(shape) for shape in sorted(shapes)]
 
 
@@ -110,7 +114,9 @@ def tried_maps(shape: Shape) -> list[tuple[int, ...]]:
     added = borders[padding] if isinstance(padding, str) else [2 * p for p in padding]
     least = [span - border for span, border in zip(spans, added, strict=True)]
     tiny = {(side,) * len(kernel) for side in (1, 2, 3)} | {tuple(times * step for step in stride) for times in (1, 2)}
-    sizes = tiny | {smaller(shape, *size) for size in maps}
+    axes = range(len(kernel)) if max(stride) > 1 and len(kernel) > 1 else ()
+    thin = {tuple(LONG if axis == along else max(1, least[axis]) for axis in axes) for along in axes}
+    sizes = tiny | thin | {smaller(shape, *size) for size in maps}
     return sorted(size for size in sizes if all(map(operator.ge, size, least)))
 
 
