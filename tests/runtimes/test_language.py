@@ -17,6 +17,8 @@ from zoo.runtimes.answers import Pair, _rises
 from zoo.runtimes.candidates import plan_for
 from zoo.runtimes.instructions import computed_here
 from zoo.runtimes.loss import perplexity_rise
+from zoo.runtimes.net import signature_of
+from zoo.runtimes.torch_files import examples_of
 
 NAMES = ("llama_nano", "mamba_nano", "gla_nano", "rwkv7_nano", "jamba_nano")
 
@@ -58,6 +60,12 @@ def test_a_deployed_model_writes_what_the_model_writes(deploy: Deploy) -> None:
 
 def test_without_a_state_none_is_given(deploy: Deploy) -> None:
     assert deploy(net_of("gla_nano"))(_ids()).state is None
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_the_state_of_an_example_has_as_many_samples_as_its_prompts(least: int) -> None:
+    signature = signature_of(net_of("llama_nano"), (3, 9))
+    assert signature.state and {len(x) for x in examples_of(signature, least)} == {3}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from zoo.runtimes.net import Flat
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Signature
-from zoo.runtimes.torch_files import NET, example_of, read_net, read_program
+from zoo.runtimes.torch_files import NET, examples_of, read_net, read_program
 from zoo.runtimes.torch_session import TorchSession, in_precision, lacks_compiler
 
 OPTIONS: dict[str, Any] = {"freezing": True}
@@ -43,7 +43,6 @@ class Compiled(Eager):
         """Compiled for the example. Raises InputError."""
         call = torch.compile(flat, options=OPTIONS)
         session = TorchSession(call, signature, precision, threads, flat)
-        examples = [example_of(one) for one in signature.tensors]
         with refusing(self.name, "a net that torch.compile can follow"):
-            session(*examples)
+            session(*examples_of(signature))
         return session

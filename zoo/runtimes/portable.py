@@ -23,7 +23,7 @@ from zoo.runtimes.net import ANOTHER, Flat, first_state
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import SIGNATURE
 from zoo.runtimes.signature import Signature, signature_from
-from zoo.runtimes.torch_files import example_of
+from zoo.runtimes.torch_files import examples_of
 from zoo.system.strict_json import parse_json
 
 ONNX = "model.onnx"
@@ -117,10 +117,8 @@ def written_before(
 def write_graph(net: nn.Module, signature: Signature, path: Path, prefers: Layout) -> None:
     """The net as one ONNX file, laid out as its runtime prefers; what it computes, `widest` looks at. Raises InputError."""
     ports = tuple(
-        Port(
-            name, example_of(one), {axis: free_name(name, axis) for axis, size in enumerate(one.shape) if size is None}
-        )
-        for name, one in zip(signature.input_names, signature.tensors, strict=True)
+        Port(name, example, {axis: free_name(name, axis) for axis, size in enumerate(one.shape) if size is None})
+        for name, one, example in zip(signature.input_names, signature.tensors, examples_of(signature), strict=True)
     )
     flat = Flat(net, signature).eval() if signature.state else net
     write_onnx(flat, Ports(ports, signature.output_names), path, force=True, check=False, prefers=prefers)

@@ -19,7 +19,7 @@ from zoo.errors import InputError, Problem, ProblemsError, listed
 from zoo.exporting.recurrences import recorded_ops
 from zoo.runtimes.net import Flat
 from zoo.runtimes.quiet import refusing
-from zoo.runtimes.signature import Input, Leaf, Signature
+from zoo.runtimes.signature import Signature
 from zoo.specs.model import description_of
 from zoo.specs.read import family_of, read_json
 from zoo.specs.resolve import resolve
@@ -97,11 +97,18 @@ def _made(record: NetRecord) -> nn.Module:
     return fused(net)
 
 
-def example_of(one: Input | Leaf, least: int = 1) -> Tensor:
-    """A tensor of the sizes of its example, or of `least` where a free size is less: zeros, which are tokens as well."""
-    sizes = one.example if isinstance(one, Input) else (1, *one.first[1:])
-    shape = [max(size, least) if free is None else size for size, free in zip(sizes, one.shape, strict=True)]
-    return torch.zeros(*shape, dtype=getattr(torch, one.dtype))
+def examples_of(signature: Signature, least: int = 1) -> tuple[Tensor, ...]:
+    """A tensor for each input and leaf of the state, of the sizes of the example, or of `least` where a free size is less: zeros, which are
+    tokens as well. A state has as many samples as the inputs."""
+    batch = signature.inputs[0].example[0]
+    examples = (*(one.example for one in signature.inputs), *((batch, *leaf.first[1:]) for leaf in signature.state))
+    return tuple(
+        torch.zeros(
+            [max(size, least) if free is None else size for size, free in zip(example, one.shape, strict=True)],
+            dtype=getattr(torch, one.dtype),
+        )
+        for one, example in zip(signature.tensors, examples, strict=True)
+    )
 
 
 def exported(
@@ -109,11 +116,9 @@ def exported(
 ) -> torch.export.ExportedProgram:
     """The net as a program of torch.export with flat tensors; `alone` in operators of torch, without the zoo's. Raises InputError."""
     flat = Flat(net, signature).eval()
-    inputs = (example_of(one, 2) for one in signature.inputs)
-    examples = [
-        *(x.to(getattr(torch, precision)) if x.is_floating_point() else x for x in inputs),
-        *(example_of(leaf, 2) for leaf in signature.state),
-    ]
+    count, zeros = len(signature.inputs), examples_of(signature, least=2)
+    inputs = (x.to(getattr(torch, precision)) if x.is_floating_point() else x for x in zeros[:count])
+    examples = [*inputs, *zeros[count:]]
     free = [
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(one.shape) if size is None}
         for one in signature.tensors
