@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blocks.context import Context
-from blocks.places import check_places
+from blocks.places import check_places, has_places
 from blocks.registry.errors import SizeError
 from blocks.registry.words import short_name
 
@@ -89,7 +89,7 @@ def _refuse_other_grid(module: Any, x: Tensor) -> None:
 
 
 def _call(module: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
-    if ctx is not None and (ctx.mask is not None or ctx.cu_seqlens is not None):  # `has_places`, at every block
+    if ctx is not None and has_places(ctx):
         check_places(module, ctx)
     return module(x, ctx) if getattr(type(module), "takes_ctx", False) else module(x)
 
