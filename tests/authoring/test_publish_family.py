@@ -9,10 +9,10 @@ import pytest
 
 from zoo.authoring import publish_family as module
 from zoo.authoring.core_index import render
+from zoo.authoring.indexing import COUNTED
 from zoo.catalog.collection import CORE, Collection
 from zoo.cli import main
 from zoo.errors import InputError
-from zoo.measure import load_counter, parts, profiles
 from zoo.specs.read import Family, read_bytes, read_file
 
 STARNET = CORE.folder / "starnet.toml"
@@ -103,13 +103,12 @@ def test_a_damaged_file_of_printed_figures_is_a_sentence_and_nothing_is_written(
 
 def test_the_data_of_one_family_made_anew_are_those_of_all(copy: Collection) -> None:
     assert render(copy, STARNET.name) == CORE.index_file.read_bytes()
-    files = {profiles.PROFILES: profiles.write, parts.PARTS: parts.write, load_counter.LOADS: load_counter.write}
-    for file, write in files.items():
-        path = copy.data / file
+    for counted in COUNTED:
+        path = counted.table.path(copy)
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(line for line in lines if "starnet_s" not in line).replace(",\n}", "\n}"))
-        write(copy, STARNET.name)
-        assert path.read_bytes() == (CORE.data / file).read_bytes()
+        counted.write(copy, STARNET.name)
+        assert path.read_bytes() == counted.table.path(CORE).read_bytes()
 
 
 def test_a_person_is_told_what_no_program_knows() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,8 +13,14 @@ from blocks.registry import INDEX_OF_PLUGIN, get, info_of
 from zoo.authoring.core_index import render
 from zoo.catalog.collection import Collection
 from zoo.catalog.index import entries
-from zoo.measure import load_counter, parts, profiles
+from zoo.measure.counted import Counted
+from zoo.measure.load_counter import LOADS
+from zoo.measure.parts import PARTS
+from zoo.measure.profiles import PROFILES
 from zoo.system.folders import write_whole
+
+COUNTED: tuple[Counted[Any], ...] = (PROFILES, PARTS, LOADS)
+"""What is counted of every model, and ships as a file each."""
 
 
 def rendered(package: Path, blocks: Iterable[str], collection: Collection | None) -> dict[Path, bytes]:
@@ -39,6 +46,5 @@ def _files(package: Path, blocks: Iterable[str], collection: Collection | None) 
         yield package / INDEX_OF_PLUGIN, msgspec.json.format(encoded, indent=1) + b"\n"
     if collection is not None and any(collection.folder.glob("*.toml")):
         yield collection.index_file, render(collection)
-        yield collection.data / profiles.PROFILES, profiles.rendered(collection)
-        yield collection.data / parts.PARTS, parts.rendered(collection)
-        yield collection.data / load_counter.LOADS, load_counter.rendered(collection)
+        for counted in COUNTED:
+            yield counted.table.path(collection), counted.rendered(collection)

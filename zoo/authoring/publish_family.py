@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zoo.authoring.core_index import render
+from zoo.authoring.indexing import COUNTED
 from zoo.build.builder import check
 from zoo.catalog.collection import CORE
 from zoo.catalog.index import entries, forget
 from zoo.catalog.published import backbone_spec, family_of
 from zoo.errors import InputError, Problem, ProblemsError, SpecError, listed, nearest
-from zoo.measure import load_counter, parts, profiles
 from zoo.measure.load import loads
+from zoo.measure.parts import parts
+from zoo.measure.profiles import costs
 from zoo.measure.published import PUBLISHED, figures_in, published
 from zoo.publish import cards
 from zoo.specs.read import Family, read_file
@@ -73,17 +75,14 @@ def publish_family(name: str) -> Publication:
     _check_figures(family)
     files = [
         CORE.index_file,
-        CORE.data / profiles.PROFILES,
-        CORE.data / parts.PARTS,
-        CORE.data / load_counter.LOADS,
+        *(counted.table.path(CORE) for counted in COUNTED),
         ROOT / DIGESTS,
         ROOT / CARDS,
     ]
     write_whole(CORE.index_file, render(CORE, path.name))
     _forget()
-    profiles.write(CORE, path.name)
-    parts.write(CORE, path.name)
-    load_counter.write(CORE, path.name)
+    for counted in COUNTED:
+        counted.write(CORE, path.name)
     _write_digests()
     _forget()
     cards.write(ROOT / CARDS, name)
@@ -210,7 +209,7 @@ def _write_digests() -> None:
 def _forget() -> None:
     """The files were written: what was read of them is stale."""
     forget()
-    for cached in (profiles.costs, parts.parts, loads, published, family_of):
+    for cached in (costs, parts, loads, published, family_of):
         cached.cache_clear()
 
 

@@ -13,10 +13,8 @@ import warnings
 import msgspec
 
 from zoo import catalog
-from zoo.catalog.collection import collections, read_data
+from zoo.measure.counted import Table
 from zoo.measure.profiles import costs
-
-LOADS = "loads.json"
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
@@ -97,10 +95,7 @@ Loads = dict[str, dict[str, Load]]
 @functools.cache
 def loads() -> Loads:
     """Those of all collections. Of a model that ships none, what its cost says: MACs as dense work, elements and weights."""
-    found: Loads = {}
-    for collection in collections().values():
-        shipped: Loads = read_data(collection, collection.data / LOADS, decoded, {})
-        found |= {collection.full(name): forms for name, forms in shipped.items()}
+    found = SHIPPED.everywhere()
     for name in catalog.entries():
         if not {"train", "deploy"} <= found.get(name, {}).keys():
             found[name] = {
@@ -120,6 +115,8 @@ def decoded(data: bytes) -> Loads:
         name: {form: Load(*row) for form, row in forms.items() if len(row) == KINDS} for name, forms in rows.items()
     }
 
+
+SHIPPED = Table("loads.json", decoded)
 
 if __name__ == "__main__":
     counter = "zoo.measure.load_counter"

@@ -7,7 +7,6 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -15,12 +14,10 @@ from blocks.packing import Packed
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
 from zoo.build.inputs import meta_inputs
-from zoo.catalog.collection import CORE, Collection
-from zoo.catalog.published import specs_in
-from zoo.measure.load import LOADS, Load, Loads, decoded
+from zoo.measure.counted import Counted
+from zoo.measure.load import SHIPPED, Load
 from zoo.measure.op_counter import REDUCTIONS, Composites, Work
-from zoo.measure.profiles import catalogued
-from zoo.system.folders import write_whole
+from zoo.specs.model import Spec
 
 FEW_CHANNELS = 16
 """Channels in a group below which a grouped convolution is no dense one for each group."""
@@ -122,33 +119,11 @@ class Kinds(Work):
             self.amounts["elements"] += most
 
 
-def render(found: Loads) -> bytes:
-    """A model a line."""
-    lines = [f'"{name}": {msgspec.json.encode(forms).decode()}' for name, forms in found.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+def _both_forms(spec: Spec) -> dict[str, Load]:
+    return {form: load_of(build(spec), form) for form in ("train", "deploy")}
 
 
-def rendered(collection: Collection, file: str = "") -> bytes:
-    """The bytes that the loads of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
-    path = collection.data / LOADS
-    fresh = {
-        spec.name: {form: load_of(build(spec), form) for form in ("train", "deploy")}
-        for _, spec in specs_in(collection, file or "*.toml")
-    }
-    others = decoded(path.read_bytes()) if file and path.is_file() else {}
-    return render(catalogued(collection, others, fresh))
-
-
-def write(collection: Collection, file: str = "") -> None:
-    """Writes the loads of a collection, those of one `file` anew."""
-    write_whole(collection.data / LOADS, rendered(collection, file))
-
-
-def main() -> int:
-    write(CORE)
-    print(f"loads of {len(decoded((CORE.data / LOADS).read_bytes()))} models written to {LOADS}")
-    return 0
-
+LOADS = Counted(SHIPPED, _both_forms)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(LOADS.main())

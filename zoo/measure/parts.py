@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from zoo.catalog.collection import CORE, Collection, collections, read_data
-from zoo.catalog.published import specs_in
-from zoo.measure.profiles import catalogued
+from zoo.measure.counted import Counted, Table
 from zoo.measure.stages import by_block, by_stage
-from zoo.system.folders import write_whole
 
 if TYPE_CHECKING:
     from zoo.measure.profile import Profile
-
-PARTS = "parts.json"
+    from zoo.specs.model import Spec
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -46,14 +42,10 @@ class Parts(msgspec.Struct, frozen=True, array_like=True):
 @functools.cache
 def parts() -> dict[str, Parts]:
     """By model, those of all collections; a model that ships none has none."""
-    found: dict[str, Parts] = {}
-    for collection in collections().values():
-        shipped: dict[str, Parts] = read_data(collection, collection.data / PARTS, decoded, {})
-        found |= {collection.full(name): of for name, of in shipped.items()}
-    return found
+    return PARTS.table.everywhere()
 
 
-def decoded(data: bytes) -> dict[str, Parts]:
+def _decoded(data: bytes) -> dict[str, Parts]:
     return msgspec.json.decode(data, type=dict[str, Parts])
 
 
@@ -68,32 +60,13 @@ def parts_of(counted: Profile) -> Parts:
     )
 
 
-def render(found: dict[str, Parts]) -> bytes:
-    """A model a line."""
-    lines = [f'"{name}": {msgspec.json.encode(of).decode()}' for name, of in found.items()]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-
-def rendered(collection: Collection, file: str = "") -> bytes:
-    """The bytes that the parts of a collection should hold: every model that a spec describes is counted, or those of one `file` alone."""
+def _counted(spec: Spec) -> Parts:
     from zoo.measure.profile import profile
 
-    path = collection.data / PARTS
-    fresh = {spec.name: parts_of(profile(spec)) for _, spec in specs_in(collection, file or "*.toml")}
-    others = decoded(path.read_bytes()) if file and path.is_file() else {}
-    return render(catalogued(collection, others, fresh))
+    return parts_of(profile(spec))
 
 
-def write(collection: Collection, file: str = "") -> None:
-    """Writes the parts of a collection, those of one `file` anew."""
-    write_whole(collection.data / PARTS, rendered(collection, file))
-
-
-def main() -> int:
-    write(CORE)
-    print(f"parts of {len(decoded((CORE.data / PARTS).read_bytes()))} models written to {PARTS}")
-    return 0
-
+PARTS = Counted(Table("parts.json", _decoded), _counted)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PARTS.main())
