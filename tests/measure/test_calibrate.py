@@ -23,8 +23,8 @@ from zoo.measure.bench import Progress, glance, jobs_for
 from zoo.measure.calibrate import Pace, calibrate, predict, time_pieces
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
+from zoo.measure.work_hash import work_of
 from zoo.measure.worker import Job
 from zoo.specs.model import Spec
 
@@ -62,7 +62,7 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tupl
 def measured(
     name: str, ms: float = 0.0, form: str = "train", processes: int = 5, runtime: Runtime | None = None, **facts: Any
 ) -> Latency:
-    """A row of a model, of today's code and this device unless `facts` say otherwise; as `TRUTH` says without milliseconds."""
+    """A row of a model, of today's work and this device unless `facts` say otherwise; as `TRUTH` says without milliseconds."""
     entry = catalog.entry(name)
     own = FACTS | {
         "model": name,
@@ -72,7 +72,7 @@ def measured(
         "runtime": runtime or Runtime(),
     }
     samples = [sample([ms or TRUTH.ms(KNOWN[name, form])] * 3)] * processes
-    return compose(own | {"source": source_hash(tuple(entry.blocks))} | facts, samples)
+    return compose(own | {"source": work_of(name, form)} | facts, samples)
 
 
 def enter(*rows: Latency) -> None:

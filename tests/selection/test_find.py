@@ -23,8 +23,8 @@ from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
 from zoo.measure.predict import Calibration, Prediction, runtime_key
 from zoo.measure.published import published
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
+from zoo.measure.work_hash import work_of
 from zoo.publish.picked import write
 from zoo.selection.figures import Figure
 from zoo.selection.find import Candidate, find, pareto_front
@@ -123,10 +123,10 @@ def test_a_front_holds_nothing_that_a_faster_model_equals() -> None:
     assert pareto_front([]) == []
 
 
-def test_rows_of_older_code_are_stale() -> None:
+def test_rows_of_other_work_are_stale() -> None:
     entry = catalog.entry("starnet_s1")
     facts = FACTS | {"model": entry.name, "digest": entry.digest, "form": "deploy", "device": HERE.id}
-    for source, stale in ((source_hash(tuple(entry.blocks)), False), ("0" * 12, True)):
+    for source, stale in ((work_of(entry.name, "deploy"), False), ("0" * 12, True)):
         with Store() as store:
             store.add([compose(facts | {"source": source, "date": f"2026-11-2{3 + stale}"}, quiet(10.0))])
         assert {one.name: one.stale for one in find(max_latency_ms=20.0)}["starnet_s1"] is stale

@@ -23,7 +23,6 @@ from zoo.build.inputs import meta_input
 from zoo.catalog.collection import Collection
 from zoo.catalog.published import backbone_spec
 from zoo.errors import InputError, Problem
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import SHIPPED, Store, export_rows, read_rows
 from zoo.specs.inputs import TokenInput
 from zoo.specs.model import Spec
@@ -217,4 +216,4 @@ def _carried(row: Any, digests: dict[str, Spec]) -> Any:
     after = digests.get(row.digest)
     if after is None:
         return None
-    return msgspec.structs.replace(row, digest=after.digest, source=source_hash(tuple(after.blocks())))
+    return msgspec.structs.replace(row, digest=after.digest)

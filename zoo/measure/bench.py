@@ -19,15 +19,15 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from zoo import __version__
+from zoo import __version__, catalog
 from zoo.catalog.sources import spec as find_spec
 from zoo.display.rows import flat, tabled
 from zoo.errors import InputError, Problem
 from zoo.measure.engines import engines_named, refuse_impossible, usual_forms
 from zoo.measure.latency import MIN_PROCESSES, Latency, Runtime, Sample, compose
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
+from zoo.measure.work_hash import work_hash, work_of
 from zoo.measure.worker import ANCHOR, Answer, Job, Plan
 from zoo.runtimes.registered import version_of
 from zoo.specs.model import Spec
@@ -73,7 +73,7 @@ def jobs_for(
 def _job(model: str, form: Any, runtime: Runtime, device: Literal["cpu", "cuda"]) -> Job:
     # not the device's id: a machine first seen on a busy day gets another, and the run goes on
     facts = this_device(device).facts
-    text = f"{_spec(model).digest} {form} {runtime.key} {facts} {code_hash(model)} {__version__}"
+    text = f"{_spec(model).digest} {form} {runtime.key} {facts} {work_today(model, form)} {__version__}"
     return Job(hashlib.sha256(text.encode()).hexdigest()[:24], model, form, runtime, device)
 
 
@@ -82,9 +82,17 @@ def _spec(model: str) -> Spec:
     return find_spec(model)
 
 
-def code_hash(model: str) -> str:
-    """Hash of the source of the blocks that a model is made of."""
-    return source_hash(tuple(_spec(model).blocks()))
+@functools.lru_cache(maxsize=4096)
+def work_today(model: str, form: str) -> str:
+    """Hash of the work of a model: as it ships with the catalogue, of any other spec counted on meta."""
+    spec = _spec(model)
+    entry = catalog.entries().get(spec.name)
+    if entry is not None and entry.digest == spec.digest:
+        return work_of(spec.name, form)
+    from zoo.build.builder import build
+    from zoo.measure.load_counter import load_of
+
+    return work_hash(load_of(build(spec), form))
 
 
 def run(
@@ -93,7 +101,7 @@ def run(
 ) -> Iterator[Latency]:  # fmt: skip
     """Rows, each as soon as its processes are done; one that is not clean is measured once more. Raises InputError for models that
     fail, behind the rows of all others. With `resume` what the store already holds of these jobs is not measured again: samples of a
-    run that was broken off, and clean rows of today's code and torch, which come first."""
+    run that was broken off, and clean rows of today's work and torch, which come first."""
     with nullcontext(store) if store else Store() as held:
         if resume:
             resumed = _known(jobs, held)
@@ -126,7 +134,7 @@ def run(
 
 
 def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
-    """Clean rows of this store, of today's code and torch, by the key of the job that would measure them again."""
+    """Clean rows of this store, of today's work and torch, by the key of the job that would measure them again."""
     newest_rows = {
         (row.digest, row.form, row.device, row.runtime.key): row
         for row in newest(store.rows(shipped=False, verdict="clean"))
@@ -134,7 +142,7 @@ def _known(jobs: Sequence[Job], store: Store) -> dict[str, Latency]:
     rows = {}
     for job in jobs:
         row = newest_rows.get((_spec(job.model).digest, job.form, this_device(job.device).id, job.runtime.key))
-        if row and row.source == code_hash(job.model) and _is_of_today(row.runtime):
+        if row and row.source == work_today(job.model, job.form) and _is_of_today(row.runtime):
             rows[job.key] = row
     return rows
 
@@ -210,7 +218,7 @@ def _row(job: Job, samples: list[Sample], store: Store) -> Latency:
     facts = {
         "model": spec.name, "digest": spec.digest, "form": job.form, "device": device,
         "runtime": msgspec.structs.replace(job.runtime, torch=samples[-1].torch, version=samples[-1].version),
-        "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": code_hash(job.model),
+        "input": list(meta_input(spec, job.runtime.batch).shape), "anchor": ANCHOR, "source": work_today(job.model, job.form),
         "version": __version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     return compose(facts, samples, job.device == "cuda", usual_anchor(store, device, job.runtime.threads))

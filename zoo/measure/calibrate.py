@@ -35,9 +35,9 @@ from zoo.measure.load import batched, loads
 from zoo.measure.load_counter import load_of
 from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
 from zoo.measure.segments import piece_times, pieces
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, newest
 from zoo.measure.this_device import this_device
+from zoo.measure.work_hash import work_of
 from zoo.measure.worker import ANCHOR, Job, example, prepared
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
         for row in alike
         if row.device == device
         and row.runtime.threads == runtime.threads
-        and row.source == _code_hash_today(row.digest)
+        and row.source == _work_today(row.digest, row.form)
     ]
     usual = usual_anchor(store, device, runtime.threads)
     found = [(row, row.p50_ms, CLEAN) for row in elsewhere if row.runtime.threads == nearest]
@@ -180,10 +180,9 @@ def _seen(store: Store, device: str, runtime: Runtime) -> list[Seen]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _code_hash_today(digest: str) -> str:
-    """Hash of the source of the blocks that a model of the catalogue is made of."""
-    entry = next(entry for entry in catalog.entries().values() if entry.digest == digest)
-    return source_hash(tuple(entry.blocks))
+def _work_today(digest: str, form: str) -> str:
+    """Hash of the work of a model of the catalogue."""
+    return work_of(next(name for name, entry in catalog.entries().items() if entry.digest == digest), form)
 
 
 def _but_for_threads(runtime: Runtime) -> tuple[str, str, int]:

@@ -1,4 +1,4 @@
-"""Which code a measurement is of: rows of older code show as stale. Imports no torch, and no block."""
+"""Which code of blocks something was made of; it is another where what computes changed. Imports no torch, and no block."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from zoo.measure.latency import DTYPES, Latency, Runtime
 from zoo.measure.predict import Prediction, predictions
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
+from zoo.measure.work_hash import work_of
 from zoo.selection.figures import Figure, figure_of, less_is_better, metrics
 from zoo.weights.licences import LicenceClass, licence_class
 
@@ -32,8 +32,8 @@ SORTS = ("metric", "latency", "macs", "params", "memory", "name")
 
 
 class Candidate(Row, frozen=True, omit_defaults=True):
-    """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured with
-    an older source of its blocks; `device` is the one that `ms` is of, `runtime` and `dtype` what it ran in, `devices` how many have
+    """One model. `latency` says whether `ms` was `measured` or `predicted`, `stale` that it was measured when
+    it asked other work of a machine; `device` is the one that `ms` is of, `runtime` and `dtype` what it ran in, `devices` how many have
     measured the model so in this form; `why` is what leaves it out."""
 
     name: str
@@ -173,7 +173,7 @@ def candidates(device: str, runtimes: Sequence[Runtime], form: str, metric: str 
         runtime, row, timed, devices = min(
             (one.of_model(entry.digest, form) for one in known), key=lambda each: _preference(each.timed)
         )
-        timed["stale"] = row is not None and bool(row.source) and row.source != source_hash(tuple(entry.blocks))
+        timed["stale"] = row is not None and bool(row.source) and row.source != work_of(name, form)
         timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
         yield Candidate(
             name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),

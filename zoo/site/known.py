@@ -21,8 +21,8 @@ from zoo.measure.latency import Latency
 from zoo.measure.parts import Parts
 from zoo.measure.predict import Calibration
 from zoo.measure.published import published
-from zoo.measure.source_hash import source_hash
 from zoo.measure.store import newest, read_rows, shipped_devices, shipped_rows
+from zoo.measure.work_hash import work_of
 from zoo.selection.figures import in_percent
 from zoo.site.figures import Shown
 from zoo.specs.model import Spec
@@ -130,8 +130,8 @@ class Known:
         return "shipped" if self.entry.tags else "listed" if self.entry.listed else "none"
 
     def is_stale(self, row: Latency) -> bool:
-        """Whether it was measured with an older source of the blocks."""
-        return bool(row.source) and row.source != source_hash(tuple(self.entry.blocks))
+        """Whether the model asks other work of a machine today."""
+        return bool(row.source) and row.source != work_of(self.name, row.form)
 
     @cached_property
     def mixing(self) -> str:

@@ -213,7 +213,7 @@ def _title(arguments: Namespace, shown: list[Candidate]) -> str:
     words = [f"{arguments.form} form, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"]
     words += [] if _is_open(arguments) else [f"{arguments.runtime}, {arguments.dtype}"]
     words += ["~ is a prediction"] if any(candidate.latency == "predicted" for candidate in shown) else []
-    words += ["* was measured before its code changed"] if any(candidate.stale for candidate in shown) else []
+    words += ["* was measured before its operations changed"] if any(candidate.stale for candidate in shown) else []
     return "; ".join(words)
 
 

@@ -142,7 +142,7 @@
     const where = !isTimed() ? "None of these was measured on the chosen device, runtime and form. " : device ? `Latency on ${device.label} (${device.id}), ${runWords(state.run)}, ${state.form} form. ` : "No latency is known. ";
     const beyond = zoo.asked.beyond(state);
     at("again").replaceChildren("In a shell: ", element("code", {}, zoo.asked.command(state)), beyond.length ? `, without ${beyond.join(" and ")}.` : "");
-    at("caption").textContent = `${where}${state.metric || "No accuracy is known"}. Costs are of one input of the size that is named. ~ is a prediction, * was measured before its code changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
+    at("caption").textContent = `${where}${state.metric || "No accuracy is known"}. Costs are of one input of the size that is named. ~ is a prediction, * was measured before its operations changed. 1 MAC is 2 FLOPs; memory is weights and activations held at one time.`;
   }
 
   // What the limits leave, in a sentence: how many, the best, the fastest, and what nobody knows.

@@ -59,7 +59,7 @@ zoo.pages.model = async (main, name) => {
       [family.devices[device] ?? device, ...small(device)], form, zoo.words.run(runtime), number(element("b", {}, time(record, "p50_ms", p50))),
       number(time(record, "low_ms", low), "–", time(record, "high_ms", high)), number(time(record, "p90_ms", p90)),
       number(...(peak ? [figure(peak, bytes(peak), `${record}:peak_bytes`)] : [])),
-      [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "older code" : "")], date, [command(`zoo bench ${name} ${options}`)],
+      [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "other operations" : "")], date, [command(`zoo bench ${name} ${options}`)],
     ]);
     const meaning = self.zooSite.guides ? [element("a", { href: "../guides/measuring.html#verdicts" }, "What verdicts mean"), ". "] : [];
     const older = model.timings.some((row) => row[9]) ? [element("em", {}, "Older code"), ": the source of its blocks has changed since."] : [];
