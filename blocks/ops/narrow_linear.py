@@ -24,9 +24,7 @@ GROUP = 64
 LARGEST = 127
 """Codes are in [-127, 127], so that a weight and its negative are equally far off."""
 FEW = 16
-"""Rows up to which weights are widened in registers; for more of them into memory, part by part, for torch's own product."""
-PART = 2**21
-"""Weights of a part, eight megabytes as floats: most maps are one. Of parts that fit into a core's cache the product repeats more than is gained."""
+"""Rows up to which weights are widened in registers; for more of them into cache, as many outputs at once as a panel has."""
 
 Form = Literal["int8", "bfloat16"]
 FORMS: tuple[Form, ...] = ("int8", "bfloat16")
@@ -106,15 +104,15 @@ def refusal(x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | Non
 
 @implements(OP, "native", unless=refusal)
 def natively(x: Tensor, weight: Tensor, scales: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Few rows by the kernel, many by torch's product with weights that are widened part by part."""
+    """Few rows as their weights are read, many with weights that wait in cache."""
     return NativeLayer(weight, scales, bias)(x)
 
 
 class Layer(ctypes.Structure):
-    """`struct Layer` of the C++ file."""
+    """`struct Layer` of linear.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "scales", "bias")] + [
-        (name, ctypes.c_int64) for name in ("inputs", "outputs")
+        (name, ctypes.c_int64) for name in ("inputs", "outputs", "bytes")
     ]
 
 
@@ -131,29 +129,19 @@ class NativeLayer:
             None if bias is None else bias.float().contiguous(),
         )
         names = dict(zip(("weight", "scales", "bias"), self.held, strict=True))
-        self.layer = Layer(**addresses(names), inputs=self.inputs, outputs=self.outputs)
+        size = self.held[0].element_size()
+        self.layer = Layer(**addresses(names), inputs=self.inputs, outputs=self.outputs, bytes=size)
         self.address = ctypes.addressof(self.layer)
         library = native.library(OP)
-        self.linear, self.widen = library.linear_layer, library.widen_layer  # type: ignore[union-attr]
-        self.linear.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
-        self.widen.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 3
+        self.few, self.many = library.few_rows_of, library.many_rows_of  # type: ignore[union-attr]
+        for function in (self.few, self.many):
+            function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
 
     def __call__(self, x: Tensor) -> Tensor:
         """`narrow_linear` of x (..., I) in float32."""
         x, shape = x.contiguous(), (*x.shape[:-1], self.outputs)
         rows = x.numel() // self.inputs
-        if rows > FEW:
-            return self._in_parts(x.view(-1, self.inputs)).view(shape)
         y = x.new_empty(shape)
-        self.linear(self.address, x.data_ptr(), y.data_ptr(), rows, torch.get_num_threads())
+        kernel = self.few if rows <= FEW else self.many
+        kernel(self.address, x.data_ptr(), y.data_ptr(), rows, torch.get_num_threads())
         return y
-
-    def _in_parts(self, rows: Tensor) -> Tensor:
-        y, step = rows.new_empty(len(rows), self.outputs), max(1, PART // self.inputs)
-        floats = rows.new_empty(min(step, self.outputs), self.inputs)
-        for first in range(0, self.outputs, step):
-            end = min(first + step, self.outputs)
-            self.widen(self.address, floats.data_ptr(), first, end, torch.get_num_threads())
-            torch.mm(rows, floats[: end - first].t(), out=y[:, first:end])
-        bias = self.held[2]
-        return y if bias is None else y.add_(bias)

@@ -89,6 +89,8 @@ INLINE Vec widened(const uint16_t* from, int64_t count = LANES) {
     return (Vec)(__builtin_convertvector(upper, Ints) << 16);
 }
 
+INLINE Vec widened(const float* from, int64_t count = LANES) { return load(from, count); }
+
 // What is wanted soon: rows far apart are not foreseen by the processor. Any address will do.
 INLINE void will_read(const float* address) { __builtin_prefetch(address, 0, 2); }
 INLINE void will_write(const float* address) { __builtin_prefetch(address, 1, 2); }
@@ -100,6 +102,37 @@ INLINE float sum(Vec x) {
     memcpy(fours, &x, sizeof(Vec));
     for (Four four : fours) total += four;
     return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// Rows become columns.
+INLINE void transpose(Vec rows[LANES]) {
+#if defined(__AVX512F__)
+    __m512 *r = (__m512*)rows, t[LANES];
+    auto pairs = [](__m512 a, __m512 b, bool high) __attribute__((always_inline)) {
+        __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+        return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+    };
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)  // of four rows now four columns in each quarter
+        for (int j = 0; j < 4; j++) r[i + j] = pairs(t[i + j / 2], t[i + j / 2 + 2], j % 2);
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_f32x4(r[i + j], r[i + 4 + j], 0x88);
+            t[i + 4 + j] = _mm512_shuffle_f32x4(r[i + j], r[i + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        r[j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0x88);
+        r[8 + j] = _mm512_shuffle_f32x4(t[j], t[8 + j], 0xdd);
+    }
+#else
+    float numbers[LANES][LANES];
+    memcpy(numbers, rows, sizeof(numbers));
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < LANES; j++) rows[i][j] = numbers[j][i];
+#endif
 }
 
 // x where one of the two is NaN. Of a choice whose bound is a constant compilers make more than one instruction.
