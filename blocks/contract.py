@@ -175,6 +175,7 @@ RUNNING = (
         meaning="The width of the output.",
         callers=(
             "blocks.construct",
+            "blocks.steps.rules",
             "blocks.heads.conv_head",
             "blocks.heads.linear_head",
             "blocks.wiring.aggregate",

@@ -19,6 +19,7 @@ from pathlib import Path
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g"
 RUNTIMES = ("libasan.so", "libubsan.so")
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 64, 65, 129)
+FORMS = ("int8", "bfloat16")
 REPORTS = ("AddressSanitizer", "runtime error:")
 
 
@@ -85,6 +86,8 @@ def drive(calls: int, seed: int) -> None:
             (outcome if draw.random() < 0.5 else outputs)(name, inputs, "native", **options)
             if draw.random() < 0.3:
                 _drive_narrow(draw)
+        if draw.random() < 0.1:
+            _drive_steps(draw)
     print("done", calls, flush=True)
 
 
@@ -96,12 +99,37 @@ def _drive_narrow(draw: random.Random) -> None:
 
     rows, inputs, outputs = draw.choice(SIZES), draw.choice(SIZES[1:]), draw.choice(SIZES)
     form = draw.choice(narrow_linear.FORMS)
-    narrow_linear.PART = draw.choice([1, 100, 2**21])
     print("narrow", form, rows, inputs, outputs, flush=True)
     here = {"device": "cpu", "dtype": torch.float32}
     weight, scales = narrow_linear.narrowed(torch.randn(outputs, inputs, **here), form)
     bias = draw.choice([None, torch.randn(outputs, **here)])
     narrow_linear.natively(torch.randn(rows, inputs, **here), weight, scales, bias)
+
+
+def _drive_steps(draw: random.Random) -> None:
+    """Tokens one by one through a small net of odd sizes."""
+    import torch
+
+    import zoo
+    from blocks.narrowing import narrow
+    from zoo.build.deploy import fused
+
+    groups, heads, head_dim = draw.choice([1, 2, 3]), draw.choice([1, 2, 3]), 2 * draw.choice([1, 3, 8, 17, 33])
+    name, rows, begun = (
+        draw.choice(["llama_nano", "jamba_nano", "qwen3_next_nano"]),
+        draw.choice([1, 2, 5]),
+        draw.choice([1, 70]),
+    )
+    own = {"define.attention": {"num_heads": heads * groups, "num_kv_heads": groups, "head_dim": head_dim}}
+    form = draw.choice(["float32", *FORMS])
+    print("steps", name, own, form, rows, begun, flush=True)
+    net = fused(zoo.create(name, own if name == "llama_nano" else None))
+    net = net if form == "float32" else narrow(net, form)  # type: ignore[arg-type]
+    net.write_steps()
+    with torch.no_grad():
+        state = net(torch.randint(0, 200, (rows, begun)), state={}).state
+        for _ in range(3):
+            logits, state = net(torch.randint(0, 200, (rows, 1)), state=state)
 
 
 def control() -> None:

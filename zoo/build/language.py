@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from blocks.context import Context
-from zoo.build.backbone import Backbone
+from blocks.steps import Stepper
+from zoo.build.backbone import Backbone, Stage
+from zoo.build.refusals import FOREIGN, refuse
 from zoo.errors import InputError, Problem
 
 Past = Mapping[str, Any]
@@ -30,6 +32,9 @@ class LanguageModel(Backbone):
     at real tokens: padding before or behind them changes nothing. Without a state nothing is kept, as in training.
     """
 
+    stepper: Stepper | None = None
+    """Of a deployed net: how it goes on by one token."""
+
     def __init__(self, *parts: Any):
         super().__init__(*parts)
         self.reads_slots = True  # recurrent blocks hand things on, so that every pass has a ctx
@@ -48,6 +53,8 @@ class LanguageModel(Backbone):
                 "`zoo.data.pydoc.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
             )
             raise InputError(self.spec.name, Problem("", "token numbers (B, L)", "text", next=step))
+        if ctx is None and (stepped := self._stepped(x, state, mask)) is not None:
+            return stepped
         ctx = self._context(ctx, state, mask)
         if self.out_indices is not None:
             return super().forward(x, ctx)
@@ -62,6 +69,8 @@ class LanguageModel(Backbone):
 
         Costs less than `forward`: of a long prompt only the last position meets the head.
         """
+        if (stepped := self._stepped(x, state, mask)) is not None:
+            return Prediction(stepped.logits.squeeze(1), stepped.state)
         ctx = self._context(None, state, mask)
         features = self.forward_features(x, ctx)
         if mask is None:
@@ -99,6 +108,25 @@ class LanguageModel(Backbone):
         from zoo.build.generation import generate
 
         return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask, **foreign)
+
+    def write_steps(self) -> None:
+        """From now on single tokens are computed by one list of calls (`blocks.steps`), for a net whose weights stay as they are."""
+        stages = [stage for stage in self.stages if isinstance(stage, Stage)]
+        if self.stem is None or self.head is None or any(stage.view is not None for stage in stages):
+            return
+        parts = [part for stage in stages for part in (stage.downsample, *stage.layers, stage.post)]
+        self.stepper = Stepper(self.stem, [part for part in parts if part is not None], self.head)
+
+    def _stepped(self, x: Tensor, state: Past | None, mask: Tensor | None) -> Prediction | None:
+        """One token by the list of calls; None where there is none, or it does not apply."""
+        if self.stepper is None or not state or mask is not None or self.out_indices is not None:
+            return None
+        try:
+            found = self.stepper(x, state)
+        except FOREIGN as error:
+            refuse(error, x, self)
+            raise
+        return None if found is None else Prediction(*found)
 
     def state_size(self, length: int = 0) -> int:
         """Numbers that the state holds for each sequence after `length` tokens."""

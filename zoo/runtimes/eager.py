@@ -9,6 +9,7 @@ from torch import nn
 
 from blocks.narrowing import narrow
 from zoo.build.deploy import packed
+from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem
 from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.net import Flat
@@ -71,4 +72,6 @@ class Eager:
             net = narrow(net, precision)  # type: ignore[arg-type]  # one of its forms
         else:
             net = packed(net) if precision == "float32" else in_precision(net, precision)
+        if isinstance(net, LanguageModel) and signature.state:
+            net.write_steps()
         return TorchSession(Flat(net, signature).eval(), signature, precision, threads, net)
