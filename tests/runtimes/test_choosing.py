@@ -13,8 +13,9 @@ import zoo
 from zoo.runtimes import choosing
 from zoo.runtimes.candidates import PLAIN, Candidate, Plan
 from zoo.runtimes.choosing import Choosing, Chosen, Made, Wish
+from zoo.runtimes.drawing import drawn
 from zoo.runtimes.evidence import Evidence
-from zoo.runtimes.judging import BROKEN, Judge, drawn
+from zoo.runtimes.judging import BROKEN, Judge
 from zoo.runtimes.net import Flat, signature_of
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.signature import Signature
@@ -104,7 +105,7 @@ def tried(
 
     def evidence() -> Evidence:
         x = torch.randn(800, 1, 32, 32, generator=torch.Generator().manual_seed(5))
-        return Evidence(800, lambda start, stop: x[start:stop], None, "random inputs")
+        return Evidence(800, lambda start, stop: (x[start:stop],), None, "random inputs")
 
     plan = Plan(list(kinds), eligible or list(kinds), [])
     choice = Choosing(plan, Wish(max_loss, minutes, True), make, JUDGE, evidence, clock=clock, pause_s=0.0)

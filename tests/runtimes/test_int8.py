@@ -30,8 +30,8 @@ def model() -> zoo.Backbone:
 
 
 def batches_of(model: zoo.Backbone, signature: Signature) -> Iterator[tuple[Tensor, ...]]:
-    for x, _ in evidence_for(model, signature).batches(1):
-        yield (x,)
+    for inputs, _ in evidence_for(model, signature).batches(1):
+        yield inputs
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -41,7 +41,7 @@ def test_int8_keeps_the_answers_and_says_what_it_loses(model: zoo.Backbone, name
     row = fast.report().chosen
     assert row.loss_of == "1,795 labelled pictures: 359 scans in 5 positions" and row.loss_high <= 0.02
     assert 1e-3 < row.error < 0.5  # it is quantised, and not broken
-    x = evidence_for(model, fast.signature).part(0, 32)
+    (x,) = evidence_for(model, fast.signature).part(0, 32)
     assert float((fast(x).argmax(-1) == model(x).argmax(-1)).float().mean()) >= 0.9
 
 

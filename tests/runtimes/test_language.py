@@ -130,9 +130,9 @@ def test_what_narrow_weights_lose_is_the_rise_of_perplexity_on_held_out_text() -
 def test_a_rise_of_perplexity_is_that_of_the_next_tokens_or_expected_of_the_net_itself() -> None:
     before = torch.tensor([0.5, 0.25, 0.25]).log().expand(2, 3, -1)
     after = torch.tensor([0.25, 0.25, 0.5]).log().expand(2, 3, -1)
-    told = _rises(Pair(before, after, torch.tensor([[0, 2], [0, 0]])))
+    told = _rises(Pair((before,), (after,), torch.tensor([[0, 2], [0, 0]])))
     torch.testing.assert_close(told, torch.tensor([0.0, math.log(2)], dtype=torch.float64))
-    own = _rises(Pair(before, after, None))
+    own = _rises(Pair((before,), (after,), None))
     torch.testing.assert_close(own, torch.full((2,), 0.25 * math.log(2), dtype=torch.float64))
     loss = perplexity_rise(told, "text")
     assert loss.value == pytest.approx(2**0.5 - 1)

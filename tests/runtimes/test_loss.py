@@ -90,7 +90,7 @@ def test_a_net_of_digits_is_tried_on_the_scans_that_it_was_not_trained_on() -> N
     assert evidence.size == 1795 and evidence.what == "labelled pictures: 359 scans in 5 positions"
     assert evidence.labels is not None
     with torch.inference_mode():
-        answers = torch.cat([model(x).argmax(-1) for x, _ in evidence.batches(359)])
+        answers = torch.cat([model(*x).argmax(-1) for x, _ in evidence.batches(359)])
     assert float((answers == evidence.labels).float().mean()) > 0.85
 
 
@@ -98,14 +98,14 @@ def test_a_net_without_data_is_tried_on_drawn_pictures_of_its_size() -> None:
     model = zoo.create("starnet_nano", img_size=48)
     evidence = evidence_for(model, signature_of(model))
     assert evidence.size == ENOUGH and evidence.labels is None
-    first, _ = next(evidence.batches(8))
-    assert first.shape == (8, 1, 48, 48) and torch.equal(first, evidence.part(0, 8))
+    (first,), _ = next(evidence.batches(8))
+    assert first.shape == (8, 1, 48, 48) and torch.equal(first, *evidence.part(0, 8))
 
 
 def test_a_model_of_bytes_is_tried_on_text() -> None:
     model = zoo.create("mamba_nano")
     evidence = evidence_for(model, signature_of(model))
-    first, labels = next(evidence.batches(1))
+    (first,), labels = next(evidence.batches(1))
     assert evidence.what == "held-out text" and labels is not None and torch.equal(labels, first[:, 1:])
     assert first.shape == (1, 128) and bytes(first[0].tolist()).decode(errors="replace").isprintable() is not None
 
@@ -120,7 +120,7 @@ def test_pictures_in_folders_called_like_classes_are_labelled(tmp_path: pathlib.
     model = zoo.create("starnet_nano", pretrained=True)
     evidence = evidence_for(model, signature_of(model), tmp_path)
     assert evidence.labels is not None and evidence.labels.tolist() == [3, 3, 7]
-    assert evidence.part(0, 3).shape == (3, 1, 32, 32)
+    assert evidence.part(0, 3)[0].shape == (3, 1, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,6 @@ def test_data_that_say_nothing_are_refused(data: object, message: str) -> None:
 
 
 def test_inputs_left_over_at_the_end_are_not_used() -> None:
-    evidence = Evidence(10, lambda start, stop: torch.arange(start, stop), torch.arange(10), "numbers")
-    parts = [(x.tolist(), None if y is None else y.tolist()) for x, y in evidence.batches(4)]
+    evidence = Evidence(10, lambda start, stop: (torch.arange(start, stop),), torch.arange(10), "numbers")
+    parts = [(x.tolist(), None if y is None else y.tolist()) for (x,), y in evidence.batches(4)]
     assert parts == [([0, 1, 2, 3], [0, 1, 2, 3]), ([4, 5, 6, 7], [4, 5, 6, 7])]

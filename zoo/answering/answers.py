@@ -23,7 +23,8 @@ MAIN = ("logits", "output")
 
 
 class Answering(nn.Module):
-    """Pictures (B, C, H, W), as `zoo.transform` makes them, or clips of them as the net takes these -> the answers of the task, by name. `net` is in evaluation mode.
+    """Pictures (B, C, H, W), as `zoo.transform` makes them, or clips of them as the net takes these, and what else goes into the net -> the answers of the task, by
+    name. `net` is in evaluation mode.
 
     Raises InputError for a net of another task, and for a detector that gives no lists of boxes and scores.
     """
@@ -37,8 +38,8 @@ class Answering(nn.Module):
         suppressed = any(getattr(module, "suppressed", False) is True for module in net.modules())
         self.picking = ({"overlap": 1.0} if suppressed else {}) | picking
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        outputs = self.net(x)
+    def forward(self, x: Tensor, *others: Any) -> dict[str, Tensor]:
+        outputs = self.net(x, *others)
         if self.task == DETECTION:
             return self._picked(outputs)
         if self.task == POSE:

@@ -23,13 +23,13 @@ ANY = "any"
 
 
 class Running(NamedTuple):
-    """A model in a session of its runtime: y = session(x), without the checks of a deployed model."""
+    """A model in a session of its runtime: y = session(x, …), without the checks of a deployed model."""
 
     spec: Any
     session: Session
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.session(x)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.session(*inputs)
 
 
 def engines_named(words: Sequence[str], subject: str) -> list[str]:
@@ -80,11 +80,11 @@ def _problems(one: Runtime, forms: Sequence[str], device: str) -> Iterator[Probl
         yield Problem(name, f"a dtype in which it computes on this machine: {listed(able)}", f"`{one.dtype}`")
 
 
-def running(net: nn.Module, runtime: Runtime, shape: Sequence[int]) -> Running:
-    """A deploy form with plain layers in its runtime, for inputs of one shape. Raises InputError where the runtime cannot run it."""
+def running(net: nn.Module, runtime: Runtime, shapes: Sequence[Sequence[int]]) -> Running:
+    """A deploy form with plain layers in its runtime, for one shape of each input. Raises InputError where the runtime cannot run it."""
     from zoo.runtimes.compiling import deployed_in
     from zoo.runtimes.net import signature_of
 
-    signature = signature_of(net, shape, dynamic="none")
+    signature = signature_of(net, shapes, dynamic="none")
     made = deployed_in(runtime_named(runtime.engine), net, signature, runtime.dtype, runtime.threads)
     return Running(net.spec, made.session)

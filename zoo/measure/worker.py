@@ -94,10 +94,10 @@ def _module(runtime: Runtime) -> tuple[str, str]:
 
 def _in_its_runtime(job: Job) -> Running:
     """The deploy form of a job's model in a runtime that is not torch. What it was made of is given back."""
-    from zoo.build.inputs import meta_input
+    from zoo.build.inputs import meta_inputs
 
-    net = prepared(msgspec.structs.replace(job, runtime=Runtime()), pack_layers=False)
-    made = running(net, job.runtime, tuple(meta_input(net.spec, job.runtime.batch).shape))  # type: ignore[arg-type]
+    net: Any = prepared(msgspec.structs.replace(job, runtime=Runtime()), pack_layers=False)
+    made = running(net, job.runtime, [tuple(x.shape) for x in meta_inputs(net.spec, job.runtime.batch)])
     del net
     _give_back_memory()
     return made

@@ -18,8 +18,9 @@ from zoo.measure.bench import Progress
 from zoo.measure.clock import Clock, CpuClock
 from zoo.runtimes.answers import Comparison
 from zoo.runtimes.candidates import PLAIN, SLOW_TO_MAKE, Candidate, Plan
+from zoo.runtimes.drawing import drawn
 from zoo.runtimes.evidence import Evidence
-from zoo.runtimes.judging import Judge, drawn
+from zoo.runtimes.judging import Judge
 from zoo.runtimes.loss import Loss
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.race import PAUSE_S, Race

@@ -29,11 +29,11 @@ from zoo.runtimes.evidence import Data, evidence_for, reads_digits
 from zoo.runtimes.judging import Judge
 from zoo.runtimes.loss import DEFAULT_MAX_LOSS
 from zoo.runtimes.narrowed import narrows
-from zoo.runtimes.net import signature_of
+from zoo.runtimes.net import Example, signature_of
 from zoo.runtimes.quantised import quantised_in
 from zoo.runtimes.registered import runtime as runtime_named
 from zoo.runtimes.report import Report, Tried, summary_of
-from zoo.runtimes.signature import Signature, shown
+from zoo.runtimes.signature import Signature
 
 MINUTES = 3.0
 
@@ -43,7 +43,7 @@ def deploy(
     runtime: str | Sequence[str] | None = None,
     precision: str | None = None,
     *,
-    example: Tensor | Sequence[int] | None = None,
+    example: Example = None,
     minutes: float | None = None,
     max_loss: float | None = None,
     data: Data = None,
@@ -66,11 +66,13 @@ def deploy(
         fastest is kept. With `auto` that is torch's deploy form where none is faster. A choice is remembered for this machine.
     precision: `float32`, `bfloat16`, `float16`, `int8`, or `auto`, which takes the fastest of them that loses no more than `max_loss`. Where
         there is something to choose it is `auto`, and `float32` for a runtime that is named.
-    example: a tensor, or its shape, for which it is made and timed; one input of the model's own size without it.
+    example: a tensor, or its shape, for which it is made and timed, and of a model of several inputs one for each: `(x, t)`; inputs of the
+        model's own sizes without it.
     minutes: for making and timing, about (3).
     max_loss: the share of right answers that a lower precision may lose (0.005), by the upper end of a 95 % interval. It is measured on `data`:
-        a folder of pictures, in folders that are called like classes, or `(x, y)`; without labels as answers that change, of 500 inputs
-        at least. Without data it is measured on the scans that ship, for nets of digits, and on drawn inputs for all others.
+        a folder of pictures, in folders that are called like classes, or `(x, y)`, all inputs with the classes behind them; without labels
+        as answers that change, or as the relative error of all outputs, of 500 inputs at least. Without data it is measured on the scans
+        that ship, for nets of digits, and on drawn inputs for all others.
     threads: of the deployed model; all cores without it.
     dynamic: `size` takes other batches and sizes as well, where the runtime and the net do, `batch` other batches, `none` the example's shape
         and no other.
@@ -165,7 +167,7 @@ class _Work:
 
     def _summary(self, rows: Sequence[Tried]) -> str:
         chosen = next(row for row in rows if row.outcome == "chosen")
-        return summary_of(chosen, self.name, self.threads, shown(self.signature.inputs[0].example))
+        return summary_of(chosen, self.name, self.threads, self.signature.shown_example)
 
 
 def _with_other_weights(rows: Sequence[Tried], chosen: Tried) -> list[Tried]:

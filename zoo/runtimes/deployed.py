@@ -12,12 +12,12 @@ from torch import Tensor
 
 from blocks.registry.words import raised
 from zoo.build.language import Prediction
-from zoo.errors import InputError, Problem, listed
+from zoo.errors import InputError, Problem, listed, nearest
 from zoo.runtimes.about import About
 from zoo.runtimes.continuing import generate
 from zoo.runtimes.net import first_state, flattened, nested
 from zoo.runtimes.protocol import Runtime, Session
-from zoo.runtimes.signature import Input, Leaf, Signature, refuse_shape, shown
+from zoo.runtimes.signature import Input, Leaf, Signature, refuse_disagreement, refuse_shape, shown
 from zoo.weights.manifest import Preprocess
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class Deployed:
     """y = f(x): images (B, C, H, W) -> logits, a list of maps, or outputs by name; tokens (B, L) -> `.logits`, and `.state` where one was given.
+
+    A model of several inputs takes them as the model does, f(x, t, y) or f(x, t=t, y=y); a mask may be left out, and then all is real.
 
     Without gradients, on the CPU, by any number of threads at once. Tensors of other shapes than `signature` lists are refused with those
     that work. `close()` gives memory and files back; so does forgetting the model.
@@ -77,14 +79,9 @@ class Deployed:
         """What `report` gives from now on."""
         self._report = report
 
-    def __call__(self, x: Tensor, *, state: Mapping[str, Any] | None = None, mask: Any = None) -> Any:
-        if mask is not None:
-            step = "give sequences of one length, or the model itself, which takes a mask"
-            raise InputError(self.about.name, Problem("mask", "none", "a mask", next=step))
+    def __call__(self, x: Tensor, *others: Any, state: Mapping[str, Any] | None = None, **named: Any) -> Any:
         signature = self.signature
-        leaves = self._leaves(x, state)
-        arrays = (_checked(signature.inputs[0], x, self.about.name), *leaves)
-        outputs = self._run(arrays)
+        outputs = self._run((*self._inputs(x, others, named), *self._leaves(x, state)))
         if signature.kind == "tensor":
             return outputs[0]
         if signature.kind == "maps":
@@ -93,6 +90,32 @@ class Deployed:
             return dict(zip(signature.outputs, outputs, strict=True))
         after = nested(signature.state, outputs[1:]) if state is not None else None
         return Prediction(outputs[0], after)
+
+    def _inputs(self, x: Any, others: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
+        """All inputs in their order, checked alone and together. Raises InputError."""
+        name, declared = self.about.name, self.signature.inputs
+        if named.get("mask") is not None and self.signature.kind == "language":
+            step = "give sequences of one length, or the model itself, which takes a mask"
+            raise InputError(name, Problem("mask", "none", "a mask", next=step))
+        names = [one.name for one in declared]
+        given = dict(zip(names, (x, *others), strict=False))
+        strange = [word for word, value in named.items() if word not in names and value is not None]
+        twice = [word for word in named if word in given]
+        given |= named
+        missing = [one.name for one in declared if given.get(one.name) is None and one.dtype != "bool"]
+        if missing or strange or twice or len(others) >= len(names):
+            found = f"no {listed(missing)}" if missing else listed(strange or twice) if strange or twice else "more"
+            near = nearest(strange[0], names) if strange else ""
+            raise InputError(name, Problem("inputs", f"deployed({', '.join(names)})", found, near))
+        hint = "" if self.preprocess is None else PICTURES
+        first = _checked(declared[0], x, name, hint)
+        tensors = [first]
+        for one in declared[1:]:
+            value = given.get(one.name)
+            tensors.append(_hides_nothing(one, declared[0], first) if value is None else _checked(one, value, name))
+        if len(tensors) > 1:
+            refuse_disagreement(declared, [tensor.shape for tensor in tensors], name)
+        return tensors
 
     def generate(self, ids: Any, max_new_tokens: int = 64, **choice: Any) -> Tensor:
         """Continues the prompts `ids` (B, L) of a language model; `choice` as in `zoo.LanguageModel.generate`. Raises InputError."""
@@ -107,11 +130,11 @@ class Deployed:
             raise
         except Exception as error:  # runtimes raise what they like
             found = ", ".join(shown(tuple(x.shape)) for x in arrays[: len(self.signature.inputs)])
-            works = shown(self.signature.inputs[0].example)
+            works = self.signature.shown_example
             problem = Problem("x", f"a shape that {self.runtime} computes, as {works}", f"{found}: {raised(error)}")
             raise InputError(self.about.name, problem) from error
 
-    def _leaves(self, x: Any, state: Mapping[str, Any] | None) -> tuple[Tensor, ...]:
+    def _leaves(self, x: Tensor, state: Mapping[str, Any] | None) -> tuple[Tensor, ...]:
         """The leaves that go in: of a state that was given, or of a sequence that begins."""
         leaves = self.signature.state
         if self.signature.kind != "language" and state is not None:
@@ -123,7 +146,7 @@ class Deployed:
                     self.about.name, Problem("state", "a deployed model that keeps one", "none", next=step)
                 )
             return ()
-        batch = x.shape[0] if isinstance(x, Tensor) and x.ndim else 1
+        batch = int(x.shape[0])
         if not state:
             return first_state(leaves, batch)
         lacking = [leaf.name for leaf in leaves if len(state.get(leaf.path, ())) <= leaf.index]
@@ -164,14 +187,22 @@ class Deployed:
         )
 
 
-def _checked(one: Input, x: Any, subject: str) -> Tensor:
+PICTURES = "`zoo.transform(deployed)` makes them of pictures"
+
+
+def _hides_nothing(one: Input, first: Input, x: Tensor) -> Tensor:
+    """A mask of which all is real, with the free sizes of the first input."""
+    sizes = {first.axis(index): size for index, size in enumerate(x.shape) if first.shape[index] is None}
+    shape = (
+        sizes.get(one.axis(index), one.example[index]) if free is None else free for index, free in enumerate(one.shape)
+    )
+    return torch.ones(tuple(shape), dtype=torch.bool)
+
+
+def _checked(one: Input, x: Any, subject: str, hint: str = "") -> Tensor:
     """A tensor that goes in, without its gradient. Raises InputError with what is wrong and what would be right."""
     if not isinstance(x, Tensor):
-        step = (
-            "torch.as_tensor(x)"
-            if type(x).__module__ == "numpy"
-            else "`zoo.transform(deployed)` makes them of pictures"
-        )
+        step = f"torch.as_tensor({one.name})" if type(x).__module__ == "numpy" else hint
         raise InputError(subject, Problem(one.name, f"a tensor {one.words}", f"a {type(x).__name__}", next=step))
     for problem in _differences(one, x):
         raise InputError(subject, problem)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from zoo.catalog.labels import labels as labels_of
 from zoo.errors import InputError, Problem, listed
-from zoo.runtimes.judging import drawn
+from zoo.runtimes.drawing import drawn
 from zoo.runtimes.loss import ENOUGH, natural_noise
-from zoo.runtimes.signature import Signature, shown
+from zoo.runtimes.signature import Input, Signature, shown
 from zoo.system.file_kinds import PICTURES
 
 LEAST = 500
@@ -24,22 +24,25 @@ LENGTH, LEAST_SEQUENCES, TOKENS = 128, 16, 2 * ENOUGH
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Pixels of the input by which a scan is moved, so that 359 scans make 1,795 pictures."""
 
+PICTURE = ("height", "width")
+"""The last axes of a picture (B, C, H, W), as a signature names them."""
+
 Data = Any
-"""What `zoo.deploy(data=)` takes: a folder of pictures, (x, y), or x alone."""
+"""What `zoo.deploy(data=)` takes: a folder of pictures, (x, y), or x alone; x is one tensor for each input of the model."""
 
 
 class Evidence(NamedTuple):
-    """`size` inputs of a signature's first input, drawn or opened when they are asked for, and where they are known their classes."""
+    """`size` samples of all inputs of a signature, drawn or opened when they are asked for, and where they are known their classes."""
 
     size: int
-    part: Callable[[int, int], Tensor]
-    """Inputs `start` to `stop`, which are at most `size`."""
+    part: Callable[[int, int], tuple[Tensor, ...]]
+    """All inputs of the samples `start` to `stop`, which are at most `size`."""
     labels: Tensor | None
     what: str
     """As a report says it: `labelled pictures of my_folder`."""
 
-    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Parts of exactly `count` inputs; what is left over at the end is not used."""
+    def batches(self, count: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+        """Parts of exactly `count` samples; what is left over at the end is not used."""
         for start in range(0, self.size - count + 1, count):
             stop = start + count
             yield self.part(start, stop), self.labels[start:stop] if self.labels is not None else None
@@ -54,24 +57,56 @@ def evidence_for(model: nn.Module, signature: Signature, data: Data = None) -> E
     if data is not None:
         return _of_folder(model, Path(data)) if isinstance(data, (str, os.PathLike)) else _of_tensors(signature, data)
     first = signature.inputs[0]
+    if len(signature.inputs) > 1:
+        return _drawn(signature)
     if signature.kind == "language" or not first.dtype.startswith("float"):
         return _tokens(model, signature)
     scans = _scans(model, first.example[1:]) if reads_digits(model) else None
-    return scans or _drawn(first.example[1:])
+    return scans or _drawn(signature)
 
 
 def _of_tensors(signature: Signature, data: Data) -> Evidence:
-    x, y = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
-    sizes = tuple(signature.inputs[0].example[1:])
-    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != sizes or x.ndim != 1 + len(sizes):
-        expected = f"a folder, or a tensor {shown((None, *sizes))}, alone or with its classes (N,)"
-        found = shown(tuple(x.shape)) if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise InputError("deploy", Problem("data", expected, found))
-    if y is not None and (not isinstance(y, Tensor) or y.shape != x.shape[:1] or y.is_floating_point()):
-        found = f"{shown(tuple(y.shape))} of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-        raise InputError("deploy", Problem("data", f"whole numbers ({len(x)},), a class for each input", found))
+    """Tensors of the user's, one for each input, and behind them where they are known the classes (N,)."""
+    inputs, given = signature.inputs, tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    places = [index for one in inputs for index in range(len(one.shape)) if one.axis(index) == "batch"]
+    if len(places) < len(inputs):
+        expected = "none: what goes into this model are no samples of one size"
+        raise InputError("deploy", Problem("data", expected, _told(given)))
+    x, labels = given[: len(inputs)], given[len(inputs) :]
+    count = x[0].shape[places[0]] if isinstance(x[0], Tensor) and x[0].ndim else 0
+    fits = [
+        isinstance(one, Tensor) and one.shape == wanted.sized(batch=count)
+        for one, wanted in zip(x, inputs, strict=False)
+    ]
+    if len(x) < len(inputs) or len(labels) > 1 or not all(fits):
+        words = " and ".join(shown(_any_batch(one)) for one in inputs)
+        expected = (
+            f"a folder, or a tensor {words}, alone or with" if len(inputs) == 1 else f"tensors {words}, alone or with"
+        )
+        found = "a list" if isinstance(data, list) else _told(given)
+        raise InputError("deploy", Problem("data", f"{expected} its classes (N,)", found))
+    y = labels[0] if labels else None
+    if y is not None and (not isinstance(y, Tensor) or y.shape != (count,) or y.is_floating_point()):
+        raise InputError("deploy", Problem("data", f"whole numbers ({count},), a class for each input", _told(labels)))
     what = "labelled inputs of yours" if y is not None else "inputs of yours"
-    return _refuse_few(Evidence(len(x), lambda start, stop: x[start:stop], y, what), "data")
+
+    def part(start: int, stop: int) -> tuple[Tensor, ...]:
+        return tuple(one.narrow(place, start, stop - start) for one, place in zip(x, places, strict=True))
+
+    return _refuse_few(Evidence(count, part, y, what), "data")
+
+
+def _any_batch(one: Input) -> tuple[int | None, ...]:
+    """The sizes of an example, of any number of samples."""
+    return tuple(None if one.axis(index) == "batch" else size for index, size in enumerate(one.example))
+
+
+def _told(given: tuple[Any, ...]) -> str:
+    """What was given, as sentences say it: shapes of tensors, the kinds of others."""
+    return " and ".join(
+        f"{shown(tuple(one.shape))} of {one.dtype}" if isinstance(one, Tensor) else f"a {type(one).__name__}"
+        for one in given
+    )
 
 
 def _of_folder(model: nn.Module, folder: Path) -> Evidence:
@@ -89,8 +124,8 @@ def _of_folder(model: nn.Module, folder: Path) -> Evidence:
     labels = torch.tensor([classes[path.parent.name] for path in labelled]) if labelled else None
     what = f"labelled pictures of {folder.name}" if labelled else f"pictures of {folder.name}"
 
-    def opened(start: int, stop: int) -> Tensor:
-        return prepare([open_image(path) for path in chosen[start:stop]])
+    def opened(start: int, stop: int) -> tuple[Tensor, ...]:
+        return (prepare([open_image(path) for path in chosen[start:stop]]),)
 
     return _refuse_few(Evidence(len(chosen), opened, labels, what), str(folder))
 
@@ -130,20 +165,23 @@ def _scans(model: Any, sizes: Sequence[int]) -> Evidence | None:
     moved = torch.cat([x.roll(move, dims=(-2, -1)) for move in MOVES])
     what = f"labelled pictures: {len(x)} scans in {len(MOVES)} positions"
     return Evidence(
-        len(moved), lambda start, stop: moved[start:stop], torch.from_numpy(classes).repeat(len(MOVES)), what
+        len(moved), lambda start, stop: (moved[start:stop],), torch.from_numpy(classes).repeat(len(MOVES)), what
     )
 
 
-def _drawn(sizes: Sequence[int]) -> Evidence:
-    """Pictures with nature's spectrum; for what is no picture normal numbers. Each part has a seed of its own."""
+def _drawn(signature: Signature) -> Evidence:
+    """Pictures with nature's spectrum; for what is no picture normal numbers, and what else goes in. Each part has a seed of its own."""
+    first = signature.inputs[0]
+    is_picture = first.axes[2:] == PICTURE
 
-    def part(start: int, stop: int) -> Tensor:
-        generator = torch.Generator().manual_seed(2 + start)
-        if len(sizes) == 3:
-            return natural_noise((stop - start, *sizes), generator)
-        return torch.randn(stop - start, *sizes, generator=generator)
+    def part(start: int, stop: int) -> tuple[Tensor, ...]:
+        sizes = {"batch": stop - start}
+        x, *others = drawn(signature, 2 + start, **sizes)
+        if is_picture:
+            x = natural_noise(first.sized(**sizes), torch.Generator().manual_seed(2 + start))  # type: ignore[arg-type]
+        return (x, *others)
 
-    return Evidence(ENOUGH, part, None, "pictures drawn with nature's spectrum" if len(sizes) == 3 else "random inputs")
+    return Evidence(ENOUGH, part, None, "pictures drawn with nature's spectrum" if is_picture else "random inputs")
 
 
 def _tokens(model: nn.Module, signature: Signature) -> Evidence:
@@ -166,11 +204,11 @@ def _tokens(model: nn.Module, signature: Signature) -> Evidence:
     longer = (
         signature.with_example((first.example[0], length, *first.example[2:])) if len(first.example) > 1 else signature
     )
-    return _unlabelled(drawn(longer, seed=2, batch=count)[0], "random tokens")
+    return _unlabelled(drawn(longer, 2, batch=count)[0], "random tokens")
 
 
 def _unlabelled(ids: Tensor, what: str) -> Evidence:
-    return Evidence(len(ids), lambda start, stop: ids[start:stop], None, what)
+    return Evidence(len(ids), lambda start, stop: (ids[start:stop],), None, what)
 
 
 def _text(ids: Any, signature: Signature, what: str) -> Evidence:
@@ -186,7 +224,7 @@ def _text(ids: Any, signature: Signature, what: str) -> Evidence:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= first.high:
         raise InputError("deploy", Problem("data", f"tokens in [0, {int(first.high)})", f"{low} to {high}"))
-    return Evidence(len(ids), lambda start, stop: ids[start:stop], ids[:, 1:].long(), what)
+    return Evidence(len(ids), lambda start, stop: (ids[start:stop],), ids[:, 1:].long(), what)
 
 
 def _reads_bytes(model: Any) -> bool:

@@ -5,20 +5,24 @@ L is the length of a sequence of tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.build.inputs import input_size
+from zoo.build.inputs import drawn_inputs, meta_inputs
 from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.exporting.ports import flat
+from zoo.exporting.ports import FREE, IMAGE, Port, flat, ports_of
 from zoo.runtimes.quiet import reason_of
 from zoo.runtimes.signature import Input, Kind, Leaf, Signature, Sizes, shown
-from zoo.specs.inputs import TokenInput
+from zoo.specs.inputs import ImageInput, TokenInput
+from zoo.specs.model import Described
 
+Example = Tensor | Sequence[int] | Sequence[Tensor | Sequence[int]] | None
+"""What a net is made and timed for: a tensor or a shape, or one for each of several inputs."""
 Dynamic = Literal["size", "batch", "none"]
 DYNAMIC: tuple[Dynamic, ...] = ("size", "batch", "none")
 ANOTHER = (32, 64)
@@ -63,35 +67,62 @@ def first_state(leaves: Sequence[Leaf], batch: int) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def signature_of(net: nn.Module, example: Tensor | Sequence[int] | None = None, dynamic: str = "size") -> Signature:
+def signature_of(net: nn.Module, example: Example = None, dynamic: str = "size") -> Signature:
     """What goes into a net and comes out, found by running it.
 
-    example: a tensor, or the shape of one, that the net is compiled, checked and timed with; else one input of the size that the model
-    is made for. dynamic: `size` leaves batch and sizes free, as far as the net itself takes others; `batch` the batch alone; `none` takes
-    the example's shape and no other. Raises InputError.
+    example: a tensor, or the shape of one, that the net is compiled, checked and timed with, and of a net of several inputs one for each;
+    else one input of the size that the model is made for. dynamic: `size` leaves batch and sizes free, as far as the net itself takes
+    others; `batch` the batch alone; `none` takes the example's shape and no other. Raises InputError.
     """
     if dynamic not in DYNAMIC:
         raise InputError("deploy", Problem("dynamic", listed(DYNAMIC), f"`{dynamic}`", nearest(dynamic, DYNAMIC)))
-    beside = getattr(getattr(net, "spec", None), "inputs", ())
-    if beside:
-        found = f"{listed([named.name for named in beside])} beside it"
-        raise InputError("deploy", Problem("", "a net of one input", found))
+    model: Any = net
+    shapes = _shapes(model.spec, example)
     if isinstance(net, LanguageModel):
-        return _of_tokens(net, example, dynamic)
-    return _of_pictures(net, example, dynamic)
+        return _of_tokens(net, shapes[0], dynamic)
+    if type(model.spec.input) is ImageInput and not model.spec.inputs:
+        return _of_pictures(net, shapes[0], dynamic)
+    return _of_ports(net, shapes, dynamic)
 
 
-def _of_pictures(net: Any, example: Tensor | Sequence[int] | None, dynamic: str) -> Signature:
+def _shapes(spec: Described, example: Example) -> list[tuple[int, ...]]:
+    """The shape of each input that is meant. Raises InputError for what is none, and for another number of them."""
+    names = names_in(spec)
+    own = [tuple(x.shape) for x in meta_inputs(spec)]
+    if example is None:
+        return own
+    one_alone = isinstance(example, Tensor) or (
+        isinstance(example, Sequence) and all(type(size) is int for size in example) and len(own) == 1
+    )
+    given = [example] if one_alone else list(example) if isinstance(example, Sequence) else []
+    shapes: list[Any] = [tuple(x.shape) if isinstance(x, Tensor) else x for x in given]
+    sound = [
+        isinstance(shape, Sequence) and not isinstance(shape, str) and all(type(size) is int for size in shape)
+        for shape in shapes
+    ]
+    if isinstance(example, (str, bytes)) or len(shapes) != len(own) or not all(sound):
+        each = f", for each of {listed(names)}" if len(own) > 1 else ""
+        found = f"`{str(example)[:60]}`, of type {type(example).__name__}"
+        expected = f"a tensor, or a shape: {shown(own[0])}{each}"
+        raise InputError("deploy", Problem("example", expected, found))
+    return [tuple(shape) for shape in shapes]
+
+
+def names_in(spec: Described) -> tuple[str, ...]:
+    """What the inputs of a model are called where it is deployed: `ids` or `x`, and the others as its spec calls them."""
+    return ("ids" if isinstance(spec.input, TokenInput) else "x", *(named.name for named in spec.inputs))
+
+
+def _of_pictures(net: Any, shape: tuple[int, ...], dynamic: str) -> Signature:
     declared = net.spec.input
-    shape = _shape(example) or (1, declared.channels, *input_size(declared))
     if len(shape) != 4 or shape[1] != declared.channels or min(shape) < 1:
         expected = f"a shape (B, {declared.channels}, H, W)"
         raise InputError("deploy", Problem("example", expected, shown(shape)))
-    y = _tried(net, shape)
+    y = _tried(net, torch.zeros(*shape))
     if isinstance(y, InputError):
         raise y
     free = dynamic == "size" and not isinstance(
-        _tried(net, (1, shape[1], shape[2] + ANOTHER[0], shape[3] + ANOTHER[1])), InputError
+        _tried(net, torch.zeros(1, shape[1], shape[2] + ANOTHER[0], shape[3] + ANOTHER[1])), InputError
     )
     sizes: Sizes = (
         None if dynamic != "none" else shape[0],
@@ -100,7 +131,50 @@ def _of_pictures(net: Any, example: Tensor | Sequence[int] | None, dynamic: str)
     )
     kind, outputs = _kind_of(net, y)
     least = (1, shape[1], *_smallest(net, shape)) if free else ()
-    return Signature(kind, (Input("x", "float32", sizes, shape, least=least),), outputs)
+    return Signature(kind, (Input("x", "float32", sizes, shape, least=least, axes=IMAGE),), outputs)
+
+
+def _of_ports(net: Any, shapes: Sequence[tuple[int, ...]], dynamic: str) -> Signature:
+    """A net of other inputs than one picture, with those axes free of which the net itself takes other sizes."""
+    examples = [_like(x, shape) for x, shape in zip(drawn_inputs(net.spec), shapes, strict=True)]
+    y = _tried(net, *examples)
+    if isinstance(y, InputError):
+        raise y
+    named = [port.free for port in ports_of(net, examples, FREE).inputs]
+    choices = {"size": (FREE, FREE[:1], ()), "batch": (FREE[:1], ()), "none": ((),)}[dynamic]
+    for words in choices:
+        ports = ports_of(net, examples, words)
+        other = next(ports.others(), None)
+        if other is None or not isinstance(_tried(net, *other), InputError):
+            break
+    kind, outputs = _kind_of(net, y)
+    inputs = [
+        _input(name, port, axes, declared)
+        for name, port, axes, declared in zip(
+            names_in(net.spec), ports.inputs, named, (net.spec.input, *net.spec.inputs), strict=True
+        )
+    ]
+    return Signature(kind, tuple(inputs), outputs)
+
+
+def _input(name: str, port: Port, axes: Mapping[int, str], declared: Any) -> Input:
+    """An input as a runtime meets it, of the port that an exporter meets."""
+    shape = tuple(port.example.shape)
+    sizes = tuple(None if axis in port.free else size for axis, size in enumerate(shape))
+    dtype = str(port.example.dtype).removeprefix("torch.")
+    whole = not port.example.is_floating_point() and port.example.dtype != torch.bool
+    high = getattr(declared, "vocab_size", getattr(declared, "count", 0)) if whole else 0
+    span = port.span[1] if port.span is not None and not whole else 0.0
+    names = tuple(axes.get(axis, "") for axis in range(len(shape)))
+    return Input(name, dtype, sizes, shape, 0, high, axes=names, span=span)
+
+
+def _like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An input of another shape: the values of `x` again and again."""
+    if x.shape == shape:
+        return x.contiguous()
+    count = math.prod(shape)
+    return x.flatten().repeat(-(-count // max(1, x.numel())))[:count].view(shape)
 
 
 def _smallest(net: Any, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -110,7 +184,7 @@ def _smallest(net: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     low, high = 0, min(shape[2:])
     while high - low > 1:
         side = (low + high) // 2
-        y = _tried(net, (1, shape[1], side, side))
+        y = _tried(net, torch.zeros(1, shape[1], side, side))
         fails = isinstance(y, InputError) or any(part.numel() == 0 or not part.isfinite().all() for part in flat(y))
         low, high = (side, high) if fails else (low, side)
     return high, high
@@ -128,39 +202,25 @@ def _kind_of(net: Any, y: Any) -> tuple[Kind, tuple[str, ...]]:
     raise InputError("deploy", Problem(net.spec.name, "a net that returns a tensor, or a list or dict of them", found))
 
 
-def _tried(net: nn.Module, shape: Sequence[int]) -> Any:
-    """What the net answers to an input of zeros of this shape; the error that it raises, as an InputError."""
+def _tried(net: nn.Module, *inputs: Tensor) -> Any:
+    """What the net answers; the error that it raises, as an InputError."""
     try:
-        return net(torch.zeros(*shape))
+        return net(*inputs)
     except InputError as error:
         return error
     except (RuntimeError, ValueError, TypeError, IndexError) as error:  # blocks and torch say it each in their way
-        return InputError(
-            "deploy", Problem("example", "a shape that the model takes", f"{shown(tuple(shape))}: {reason_of(error)}")
-        )
+        shapes = " and ".join(shown(tuple(x.shape)) for x in inputs)
+        expected = "a shape that the model takes" if len(inputs) == 1 else "shapes that the model takes"
+        return InputError("deploy", Problem("example", expected, f"{shapes}: {reason_of(error)}"))
 
 
-def _shape(example: Tensor | Sequence[int] | None) -> tuple[int, ...]:
-    """The shape that is meant, () where none is given. Raises InputError for what is none."""
-    sizes: Any = () if example is None else example.shape if isinstance(example, Tensor) else example
-    if (
-        isinstance(sizes, (str, bytes))
-        or not isinstance(sizes, Sequence)
-        or not all(type(size) is int for size in sizes)
-    ):
-        found = f"`{str(example)[:60]}`, of type {type(example).__name__}"
-        raise InputError("deploy", Problem("example", "a tensor, or a shape: (1, 3, 224, 224)", found))
-    return tuple(sizes)
-
-
-def _of_tokens(net: LanguageModel, example: Tensor | Sequence[int] | None, dynamic: str) -> Signature:
+def _of_tokens(net: LanguageModel, shape: tuple[int, ...], dynamic: str) -> Signature:
     declared: Any = net.spec.input
     assert isinstance(declared, TokenInput)
-    shape = _shape(example) or (1, *input_size(declared))
     if len(shape) != 2 or min(shape) < 1:
         raise InputError("deploy", Problem("example", "a shape (B, L) of tokens", shown(shape)))
     sizes: Sizes = {"size": (None, None), "batch": (None, shape[1]), "none": shape}[dynamic]  # type: ignore[assignment]
-    ids = Input("ids", "int64", sizes, shape, 0, declared.vocab_size)
+    ids = Input("ids", "int64", sizes, shape, 0, declared.vocab_size, axes=("batch", "length"))
     if net.out_indices is not None:
         y = net(torch.zeros(1, SHORT, dtype=torch.long))
         return Signature("maps", (ids,), tuple(f"level_{number}" for number in range(len(y))))

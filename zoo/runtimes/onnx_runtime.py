@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.runtimes.portable import ONNX, free_name, widest, write_graph, written_before
+from zoo.runtimes.portable import ONNX, widest, write_graph, written_before
 from zoo.runtimes.protocol import Session
 from zoo.runtimes.quiet import reason_of, refusing
 from zoo.runtimes.signature import Signature
@@ -93,5 +93,5 @@ def _session(path: Path, signature: Signature, threads: int, of_example: bool) -
         for one in signature.inputs:
             for axis, (free, size) in enumerate(zip(one.shape, one.example, strict=True)):
                 if free is None:
-                    options.add_free_dimension_override_by_name(free_name(one.name, axis), size)
+                    options.add_free_dimension_override_by_name(one.axis(axis), size)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run

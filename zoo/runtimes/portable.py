@@ -18,11 +18,12 @@ from zoo.errors import InputError
 from zoo.exporting.lowering import Layout
 from zoo.exporting.onnx import write_onnx
 from zoo.exporting.ports import Port, Ports
+from zoo.runtimes.drawing import drawn
 from zoo.runtimes.identity import key_of
-from zoo.runtimes.net import ANOTHER, Flat, first_state
+from zoo.runtimes.net import ANOTHER, Flat
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import SIGNATURE
-from zoo.runtimes.signature import Signature, signature_from
+from zoo.runtimes.signature import Input, Signature, Sizes, signature_from
 from zoo.runtimes.torch_files import examples_of
 from zoo.system.strict_json import parse_json
 
@@ -30,8 +31,12 @@ ONNX = "model.onnx"
 WRONG = 0.02
 """A share of the largest output: what is further off at another size is another computation, not rounding."""
 
-MORE = {"float32": ((0, 0, 0), (1, *ANOTHER), (0, -11, 5)), "int64": ((0, 0), (1, 5), (0, -3))}
-"""The steps by which each free size differs from the example where a graph is tried: pictures (B, H, W), tokens (B, L)."""
+MORE: tuple[dict[str, int], ...] = (
+    {},
+    {"batch": 1, "height": ANOTHER[0], "width": ANOTHER[1], "length": 5, "points": 5},
+    {"height": -11, "width": 5, "length": -3, "points": -3},
+)
+"""The steps by which free sizes differ from the example where a graph is tried, by what they count."""
 
 Open = Callable[[Signature], Session]
 
@@ -55,39 +60,40 @@ def widest(net: nn.Module, signature: Signature, write: Callable[[Signature], No
 def _narrower(signature: Signature) -> Iterator[Signature]:
     """As asked for; the batch alone free; nothing free. The state of a language model goes with the length."""
     yield signature
-    if any(None in one.shape[1:] for one in signature.inputs):
-        inputs = tuple(msgspec.structs.replace(one, shape=(one.shape[0], *one.example[1:])) for one in signature.inputs)
+    free = {one.axis(index) for one in signature.inputs for index, size in enumerate(one.shape) if size is None}
+    if "batch" in free and len(free) > 1:
+        inputs = tuple(msgspec.structs.replace(one, shape=_batch_alone(one)) for one in signature.inputs)
         yield msgspec.structs.replace(signature, inputs=inputs, state=())
     if signature.is_dynamic:
         yield msgspec.structs.replace(signature.fixed(), state=())
+
+
+def _batch_alone(one: Input) -> Sizes:
+    """The shape of an input of which no size is free but the number of samples."""
+    sizes = enumerate(zip(one.shape, one.example, strict=True))
+    return tuple(None if free is None and one.axis(index) == "batch" else size for index, (free, size) in sizes)
 
 
 def _agrees(flat: Flat, session: Session, signature: Signature) -> bool:
     """Whether graph and net say the same at the example and at sizes that are all others, even and odd ones."""
     try:
         with torch.no_grad():
-            tried = (_tensors(signature, more) for more in MORE[signature.inputs[0].dtype])
+            tried = (_tensors(signature, more) for more in MORE)
             return all(_close(session(*tensors), flat(*tensors)) for tensors in tried if tensors)
     except Exception:  # a graph that holds sizes of the example fails at others, each runtime in its own way
         return False
 
 
-def _tensors(signature: Signature, more: tuple[int, ...]) -> list[Tensor]:
-    """Drawn inputs whose free sizes are those of the example and so many more; [] for sizes that are not taken."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = []
-    for one in signature.inputs:
-        steps = iter(more)
-        shape = [
-            size + next(steps) if free is None else size for size, free in zip(one.example, one.shape, strict=True)
-        ]
-        if not one.takes(shape):
-            return []
-        if one.dtype == "int64":
-            tensors.append(torch.randint(one.low, max(one.high, one.low + 1), shape, generator=generator))
-        else:
-            tensors.append(torch.randn(shape, generator=generator))
-    return [*tensors, *first_state(signature.state, tensors[0].shape[0])]
+def _tensors(signature: Signature, more: dict[str, int]) -> tuple[Tensor, ...]:
+    """Drawn inputs whose free sizes are those of the example and so many more; () for sizes that are not taken."""
+    sizes = {
+        one.axis(index): size + more[one.axis(index)]
+        for one in signature.inputs
+        for index, (free, size) in enumerate(zip(one.shape, one.example, strict=True))
+        if free is None and one.axis(index) in more
+    }
+    fits = all(one.takes(one.sized(**sizes)) for one in signature.inputs)
+    return drawn(signature, 0, **sizes) if fits else ()
 
 
 def _close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> bool:
@@ -117,13 +123,8 @@ def written_before(
 def write_graph(net: nn.Module, signature: Signature, path: Path, prefers: Layout) -> None:
     """The net as one ONNX file, laid out as its runtime prefers; what it computes, `widest` looks at. Raises InputError."""
     ports = tuple(
-        Port(name, example, {axis: free_name(name, axis) for axis, size in enumerate(one.shape) if size is None})
-        for name, one, example in zip(signature.input_names, signature.tensors, examples_of(signature), strict=True)
+        Port(one.name, example, {axis: one.axis(axis) for axis, size in enumerate(one.shape) if size is None})
+        for one, example in zip(signature.tensors, examples_of(signature), strict=True)
     )
     flat = Flat(net, signature).eval() if signature.state else net
     write_onnx(flat, Ports(ports, signature.output_names), path, force=True, check=False, prefers=prefers)
-
-
-def free_name(name: str, axis: int) -> str:
-    """The name of a free size in the file."""
-    return "batch" if axis == 0 else f"{name}_{axis}"

@@ -18,7 +18,7 @@ from zoo.runtimes.compiling import SIGNATURE
 from zoo.runtimes.deployed import Deployed
 from zoo.runtimes.evidence import Evidence
 from zoo.runtimes.identity import key_of
-from zoo.runtimes.judging import drawn
+from zoo.runtimes.net import first_state
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.quantising import CALIBRATION, quantise
 from zoo.runtimes.signature import Signature, signature_from, signature_json
@@ -68,14 +68,13 @@ def quantised_in(
 def _key(key: str, evidence: Evidence, wish: Wish) -> str:
     """The key of the net, and of what it is calibrated and tried on."""
     digest = hashlib.sha256(f"{key} {evidence.size} {evidence.what} {wish.max_loss}".encode())
-    digest.update(
-        evidence.part(0, min(evidence.size, CALIBRATION)).contiguous().flatten().view(torch.uint8).numpy().data
-    )
+    for x in evidence.part(0, min(evidence.size, CALIBRATION)):
+        digest.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _batches(signature: Signature, evidence: Evidence) -> Iterator[tuple[Tensor, ...]]:
     """Flat inputs of the example's sizes."""
-    others = drawn(signature, seed=0)[1:]
-    for x, _ in evidence.batches(signature.inputs[0].example[0]):
-        yield (x, *others)
+    state = first_state(signature.state, signature.samples)
+    for inputs, _ in evidence.batches(signature.samples):
+        yield (*inputs, *state)

@@ -33,6 +33,10 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bounds of integers, `high` left out; 0 and 0 say nothing."""
     least: tuple[int, ...] = ()
     """Where sizes are free: the smallest that leave something to compute; () says 1."""
+    axes: tuple[str, ...] = ()
+    """What the sizes count: `batch`, `height`. Free ones of one name are the same in all inputs; one without a name stands alone."""
+    span: float = 0.0
+    """Of numbers: drawn ones lie in [0, span); 0 draws normal ones."""
 
     @property
     def is_dynamic(self) -> bool:
@@ -46,6 +50,15 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         least = self.least or (1,) * len(self.shape)
         sizes = zip(shape, self.shape, least, strict=True)
         return all(size >= smallest if wanted is None else size == wanted for size, wanted, smallest in sizes)
+
+    def axis(self, index: int) -> str:
+        """The name of an axis, as a graph has it where its size is free."""
+        named = self.axes[index] if self.axes else "batch" if index == 0 else ""
+        return named or f"{self.name}_{index}"
+
+    def sized(self, **sizes: int) -> tuple[int, ...]:
+        """The sizes of the example, those of the axes of these names but as they are given."""
+        return tuple(sizes.get(self.axis(index), size) for index, size in enumerate(self.example))
 
     @property
     def words(self) -> str:
@@ -75,6 +88,10 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The name of the input; the output has `.after` behind it."""
         return f"state.{self.path}.{self.index}"
 
+    def axis(self, index: int) -> str:
+        """The name of an axis, as a graph has it where its size is free."""
+        return "batch" if index == 0 else f"{self.name}_{index}"
+
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The flat inputs and outputs of a net. With `state` the leaves follow the inputs going in, and the outputs coming out."""
@@ -86,6 +103,12 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: tuple[Leaf, ...] = ()
 
     @property
+    def samples(self) -> int:
+        """How many samples the examples hold; 1 where there is no axis of them, as of the points of molecules."""
+        first = self.inputs[0]
+        return next((size for index, size in enumerate(first.example) if first.axis(index) == "batch"), 1)
+
+    @property
     def tensors(self) -> tuple[Input | Leaf, ...]:
         """All that goes in, in order."""
         return (*self.inputs, *self.state)
@@ -93,7 +116,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def input_names(self) -> tuple[str, ...]:
         """The names of all that goes in, the leaves included, in their order."""
-        return (*(one.name for one in self.inputs), *(leaf.name for leaf in self.state))
+        return tuple(one.name for one in self.tensors)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -105,12 +128,26 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether any size of an input is free."""
         return any(one.is_dynamic for one in self.inputs)
 
+    @property
+    def lengths_are_free(self) -> bool:
+        """Whether a free size counts steps of a sequence, or points."""
+        return any(
+            size is None and one.axis(index) in ("length", "points")
+            for one in self.inputs
+            for index, size in enumerate(one.shape)
+        )
+
     def fixed(self) -> Signature:
         """The same for inputs of exactly the sizes of the examples."""
         inputs = tuple(msgspec.structs.replace(one, shape=one.example) for one in self.inputs)
-        batch = inputs[0].example[0]
+        batch = self.samples
         leaves = (msgspec.structs.replace(leaf, shape=(batch, *leaf.shape[1:])) for leaf in self.state)
         return msgspec.structs.replace(self, inputs=inputs, state=tuple(leaves))
+
+    @property
+    def shown_example(self) -> str:
+        """The sizes of the examples, as people read them: `(1, 3, 224, 224)`, or `(1, 4, 32, 32) and (1,)`."""
+        return " and ".join(shown(one.example) for one in self.inputs)
 
     def with_example(self, *shapes: Sequence[int]) -> Signature:
         """The same with other sizes of its examples, one shape for each input. Raises InputError for a shape that an input does not take."""
@@ -119,6 +156,20 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             refuse_shape(one, shape)
             inputs.append(msgspec.structs.replace(one, example=tuple(shape)))
         return msgspec.structs.replace(self, inputs=tuple(inputs))
+
+
+def refuse_disagreement(inputs: Sequence[Input], shapes: Sequence[Sequence[int]], subject: str = "deployed") -> None:
+    """Raises InputError for tensors whose shapes each go in, and not together: of another number of samples, or another length."""
+    known: dict[str, tuple[str, int]] = {}
+    for one, shape in zip(inputs, shapes, strict=True):
+        for index, size in enumerate(shape):
+            if one.shape[index] is not None:
+                continue
+            axis = one.axis(index)
+            name, first = known.setdefault(axis, (one.name, size))
+            if size != first:
+                expected = f"a tensor whose {axis} is {first}, as that of `{name}`"
+                raise InputError(subject, Problem(one.name, expected, shown(tuple(shape))))
 
 
 def shown(shape: Sequence[int | str | None]) -> str:
@@ -178,6 +229,8 @@ def _problems(signature: Signature) -> Iterator[Problem]:
     for one in signature.inputs:
         if one.least and len(one.least) != len(one.shape):
             yield Problem(one.name, f"{len(one.shape)} smallest sizes", shown(one.least))
+        elif one.axes and len(one.axes) != len(one.shape):
+            yield Problem(one.name, f"{len(one.shape)} names of axes", shown(one.axes))
         elif not one.takes(one.example):
             yield Problem(one.name, f"an example of shape {shown(one.shape)}", shown(one.example))
     if len(set(signature.input_names)) < len(signature.input_names):

@@ -17,6 +17,7 @@ from zoo.build.deploy import fused
 from zoo.catalog.external import External
 from zoo.errors import InputError, Problem, ProblemsError, listed
 from zoo.exporting.recurrences import recorded_ops
+from zoo.runtimes.drawing import drawn
 from zoo.runtimes.net import Flat
 from zoo.runtimes.quiet import refusing
 from zoo.runtimes.signature import Signature
@@ -98,17 +99,24 @@ def _made(record: NetRecord) -> nn.Module:
 
 
 def examples_of(signature: Signature, least: int = 1) -> tuple[Tensor, ...]:
-    """A tensor for each input and leaf of the state, of the sizes of the example, or of `least` where a free size is less: zeros, which are
-    tokens as well. A state has as many samples as the inputs."""
-    batch = signature.inputs[0].example[0]
-    examples = (*(one.example for one in signature.inputs), *((batch, *leaf.first[1:]) for leaf in signature.state))
-    return tuple(
+    """A tensor for each input and leaf of the state, of the sizes of the example, or of `least` where a free size is less: drawn ones, and
+    zeros for the state, which has as many samples as the inputs."""
+    small = {
+        one.axis(index): least
+        for one in signature.inputs
+        for index, (free, size) in enumerate(zip(one.shape, one.example, strict=True))
+        if free is None and size < least
+    }
+    inputs = drawn(signature, 0, **small)[: len(signature.inputs)]
+    batch = small.get("batch", signature.samples)
+    leaves = (
         torch.zeros(
-            [max(size, least) if free is None else size for size, free in zip(example, one.shape, strict=True)],
-            dtype=getattr(torch, one.dtype),
+            [batch, *(max(size, least) if free is None else size for size, free in zip(leaf.first[1:], leaf.shape[1:], strict=True))],
+            dtype=getattr(torch, leaf.dtype),
         )
-        for one, example in zip(signature.tensors, examples, strict=True)
-    )
+        for leaf in signature.state
+    )  # fmt: skip
+    return (*inputs, *leaves)
 
 
 def exported(
@@ -116,14 +124,14 @@ def exported(
 ) -> torch.export.ExportedProgram:
     """The net as a program of torch.export with flat tensors; `alone` in operators of torch, without the zoo's. Raises InputError."""
     flat = Flat(net, signature).eval()
-    count, zeros = len(signature.inputs), examples_of(signature, least=2)
-    inputs = (x.to(getattr(torch, precision)) if x.is_floating_point() else x for x in zeros[:count])
-    examples = [*inputs, *zeros[count:]]
+    count, drawn_ones = len(signature.inputs), examples_of(signature, least=2)
+    inputs = (x.to(getattr(torch, precision)) if x.is_floating_point() else x for x in drawn_ones[:count])
+    examples = [*inputs, *drawn_ones[count:]]
     free = [
         {axis: torch.export.Dim.AUTO for axis, size in enumerate(one.shape) if size is None}
         for one in signature.tensors
     ]
-    is_long = any(None in one.shape[1:] for one in signature.inputs if one.dtype == "int64")
+    is_long = signature.lengths_are_free
     ops = recorded_ops("scan" if is_long else "unrolled", is_long) if alone else contextlib.nullcontext()
     with refusing(runtime, "a net that torch.export can follow"), torch.no_grad(), ops:
         program = torch.export.export(flat, tuple(examples), dynamic_shapes={"tensors": tuple(free)}, strict=False)

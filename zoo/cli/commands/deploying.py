@@ -37,9 +37,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--threads", type=whole(1), default=None, help="of the model (default: those of torch)")
     add_batch(parser)
     parser.add_argument(
-        "--size", default="", metavar="H,W", help="of the pictures (default: those that the model is made for)"
+        "--size", default="", metavar="H,W", help="of the pictures or clips (default: those that the model is made for)"
     )
-    parser.add_argument("--length", type=whole(1), default=None, help="of the sequences, in tokens")
+    parser.add_argument("--length", type=whole(1), default=None, help="of the sequences, in tokens or steps")
     parser.add_argument(
         "--max-loss",
         type=positive,
@@ -105,16 +105,29 @@ def _model(arguments: Namespace) -> Any:
     )
 
 
-def _example(model: Any, arguments: Namespace) -> tuple[int, ...]:
-    """The shape that is measured. Raises InputError for a size that is none."""
-    from zoo.build.inputs import meta_input
+def _example(model: Any, arguments: Namespace) -> list[tuple[int, ...]]:
+    """The shape of each input that is measured. Raises InputError for a size that is none, or that no input has."""
+    from zoo.build.inputs import meta_inputs
+    from zoo.exporting.ports import axes_of
+    from zoo.runtimes.signature import shown
 
-    shape = list(meta_input(model.spec, arguments.batch).shape)
-    if arguments.size and len(shape) == 4:
-        shape[2:] = _sides(arguments.size)
-    if arguments.length is not None and len(shape) == 2:
-        shape[1] = arguments.length
-    return tuple(shape)
+    shapes = [list(x.shape) for x in meta_inputs(model.spec, arguments.batch)]
+    axes, wanted = axes_of(model.spec.input), dict[str, int]()
+    if arguments.size:
+        wanted |= dict(zip(("height", "width"), _sides(arguments.size), strict=True))
+    if arguments.length is not None:
+        wanted["length"] = arguments.length
+    for name, size in wanted.items():
+        if name not in axes:
+            option = "--length" if name == "length" else "--size"
+            problem = Problem(option, f"a size that its input {shown(shapes[0])} has", f"a {name}")
+            raise InputError("deploy", problem)
+        axis = axes.index(name)
+        before = shapes[0][axis]
+        for shape in shapes:
+            if axis < len(shape) and shape[axis] == before:
+                shape[axis] = size
+    return [tuple(shape) for shape in shapes]
 
 
 def _sides(text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Runs the model of this folder: `python run.py PICTURE...`, or `python run.py INPUT.npy [--out OUTPUT.npz]`.
 
+A model of several inputs reads them by their names of one `INPUT.npz`, which `numpy.savez("INPUT.npz", x=x, t=t)` writes.
 Needs numpy and the runtime that `deployed.json` names, and Pillow for pictures. The net is in the files beside this one; pre-processing,
 names of classes and what goes in are in `deployed.json`.
 """
@@ -28,7 +29,9 @@ Run = Callable[[Arrays], Arrays]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 where an input could not be used; the others are answered all the same."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, or arrays that numpy.save wrote")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures, or arrays that numpy.save or numpy.savez wrote"
+    )
     parser.add_argument("--out", default="", metavar="FILE.npz", help="write the outputs of an array by their names")
     parser.add_argument("--threads", type=int, default=0, help="default: as the model was deployed with")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each input")
@@ -82,8 +85,18 @@ def check_machine(needs: dict[str, Any]) -> None:
 
 def answer(name: str, record: dict[str, Any], run: Run, options: argparse.Namespace) -> None:
     """Runs one input and prints what comes out."""
-    if name.endswith(".npy"):
-        arrays = inputs_of(np.load(name, allow_pickle=False), record)
+    declared = record["signature"]["inputs"]
+    if name.endswith(".npz"):
+        with np.load(name, allow_pickle=False) as file:
+            arrays = inputs_of(dict(file), record)
+    elif len(declared) > 1:
+        names = [one["name"] for one in declared]
+        example = ", ".join(f"{each}={each}" for each in names)
+        raise Refusal(
+            f"expected one INPUT.npz with all inputs, which numpy.savez('INPUT.npz', {example}) writes; found another file"
+        )
+    elif name.endswith(".npy"):
+        arrays = inputs_of({declared[0]["name"]: np.load(name, allow_pickle=False)}, record)
     elif record["about"]["preprocess"] is None:
         raise Refusal(
             "expected an array that numpy.save wrote, INPUT.npy; found another file: this model reads no pictures"
@@ -119,21 +132,54 @@ def tell_classes(name: str, logits: np.ndarray[Any, Any], labels: list[str], as_
             print(f"{name}: " + ", ".join(f"{labels[index]} {share:.1%}" for index, share in best))
 
 
-def inputs_of(x: np.ndarray[Any, Any], record: dict[str, Any]) -> Arrays:
-    """The array, checked, and the state of a sequence that has not begun. Raises Refusal with the shape that is taken."""
-    one = record["signature"]["inputs"][0]
-    shape = one["shape"]
+def inputs_of(given: dict[str, np.ndarray[Any, Any]], record: dict[str, Any]) -> Arrays:
+    """The arrays in their order, checked, and the state of a sequence that has not begun. Raises Refusal with what is taken."""
+    declared = record["signature"]["inputs"]
+    missing = [one["name"] for one in declared if one["name"] not in given and one["dtype"] != "bool"]
+    strange = sorted(set(given) - {one["name"] for one in declared})
+    if missing or strange:
+        wanted = ", ".join(one["name"] for one in declared)
+        raise Refusal(
+            f"expected arrays of the names {wanted}; found {'no ' + ', '.join(missing) if missing else ', '.join(strange)}"
+        )
+    arrays: Arrays = []
+    sizes: dict[str, tuple[str, int]] = {}
+    for one in declared:
+        x = given.get(one["name"])
+        if x is None:  # a mask that hides nothing
+            x = np.ones(
+                [
+                    size if size is not None else sizes.get(one["axes"][axis], ("", one["example"][axis]))[1]
+                    for axis, size in enumerate(one["shape"])
+                ],
+                bool,
+            )
+        arrays.append(checked(one, x, len(declared) > 1))
+        for axis, (size, free) in enumerate(zip(x.shape, one["shape"], strict=True)):
+            word = one["axes"][axis] if one["axes"] else ""
+            if free is None and word:
+                of, first = sizes.setdefault(word, (one["name"], size))
+                if size != first:
+                    raise Refusal(
+                        f"{one['name']}: expected an array whose {word} is {first}, as that of {of}; found {x.shape}"
+                    )
+    leaves = record["signature"]["state"]
+    return [*arrays, *(np.zeros((arrays[0].shape[0], *leaf["first"][1:]), leaf["dtype"]) for leaf in leaves)]
+
+
+def checked(one: dict[str, Any], x: np.ndarray[Any, Any], named: bool) -> np.ndarray[Any, Any]:
+    """An array as the net takes it. Raises Refusal with the shape that is taken."""
+    shape, subject = one["shape"], f"{one['name']}: " if named else ""
     least = one["least"] or [1] * len(shape)
     sizes = zip(x.shape, shape, least, strict=False)
     fits = len(shape) == x.ndim and all(size >= low if free is None else size == free for size, free, low in sizes)
     if not fits:
         wanted = ", ".join(f"from {low}" if size is None else str(size) for size, low in zip(shape, least, strict=True))
-        raise Refusal(f"expected an array of shape ({wanted}); found {x.shape}")
+        raise Refusal(f"{subject}expected an array of shape ({wanted}); found {x.shape}")
     if one["high"] and x.size and not (one["low"] <= x.min() and x.max() < one["high"]):
-        raise Refusal(f"expected numbers in [{one['low']:g}, {one['high']:g}); found some in [{x.min()}, {x.max()}]")
-    leaves = record["signature"]["state"]
-    first = [np.zeros((x.shape[0], *leaf["first"][1:]), leaf["dtype"]) for leaf in leaves]
-    return [np.ascontiguousarray(x, one["dtype"]), *first]
+        found = f"some in [{x.min()}, {x.max()}]"
+        raise Refusal(f"{subject}expected numbers in [{one['low']:g}, {one['high']:g}); found {found}")
+    return np.ascontiguousarray(x, one["dtype"])
 
 
 def input_names(record: dict[str, Any]) -> list[str]:
