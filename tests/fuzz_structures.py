@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 import tests.fuzz as plain
 from tests.fuzz import Target, command, fuzz
+from tests.measure.rows import block_row
 from zoo.artifacts.client import Reference
 from zoo.artifacts.lock import lock
 from zoo.artifacts.lockfile import Lock, read_lock
@@ -284,16 +285,19 @@ def accept_lock(data: bytes) -> None:
 
 def accept_rows(data: bytes) -> None:
     """What may be imported can be entered, read back, and shown."""
-    devices, rows = read_rows(_file(data, "rows.jsonl"))
-    for one in [*devices, *rows]:
+    found = read_rows(_file(data, "rows.jsonl"))
+    for one in [*found.devices, *found.rows, *found.blocks]:
         text = msgspec.json.encode(one)
         assert msgspec.json.decode(text, type=type(one)) == one
-    for row in rows:
+    for row in found.rows:
         assert (
             f"{row.model} {row.device} {row.reason} {row.source} {row.anchor}".isprintable()
             and 0 < row.p50_ms <= row.p90_ms
             and row.throughput > 0
         )
+    for block in found.blocks:
+        assert f"{block.block} {block.device} {block.reason} {block.source} {block.anchor}".isprintable()
+        assert 0 < block.low_ms <= block.p50_ms <= block.high_ms and block.anchor_ms > 0
 
 
 def accept_stored(data: bytes) -> None:
@@ -302,12 +306,18 @@ def accept_stored(data: bytes) -> None:
     with store._db:
         for table, row in (
             ("rows", ("x", "d", "e", "2026", data)),
+            ("blocks", ("x", "d", "e", "2026", data)),
             ("devices", ("x", data)),
             ("samples", ("j", 0, data)),
         ):
             marks = ", ".join("?" * len(row))
             store._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
-    store.rows(shipped=False), store.samples("j"), [device.id for device in store.devices()]
+    (
+        store.rows(shipped=False),
+        store.block_rows(shipped=False),
+        store.samples("j"),
+        [device.id for device in store.devices()],
+    )
 
 
 STORE: list[Any] = []
@@ -341,7 +351,8 @@ def targets() -> dict[str, Target]:
     ]
     row = msgspec.to_builtins(shipped_rows()[0])
     device = msgspec.to_builtins(shipped_devices()[0])
-    rows = [json.dumps({"row": row}).encode(), json.dumps({"device": device}).encode()]
+    block = msgspec.to_builtins(block_row())
+    rows = [json.dumps(line).encode() for line in ({"row": row}, {"device": device}, {"block": block})]
     STORE[:] = [Store(Path(FOLDER.name, "m.sqlite"))]
     locks = [
         json.dumps(
@@ -355,7 +366,7 @@ def targets() -> dict[str, Target]:
         "values of a record": Target([plain._record(name) for name in ("starnet_nano", "mambaout_nano")], values_mutation, accept_record),
         "values of a lock": Target(locks, values_mutation, accept_lock),
         "values of a row": Target(rows, values_mutation, accept_rows),
-        "stored values": Target([json.dumps(one).encode() for one in (row, device)], values_mutation, accept_stored),
+        "stored values": Target([json.dumps(one).encode() for one in (row, device, block)], values_mutation, accept_stored),
     }  # fmt: skip
 
 

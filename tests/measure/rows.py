@@ -6,7 +6,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+from zoo.measure.block_latency import BlockLatency
+from zoo.measure.block_latency import compose as compose_block
 from zoo.measure.latency import Latency, Runtime, Sample, compose
+from zoo.measure.source_hash import source_hash
 from zoo.measure.store import Store
 
 FACTS: dict[str, Any] = {
@@ -25,6 +28,16 @@ def quiet(centre: float = 10.0) -> list[Sample]:
 
 def row(centre: float = 10.0, **facts: object) -> Latency:
     return compose({**FACTS, **facts}, quiet(centre))
+
+
+def block_row(centre: float = 1.0, **facts: object) -> BlockLatency:
+    """The row of a block by itself, of today's code."""
+    block = str(facts.get("block", "core/mlp@1"))
+    usual = {
+        "block": block, "device": "xeon-2c-0", "runtime": Runtime(), "input": [1, 196, 64], "params": 33_088, "macs": 6_422_528,
+        "source": source_hash((block,)), "date": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return compose_block({**usual, **facts}, [sample([centre * (1 + 0.01 * i)] * 3) for i in range(5)])
 
 
 def hammer(path: Path, seed: int) -> None:

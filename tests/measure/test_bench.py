@@ -22,9 +22,10 @@ from zoo import cli
 from zoo.errors import InputError
 from zoo.measure import bench as module
 from zoo.measure import store, this_device, worker
-from zoo.measure.bench import Progress, jobs_for, run, usual_anchor
+from zoo.measure.bench import jobs_for, run, usual_anchor
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import compose
+from zoo.measure.processes import Progress
 from zoo.measure.store import Store
 from zoo.measure.worker import Answer, Plan
 from zoo.system import children
@@ -261,7 +262,7 @@ def test_the_command_prints_rows_and_exports_clean_ones(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected names of models, or --all; found none"),
+        ([], "expected names of models, --all or --blocks; found none"),
         ([SMALL, "--threads", "0,x"], "--threads expected whole numbers from 1, with commas between; found 0, x"),
         ([SMALL, "--form", "deplay"], "--form expected one of `train` or `deploy`; found `deplay`; nearest `deploy`"),
         (["no_*_net"], "no_*_net expected a pattern that some model matches; found none"),

@@ -19,10 +19,11 @@ from zoo.catalog.sources import spec
 from zoo.errors import InputError
 from zoo.measure import calibrate as module
 from zoo.measure import store as stores
-from zoo.measure.bench import Progress, glance, jobs_for
+from zoo.measure.bench import glance, jobs_for
 from zoo.measure.calibrate import Pace, calibrate, predict, time_pieces
 from zoo.measure.device import Device, Fingerprint
 from zoo.measure.latency import Latency, Runtime, compose
+from zoo.measure.processes import Progress
 from zoo.measure.store import Store
 from zoo.measure.work_hash import work_of
 from zoo.measure.worker import Job

@@ -17,13 +17,13 @@ import pytest
 
 from blocks.registry import words
 from blocks.registry.words import is_name
-from tests.measure.rows import FACTS, hammer, quiet, row, sample
+from tests.measure.rows import FACTS, block_row, hammer, quiet, row, sample
 from zoo.errors import InputError
 from zoo.measure import store as module
 from zoo.measure.device import Device, Fingerprint, recognise, same_machine
 from zoo.measure.latency import Runtime, compose
 from zoo.measure.predict import read, runtime_key
-from zoo.measure.row_checks import device_problems, row_problems
+from zoo.measure.row_checks import block_problems, device_problems, row_problems
 from zoo.measure.store import MIGRATIONS, Store, export_rows, import_rows, newest, read_rows
 
 DEVICE = Device("cpu", "Xeon(R) Processor", "GenuineIntel", "avx2", 2, 23.5, True, Fingerprint(200.0, 20.0, 0.5))
@@ -31,7 +31,8 @@ DEVICE = Device("cpu", "Xeon(R) Processor", "GenuineIntel", "avx2", 2, 23.5, Tru
 
 @pytest.fixture(autouse=True)
 def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "SHIPPED", tmp_path / "none.jsonl")
+    for name in ("SHIPPED", "SHIPPED_BLOCKS"):
+        monkeypatch.setattr(module, name, tmp_path / "none.jsonl")
 
 
 @pytest.fixture
@@ -85,6 +86,37 @@ def test_every_bad_line_of_an_import_is_named_and_nothing_is_entered(tmp_path: P
         assert store.rows() == []
 
 
+def test_rows_of_blocks_are_written_read_and_entered_like_those_of_models(tmp_path: Path, path: Path) -> None:
+    one = block_row()
+    export_rows([row()], [DEVICE], tmp_path / "theirs.jsonl", [one])
+    assert read_rows(tmp_path / "theirs.jsonl") == ([DEVICE], [row()], [one])
+    with Store(path) as store:
+        assert [import_rows(store, tmp_path / "theirs.jsonl") for _ in range(2)] == [2, 0]
+        (entered,) = store.block_rows(block="core/mlp@1", threads=1, shipped=False)
+        assert (entered.id, entered.origin, store.block_rows(block="core/gelu@1")) == (one.id, "theirs.jsonl", [])
+    first, _ = newest([one, block_row(2.0, date="2026-02-01"), block_row(device="other-2c-0")])
+    assert first.p50_ms == 2.04
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"block": "core/<b>"}, "block"),
+        ({"p50_ms": -1.0}, "p50_ms"),
+        ({"p50_ms": 9.0}, "high_ms"),
+        ({"ratio": float("inf")}, "ratio"),
+        ({"macs": -1}, "macs"),
+        ({"input": []}, "input"),
+        ({"processes": 0}, "processes"),
+        ({"date": "3026-01-01"}, "date"),
+        ({"device": "a b"}, "device"),
+    ],
+)
+def test_a_row_of_a_block_that_cannot_have_been_measured_is_refused(wrong: dict[str, object], where: str) -> None:
+    assert block_problems(block_row()) == []
+    assert where in [problem.where for problem in block_problems(msgspec.structs.replace(block_row(), **wrong))]
+
+
 def test_shipped_rows_stand_beside_the_own_ones(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     export_rows([row(3.0)], [DEVICE], tmp_path / "shipped.jsonl")
     monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped.jsonl")
@@ -134,7 +166,7 @@ def test_a_file_of_a_newer_zoo_is_refused_and_stays(path: Path) -> None:
         store.add([row()])
     change(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"found one of version 4, which a newer zoo wrote; next: `pip install -U"):
+    with pytest.raises(InputError, match=r"found one of version 5, which a newer zoo wrote; next: `pip install -U"):
         Store(path)
     assert path.read_bytes() == before and not list(path.parent.glob("m.sqlite.set-aside-*"))
 
@@ -397,7 +429,7 @@ def test_machines_of_one_name_are_told_apart_by_what_they_do(other: Fingerprint)
 
 def test_written_rows_are_read_back(tmp_path: Path) -> None:
     export_rows([row()], [DEVICE], tmp_path / "rows.jsonl")
-    assert read_rows(tmp_path / "rows.jsonl") == ([DEVICE], [row()])
+    assert read_rows(tmp_path / "rows.jsonl") == ([DEVICE], [row()], [])
 
 
 def test_a_good_file_that_another_locks_is_not_set_aside(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.measure.rows import block_row
 from zoo import catalog
+from zoo.measure.store import export_rows
 from zoo.site import guides
 from zoo.site.build import Site, write_site
 from zoo.site.render import render
@@ -33,12 +35,17 @@ that is a graph, a net of clips."""
 IMAGES = [name for name in MODELS if catalog.entry(name).task == "image-classification"]
 
 
+ALONE = [block_row(device="xeon-2c-699df0ef"), block_row(2.0, block="core/layer_norm@1", source="0" * 12)]
+"""Rows of blocks by themselves, which a site is given in a file: of today's code, and of older code on a machine without a label."""
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("data")
+    export_rows([], [], home / "blocks.jsonl", ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_DATA", str(home))
-        made = write_site(tmp_path_factory.mktemp("site") / "out", MODELS)
+        made = write_site(tmp_path_factory.mktemp("site") / "out", MODELS, [home / "blocks.jsonl"])
         write_guides(made.folder)
         yield made
 

@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 import zoo
-from tests.site.conftest import MODELS
+from blocks.registry.words import short_name
+from tests.site.conftest import ALONE, MODELS
 from zoo import catalog
 from zoo.measure.latency import Latency
+from zoo.measure.store import shipped_blocks
 from zoo.site.build import Site
 from zoo.site.known import Known
 
@@ -85,7 +87,7 @@ def figures(pages: list[Figures], kind: str) -> Iterator[tuple[Figure, list[str]
 
 def test_every_kind_of_record_is_known(pages: list[Figures]) -> None:
     kinds = {figure.record.partition(":")[0] for page in pages for figure in page.found}
-    assert kinds == {"cost", "row", "printed", "weights", "count", "task", "total"}
+    assert kinds == {"cost", "row", "block", "printed", "weights", "count", "task", "total"}
 
 
 def test_costs_are_those_of_the_profiles_that_ship(pages: list[Figures]) -> None:
@@ -101,6 +103,20 @@ def test_latencies_are_those_of_the_rows(pages: list[Figures], rows: dict[str, A
     for figure, (number, field) in found:
         assert figure.value == rows[number][field], figure
     assert len(found) > 100
+
+
+def test_figures_of_blocks_by_themselves_are_those_of_their_rows(
+    pages: list[Figures], rendered: dict[str, str]
+) -> None:
+    known = {row.id[:12]: row for row in [*ALONE, *shipped_blocks().blocks]}
+    found = list(figures(pages, "block"))
+    for figure, (number, field) in found:
+        assert figure.value == getattr(known[number], field), figure
+        assert figure.page == f"blocks/{short_name(known[number].block)}.html"
+    assert {field for _, (_, field) in found} == {"p50_ms", "low_ms", "high_ms", "ratio", "params", "macs"}
+    mlp, norm = (rendered[f"blocks/{name}.html"].partition('id="alone"')[2] for name in ("mlp", "layer_norm"))
+    assert "<code>zoo bench --blocks mlp</code>" in mlp and "1 x 196 x 64" in mlp and ALONE[0].anchor in mlp
+    assert "older code" in norm and "2026-01-01" in norm
 
 
 def test_accuracies_are_those_that_are_printed_or_of_weights(pages: list[Figures]) -> None:

@@ -23,7 +23,9 @@ from zoo.build.inputs import meta_input
 from zoo.catalog.collection import Collection
 from zoo.catalog.published import backbone_spec
 from zoo.errors import InputError, Problem
-from zoo.measure.store import SHIPPED, Store, export_rows, read_rows
+from zoo.measure.block_latency import BlockLatency
+from zoo.measure.source_hash import source_hash
+from zoo.measure.store import SHIPPED, SHIPPED_BLOCKS, Store, export_rows, read_rows
 from zoo.specs.inputs import TokenInput
 from zoo.specs.model import Spec
 from zoo.specs.read import read_bytes, read_file
@@ -87,6 +89,12 @@ class Names:
             return [self.in_tree(value) for value in node]
         return self.new if isinstance(node, str) and node in self.spellings else node
 
+    def in_row(self, row: BlockLatency) -> BlockLatency:
+        """The same row of a block, under the new name if it is of the old one."""
+        if row.block != self.old:
+            return row
+        return msgspec.structs.replace(row, block=self.new, source=source_hash((self.new,)))
+
     def check(self, before: Spec, after: Spec) -> None:
         """Raises InputError unless the specs differ in the name alone."""
         if self.in_tree(before.plain()["spec"]) != after.plain()["spec"]:
@@ -142,10 +150,11 @@ def _collection(names: Names, folder: pathlib.Path) -> list[Renamed]:
             manifest = read_manifest(path)
             facts = _rename_inside(names, home.weights / manifest.source.partition(":")[2])
             write_manifest(msgspec.structs.replace(manifest, digest=after.digest, **facts), path)
-    shipped = home.data / SHIPPED
-    if shipped.is_file():
-        devices, rows = read_rows(shipped)
-        export_rows([_carried(row, digests) or row for row in rows], devices, shipped)
+    for shipped in (home.data / SHIPPED, home.data / SHIPPED_BLOCKS):
+        if shipped.is_file():
+            found = read_rows(shipped)
+            rows = [_carried(row, digests) or row for row in found.rows]
+            export_rows(rows, found.devices, shipped, [names.in_row(row) for row in found.blocks])
     carried = _carry_rows(digests)
     return [
         Renamed(name, before.digest, after.digest, len(manifests[name]), carried.get(before.digest, 0))

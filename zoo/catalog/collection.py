@@ -5,7 +5,7 @@ A collection is a folder:
     <family>.toml         specs, one file per family
     index.json            what the catalogue knows of each model: `zoo index` writes it
     weights/              <model>.<tag>.json, and the bytes of embedded weights beside it
-    data/                 profiles.json, parts.json, loads.json, latency.jsonl, published.toml
+    data/                 profiles.json, parts.json, loads.json, latency.jsonl, blocks.jsonl, published.toml
 
 A model of the namespace `acme` is called `acme/<variant>` wherever a user meets it; in the folder it has its bare name.
 """

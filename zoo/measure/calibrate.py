@@ -24,7 +24,7 @@ from zoo.catalog.listing import list_models
 from zoo.catalog.names import Model
 from zoo.catalog.sources import spec as find_spec
 from zoo.errors import InputError, Problem
-from zoo.measure.bench import Progress, glance, jobs_for, usual_anchor
+from zoo.measure.bench import glance, jobs_for, usual_anchor
 from zoo.measure.clock import measure, on_threads
 from zoo.measure.coverage import Errors, checked
 from zoo.measure.design import GLANCE, Look, explored
@@ -34,6 +34,7 @@ from zoo.measure.latency_model import Law, Seen, Subject, deviations
 from zoo.measure.load import batched, loads
 from zoo.measure.load_counter import load_of
 from zoo.measure.predict import Calibration, Prediction, calibrate_command, known_threads, read, runtime_key
+from zoo.measure.processes import Progress
 from zoo.measure.segments import piece_times, pieces
 from zoo.measure.store import Store, newest
 from zoo.measure.this_device import this_device

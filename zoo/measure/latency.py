@@ -110,6 +110,11 @@ class Latency(Row, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
         return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(self, origin=""))).hexdigest()[:32]
 
     @property
+    def measures(self) -> str:
+        """What the row is of: the digest of a model, whatever it is called."""
+        return self.digest
+
+    @property
     def ms(self) -> float:
         """The median, as predictions and candidates call it."""
         return self.p50_ms

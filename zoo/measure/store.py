@@ -2,7 +2,8 @@
 
 Rows are content-addressed, so merging is idempotent and its order is nothing. A file that is damaged or not ours is renamed, with
 a sentence, and never written to; one of a newer zoo is refused and stays. A row or device that cannot be read, because a newer zoo or
-damage made it, is passed over with one warning. Rows that ship with the package are read beside the user's own.
+damage made it, is passed over with one warning. Rows that ship with the package are read beside the user's own. A row is that of a model,
+or of a block by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from filelock import FileLock
@@ -25,14 +26,16 @@ from filelock import FileLock
 from blocks.registry.words import printable
 from zoo.catalog.collection import collections
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.measure.block_latency import BlockLatency
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency, Sample
-from zoo.measure.row_checks import device_problems, is_past, row_problems
-from zoo.system.folders import data_folder, write_whole
+from zoo.measure.row_checks import block_problems, device_problems, is_past, row_problems
+from zoo.system.folders import data_folder, data_path, write_whole
 
 log = logging.getLogger("zoo")
 
-SHIPPED = "latency.jsonl"
+FILE = "measurements.sqlite"
+SHIPPED, SHIPPED_BLOCKS = "latency.jsonl", "blocks.jsonl"
 APPLICATION = 0x7A6F6F31
 """SQLite's own field for whose file it is: "zoo1"."""
 MIGRATIONS = (
@@ -56,6 +59,9 @@ MIGRATIONS = (
     INSERT INTO glances SELECT * FROM rows WHERE CAST(row AS TEXT) LIKE '%"processes":1,%';
     DELETE FROM rows WHERE id IN (SELECT id FROM glances);
     """,
+    """
+    CREATE TABLE blocks (id TEXT PRIMARY KEY, device TEXT NOT NULL, block TEXT NOT NULL, date TEXT NOT NULL, row BLOB NOT NULL);
+    """,
 )
 """Step i brings a file of version i to version i + 1. A published step is never changed."""
 
@@ -67,6 +73,7 @@ MOST_TOLD = 20
 """Bad lines of an import that are named before the rest is given up."""
 
 T = TypeVar("T")
+R = TypeVar("R", Latency, BlockLatency)
 _told: set[tuple[str, str]] = set()
 """(file, kind) of what this process has warned of."""
 
@@ -75,7 +82,7 @@ class Store:
     """Open it with `with`. Every call raises InputError where the file cannot be read or written."""
 
     def __init__(self, path: Path | None = None):
-        self.path = path or data_folder() / "measurements.sqlite"
+        self.path = path or data_folder() / FILE
         self._db = _opened(self.path)
 
     def __enter__(self) -> Store:
@@ -116,9 +123,13 @@ class Store:
         """Enters rows of one process, which are no measurements but tell `zoo calibrate` something; returns how many were new."""
         return self._add("glances", rows)
 
-    def _add(self, place: str, rows: Iterable[Latency]) -> int:
+    def add_blocks(self, rows: Iterable[BlockLatency]) -> int:
+        """Enters the rows of blocks that are not there yet; returns how many those were."""
+        return self._add("blocks", rows)
+
+    def _add(self, place: str, rows: Iterable[Latency | BlockLatency]) -> int:
         before = self._db.total_changes
-        data = [(row.id, row.device, row.digest, row.date, msgspec.json.encode(row)) for row in rows]
+        data = [(row.id, row.device, row.measures, row.date, msgspec.json.encode(row)) for row in rows]
         self._write(f"INSERT OR IGNORE INTO {place} VALUES (?, ?, ?, ?, ?)", data)
         return self._db.total_changes - before
 
@@ -129,14 +140,19 @@ class Store:
         """
         found = {row.id: row for row in shipped_rows()} if shipped else {}
         for place in ("rows", "glances") if glances else ("rows",):
-            found |= {row.id: row for row in self._own(place, wanted.get("device"))}
-        kept = [row for row in found.values() if all(_value(row, name) == value for name, value in wanted.items())]
-        return sorted(kept, key=lambda row: (row.date, row.id))
+            found |= {row.id: row for row in self._own(place, Latency, wanted.get("device"))}
+        return _kept(found.values(), wanted)
 
-    def _own(self, place: str, device: str | None) -> Iterator[Latency]:
+    def block_rows(self, shipped: bool = True, **wanted: Any) -> list[BlockLatency]:
+        """Rows of blocks, the oldest first, chosen as `rows` are."""
+        found = {row.id: row for row in shipped_blocks().blocks} if shipped else {}
+        found |= {row.id: row for row in self._own("blocks", BlockLatency, wanted.get("device"))}
+        return _kept(found.values(), wanted)
+
+    def _own(self, place: str, kind: type[T], device: str | None) -> Iterator[T]:
         query = f"SELECT row FROM {place}" + (" WHERE device = ?" if device is not None else "")
         values = () if device is None else (device,)
-        return _decoded(self.path, Latency, (data for (data,) in self._read(query, *values)))
+        return _decoded(self.path, kind, (data for (data,) in self._read(query, *values)))
 
     # samples of a run that is under way
 
@@ -223,38 +239,58 @@ def _decoded(path: Path, kind: type[T], values: Iterable[Any]) -> Iterator[T]:
         log.warning(text, path, len(bad), kind.__name__, bad[0][:200])
 
 
-def export_rows(rows: Iterable[Latency], devices: Iterable[Device], path: Path) -> None:
+class Lines(NamedTuple):
+    """What a file of measurements holds."""
+
+    devices: list[Device]
+    rows: list[Latency]
+    blocks: list[BlockLatency]
+
+
+def export_rows(
+    rows: Iterable[Latency], devices: Iterable[Device], path: Path, blocks: Iterable[BlockLatency] = ()
+) -> None:
     """JSON lines: the devices, then the rows, each with its kind. Whole or not at all."""
-    lines = [{"device": device} for device in sorted(devices, key=lambda device: device.id)]
-    order = sorted(rows, key=lambda row: (row.model, row.form, row.device, row.runtime.key, row.date))
-    text = b"\n".join(msgspec.json.encode(line) for line in [*lines, *({"row": row} for row in order)])
-    write_whole(path, text + b"\n")
+    lines: list[dict[str, Any]] = [{"device": device} for device in sorted(devices, key=lambda device: device.id)]
+    lines += [{"row": row} for row in sorted(rows, key=lambda row: (row.model, *_place(row)))]
+    lines += [{"block": row} for row in sorted(blocks, key=lambda row: (row.block, *_place(row)))]
+    write_whole(path, b"\n".join(msgspec.json.encode(line) for line in lines) + b"\n")
+
+
+def _place(row: Latency | BlockLatency) -> tuple[str, ...]:
+    return row.form, row.device, row.runtime.key, row.date
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     device: Device | None = None
     row: Latency | None = None
+    block: BlockLatency | None = None
+
+    def problems(self) -> list[Problem]:
+        found = device_problems(self.device) if self.device else []
+        found += row_problems(self.row) if self.row else []
+        return found + (block_problems(self.block) if self.block else [])
 
 
-def read_rows(path: Path) -> tuple[list[Device], list[Latency]]:
+def read_rows(path: Path) -> Lines:
     """What `export_rows` wrote. Raises InputError naming the lines that are neither a device nor a row, or none that can have been."""
-    devices, rows, problems = [], [], []
-    for number, line in enumerate(_lines(path), 1):
+    found, problems = Lines([], [], []), []
+    for number, text in enumerate(_lines(path), 1):
         try:
-            found = msgspec.json.decode(line, type=_Line)
+            line = msgspec.json.decode(text, type=_Line)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            problems.append(Problem(f"line {number}", "a device or a row of `zoo.latency/1`", str(error)[:300]))
+            expected = "a device, or a row of `zoo.latency/1` or `zoo.block-latency/1`"
+            problems.append(Problem(f"line {number}", expected, str(error)[:300]))
         else:
-            against = device_problems(found.device) if found.device else []
-            against += row_problems(found.row) if found.row else []
-            problems += [problem._replace(where=f"line {number}: {problem.where}") for problem in against]
-            devices += [found.device] if found.device else []
-            rows += [found.row] if found.row else []
+            problems += [problem._replace(where=f"line {number}: {problem.where}") for problem in line.problems()]
+            found.devices.extend([line.device] if line.device else [])
+            found.rows.extend([line.row] if line.row else [])
+            found.blocks.extend([line.block] if line.block else [])
         if len(problems) >= MOST_TOLD:
             break
     if problems:
         raise InputError(str(path), problems)
-    return devices, rows
+    return found
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -274,22 +310,41 @@ def import_rows(store: Store, path: Path) -> int:
     """Enters foreign rows, each with the name of the file it came from as its origin, whatever it says; returns how many were new.
 
     Raises InputError, and enters nothing, where one of them cannot have been measured."""
-    devices, rows = read_rows(path)
-    for device in devices:
+    found, origin = read_rows(path), printable(path.name)
+    for device in found.devices:
         store.add_device(device)
-    return store.add(msgspec.structs.replace(row, origin=printable(path.name)) for row in rows)
+    blocks = store.add_blocks(msgspec.structs.replace(row, origin=origin) for row in found.blocks)
+    return blocks + store.add(msgspec.structs.replace(row, origin=origin) for row in found.rows)
 
 
 def shipped_rows() -> list[Latency]:
-    """The rows that came with the collections."""
-    return [row for path in _shipped() for row in _read_shipped(path)[1]]
+    """The rows of models that came with the collections."""
+    return [row for path in _shipped(SHIPPED) for row in _read_shipped(path).rows]
 
 
 def shipped_devices() -> list[Device]:
-    return list({device.id: device for path in _shipped() for device in _read_shipped(path)[0]}.values())
+    """The devices of these rows."""
+    return list({device.id: device for path in _shipped(SHIPPED) for device in _read_shipped(path).devices}.values())
 
 
-def _read_shipped(path: Path) -> tuple[list[Device], list[Latency]]:
+def shipped_blocks() -> Lines:
+    """The rows of blocks that came with the collections, and their devices."""
+    found = [_read_shipped(path) for path in _shipped(SHIPPED_BLOCKS)]
+    devices = {device.id: device for lines in found for device in lines.devices}
+    return Lines(list(devices.values()), [], [row for lines in found for row in lines.blocks])
+
+
+def block_rows(block: str) -> list[BlockLatency]:
+    """The newest rows of a block, one for each device and runtime: those that ship, and this user's own where he has measured any."""
+    if (data_path() / FILE).is_file():
+        with Store() as store:
+            rows = store.block_rows(block=block)
+    else:
+        rows = [row for row in shipped_blocks().blocks if row.block == block]
+    return sorted(newest(rows), key=lambda row: (row.device, row.runtime.key))
+
+
+def _read_shipped(path: Path) -> Lines:
     """Nothing, with one warning, where a plugin ships what cannot be read."""
     try:
         return read_rows(path)
@@ -297,20 +352,20 @@ def _read_shipped(path: Path) -> tuple[list[Device], list[Latency]]:
         if (str(path), "shipped") not in _told:
             _told.add((str(path), "shipped"))
             log.warning("passed over the shipped measurements of %s", error)
-        return [], []
+        return Lines([], [], [])
 
 
-def _shipped() -> list[Path]:
-    paths = [collection.data / SHIPPED for collection in collections().values()]
+def _shipped(name: str) -> list[Path]:
+    paths = [collection.data / name for collection in collections().values()]
     return [path for path in paths if path.is_file()]
 
 
-def newest(rows: Iterable[Latency]) -> Iterator[Latency]:
-    """The last clean one of rows of the same model, form, device and runtime, or the last. A date that has not been is before all:
+def newest(rows: Iterable[R]) -> Iterator[R]:
+    """The last clean one of rows of the same model or block, form, device and runtime, or the last. A date that has not been is before all:
     the clock was wrong, and may have been set back since."""
-    best: dict[tuple[str, ...], Latency] = {}
+    best: dict[tuple[str, ...], R] = {}
     for row in sorted(rows, key=lambda row: (row.verdict == "clean", row.date if is_past(row.date) else "")):
-        best[row.digest, row.form, row.device, row.runtime.key] = row
+        best[row.measures, row.form, row.device, row.runtime.key] = row
     yield from best.values()
 
 
@@ -321,7 +376,13 @@ def check_device(store: Store, device: str, subject: str) -> None:
         raise InputError(subject, Problem("device", f"this or {listed(known)}", f"`{device}`", nearest(device, known)))
 
 
-def _value(row: Latency, name: str) -> Any:
+def _kept(rows: Iterable[R], wanted: dict[str, Any]) -> list[R]:
+    """Those with such values, the oldest first."""
+    kept = [row for row in rows if all(_value(row, name) == value for name, value in wanted.items())]
+    return sorted(kept, key=lambda row: (row.date, row.id))
+
+
+def _value(row: Latency | BlockLatency, name: str) -> Any:
     return getattr(row if hasattr(row, name) else row.runtime, name)
 
 

@@ -11,7 +11,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -28,6 +28,8 @@ ANCHOR = "mobilenetv4_conv_small"
 STATUS = "/proc/self/status"
 CLOCKS = "clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_throttle_reasons.active"
 
+P = TypeVar("P")
+
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One figure to find: a model as `zoo.create` takes it, its form, and how to run it."""
@@ -37,6 +39,16 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     form: Literal["train", "deploy"]
     runtime: Runtime
     device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def subject(self) -> str:
+        """What is run."""
+        return self.model
+
+    @property
+    def title(self) -> str:
+        """The whole job in words."""
+        return f"{self.model} {self.form} {self.runtime.key}"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -175,13 +187,22 @@ def _sample(job: Job, model: Callable[..., Any], anchor: nn.Module, seconds: flo
         output = model(*inputs)
         if not all(bool(torch.isfinite(value).all()) for value in _tensors(output)):
             raise ValueError("its outputs are not finite")
-        short = min(0.03, seconds)
-        first = measure(lambda: anchor(beside), short, 3, clock)
-        _reset_peak(job.device)
-        timing = measure(lambda: model(*inputs), seconds, 5, clock)
-        peak = _peak(job.device) - before
-        last = measure(lambda: anchor(beside), short, 3, clock)
-    clocks = query_gpu(CLOCKS) if job.device == "cuda" else ""
+        version = "" if job.runtime.is_torch else version_of(job.runtime.engine)
+        return sampled(lambda: model(*inputs), lambda: anchor(beside), clock, seconds, job.device, before, version)
+
+
+def sampled(
+    call: Callable[[], Any], anchor: Callable[[], Any], clock: Clock, seconds: float, device: str, before: int = 0, version: str = "",
+) -> Sample:  # fmt: skip
+    """A call, timed for `seconds` between two shorter looks at the anchor. `before` are the bytes that the process held without what is
+    called; `version` is that of a runtime which is not torch."""
+    short = min(0.03, seconds)
+    first = measure(anchor, short, 3, clock)
+    _reset_peak(device)
+    timing = measure(call, seconds, 5, clock)
+    peak = _peak(device) - before
+    last = measure(anchor, short, 3, clock)
+    clocks = query_gpu(CLOCKS) if device == "cuda" else ""
     return Sample(
         timing.ms,
         timing.cpu_ms,
@@ -191,7 +212,7 @@ def _sample(job: Job, model: Callable[..., Any], anchor: nn.Module, seconds: flo
         max(0, peak),
         str(torch.__version__),
         clocks,
-        "" if job.runtime.is_torch else version_of(job.runtime.engine),
+        version,
     )
 
 
@@ -245,8 +266,9 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def main() -> int:
-    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+def serve(kind: type[P], work: Callable[[P], Iterator[Answer]]) -> int:
+    """Answers the plan on stdin with a line for each job, on stdout."""
+    plan = msgspec.json.decode(sys.stdin.buffer.read(), type=kind)
     out = sys.stdout.buffer
     with contextlib.redirect_stdout(sys.stderr):  # a model that prints does not garble the answers
         for answer in work(plan):
@@ -256,4 +278,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(Plan, work))

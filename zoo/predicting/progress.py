@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from zoo.display.console import duration
-from zoo.measure.bench import Progress
+from zoo.measure.processes import Progress
 
 QUIET_SECONDS = 2.0
 """For which nobody needs to be told how far it is."""

@@ -14,8 +14,8 @@ import msgspec
 import torch
 
 from zoo.errors import InputError, Problem
-from zoo.measure.bench import Progress
 from zoo.measure.clock import Clock, CpuClock
+from zoo.measure.processes import Progress
 from zoo.runtimes.answers import Comparison
 from zoo.runtimes.candidates import PLAIN, SLOW_TO_MAKE, Candidate, Plan
 from zoo.runtimes.drawing import drawn

@@ -19,7 +19,7 @@ from zoo.build.language import LanguageModel
 from zoo.catalog.runtimes import asked
 from zoo.display.console import complain
 from zoo.errors import InputError, Problem
-from zoo.measure.bench import Progress
+from zoo.measure.processes import Progress
 from zoo.runtimes import choices
 from zoo.runtimes.candidates import PLAIN, Candidate, Plan, plan_for
 from zoo.runtimes.choosing import Choosing, Made, Wish

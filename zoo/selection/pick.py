@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.errors import InputError, Problem
-from zoo.measure.bench import Progress, jobs_for, run
+from zoo.measure.bench import jobs_for, run
 from zoo.measure.engines import runtime_meant
 from zoo.measure.latency import TORCH, Latency
 from zoo.measure.predict import calibrate_command
+from zoo.measure.processes import Progress
 from zoo.measure.published import METRIC
 from zoo.measure.worker import Job
 from zoo.selection.evaluation import Trial, trial

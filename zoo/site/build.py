@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -157,8 +158,11 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
         yield f"assets/specs/{volume.letter}.js", entry("zooSpecs", volume.letter, volume.specs)
     for info in infos:
         yield address("blocks", info.name), render("block.html", **shared, root="../", title=info.name, info=info)
+    alone = defaultdict(list)
+    for row in sorted(found.blocks, key=lambda row: (row.device, row.runtime.key)):
+        alone[row.block].append(row)
     for kind, alike in groupby(sorted(infos, key=attrgetter("kind")), attrgetter("kind")):
-        facts = {info.name: block_facts(info, known) for info in alike}
+        facts = {info.name: block_facts(info, known, alone[info.id], devices) for info in alike}
         yield f"assets/blocks/{kind}.js", entry("zooBlocks", kind, facts)
     yield "blocks/index.html", render("blocks.html", **shared, root="../", title="Blocks", infos=infos)
     read = [guides.guide(name) for name in guides.names()] if whole else []

@@ -16,6 +16,7 @@ import msgspec
 from blocks.registry import BlockInfo
 from blocks.registry.schema import words
 from blocks.registry.words import printable, short_name
+from zoo.measure.block_latency import BlockLatency
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
@@ -161,8 +162,10 @@ MOST_USERS = 12
 """Models whose share of a block is told on the block's page."""
 
 
-def block_facts(info: BlockInfo, models: Iterable[Known]) -> dict[str, Any]:
-    """`models` are those of the site."""
+def block_facts(
+    info: BlockInfo, models: Iterable[Known], alone: Iterable[BlockLatency], devices: Mapping[str, Device]
+) -> dict[str, Any]:
+    """`models` are those of the site, `alone` the rows of the block by itself."""
     users = [known for known in models if info.id in known.entry.blocks]
     families = Counter(known.entry.family for known in users)
     return {
@@ -177,9 +180,20 @@ def block_facts(info: BlockInfo, models: Iterable[Known]) -> dict[str, Any]:
             for name, param in info.params.items()
         ],
         "learned": list(task_table().scores(info.name).items()),
+        "alone": [_alone(row, devices.get(row.device)) for row in alone],
         "uses": _uses(info.name, users)[:MOST_USERS],
         "families": sorted(families.items()),
     }
+
+
+def _alone(row: BlockLatency, device: Device | None) -> list[Any]:
+    """The last are the options with which `zoo bench --blocks` measures it again."""
+    threads = f" --threads {row.runtime.threads}" if row.runtime.threads != 1 else ""
+    cuda = " --device cuda" if device and device.kind == "cuda" else ""
+    return [
+        label(device) if device else "", row.device, row.runtime.key, row.input, row.params, row.macs, row.p50_ms, row.low_ms, row.high_ms,
+        row.ratio, row.anchor, row.verdict, row.is_stale, row.date[:10], row_record(row), threads + cuda,
+    ]  # fmt: skip
 
 
 def _default(value: Any) -> str:

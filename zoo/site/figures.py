@@ -4,6 +4,7 @@ A record is named `KIND:SUBJECT:FIELD`, by which a reader of the page's source, 
 
     cost:NAME:FORM:FIELD      profiles.json of the model's collection
     row:ID:FIELD              the row of `latency.jsonl`, or of --store, whose content has a hash that begins so
+    block:ID:FIELD            the row of `blocks.jsonl`, or of --store, likewise
     printed:NAME:accuracy     published.toml
     weights:NAME.TAG:METRIC   the manifest of weights that ship, or their line in weights/<family>.toml
     count:NAME:PLACE:FIELD    `zoo profile NAME --by stage`, `--by block`; counted when the site was built
@@ -17,6 +18,7 @@ import html
 from typing import NamedTuple
 
 from zoo.display.console import count, size
+from zoo.measure.block_latency import BlockLatency
 from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
 
@@ -49,9 +51,9 @@ def memory(name: str, form: str) -> Shown:
     return Shown(value, size(value), f"cost:{name}:{form}:weight_bytes+peak_activation_bytes")
 
 
-def row_record(row: Latency) -> str:
+def row_record(row: Latency | BlockLatency) -> str:
     """Twelve digits tell a row from all others that a site has."""
-    return f"row:{row.id[:12]}"
+    return f"{'row' if isinstance(row, Latency) else 'block'}:{row.id[:12]}"
 
 
 def timed(row: Latency, field: str = "p50_ms") -> Shown:

@@ -16,12 +16,13 @@ from zoo import catalog
 from zoo.catalog.manifests import published as listed_weights
 from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem
+from zoo.measure.block_latency import BlockLatency
 from zoo.measure.device import Device
 from zoo.measure.latency import Latency
 from zoo.measure.parts import Parts
 from zoo.measure.predict import Calibration
 from zoo.measure.published import published
-from zoo.measure.store import newest, read_rows, shipped_devices, shipped_rows
+from zoo.measure.store import newest, read_rows, shipped_blocks, shipped_devices, shipped_rows
 from zoo.measure.work_hash import work_of
 from zoo.selection.figures import in_percent
 from zoo.site.figures import Shown
@@ -56,25 +57,27 @@ class Accuracy(NamedTuple):
 
 
 class Measurements(NamedTuple):
-    """Rows, the newest of each kind; predictions; and the devices that they are of."""
+    """Rows of models and of blocks by themselves, the newest of each kind; predictions; and the devices that they are of."""
 
     rows: list[Latency]
+    blocks: list[BlockLatency]
     calibrations: list[Calibration]
     devices: list[Device]
 
 
 def measurements(files: Sequence[Path] = ()) -> Measurements:
     """What ships, and what files hold: JSON lines of `zoo bench --export`, or what `zoo calibrate --json` printed. Raises InputError."""
-    rows, devices, calibrations = shipped_rows(), shipped_devices(), []
+    alone = shipped_blocks()
+    rows, blocks, devices, calibrations = shipped_rows(), alone.blocks, [*shipped_devices(), *alone.devices], []
     for path in files:
         calibration = _calibration(path)
         if calibration is not None:
             calibrations.append(calibration)
             continue
-        more_devices, more_rows = read_rows(path)
-        rows, devices = rows + more_rows, devices + more_devices
+        found = read_rows(path)
+        rows, blocks, devices = rows + found.rows, blocks + found.blocks, devices + found.devices
     by_id = {device.id: device for device in devices}
-    return Measurements(list(newest(rows)), calibrations, list(by_id.values()))
+    return Measurements(list(newest(rows)), list(newest(blocks)), calibrations, list(by_id.values()))
 
 
 def _calibration(path: Path) -> Calibration | None:

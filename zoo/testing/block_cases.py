@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -186,27 +186,35 @@ class Subject:
             self._lived_in[key] = perturbed(self.build(space, **params))
         return self._lived_in[key]
 
-    def input(self, space: str, size: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
+    def input(
+        self, space: str, size: tuple[int, ...] | None = None, seed: int = 1, batch: int = BATCH, points: int = POINTS
+    ) -> Tensor:
         """A random input: (B, C, H, W) in channels_last, (B, L, C), clips (B, C, T, H, W), token numbers (B, L), or the first of `meets`."""
         generator = torch.Generator().manual_seed(seed)
         if self.meets:
-            return drawn(self.meets[0], POINTS, seed)
+            return drawn(self.meets[0], points, seed)
         size = size or self.size(space)
         if self.takes_ids:
-            return torch.randint(0, 2, (BATCH, math.prod(size)), generator=generator)
+            return torch.randint(0, 2, (batch, math.prod(size)), generator=generator)
         if space == "tokens":
-            return torch.randn(BATCH, *size, self.in_dim, generator=generator)
-        return torch.randn(BATCH, *size, self.in_dim, generator=generator).movedim(-1, 1)
+            return torch.randn(batch, *size, self.in_dim, generator=generator)
+        return torch.randn(batch, *size, self.in_dim, generator=generator).movedim(-1, 1)
+
+    def place_to_write(self) -> Context | None:
+        """A ctx for a block that leaves something for others, which is work, too."""
+        return Context() if "writes" in self.info.params else None
 
     def outputs(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> list[Tensor]:
-        """Every tensor that the block gives; the first is what flows on. A view is entered and left, a merge meets x and half of it, or what
-        `meets` says."""
+        """Every tensor that the block gives; the first is what flows on."""
+        return tensors(self.call_of(module, x, ctx)())
+
+    def call_of(self, module: nn.Module, x: Tensor, ctx: Context | None = None) -> Callable[[], Any]:
+        """One pass, for which all is there: a view is entered and left, a merge meets x and half of it, or what `meets` says."""
         if self.info.kind == "view":
-            inside, memo = module.enter(x)  # type: ignore[operator]
-            return [module.exit(inside, memo), inside]  # type: ignore[operator]
+            return functools.partial(_through, module, x)
         if self.info.kind == "merge":
-            return tensors(merged(module, (x, *self._others(x)), ctx))
-        return tensors(run(module, x, ctx))
+            return functools.partial(merged, module, (x, *self._others(x)), ctx)
+        return functools.partial(run, module, x, ctx)
 
     def _others(self, x: Tensor) -> list[Tensor]:
         """What a merge meets beside x: as many points on the same device, numbers in the same dtype."""
@@ -219,6 +227,12 @@ class Subject:
         return self.outputs(module, x, ctx)[0]
 
 
+def _through(view: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What comes out of a view, and what is inside."""
+    inside, memo = view.enter(x)
+    return view.exit(inside, memo), inside
+
+
 def drawn(word: str, points: int, seed: int) -> Tensor:
     """What a word of `FORMS` means for so many points: the first in group 0, the last in 1; lists with some that have no neighbour.
 
@@ -228,6 +242,8 @@ def drawn(word: str, points: int, seed: int) -> Tensor:
         return torch.from_numpy(np.arange(points) * (2 if word == "groups" else 1) // max(points, 1))
     if word == "list":
         return torch.from_numpy(random.randint(-1, max(points, 1), shape).clip(max=points - 1))
+    if word == "distances":  # from each point to all that there are
+        shape = (points, max(points, POINTS))
     values = random.uniform(0, 1.2, shape) if word in ("distances", "fading") else random.standard_normal(shape)
     return torch.from_numpy(values.astype(np.float32))
 

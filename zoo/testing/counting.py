@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from blocks.context import Context
 from zoo.measure.fvcore_counts import fvcore_macs
 from zoo.measure.op_counter import EXACT, FLOP_CLASSES, Work, modules_open
 from zoo.testing.block_cases import Subject
@@ -30,9 +29,14 @@ def macs(subject: Subject) -> None:
 
 def counts(subject: Subject, space: str) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     """The MACs by class: what the block says, and what its operations are; and the operations that nobody counts."""
-    module, work = subject.build(space, device="meta"), Work()
-    x = subject.input(space).to("meta")
-    ctx = _place_to_write(subject)
+    return counts_of(subject, subject.build(space, device="meta"), subject.input(space).to("meta"))
+
+
+def counts_of(
+    subject: Subject, module: torch.nn.Module, x: torch.Tensor
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """`counts` of one module of a subject and one input, both on meta."""
+    work, ctx = Work(), subject.place_to_write()
     with torch.no_grad(), work, modules_open(work, {part: name for name, part in module.named_modules()}) as by_path:
         subject.outputs(module, x, ctx)
     stated = {kind: by_path[""][kind] for kind in (*EXACT, *FLOP_CLASSES)}
@@ -48,15 +52,10 @@ class _Alone(torch.nn.Module):
         self.subject, self.block = subject, block
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx = _place_to_write(self.subject)
+        ctx = self.subject.place_to_write()
         given = self.subject.outputs(self.block, x, ctx)
         left = [value for slot in ctx.slots.values() for value in slot.values()] if ctx is not None else []
         return (*given, *left)
-
-
-def _place_to_write(subject: Subject) -> Context | None:
-    """A ctx for a block that leaves something for others, which is work, too."""
-    return Context() if "writes" in subject.info.params else None
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -14,6 +14,7 @@ from zoo.errors import listed
 if TYPE_CHECKING:
     from zoo.artifacts.repository import Repository
     from zoo.catalog import Entry
+    from zoo.measure.block_latency import BlockLatency
     from zoo.specs.model import Spec
     from zoo.weights.manifest import Manifest
 
@@ -199,11 +200,13 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
     import msgspec
 
     from blocks.registry.schema import words
+    from zoo.measure.store import block_rows
     from zoo.measure.task_table import scores
 
-    learned = scores(found.name)
+    learned, rows = scores(found.name), block_rows(found.id)
     if as_json:
-        dump(msgspec.to_builtins(found) | ({"tasks": learned} if learned else {}))
+        timed = [msgspec.to_builtins(row) | {"stale": row.is_stale} for row in rows]
+        dump(msgspec.to_builtins(found) | {"latency": timed} | ({"tasks": learned} if learned else {}))
         return 0
     print(f"{found.id}  {found.kind}, layout {found.layout}" + (f", {found.paper}" if found.paper else ""))
     print(found.summary)
@@ -212,15 +215,27 @@ def _describe(found: registry.BlockInfo, as_json: bool) -> int:
     if found.abilities:
         print("abilities: " + ", ".join(found.abilities))
     if found.params:
-        rows = [
+        parameters = [
             [name, words(param.schema), "required" if param.required else _default(param.default)]
             for name, param in found.params.items()
         ]
-        table(["parameter", "value", "default"], rows)
+        table(["parameter", "value", "default"], parameters)
     if learned:
         shares = ", ".join(f"{task} {share:.0%}" for task, share in learned.items())
         print(f"learned, of generated tasks: {shares} (model_cards/mixers.md)")
+    for row in rows:
+        print(_alone(row))
+    if not rows:
+        print(f"by itself: not timed yet; `zoo bench --blocks {found.name}` does")
     return 0
+
+
+def _alone(row: BlockLatency) -> str:
+    """What a block takes by itself: how long, beside what everybody knows, and whether that can be believed."""
+    size = "x".join(map(str, row.input))
+    took = f"by itself: {row.p50_ms:g} ms ({row.low_ms:g} to {row.high_ms:g}), {row.ratio:g} times a {row.anchor}"
+    where = f"input {size}, {row.runtime.key}, {row.device}, {row.date[:10]}, {row.verdict}"
+    return f"{took}; {where}{', measured before its code changed' if row.is_stale else ''}"
 
 
 def _default(value: Any) -> str:

@@ -10,22 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks.registry.words import printable
+from blocks.registry.words import printable, short_name
 from zoo.cli.options import command, positive, split, whole
 from zoo.display.console import complain, dump, table, unguarded
 from zoo.errors import InputError, Problem, listed, nearest
 
 if TYPE_CHECKING:
-    from zoo.measure.bench import Progress
+    from zoo.measure.block_latency import BlockLatency
     from zoo.measure.latency import Latency
     from zoo.measure.on_ray import Measured
+    from zoo.measure.processes import Progress
     from zoo.measure.store import Store
 
 
 def add(commands: Any) -> None:
     parser = command(commands, "bench", bench)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="models; globs are fine: 'starnet_*'")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models, or blocks; globs are fine: 'starnet_*'")
     parser.add_argument("--all", action="store_true", help="every model of the catalogue")
+    alone = "blocks by themselves, all that are registered if none is named: float32, batch 1, as they are trained"
+    parser.add_argument("--blocks", action="store_true", help=alone)
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run was broken off")
     parser.add_argument("--threads", default="1", metavar="N,N", help="numbers of threads (default 1)")
     parser.add_argument("--batch", default="1", metavar="N,N", help="batch sizes (default 1)")
@@ -52,9 +55,8 @@ def add(commands: Any) -> None:
         default=5,
         help="fresh processes for each row; with fewer than 5 none is clean (default 5)",
     )
-    parser.add_argument(
-        "--seconds", type=positive, default=0.3, help="of samples, for each row and process (default 0.3)"
-    )
+    text = "of samples, for each row and process (default 0.3, and 0.1 for a block)"
+    parser.add_argument("--seconds", type=positive, default=None, help=text)
     parser.add_argument("--no-retry", action="store_true", help="do not measure rows once more that are not clean")
     nodes = "every node of the cluster of RAY_ADDRESS, each a device of its own; the store here takes all rows"
     parser.add_argument("--on", default="", choices=["ray"], help=nodes)
@@ -63,34 +65,71 @@ def add(commands: Any) -> None:
 
 
 def bench(arguments: Namespace) -> int:
-    """Exit code 1 when a model failed or a row is not clean."""
+    """Exit code 1 when a model or a block failed, or a row is not clean."""
     import msgspec
 
-    from zoo.measure.store import Store, export_rows, import_rows, newest
-    from zoo.measure.this_device import this_device
+    from zoo.measure.store import Store, import_rows
 
-    if not (arguments.names or arguments.all or arguments.export or arguments.take):
-        raise InputError("bench", Problem("", "names of models, or --all", "none"))
+    measured = arguments.names or arguments.all or arguments.blocks
+    if not (measured or arguments.export or arguments.take):
+        raise InputError("bench", Problem("", "names of models, --all or --blocks", "none"))
     with Store() as store:
         if arguments.take:
             complain(f"{import_rows(store, Path(arguments.take))} new rows from {arguments.take}")
-        measure = _on_nodes if arguments.on else _measure
-        rows = list(measure(arguments, store)) if arguments.names or arguments.all else []
+        rows: list[Any] = []
+        if arguments.blocks:
+            rows = list(_measure_blocks(arguments, store))
+        elif measured:
+            rows = list((_on_nodes if arguments.on else _measure)(arguments, store))
         if arguments.export:
-            device = this_device(arguments.device)
-            clean = [row for row in newest(store.rows(shipped=False, device=device.id)) if row.verdict == "clean"]
-            export_rows(clean, [device], Path(arguments.export))
-            complain(f"{len(clean)} clean rows written to {arguments.export}")
+            _export(arguments, store)
     if arguments.json:
         dump([msgspec.to_builtins(row) for row in rows])
     elif rows:
-        show(rows)
+        (show_blocks if arguments.blocks else show)(rows)
     return 0 if all(row.verdict == "clean" for row in rows) else 1
+
+
+def _export(arguments: Namespace, store: Store) -> None:
+    """This device's newest rows that are clean: of blocks with `--blocks`, else of models."""
+    from zoo.measure.store import export_rows, newest
+    from zoo.measure.this_device import this_device
+
+    device = this_device(arguments.device)
+    wanted: dict[str, Any] = {"shipped": False, "device": device.id, "verdict": "clean"}
+    blocks = list(newest(store.block_rows(**wanted))) if arguments.blocks else []
+    rows = [] if arguments.blocks else list(newest(store.rows(**wanted)))
+    export_rows(rows, [device], Path(arguments.export), blocks)
+    complain(f"{len(rows) + len(blocks)} clean rows written to {arguments.export}")
+
+
+OF_MODELS = {"all": False, "batch": "1", "form": "", "dtype": "float32", "runtime": "torch", "compile": False, "on": ""}
+"""Options of models alone, with their defaults."""
+
+
+def _measure_blocks(arguments: Namespace, store: Store) -> Iterator[BlockLatency]:
+    from zoo.testing.block_bench import SECONDS, jobs_for, run
+
+    if odd := [f"--{name}" for name, usual in OF_MODELS.items() if getattr(arguments, name) != usual]:
+        expected = "blocks in torch, one float32 input at a time, as they are trained"
+        raise InputError("bench", Problem("--blocks", expected, " ".join(odd), next="leave it out"))
+    jobs = jobs_for(blocks_named(arguments.names), _counts(arguments.threads, "threads"), arguments.device)
+    with bar(len(jobs) * arguments.processes) as progress:
+        yield from run(
+            jobs,
+            arguments.processes,
+            arguments.seconds or SECONDS,
+            arguments.resume,
+            retry=not arguments.no_retry,
+            files=arguments.files,
+            progress=progress,
+            store=store,
+        )
 
 
 def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
     from zoo.build.deploy import FORMS
-    from zoo.measure.bench import jobs_for, run
+    from zoo.measure.bench import SECONDS, jobs_for, run
     from zoo.measure.engines import engines_named, usual_forms
     from zoo.measure.latency import DTYPES
 
@@ -108,7 +147,7 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
         yield from run(
             jobs,
             arguments.processes,
-            arguments.seconds,
+            arguments.seconds or SECONDS,
             arguments.resume,
             retry=not arguments.no_retry,
             files=arguments.files,
@@ -150,6 +189,22 @@ def models_named(names: list[str], everything: bool = False) -> list[str]:
     return list(dict.fromkeys(models))
 
 
+def blocks_named(names: list[str]) -> list[str]:
+    """Globs become the blocks they match; without a name, all. Raises InputError for one that matches none."""
+    from blocks.registry import list_blocks
+
+    blocks: list[str] = [] if names else list_blocks()
+    for name in names:
+        if any(sign in name for sign in "*?["):
+            matches = list_blocks(name)
+            if not matches:
+                raise InputError("bench", Problem(name, "a pattern that some block matches", "none"))
+            blocks += matches
+        else:
+            blocks.append(name)
+    return list(dict.fromkeys(blocks))
+
+
 def show(rows: list[Latency]) -> None:
     """A table, with the interval behind the median, and the reason where a row cannot be trusted."""
     columns = ["model", "form", "run", "p50 ms", "interval", "p90 ms", "x anchor", "wall/CPU", "peak MB", "verdict"]
@@ -161,6 +216,19 @@ def show(rows: list[Latency]) -> None:
         for row in rows
     ]  # fmt: skip
     table(columns, shown, f"on {rows[0].device}, torch {rows[0].runtime.torch}, anchor {rows[0].anchor}")
+
+
+def show_blocks(rows: list[BlockLatency]) -> None:
+    """A table, with the ratio to the convolution that all are timed beside, and the reason where a row cannot be trusted."""
+    columns = ["block", "run", "input", "parameters", "MACs", "p50 ms", "interval", "x anchor", "wall/CPU", "verdict"]
+    shown = [
+        [
+            short_name(row.block), row.runtime.key, "x".join(map(str, row.input)), f"{row.params:,}", f"{row.macs:,}", f"{row.p50_ms:g}",
+            f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", f"{row.wall_cpu:.2f}", row.verdict + (f": {row.reason}" if row.reason else ""),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    table(columns, shown, f"on {rows[0].device}, torch {rows[0].runtime.torch}, anchor: {rows[0].anchor}")
 
 
 @contextmanager

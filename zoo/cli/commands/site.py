@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
 
 def site(arguments: Namespace) -> int:
-    from zoo.measure.bench import Progress
+    from zoo.measure.processes import Progress
     from zoo.site.build import write_site
     from zoo.site.render import environment
 

@@ -1,8 +1,8 @@
 "use strict";
 // The page of a block: what stands in the file of its kind, as sections.
 zoo.pages.block = async (main, name) => {
-  const { element, figure, count, address } = zoo.words;
-  const { chip, command, caption, empty, section, link, number, table } = zoo.parts;
+  const { element, figure, count, ms, address } = zoo.words;
+  const { chip, small, command, caption, empty, section, link, number, table } = zoo.parts;
   const crumbs = main.querySelector("nav"), kind = crumbs.textContent;
   await zoo.words.load(`assets/blocks/${kind}.js`);
   const block = self.zooBlocks[kind][name];
@@ -26,6 +26,23 @@ zoo.pages.block = async (main, name) => {
     return section("tasks", "What it learns", table("Tasks", [], rows), caption("Accuracy on held-out sequences of generated tasks. Again: ", command("zoo train tasks")));
   }
 
+  // By itself, at one width and size for all blocks, so that blocks can be compared with each other.
+  function alone() {
+    if (!block.alone.length) return section("alone", "What it takes by itself", empty("Not timed yet. ", command(`zoo bench --blocks ${name}`), " times it on yours, beside a convolution that everybody knows."));
+    const rows = block.alone.map(([label, device, run, input, params, macs, p50, low, high, ratio, , verdict, stale, date, record, options]) => {
+      const told = (field, value, words = ms) => figure(value, words(value), `${record}:${field}`);
+      return [
+        [label || device, ...small(label ? device : "")], zoo.words.run(run), input.join(" x "), number(told("params", params, count)), number(told("macs", macs, count)),
+        number(element("b", {}, told("p50_ms", p50))), number(told("low_ms", low), "–", told("high_ms", high)), number(told("ratio", ratio)),
+        [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "older code" : "")], date, [command(`zoo bench --blocks ${name}${options}`)],
+      ];
+    });
+    const anchors = [...new Set(block.alone.map((row) => row[10]))].join(", ");
+    const older = block.alone.some((row) => row[12]) ? [" ", element("em", {}, "Older code"), ": its source has changed since."] : [];
+    return section("alone", "What it takes by itself", table("By itself", ["device", "runtime", "input", "#parameters", "#MACs", "#p50 ms", "#interval", "#ratio", "verdict", "date", "again"], rows),
+      caption(`With its own defaults, as it is trained. The ratio is to a ${anchors}, timed beside it: it holds on machines that are slower or faster throughout.`, ...older));
+  }
+
   function uses() {
     const rows = block.uses.map(([model, ...values]) => {
       const [places, params, macs] = ["places", "params", "macs"].map((field, i) => number(figure(values[i], field === "places" ? String(values[i]) : count(values[i]), `count:${model}:${name}:${field}`)));
@@ -33,7 +50,7 @@ zoo.pages.block = async (main, name) => {
     });
     if (!rows.length) return section("uses", "What it costs in models", empty(block.families.length ? "It stands inside other blocks only, and is counted with them." : "No model of this site uses it."));
     return section("uses", "What it costs in models", table("Uses", ["model", "#places", "#parameters", "#MACs", "#of all MACs"], rows),
-      caption("With all that stands in it; where it does most of the work comes first. ", command("zoo profile MODEL --by block"), ". No latency of a single block is on record."));
+      caption("With all that stands in it; where it does most of the work comes first. ", command("zoo profile MODEL --by block"), "."));
   }
 
   function models() {
@@ -45,7 +62,7 @@ zoo.pages.block = async (main, name) => {
   crumbs.lastElementChild.textContent = spaced(kind);
   crumbs.prepend(element("a", { href: "index.html" }, "Blocks"), " / ");
   const covered = block.covers.length ? [element("p", {}, `Papers call it: ${block.covers.join(", ")}.`)] : [];
-  main.append(element("p", { class: "formula" }, ...(block.formula ? zoo.parts.ticked(block.formula) : ["Its author gave no summary."])), chips(), ...covered, parameters(), ...(block.learned.length ? [tasks()] : []), uses(), ...(block.families.length ? [models()] : []),
+  main.append(element("p", { class: "formula" }, ...(block.formula ? zoo.parts.ticked(block.formula) : ["Its author gave no summary."])), chips(), ...covered, parameters(), ...(block.learned.length ? [tasks()] : []), alone(), uses(), ...(block.families.length ? [models()] : []),
     caption(command(`blocks.get("${name}")`), ", ", command(`zoo blocks ${name}`)));
   zoo.parts.arrive();
 };
