@@ -88,6 +88,16 @@ def test_every_limit_holds() -> None:
     assert names(max_latency_ms=100.0, max_macs=3e8) == ["mobileone_s0"]
 
 
+def test_models_are_chosen_by_a_block_that_they_use() -> None:
+    found = names(max_latency_ms=100.0, block="depthwise_conv")
+    assert set(found) == {name for name in names(max_latency_ms=100.0) if catalog.entry(name).uses("depthwise_conv")}
+    assert found and found == names(max_latency_ms=100.0, block="core/depthwise_conv@1")
+    with pytest.raises(
+        InputError, match=r"block\n    expected one of .*; found `depthwise_con`; nearest `depthwise_conv`"
+    ):
+        find(block="depthwise_con")
+
+
 def test_licences_that_forbid_commerce_are_left_out_when_asked() -> None:
     assert "mambavision_t" in names(max_latency_ms=100.0)
     permissive = names(max_latency_ms=100.0, commercial=True)

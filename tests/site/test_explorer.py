@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from blocks.registry import describe
 from tests.site.conftest import IMAGES, MODELS, opened
 from zoo import catalog, cli
 from zoo.measure.published import METRIC
@@ -103,10 +104,32 @@ def test_search_finds_blocks_and_says_when_nothing_is_left(explorer: Any) -> Non
     assert len(shown(explorer)) == len(IMAGES)
 
 
+def test_models_are_chosen_by_a_block_of_a_kind(explorer: Any, site: Site) -> None:
+    script = """
+        const groups = [...document.querySelectorAll('#block optgroup')];
+        return Object.fromEntries(groups.map(group => [group.label, [...group.children].map(one => one.value)]));
+    """
+    groups = explorer.execute_script(script)
+    used = {block for name in MODELS for block in catalog.entry(name).blocks}
+    assert {(kind.replace(" ", "_"), name) for kind, names in groups.items() for name in names} == {
+        (describe(block).kind, describe(block).name) for block in used
+    }
+    enter(explorer, "block", "bidirectional_mamba")
+    assert shown(explorer) == ["vim_nano"]
+    assert explorer.execute_script("return location.hash") == "#block=bidirectional_mamba"
+    assert "--block bidirectional_mamba" in text(explorer, "#again code")
+    again = opened(explorer, site.folder / "index.html", "#block=bidirectional_mamba")
+    assert shown(again) == ["vim_nano"]
+    click(again, "#reset")
+    assert len(shown(again)) == len(IMAGES)
+    assert len(shown(opened(explorer, site.folder / "index.html", "#block=no_such_block"))) == len(IMAGES)
+
+
 def test_the_command_below_the_picture_finds_the_same_models(explorer: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for field, value in (("acc", "72"), ("ms", "60"), ("params", "30")):
         enter(explorer, field, value)
     click(explorer, "#sell")
+    enter(explorer, "block", "depthwise_conv")
     command = text(explorer, "#again code")
     assert cli.main([*shlex.split(command)[1:], "--json"]) == 0
     found = [one["name"] for one in json.loads(capsys.readouterr().out)]

@@ -9,7 +9,7 @@ import re
 import msgspec
 
 from blocks.registry import forget_plugins, plugins
-from blocks.registry.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text
+from blocks.registry.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text, short_name
 from zoo.catalog.collection import Collection, collections, namespace_of, read_data
 from zoo.display.rows import Row
 from zoo.errors import Problem, UnknownModelError, listed, nearest
@@ -41,6 +41,10 @@ class Entry(Row, frozen=True, omit_defaults=True):
     blocks: list[str] = []
     tags: list[str] = []
     listed: list[str] = []
+
+    def uses(self, block: str) -> bool:
+        """Whether a block, by its name or its identity, is in use."""
+        return any(block in (used, short_name(used)) for used in self.blocks)
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from blocks.registry.words import short_name
 from zoo.catalog.index import entries
 
 Patterns = str | Sequence[str]
@@ -43,7 +42,7 @@ def list_models(
         ]
         if pretrained and not tagged:
             continue
-        if block and not any(block in (used, short_name(used)) for used in entry.blocks):
+        if block and not entry.uses(block):
             continue
         if include_tags and tagged:
             names += [spelling for spelling in tagged if _wanted([name, spelling], filter, exclude_filters)]

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from blocks.registry.words import short_name
 from zoo import catalog
 from zoo.display.console import count
 from zoo.display.rows import Row, tabled
@@ -92,6 +93,7 @@ def find(
     *,
     task: str = "image-classification",
     family: str = "",
+    block: str = "",
     device: str = "this",
     max_latency_ms: float | None = None,
     quantile: Literal["p50", "p90"] = "p50",
@@ -114,6 +116,7 @@ def find(
 ) -> list[Candidate]:
     """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
 
+    block: only models that use it.
     device: `this` machine, or the id of one that rows name. runtime: `torch`, `onnxruntime`, `openvino` and others that `zoo bench` takes, or
     `any`: each model in that in which it is fastest; dtype may be `any` as well. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
     per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`, `research`,
@@ -122,7 +125,8 @@ def find(
     percent, or in bits. sort: `metric`, `latency`, `macs`, `params`, `memory` or `name`. pareto: only those that no faster model
     equals. Raises InputError.
     """
-    _check(metric, task=task, family=family, quantile=quantile, licence=licence, sort=sort, form=form, dtype=dtype)
+    words = {"task": task, "family": family, "block": short_name(block), "licence": licence}
+    _check(metric, **words, quantile=quantile, sort=sort, form=form, dtype=dtype)
     dtypes = DTYPES if dtype == ANY else [dtype]
     runtimes = [Runtime(threads, one, batch, engine) for engine in engines_named([runtime], "find") for one in dtypes]
     limits = [
@@ -139,7 +143,7 @@ def find(
     rest: list[Candidate] = []
     for candidate in candidates(device, runtimes, form, metric):
         entry = catalog.entry(candidate.name)
-        if (task and entry.task != task) or (family and entry.family != family):
+        if (task and entry.task != task) or (family and entry.family != family) or (block and not entry.uses(block)):
             continue
         why = [sentence for limit in limits if limit is not None and (sentence := limit.broken(candidate))]
         licences = (candidate.licence, candidate.licence_class)
@@ -264,14 +268,15 @@ def _check(metric: str, **words: str) -> None:
     tasks, families, licences = (
         sorted({getattr(entry, what) for entry in entries}) for what in ("task", "family", "licence")
     )
+    blocks = sorted({short_name(block) for entry in entries for block in entry.blocks})
     choices = {
-        "task": tasks, "family": families, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
+        "task": tasks, "family": families, "block": blocks, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
         "sort": SORTS, "form": ["train", "deploy"], "dtype": [*DTYPES, ANY],
     }  # fmt: skip
     problems = [
         Problem(what, f"one of {listed(choices[what])}", f"`{word}`", nearest(word, choices[what]))
         for what, word in words.items()
-        if word not in choices[what] and (word or what not in ("task", "family", "licence"))
+        if word not in choices[what] and (word or what not in ("task", "family", "block", "licence"))
     ]
     if not any(figure_of(name, metric) for name in catalog.entries()):  # ends at the first model that has one
         problems.append(Problem("metric", f"one of {listed(metrics())}", f"`{metric}`", nearest(metric, metrics())))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from blocks.registry import known as known_block
+from blocks.registry.words import short_name
 from zoo.measure.device import Device
 from zoo.measure.predict import Calibration
 from zoo.selection.figures import less_is_better, unit_of
@@ -88,6 +90,7 @@ def data(models: Sequence[Known], found: Measurements) -> dict[str, Any]:
         timings += _predictions(models, calibration, *place)
     return {
         "models": packed([_model(known) for known in models]),
+        "blocks": by_kind(block for known in models for block in known.entry.blocks),
         "devices": [_device(name, found.devices) for name in devices],
         "runtimes": runtimes,
         "metrics": metrics(models),
@@ -101,6 +104,15 @@ def data(models: Sequence[Known], found: Measurements) -> dict[str, Any]:
 def packed(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A column for each key, in which what recurs stands once; `assets/records.js` makes models of them again."""
     return {key: column(model[key] for model in models) for key in models[0]} if models else {}
+
+
+def by_kind(blocks: Iterable[str]) -> dict[str, list[str]]:
+    """The names of blocks under their kinds; one of which its package says nothing is of the kind `other`."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for block in set(blocks):
+        info = known_block(block)
+        kinds[info.kind if info else "other"].add(short_name(block))
+    return {kind: sorted(names) for kind, names in sorted(kinds.items())}
 
 
 def _model(known: Known) -> dict[str, Any]:
@@ -118,7 +130,7 @@ def _model(known: Known) -> dict[str, Any]:
         "class": known.licence_class,
         "sell": known.sellable,
         "weights": known.weights_state,
-        "blocks": [block.partition("@")[0].removeprefix("core/") for block in entry.blocks],
+        "blocks": [short_name(block) for block in entry.blocks],
         "params": [figures.cost(known.name, form, "params").value for form in FORMS],
         "macs": [figures.cost(known.name, form, "macs").value for form in FORMS],
         "memory": [figures.memory(known.name, form).value for form in FORMS],

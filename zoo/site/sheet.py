@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from blocks.registry.words import short_name
 from zoo import catalog
 from zoo.display.console import count, size
 from zoo.errors import InputError, Problem
 from zoo.measure.latency import TORCH, Runtime
 from zoo.selection.figures import less_is_better, unit_of
 from zoo.selection.find import Candidate
-from zoo.site.explorer import DIGEST_LETTERS, FORMS, Choice, Line, Timing, goodness, packed
+from zoo.site.explorer import DIGEST_LETTERS, FORMS, Choice, Line, Timing, by_kind, goodness, packed
 from zoo.site.figures import Shown, milliseconds
 from zoo.site.known import Known, mixing_of
 from zoo.site.render import ASSETS, render, script
@@ -111,6 +112,12 @@ def _data(found: Sequence[Candidate], chosen: Choice) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "models": packed([_model(one, chosen.metric) for one in found]),
+        "blocks": by_kind(
+            block
+            for entry in map(catalog.entries().get, (one.name for one in found))
+            if entry
+            for block in entry.blocks
+        ),
         "devices": [{"id": chosen.device, "label": chosen.device}] if chosen.device else [],
         "runtimes": [chosen.runtime] if chosen.runtime else [],
         "metrics": [chosen.metric],
@@ -128,7 +135,7 @@ def _model(one: Candidate, metric: str) -> dict[str, Any]:
         "name": one.name, "digest": entry.digest[:DIGEST_LETTERS] if entry else "", "family": one.family, "title": entry.title if entry else "",
         "task": entry.task if entry else "", "input": _input(entry), "mixing": _mixing(entry), "licence": one.licence,
         "class": one.licence_class, "sell": one.licence_class == "permissive", "weights": _weights(entry),
-        "blocks": [block.partition("@")[0].removeprefix("core/") for block in entry.blocks] if entry else [],
+        "blocks": [short_name(block) for block in entry.blocks] if entry else [],
         "params": [one.params] * 2, "macs": [one.macs] * 2, "memory": [memory] * 2,
         "accuracy": {metric: [one.figure.value, f"find:{one.name}:figure", one.figure.metric]} if one.figure else {},
     }  # fmt: skip

@@ -67,6 +67,7 @@ def _add_find(commands: Any) -> None:
     )
     add_commercial(parser)
     parser.add_argument("--family", default="", help="only this family")
+    parser.add_argument("--block", default="", help="only models that use this block")
     parser.add_argument(
         "--task", default="image-classification", help="or language-modeling (default image-classification)"
     )
@@ -138,7 +139,7 @@ def find(arguments: Namespace) -> int:
     from zoo.selection.find import find as search
 
     options = (
-        "task", "family", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
+        "task", "family", "block", "device", "max_latency_ms", "quantile", "min_throughput", "max_macs", "max_params", "max_memory",
         "licence", "commercial", "metric", "min_metric", "sort", "pareto", "form", "threads", "batch", "dtype", "runtime",
     )  # fmt: skip
     candidates = search(**{name: getattr(arguments, name) for name in options}, explain=True)

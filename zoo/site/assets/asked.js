@@ -12,7 +12,7 @@ zoo.asked = (() => {
       ["task", state.task || "''"], ["metric", state.metric], ["device", state.device], ["form", state.form],
       ...Object.entries({ runtime, dtype, batch, threads }).map(([name, value]) => [name, value === usual[name] ? "" : value]),
       [less(state.metric) ? "" : "min-metric", state.acc], ["max-latency-ms", state.ms], ["max-params", state.params && `${state.params}M`],
-      ["max-macs", state.macs && `${state.macs}G`], ["max-memory", state.memory && `${state.memory}MiB`], ["family", state.family], ["licence", state.class],
+      ["max-macs", state.macs && `${state.macs}G`], ["max-memory", state.memory && `${state.memory}MiB`], ["block", state.block], ["family", state.family], ["licence", state.class],
     ].filter(([name, value]) => name && value);
     const flags = [...(state.sell ? ["--commercial"] : []), ...(state.front && state.across === "ms" ? ["--pareto"] : [])];
     return ["zoo find", ...options.map(([name, value]) => `--${name} ${value === "''" ? value : quoted(value)}`), ...flags, "--limit 0"].join(" ");

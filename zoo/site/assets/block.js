@@ -54,7 +54,7 @@ zoo.pages.block = async (main, name) => {
   }
 
   function models() {
-    const all = element("a", { href: `../index.html#task=&q=block:${encodeURIComponent(name)}` }, "All of them in the explorer");
+    const all = element("a", { href: `../index.html#task=&block=${encodeURIComponent(name)}` }, "All of them in the explorer");
     const families = block.families.map(([family, members]) => element("li", {}, element("a", { href: address("families", family) }, family), ` ${members}`));
     return section("models", "Models with it", element("p", {}, all, ", or by family:"), element("ul", { class: "families" }, ...families));
   }

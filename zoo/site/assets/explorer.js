@@ -5,12 +5,12 @@
   const { element, ms, run: runWords } = zoo.words;
   const at = (id) => document.getElementById(id);
   const MOST_COMPARED = 4;
-  const CHOICES = ["device", "run", "form", "task", "metric", "mixing", "family", "weights", "class", "across"];
+  const CHOICES = ["device", "run", "form", "task", "metric", "mixing", "block", "family", "weights", "class", "across"];
   const NUMBERS = ["acc", "ms", "params", "macs", "memory"];
   const FLAGS = ["sell", "front"];
   const defaults = {
     device: data.choice.device, run: data.choice.runtime, form: data.choice.form, task: data.choice.task, metric: data.choice.metric,
-    mixing: "", family: "", weights: "", class: "", across: data.choice.device ? "ms" : "macs", q: "", acc: "", ms: "", params: "", macs: "", memory: "",
+    mixing: "", block: "", family: "", weights: "", class: "", across: data.choice.device ? "ms" : "macs", q: "", acc: "", ms: "", params: "", macs: "", memory: "",
     sell: false, front: false, sort: "accuracy", down: true, hide: [], compare: [],
   };
   const state = { ...defaults };
@@ -66,6 +66,8 @@
     const any = (text, values) => [option("", text), ...values.map((value) => option(value, value))];
     at("task").replaceChildren(...any("any task", unique("task")));
     at("mixing").replaceChildren(...any("anything", unique("mixing")));
+    const groups = Object.entries(data.blocks).map(([kind, names]) => element("optgroup", { label: kind.replaceAll("_", " ") }, ...names.map((name) => option(name, name))));
+    at("block").replaceChildren(option("", "any block"), ...groups);
     at("family").replaceChildren(...any("any family", unique("family")));
     fillDevices();
   }

@@ -62,7 +62,7 @@ zoo.pages.model = async (main, name) => {
       [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "other operations" : "")], date, [command(`zoo bench ${name} ${options}`)],
     ]);
     const meaning = self.zooSite.guides ? [element("a", { href: "../guides/measuring.html#verdicts" }, "What verdicts mean"), ". "] : [];
-    const older = model.timings.some((row) => row[9]) ? [element("em", {}, "Older code"), ": the source of its blocks has changed since."] : [];
+    const older = model.timings.some((row) => row[9]) ? [element("em", {}, "Other operations"), ": today it asks other work of a machine."] : [];
     return section("latency", "How fast it is", table("Latency", ["device", "form", "runtime", "#p50 ms", "#interval", "#p90 ms", "#peak memory", "verdict", "date", "again"], rows), caption(...meaning, ...older));
   }
 

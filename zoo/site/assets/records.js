@@ -52,6 +52,7 @@ zoo.records = (() => {
     if (!words.every(has)) why.push("search");
     if (state.task && model.task !== state.task) why.push("task");
     if (state.mixing && model.mixing !== state.mixing) why.push("mixing");
+    if (state.block && !model.blocks.includes(state.block)) why.push("block");
     if (state.family && model.family !== state.family) why.push("family");
     if (state.class && model.class !== state.class) why.push("class");
     if (state.sell && !model.sell) why.push("sell");
