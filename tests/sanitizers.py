@@ -129,7 +129,7 @@ def _drive_steps(draw: random.Random) -> None:
     with torch.no_grad():
         state = net(torch.randint(0, 200, (rows, begun)), state={}).state
         for _ in range(3):
-            logits, state = net(torch.randint(0, 200, (rows, 1)), state=state)
+            state = net(torch.randint(0, 200, (rows, 1)), state=state).state
 
 
 def control() -> None:

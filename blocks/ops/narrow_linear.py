@@ -133,15 +133,13 @@ class NativeLayer:
         self.layer = Layer(**addresses(names), inputs=self.inputs, outputs=self.outputs, bytes=size)
         self.address = ctypes.addressof(self.layer)
         library = native.library(OP)
-        self.few, self.many = library.few_rows_of, library.many_rows_of  # type: ignore[union-attr]
-        for function in (self.few, self.many):
-            function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
+        self.linear = library.linear_layer  # type: ignore[union-attr]
+        self.linear.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
 
     def __call__(self, x: Tensor) -> Tensor:
         """`narrow_linear` of x (..., I) in float32."""
         x, shape = x.contiguous(), (*x.shape[:-1], self.outputs)
         rows = x.numel() // self.inputs
         y = x.new_empty(shape)
-        kernel = self.few if rows <= FEW else self.many
-        kernel(self.address, x.data_ptr(), y.data_ptr(), rows, torch.get_num_threads())
+        self.linear(self.address, x.data_ptr(), y.data_ptr(), rows, torch.get_num_threads())
         return y

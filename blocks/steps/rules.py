@@ -47,10 +47,12 @@ def writes(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
 
 
 class Writer:
-    """Writes the steps of modules on a tape; `keepers` name what they keep of the tokens so far, in the order of its addresses."""
+    """Writes the steps of modules on a tape; `keepers` name what they keep of the tokens so far, in the order of its addresses.
 
-    def __init__(self) -> None:
-        self.tape = Tape()
+    Without `single` for tokens that are several: those are rows like those of other samples, and modules that mix them have no rule."""
+
+    def __init__(self, single: bool = True) -> None:
+        self.tape, self.single = Tape(), single
         self.keepers: list[Keeper] = []
 
     def write(self, module: nn.Module, x: Part) -> Part:
@@ -226,7 +228,7 @@ def lm_head(writer: Writer, module: LmHead, x: Part) -> Part | None:
 
 @writes(Attention)
 def attention(writer: Writer, module: Attention, x: Part) -> Part | None:
-    if not module.causal:
+    if not module.causal or not writer.single:
         return None
     tape, heads, shared = writer.tape, module.num_heads, module.num_heads // module.num_kv_heads
     if module.joint:
@@ -280,7 +282,7 @@ def _normed(writer: Writer, module: Attention, norm: nn.Module | None, x: Part) 
 @writes(Recurrent)
 def recurrent(writer: Writer, module: Recurrent, x: Part) -> Part | None:
     rule = MIXERS.get(type(module).mix)
-    return None if rule is None else rule(writer, module, x)
+    return None if rule is None or not writer.single else rule(writer, module, x)
 
 
 def mamba(writer: Writer, module: Mamba, x: Part) -> Part | None:

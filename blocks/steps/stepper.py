@@ -1,9 +1,13 @@
-"""The step of a net: its list of calls, written at the first token and again where its weights are others, and run for each token."""
+"""The step of a net: its list of calls, written at the first token and again where its weights are others, and run for each token.
+
+Prompts of a net with narrow weights have a list of their own, in which modules that mix tokens are called as they are.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 
 from blocks.chain import run
 from blocks.context import Context
+from blocks.narrowing import Narrow
 from blocks.ops.dispatch import is_observed
 from blocks.ops.narrow_linear import FEW
 from blocks.steps.kept import Moment
@@ -35,10 +40,10 @@ class Stepper:
 
     def __init__(self, stem: nn.Module, layers: Sequence[nn.Module], head: nn.Module):
         self.stem, self.layers, self.head = stem, list(layers), head
-        self._made: tuple[int, Plan] | None = None
+        self._made: dict[bool, tuple[int, Plan]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": None}
+        return self.__dict__ | {"_made": {}}
 
     def __call__(self, ids: Tensor, state: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]] | None:
         """ids (B, 1), the state behind the tokens before -> (scores (B, 1, vocabulary), the state behind these).
@@ -53,7 +58,7 @@ class Stepper:
         x = run(self.stem, ids, ctx)
         if x.dtype is not torch.float32 or x.ndim != 3:
             return None
-        plan = self._plan(x.shape[2])
+        plan = self._plan(x.shape[2], single=True)
         if plan is None or plan.program is None:
             return None
         moment, numbers = Moment(len(ids)), array("q")
@@ -67,19 +72,39 @@ class Stepper:
         y = _through(plan.program, plan.run, x, numbers, ctx)
         return None if y is None else (y, ctx.state)  # type: ignore[return-value]
 
-    def _plan(self, width: int) -> Plan | None:
-        if self._made is not None:
-            known, plan = self._made
+    def features(self, ids: Tensor, ctx: Context) -> Tensor | None:
+        """ids (B, L), more than FEW of them -> what the head reads (B, L, C), by the list of calls of prompts; ctx as of any pass.
+
+        None where the ordinary way is to be taken, likewise, and for a net whose weights are not narrow."""
+        if type(ids) is not Tensor or not ids.is_cpu or ids.ndim != 2 or ids.numel() <= FEW:
+            return None
+        if self.head.training or is_observed():
+            return None
+        inner = replace(ctx, state=None if ctx.state is None else dict(ctx.state))
+        x = run(self.stem, ids, inner)
+        if x.dtype is not torch.float32 or x.ndim != 3:
+            return None
+        plan = self._plan(x.shape[2], single=False)
+        if plan is None or plan.program is None:
+            return None
+        y = _through(plan.program, plan.run, x, array("q"), inner)
+        if y is not None:
+            ctx.state = inner.state
+        return y
+
+    def _plan(self, width: int, single: bool) -> Plan | None:
+        if single in self._made:
+            known, plan = self._made[single]
             if known == width and all(held.get(name) is tensor for held, name, tensor in plan.read):
                 return plan
         if missing():
             return None
-        plan = self._written(width)
-        self._made = width, plan
+        plan = self._written(width, single)
+        self._made[single] = width, plan
         return plan
 
     @torch.no_grad()
-    def _written(self, width: int) -> Plan:
+    def _written(self, width: int, single: bool) -> Plan:
         """Without a program where nothing would be run in C++, or weights are not in float32 or want gradients."""
         modules = [module for part in (self.stem, *self.layers, self.head) for module in part.modules()]
         read = [
@@ -93,12 +118,12 @@ class Stepper:
             for module in modules
             for parameter in module.parameters(recurse=False)
         )
-        if not plain:
+        if not plain or not (single or any(isinstance(module, Narrow) for module in modules)):
             return Plan(None, [], read, None)
         with torch.inference_mode(False):
-            writer = Writer()
+            writer = Writer(single)
             first = y = writer.tape.new(width)
-            for part in (*self.layers, self.head):
+            for part in (*self.layers, self.head) if single else self.layers:
                 y = writer.write(part, y)
             program = writer.tape.program(first, y.whole())
         is_gain = any(isinstance(entry, Listed) for entry in program.entries)
@@ -106,13 +131,13 @@ class Stepper:
 
 
 def _through(program: Program, run_step: Any, x: Tensor, kept: array[int], ctx: Context) -> Tensor | None:
-    """x (B, 1, C) through the calls; None where a module gives something else than numbers (B, 1, its `out_dim`)."""
-    rows, threads = len(x), torch.get_num_threads()
+    """x (B, L, C) through the calls; None where a module gives something else than numbers (B, L, its `out_dim`)."""
+    rows, threads = x.shape[0] * x.shape[1], torch.get_num_threads()
     room = x.new_empty(program.numbers * rows)
 
     def numbers(place: tuple[int, int]) -> Tensor:
         at, width = place
-        return room[at * rows : (at + width) * rows].view(rows, 1, width)
+        return room[at * rows : (at + width) * rows].view(*x.shape[:2], width)
 
     numbers((0, x.shape[2])).copy_(x)
     for entry in program.entries:

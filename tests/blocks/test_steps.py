@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from blocks.context import Context
 from blocks.narrowing import narrow
 from blocks.ops.narrow_linear import FEW
 from blocks.steps.tape import Called, Listed, Tape, missing
@@ -80,6 +81,27 @@ def test_a_step_is_that_of_the_modules(name: str, form: str) -> None:
     for one, other in zip(leaves(state), leaves(expected), strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_prompt_is_that_of_the_modules(name: str) -> None:
+    net, plain = net_of(name, "int8"), net_of(name, "int8", steps=False)
+    ids = IDS % net.spec.input.vocab_size
+    assert net.stepper.features(ids, Context()) is not None
+    mask = torch.ones(IDS.shape, dtype=torch.bool)
+    mask[0, :3] = False
+    for given in ({}, {"state": {}}, {"state": {}, "mask": mask}):
+        found, right = net(ids, **given), plain(ids, **given)
+        torch.testing.assert_close(found.logits, right.logits, rtol=2e-4, atol=2e-5)
+        assert (found.state is None) == (right.state is None)
+        for one, other in zip(leaves(found.state or {}), leaves(right.state or {}), strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)
+    begun = net(ids, state={}).state
+    torch.testing.assert_close(
+        net(ids, state=begun).logits, plain(ids, state=begun).logits, rtol=2e-4, atol=2e-5
+    )  # a state in, and the same not changed
+    assert net_of(name).stepper.features(ids, Context()) is None
 
 
 @torch.no_grad()
@@ -188,7 +210,7 @@ def test_modules_without_a_rule_are_called_between_lists() -> None:
     def kinds(name: str) -> set[type]:
         net = net_of(name)
         follow(net, IDS[:, :6])
-        return {type(entry) for entry in net.stepper._made[1].program.entries}
+        return {type(entry) for entry in net.stepper._made[True][1].program.entries}
 
     assert kinds("llama_nano") == kinds("mamba_nano") == {Listed}
     assert kinds("gla_nano") == {Listed, Called}

@@ -62,7 +62,16 @@ class LanguageModel(Backbone):
 
     def forward_features(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         """The tokens before the head, (B, L, C)."""
-        return super().forward_features(x, Context() if ctx is None else ctx)
+        ctx = Context() if ctx is None else ctx
+        if self.stepper is not None:
+            try:
+                found = self.stepper.features(x, ctx)
+            except FOREIGN as error:
+                refuse(error, x, self)
+                raise
+            if found is not None:
+                return found
+        return super().forward_features(x, ctx)
 
     def next_logits(self, x: Tensor, state: Past, mask: Tensor | None = None) -> Prediction:
         """Scores (B, vocabulary) for what follows the last token of each sample, and the state behind it.

@@ -7,8 +7,11 @@
 
 #include "simd.h"
 
+#include <memory>
+
 constexpr int64_t GROUP = 64;  // as GROUP in narrow_linear.py; a multiple of LANES
 constexpr int OUTPUTS = LANES == 16 ? 4 : 2, ROWS = 4;  // of which the sums are held in registers
+constexpr int64_t FEW = 16;  // rows up to which weights are read once, as FEW in narrow_linear.py
 constexpr int64_t AHEAD = 8192;  // bytes; processors foresee the next line of one row, and rows are short
 
 // A layer, which stays the same from call to call and may be shared by threads.
@@ -145,4 +148,12 @@ static void many_rows(const Product& s, int64_t output, float* panel) {
     for (; row + TALL <= s.rows; row += TALL) pass<TALL>(s, output, row, panel);
     for (; row + 2 <= s.rows; row += 2) pass<2>(s, output, row, panel);
     for (; row < s.rows; row++) pass<1>(s, output, row, panel);
+}
+
+// The outputs of one of so many parts, of rows that are few or many.
+static void all_rows_of(const Product& s, int64_t part, int64_t parts) {
+    if (s.rows <= FEW) return linear(s, part, parts);
+    int64_t panels = (s.outputs + ABREAST - 1) / ABREAST;
+    std::unique_ptr<float[]> panel(new float[s.inputs * ABREAST]);
+    for (int64_t i = panels * part / parts; i < panels * (part + 1) / parts; i++) many_rows(s, i * ABREAST, panel.get());
 }

@@ -1,4 +1,5 @@
-// One step of a sequence as a list of calls: norms, products, activations, attention and scans over numbers that lie in one room.
+// One step of a sequence as a list of calls: norms, products, activations, attention and scans over numbers that lie in one room. The same
+// without attention and scans for whole prompts, whose tokens are rows.
 //
 // Threads go through the list together and wait for each other behind each call. What a block keeps of the tokens so far is read from
 // memory that the caller names at every step; nothing that was given is written over.
@@ -111,7 +112,7 @@ static void norm(const Step& s, const Call& c) {
 }
 
 static void product(const Step& s, const Call& c) {
-    linear({*(const Layer*)c.weight, s.at(c.x, 0), s.at(c.y, 0), s.rows, c.x.row, c.y.row}, s.part, s.parts);
+    all_rows_of({*(const Layer*)c.weight, s.at(c.x, 0), s.at(c.y, 0), s.rows, c.x.row, c.y.row}, s.part, s.parts);
 }
 
 template <typename Function>
