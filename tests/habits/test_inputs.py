@@ -112,3 +112,47 @@ def test_a_batch_of_no_samples_has_the_shape_of_any_other(name: str) -> None:
     model: Any = zoo.create(name)
     x = drawn_inputs(model.spec, 2)[0]
     assert tuple(model(x[:0]).shape) == (0, *model(x).shape[1:])
+
+
+BESIDE: dict[str, tuple[Any, str]] = {
+    "an array": (
+        np.zeros(2, np.float32),
+        r"log_snr\n    expected a tensor of numbers \(2\); found `ndarray`; next: `torch.as_tensor",
+    ),
+    "a number": (0.5, "log_snr\n    expected a tensor of numbers .* found `float`"),
+    "another batch": (torch.zeros(3), r"log_snr\n    expected numbers \(2\); found float32 \(3,\)"),
+    "more axes": (torch.zeros(2, 5, 5), r"log_snr\n    expected numbers \(2\); found float32 \(2, 5, 5\)"),
+    "wide": (
+        torch.zeros(2, dtype=torch.float64),
+        r"log_snr\n    expected numbers \(2\) in float32, as the model is; found float64",
+    ),
+    "elsewhere": (
+        torch.zeros(2, device="meta"),
+        "log_snr\n    expected an input on `cpu`, where the model is; found `meta`",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_is_no_input_beside_the_first_is_refused_by_its_name(kind: str) -> None:
+    model: Any = zoo.create("dimr_nano")
+    x, _, y = drawn_inputs(model.spec, 2)
+    given, words = BESIDE[kind]
+    with pytest.raises(InputError, match=words):
+        model(x, given, y)
+
+
+@torch.no_grad()
+def test_masks_of_ones_and_zeros_are_those_of_truths() -> None:
+    model: Any = zoo.create("gla_nano")
+    ids = torch.arange(12).view(2, 6)
+    mask = torch.tensor([[False] * 2 + [True] * 4, [True] * 6])
+    expected = model(ids, mask=mask).logits
+    for given in (mask.long(), mask.float(), mask.numpy(), mask.tolist()):
+        assert torch.equal(model(ids, mask=given).logits, expected)
+        assert torch.equal(model.next_logits(ids, {}, given).logits, model.next_logits(ids, {}, mask).logits)
+    for wrong in (mask[:1], mask[:, :5], mask[0], mask * 0.5, "mask", [[True], [True, False]]):
+        with pytest.raises(
+            InputError, match=r"expected truths, or ones and zeros, of the shape of the tokens, \(2, 6\)"
+        ):
+            model(ids, mask=wrong)

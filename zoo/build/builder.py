@@ -111,7 +111,7 @@ class _Builder:
 
     def _behind(self, model: GraphModel) -> None:
         first, *others = meta_inputs(self.spec)
-        beside = model.beside(first, others) if isinstance(model, ManyInputs) else {}
+        beside = model.beside(first, model.named(others)) if isinstance(model, ManyInputs) else {}
         inputs = model.eval().taps(first, None, beside)
         place = replace(self.place, path="graph", sizes=None, inputs=lambda: tuple(inputs))
         kinds = {named.name: named.count for named in self.spec.inputs if isinstance(named, Ids)}

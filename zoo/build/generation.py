@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo.build.masks import as_mask
 from zoo.errors import InputError, Problem, nearest
 from zoo.specs.scalars import is_count, plain
 
@@ -126,14 +127,13 @@ def _tokens(ids: Any, vocabulary: int, problems: list[Problem]) -> Tensor | None
 
 def _real(mask: Any, tokens: Tensor, problems: list[Problem]) -> Tensor | None:
     """A mask of truths, or of ones and zeros, as truths."""
+    found = ""
     try:
-        values = torch.as_tensor(mask, device=tokens.device)
-    except (TypeError, ValueError, RuntimeError):
-        values = torch.empty(0)
-    real = values if values.dtype == torch.bool else values == 1
-    sound = values.dtype == torch.bool or (not values.is_floating_point() and bool((real | (values == 0)).all()))
-    if not sound or real.shape != tokens.shape or not bool(real.any(1).all()):
-        found = f"{values.dtype} {tuple(values.shape)}"
+        real = as_mask(mask, tokens, "generate")
+        found = "" if bool(real.any(1).all()) else f"{real.dtype} {tuple(real.shape)}"
+    except InputError as refusal:
+        real, found = None, refusal.problems[0].found
+    if found:
         expected = "booleans of the shape of ids, True at one token of each sample at least"
         problems.append(Problem("mask", expected, found))
     return real

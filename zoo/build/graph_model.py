@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -100,19 +101,24 @@ class ManyInputs(GraphModel):
 
     def forward(self, x: Tensor, *others: Any, ctx: Context | None = None, **named: Any) -> Any:  # type: ignore[override]
         """Raises InputError for an input that is missing, one that has no place, and another kind of numbers than the spec says."""
-        beside = self.beside(x, others, named)
-        if self.graph is None or self.out_indices is not None:
-            return super().forward(x, ctx)
-        if ctx is None and self.reads_slots:
-            ctx = Context()
+        given = self.named(others, named)
         try:
+            beside = self.beside(x, given)
+            if self.graph is None or self.out_indices is not None:
+                return super().forward(x, ctx)
+            if ctx is None and self.reads_slots:
+                ctx = Context()
             return self.graph(tuple(self.taps(x, ctx, beside)), ctx)
         except FOREIGN as error:
-            refuse(error, x, self)
+            refuse(error, x, self, given)
             raise
 
-    def beside(self, like: Tensor, others: Sequence[Any], named: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    def beside(self, like: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs beside the first, `like`, as the graph reads them, by name."""
+        return {each.name: as_sequence(each, given.get(each.name), like) for each in self.spec.inputs}
+
+    def named(self, others: Sequence[Any], named: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+        """The inputs beside the first by name, as they are given. Raises InputError."""
         declared = self.spec.inputs
         names = [each.name for each in declared]
         given = dict(zip(names, others, strict=False)) | dict(named)
@@ -125,14 +131,20 @@ class ManyInputs(GraphModel):
             )
             near = nearest(strange[0], names) if strange else ""
             raise InputError("forward", Problem("inputs", f"model(x, {', '.join(names)})", found, near))
-        return {each.name: as_sequence(each, given.get(each.name), like) for each in declared}
+        return given
 
 
 def as_sequence(declared: Named, x: Any, like: Tensor) -> Any:
     """An input as the graph sees it: numbers (B, L, C), ids (B, L). What has no length is one long, a number one wide; of several
     streams (N, B, L, C) the channels lie side by side, (B, L, N C). What has no batch stays as it is.
 
-    Raises InputError for ids that are no whole numbers."""
+    Raises InputError for ids that are no whole numbers, and for a mask of other numbers than ones and zeros."""
+    if isinstance(declared, Mask) and isinstance(x, Tensor) and x.dtype != torch.bool:
+        if x.is_complex() or not bool(((x == 0) | (x == 1)).all()):
+            raise InputError(
+                "forward", Problem(declared.name, "truths, or ones and zeros", f"other numbers in {x.dtype}")
+            )
+        x = x == 1
     if x is None or "batch" not in declared.shape:
         return x
     if isinstance(declared, Numbers):

@@ -10,6 +10,7 @@ from torch import Tensor
 from blocks.context import Context
 from blocks.steps import Stepper
 from zoo.build.backbone import Backbone, Stage
+from zoo.build.masks import as_mask
 from zoo.build.refusals import FOREIGN, refuse
 from zoo.errors import InputError, Problem
 
@@ -55,7 +56,7 @@ class LanguageModel(Backbone):
             raise InputError(self.spec.name, Problem("", "token numbers (B, L)", "text", next=step))
         if ctx is None and (stepped := self._stepped(x, state, mask)) is not None:
             return stepped
-        ctx = self._context(ctx, state, mask)
+        ctx = self._context(x, ctx, state, mask)
         if self.out_indices is not None:
             return super().forward(x, ctx)
         return Prediction(self.forward_head(self.forward_features(x, ctx), ctx=ctx), ctx.state)
@@ -80,7 +81,8 @@ class LanguageModel(Backbone):
         """
         if (stepped := self._stepped(x, state, mask)) is not None:
             return Prediction(stepped.logits.squeeze(1), stepped.state)
-        ctx = self._context(None, state, mask)
+        ctx = self._context(x, None, state, mask)
+        mask = ctx.mask
         features = self.forward_features(x, ctx)
         if mask is None:
             last = features[:, -1:]
@@ -142,10 +144,11 @@ class LanguageModel(Backbone):
         parts: list[Any] = [part for part in self.modules() if part is not self and hasattr(part, "state_size")]
         return sum(part.state_size(length) for part in parts)
 
-    def _context(self, ctx: Context | None, state: Past | None, mask: Tensor | None) -> Context:
+    def _context(self, x: Any, ctx: Context | None, state: Past | None, mask: Tensor | None) -> Context:
+        """Raises InputError for a mask that is none, and for a state that is no table."""
         ctx = Context() if ctx is None else ctx
         if state is not None:
             ctx.state = dict(state)
         if mask is not None:
-            ctx.mask = mask
+            ctx.mask = as_mask(mask, x, self.spec.name) if isinstance(x, Tensor) else mask
         return ctx

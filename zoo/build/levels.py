@@ -66,6 +66,10 @@ def chosen_levels(indices: Indices, count: int) -> list[int]:
 
     Raises InputError for a level that is not there.
     """
+    if not count:
+        raise InputError(
+            "feature levels", Problem("", "a net with stages, each of which is a level", "one of a graph alone")
+        )
     if indices is None:
         return list(range(count))
     found = plain(indices)

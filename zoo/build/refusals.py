@@ -5,6 +5,7 @@ It is asked once a pass has failed, and costs the others nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,15 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from blocks.registry.errors import SizeError
-from zoo.errors import InputError, Problem
+from zoo.build.inputs import meta_input
+from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.inputs import (
     AnyInput,
     FramesInput,
+    Ids,
     ImageInput,
+    Mask,
+    Numbers,
     NumbersInput,
     SeriesInput,
     SpectrogramInput,
@@ -26,21 +31,23 @@ from zoo.specs.inputs import (
 from zoo.specs.model import Spec
 from zoo.specs.sizes import fixed_blocks
 
-FOREIGN = (SizeError, RuntimeError, TypeError, AttributeError, IndexError)
+FOREIGN = (ValueError, RuntimeError, TypeError, AttributeError, IndexError)
 """What a pass may end with where its input is at fault: the word of a block, and what torch and Python say."""
 TOO_SMALL = ("too small", "greater than actual input size", "should be less than", "non-zero size", "at least one")
 """How torch says that a kernel, a window or a border is larger than a map."""
+NOTHING: Mapping[str, Any] = {}
 IDS = (torch.int64, torch.int32)
 """The dtypes in which torch looks rows of a table up."""
 
 
-def refuse(error: Exception, x: Any, model: Any) -> None:
-    """Raises InputError where `x` is no input as `model.spec` says and its weights want it, or a picture of a size that it cannot take."""
-    if isinstance(x, Proxy):
+def refuse(error: Exception, x: Any, model: Any, beside: Mapping[str, Any] = NOTHING) -> None:
+    """Raises InputError where `x` is no input as `model.spec` says and its weights want it, or a picture of a size that it cannot take; and
+    where what goes in `beside` it, by name, is something else than the spec says."""
+    if isinstance(x, Proxy) or isinstance(error, ProblemsError):
         return
-    problem = _of_kind(x, model) or _of_size(error, x, model.spec)
+    problem = _of_kind(x, model) or _of_others(beside, x, model) or _of_size(error, x, model.spec)
     if problem is not None:
-        raise InputError(model.spec.name, problem) from (None if isinstance(error, SizeError) else error)
+        raise InputError(model.spec.name, problem) from (None if _is_of_size(error) else error)
 
 
 def _of_kind(x: Any, model: Any) -> Problem | None:
@@ -68,6 +75,32 @@ def _of_kind(x: Any, model: Any) -> Problem | None:
     return None
 
 
+def _of_others(given: Mapping[str, Any], x: Tensor, model: Any) -> Problem | None:
+    """`_of_kind` of what goes in beside `x`: also of another batch, and of other sizes than an example has, where `x` is as large as that."""
+    weight = next((each for each in model.parameters() if each.is_floating_point()), x)
+    as_example = x.shape[1:] == meta_input(model.spec).shape[1:]
+    for declared in model.spec.inputs:
+        y, where = given.get(declared.name), declared.name
+        if y is None:
+            continue
+        sizes = [len(x) if axis == "batch" and x.ndim else axis for axis in declared.shape]
+        kind = "whole numbers" if isinstance(declared, Ids) else "truths" if isinstance(declared, Mask) else "numbers"
+        wanted = f"{kind} ({', '.join(map(str, sizes))})"
+        if not isinstance(y, Tensor):
+            return Problem(where, f"a tensor of {wanted}", f"`{type(y).__name__}`", next="`torch.as_tensor(x)`")
+        if y.device != weight.device:
+            return Problem(where, f"an input on `{weight.device}`, where the model is", f"`{y.device}`")
+        pairs = list(zip(declared.shape, sizes, y.shape, strict=False))
+        if y.ndim != len(sizes) or any(n != m for axis, n, m in pairs if as_example or axis == "batch"):
+            return _other(wanted, y, "")._replace(where=where)
+        if isinstance(declared, Ids) and y.dtype not in IDS:
+            return _other(wanted, y, "x.long()")._replace(where=where)
+        if isinstance(declared, Numbers) and y.is_floating_point() and y.dtype != weight.dtype:
+            expected = f"{wanted} in {_name(weight.dtype)}, as the model is"
+            return _other(expected, y, "x.to(the dtype of the model)")._replace(where=where)
+    return None
+
+
 def axes_of(declared: AnyInput) -> tuple[str | int, ...]:
     """The axes of an input, numbers where they are given and letters where they are free; none of numbers of any shape."""
     if isinstance(declared, TokenInput):
@@ -92,6 +125,11 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _is_of_size(error: BaseException | None) -> bool:
+    """Whether a block, or one in a node of a graph, says that it was built for another size."""
+    return error is not None and (isinstance(error, SizeError) or _is_of_size(error.__cause__))
+
+
 def _of_size(error: Exception, x: Tensor, spec: Spec) -> Problem | None:
     """A picture of another size than that of a net of one size, or of fewer pixels than a kernel has."""
     if x.ndim != 4 or not hasattr(spec.input, "size"):
@@ -99,7 +137,7 @@ def _of_size(error: Exception, x: Tensor, spec: Spec) -> Problem | None:
     size = spec.input.size
     rows, columns = (size, size) if isinstance(size, int) else size[-2:]
     met = f"{x.shape[2]} x {x.shape[3]}"
-    if isinstance(error, SizeError):
+    if _is_of_size(error):
         pair = f"({x.shape[2]}, {x.shape[3]})"
         ways = f"create it with `img_size={pair}`"
         if not fixed_blocks(spec):
