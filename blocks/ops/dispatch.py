@@ -30,6 +30,7 @@ from blocks.registry.errors import BlockError, Problem, listed, nearest
 
 FASTEST_FIRST = ("triton", "native", "eager")
 GRAPH = "graph"
+TRANSFORMED = "torch.func transforms"
 
 Implementation = TypeVar("Implementation", bound=Callable[..., Any])
 Refusal = Callable[..., str]
@@ -94,6 +95,9 @@ def choose(op: str, *tensors: Tensor | None) -> Choice:
     watched = watcher(*tensors)
     if forced == GRAPH:
         return Choice(GRAPH, "forced", _able(op, GRAPH, *tensors))
+    if not forced and is_transformed():
+        name = "reference" if "reference" in backends else "eager"
+        return Choice(name, f"plain torch, since {TRANSFORMED}", backends[name])
     if "trace" in backends and (forced == "trace" or (watched and forced != "reference")):
         name = forced if forced in FASTEST_FIRST else ""
         return Choice("trace", watched or "forced", functools.partial(backends["trace"], backend=name))
@@ -149,14 +153,21 @@ def watcher(*tensors: Tensor | None) -> str:
         return "torch.jit traces"
     if torch._C._len_torch_dispatch_stack():
         return "a torch dispatch mode counts or traces"
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return "torch.func transforms"
+    if is_transformed():
+        return TRANSFORMED
     for tensor in tensors:
         if tensor is not None and tensor.is_meta:
             return "meta tensors"
         if tensor is not None and type(tensor) not in (Tensor, torch.nn.Parameter):
             return f"a tensor is a {type(tensor).__name__}"
     return ""
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms what is computed: vmap, grad, jvp and their like know torch's own ops, and no gradients of others."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def is_observed() -> bool:

@@ -11,6 +11,7 @@ from torch.fx import Proxy
 
 from blocks.chain import Chain, channels, run
 from blocks.context import Context
+from blocks.ops.dispatch import is_transformed
 from blocks.places import check_places, has_places
 from zoo.build import config, groups, surgery
 from zoo.build.checkpointing import checkpointed
@@ -38,7 +39,9 @@ def as_read(x: Tensor, declared: AnyInput) -> Tensor:
         step = "in a Dataset, `zoo.transform(model).one(picture)` gives (C, H, W)"
         found = f"{tuple(x.shape)}, a batch of batches"
         raise InputError("forward", Problem("x", "images (B, C, H, W)", found, next=step))
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    if x.ndim != 4 or is_transformed():  # vmap knows no layouts
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class Stage(nn.Module):
