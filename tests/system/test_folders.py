@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from zoo.system.folders import replacing
+from zoo.errors import InputError
+from zoo.system.folders import check_place, forget_drafts, read_whole, replacing, write_whole
 
 
 def test_a_draft_takes_the_place_when_its_block_ends(tmp_path: Path) -> None:
@@ -45,3 +47,43 @@ def test_threads_that_replace_one_file_do_not_disturb_each_other(tmp_path: Path)
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert broken == [] and list(tmp_path.iterdir()) == [path]
+
+
+def test_no_file_takes_the_place_of_a_device_or_a_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match="found a folder or a device is there, and no file"):
+            write_whole(tmp_path / name, b"new")
+        with pytest.raises(InputError, match="expected a place to write to"):
+            check_place(tmp_path / name)
+        assert not (tmp_path / name).is_file()
+
+
+def test_a_place_is_asked_for_without_a_trace(tmp_path: Path) -> None:
+    check_place(tmp_path / "not" / "there" / "yet.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="expected a place to write to; found Not a directory"):
+        check_place(tmp_path / "file" / "below.json")
+    with pytest.raises(InputError, match="expected a place to write to; found File name too long"):
+        check_place(tmp_path / ("a" * 300))
+
+
+def test_what_a_killed_process_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    kept = {".hidden.tmp", "last.json", ".a.0123.tmp"}
+    for name in (*kept, ".last.json.0123456789abcdef.tmp", ".a\nb.0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+    forget_drafts(tmp_path, tmp_path / "not there")
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_no_pipe_is_waited_for_and_no_device_read_for_ever(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, found in ((tmp_path / "pipe", "a pipe or a device"), (Path("/dev/zero"), "a pipe or a device")):
+        with pytest.raises(OSError, match=found):
+            read_whole(path, 100)
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_whole(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_whole(tmp_path / "file", 4)

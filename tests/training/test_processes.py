@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,30 @@ def test_two_and_four_processes_learn_what_one_does(tmp_path: pathlib.Path, mode
         for other in others:
             assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
             assert other["held_out_loss"] == pytest.approx(one["held_out_loss"], rel=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "first", "second"),
+    [("loss", "nan at step 3", "nan at step 3"), ("picture", "one that is gone", "found nothing")],
+)
+def test_what_one_of_two_processes_loses_ends_both_with_a_sentence(
+    tmp_path: pathlib.Path, lost: str, first: str, second: str
+) -> None:
+    data, script = shades.folder(tmp_path / "data"), str(pathlib.Path(__file__).with_name("losing.py"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = [
+        subprocess.Popen(
+            [sys.executable, script, lost, *command(data, tmp_path / "RUN", shades.MODEL)[2:]],
+            env=environment() | meeting | {"RANK": rank, "LOCAL_RANK": rank}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = ["".join(child.communicate(timeout=120)) for child in children]
+    assert [child.returncode for child in children] == [2, 2], said
+    assert first in said[0] and second in said[1] and "Traceback" not in "".join(said), said
 
 
 @pytest.mark.slow

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 
 from zoo.errors import InputError, Problem
+
+DRAFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tmp", re.DOTALL)
+"""How a draft is called."""
 
 
 def data_folder() -> pathlib.Path:
@@ -35,7 +40,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A draft beside `path`, to be written in the block; it takes the place of `path` when the block ends without an error.
 
     Its name is drawn, so no other thread or process writes to it. Its bytes are on the disk before it is renamed, so a power cut
-    leaves the old file or the new one, each whole. Whatever happens, the draft is gone afterwards. Raises OSError."""
+    leaves the old file or the new one, each whole. Whatever happens, the draft is gone afterwards. Raises OSError, also where a folder
+    or a device is at `path`: who may do all would put a file in the place of /dev/null."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "a folder or a device is there, and no file", str(path))
     draft = _draft_of(path)
     try:
         yield draft
@@ -68,12 +76,52 @@ def _draft_of(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 
+def is_draft(path: pathlib.Path) -> bool:
+    """Whether it is a draft, by its name: of a process at work, or of one that was killed."""
+    return DRAFT.fullmatch(path.name) is not None
+
+
+def forget_drafts(*folders: pathlib.Path) -> None:
+    """Removes what processes left in folders of ours that were killed while they wrote. Nobody else may be at work there."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for path in filter(is_draft, list(folder.iterdir())):
+                path.unlink(missing_ok=True)
+
+
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """The file is there with all of these bytes, or as it was. Makes its folder. Raises InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.write_bytes(data)
+    except OSError as error:
+        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
+
+
+def read_whole(path: pathlib.Path, most: int) -> bytes:
+    """The bytes of a small file that somebody named. Raises OSError, also for more than `most` bytes, and for a pipe or a device, which
+    would be waited for or read for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+    return data
+
+
+def check_place(path: pathlib.Path) -> None:
+    """Raises InputError where `write_whole` would: asked before work of minutes or hours whose result goes there."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.stat()  # which a path that is too long, or leads through a file, does not survive
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "a folder or a device is there, and no file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        draft = _draft_of(folder / path.name)
+        draft.touch()
+        draft.unlink()
     except OSError as error:
         raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
 

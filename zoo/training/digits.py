@@ -20,10 +20,15 @@ from blocks.context import Context
 from zoo.artifacts.record import WEIGHTS
 from zoo.build.groups import lr_scales
 from zoo.data import digits
+from zoo.errors import InputError, Problem
+from zoo.specs.inputs import ImageInput
 from zoo.training.embedded import command_of, embed
 from zoo.training.loop import Progress, RunningAverage, train
 from zoo.weights.manifest import Manifest, counted_metric
 from zoo.weights.stats import wilson_interval
+
+
+DIGITS = 10
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -63,11 +68,28 @@ class Result(NamedTuple):
 
 
 def train_digits(name: str, recipe: Recipe = Recipe(), progress: Progress | None = None) -> Result:
-    """Trains the model `name` from scratch on the training scans; the same seed gives the same weights on one machine."""
+    """Trains the model `name` from scratch on the training scans; the same seed gives the same weights on one machine.
+
+    Raises InputError for a model that does not tell ten classes of grey pictures apart."""
     from zoo.factory import create
 
     torch.manual_seed(recipe.seed)
-    return fit(create(name), recipe, progress)
+    model = create(name)
+    check_scans(model)
+    return fit(model, recipe, progress)
+
+
+def check_scans(model: Any) -> None:
+    """Raises InputError for a model that the scans of digits are no input of, or that answers something else than which of ten it is."""
+    spec = model.spec
+    takes = type(spec.input) is ImageInput and spec.input.channels == digits.PREPROCESS.channels and not spec.inputs
+    if takes and spec.family.task == "image-classification" and spec.num_classes == DIGITS:
+        return
+    channels = f", {spec.input.channels} channels" if isinstance(spec.input, ImageInput) else ""
+    found = f"one for {spec.family.task}{channels}, {spec.num_classes} classes"
+    step = "`zoo train NAME --data DIR` trains on pictures of your own, `zoo train scenes NAME` for other tasks"
+    expected = f"a model for image-classification, 1 channel, {DIGITS} classes"
+    raise InputError("digits", Problem(spec.name, expected, found, next=step))
 
 
 def fit(model: nn.Module, recipe: Recipe, progress: Progress | None = None, tuning: bool = False) -> Result:
@@ -184,7 +206,7 @@ def manifest_of(name: str, result: Result, recipe: Recipe) -> Manifest:
         licence_class="permissive",
         origin="trained from scratch on scikit-learn's handwritten digits",
         preprocess=digits.PREPROCESS,
-        labels=tuple(str(digit) for digit in range(10)),
+        labels=tuple(str(digit) for digit in range(DIGITS)),
         metrics={f"digits/top1@{digits.PREPROCESS.size}": figure},
         recipe=command,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import DistError
 
 from zoo.errors import InputError, Problem, nearest
 from zoo.training.recipe import Recipe, values
@@ -51,6 +52,12 @@ def accelerator_for(recipe: Recipe, out: Path, log: str) -> Any:
 
 def _shown(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def tells_of_another(error: RuntimeError) -> bool:
+    """Whether it is the error of a process that waited for one that has ended; the cause is with that one."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, DistError) or any(each in str(error) for each in words)
 
 
 def broadcast(accelerator: Any, values: list[Any]) -> None:

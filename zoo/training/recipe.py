@@ -13,8 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from zoo.errors import InputError, Problem, listed, nearest
+from zoo.system.folders import read_whole
 
 SHIPPED = Path(__file__).parent / "recipes"
+MOST_BYTES = 2**20
+"""Of a file that somebody wrote: a recipe, or the ranges of one."""
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 Share = Annotated[float, Meta(ge=0, le=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -210,7 +213,7 @@ def _tree(source: str | os.PathLike[str]) -> dict[str, Any]:
             raise InputError("recipe", Problem("", expected, f"`{name}`", nearest(name, shipped())))
         path = SHIPPED / f"{name}.toml"
     try:
-        tree = tomllib.loads(path.read_text("utf-8"))
+        tree = tomllib.loads(read_whole(path, MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"recipe {name}", Problem("", "a file of TOML", getattr(error, "strerror", "") or "other bytes")

@@ -22,9 +22,9 @@ from zoo.data.pictures import large_pictures
 from zoo.data.survey import Survey, readable, subject_of, survey
 from zoo.errors import InputError, Problem
 from zoo.pretrained.checkpoint import Weights
-from zoo.system.folders import write_whole
+from zoo.system.folders import is_draft, write_whole
 from zoo.training.batches import LostPicture
-from zoo.training.engine import accelerator_for, broadcast
+from zoo.training.engine import accelerator_for, broadcast, tells_of_another
 from zoo.training.optimizers import check_optimizer
 from zoo.training.outcome import SURVEY, Run
 from zoo.training.recipe import Recipe, read_recipe
@@ -67,11 +67,17 @@ def train(
             lost = str(error).strip().rpartition("LostPicture: ")[2]
             step = "--resume goes on when the net can read it"
             raise InputError("data", Problem("", "pictures that the net can read", lost, next=step)) from None
+        except RuntimeError as error:
+            if not tells_of_another(error):
+                raise
+            step = "what that one said; --resume goes on from what is kept"
+            problem = Problem("", f"{accelerator.num_processes} processes", "one that is gone", next=step)
+            raise InputError("train", problem) from None
 
 
 def check_folder(out: Path) -> None:
-    """Raises InputError for a folder that holds anything else than a run."""
-    if out.exists() and not (out.is_dir() and ((out / "recipe.toml").exists() or not any(out.iterdir()))):
+    """Raises InputError for a folder that holds anything else than a run, or what was left of one that was killed as it began."""
+    if out.exists() and not (out.is_dir() and ((out / "recipe.toml").exists() or all(map(is_draft, out.iterdir())))):
         raise InputError(
             "train", Problem(str(out), "a new folder", "other files", next="name a folder that is not there yet")
         )

@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from zoo.errors import InputError, Problem, nearest
+from zoo.system.folders import read_whole
 from zoo.system.strict_json import parse_json
-from zoo.training.recipe import fields, misfits
+from zoo.training.recipe import MOST_BYTES, fields, misfits
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +84,7 @@ def is_whole(path: str) -> bool:
 
 def _tables(path: Path, subject: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.expanduser().read_text("utf-8"))
+        return tomllib.loads(read_whole(path.expanduser(), MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         found = getattr(error, "strerror", "") or "other bytes"
         raise InputError(subject, Problem("", "a file of TOML", found)) from None

@@ -18,7 +18,7 @@ from zoo.data.labelled import Labelled
 from zoo.data.survey import Survey
 from zoo.data.transforms import preprocess_of
 from zoo.errors import InputError, Problem
-from zoo.system.folders import write_text
+from zoo.system.folders import forget_drafts, write_text
 from zoo.training import adapters, outcome, sharding
 from zoo.training.augmentation import Augmented, mixer
 from zoo.training.batches import Order, Pictures, Share, balanced_weights, loader, seeded, targets_of
@@ -117,6 +117,8 @@ class Trainer:
             self.facts = load(last, self.student, self.average, self.optimizer)
         elif self.is_main:
             write_text(self.out / "recipe.toml", to_toml(self.recipe))
+        if self.is_main:
+            forget_drafts(self.out, self.out / LAST.parent)
         if self.recipe.engine.compile and self.outline is None:
             self.net.compile()
         if self.recipe.engine.checkpointing:
@@ -148,7 +150,8 @@ class Trainer:
             warmup=schedule.warmup, average=self.average, adapts_routers=True, course=course,
         )  # fmt: skip
         if not self._is_over():
-            for loss in losses:
+            for own in losses:
+                loss = self._mean(own)
                 self._refuse_lost(loss)
                 self.facts.step += 1
                 self.facts.losses.append(loss)
@@ -173,8 +176,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """The epoch's place in the history, and its weights where no epoch was better."""
         facts, accelerator = self.facts, self.accelerator
-        mean = torch.tensor(math.fsum(facts.losses) / len(facts.losses), dtype=torch.float64, device=accelerator.device)
-        loss, facts.losses = float(accelerator.reduce(mean, "mean")), []
+        loss, facts.losses = math.fsum(facts.losses) / len(facts.losses), []
         number = facts.step // self.order.epoch_steps
         figures, self.judgement = [(0.0, 0.0)], self.judge()
         if self.judgement is not None:
@@ -217,9 +219,6 @@ class Trainer:
     def _saved(self) -> float:
         """Keeps where the training stands; returns when that was. Where one process keeps all, none of the others waits for it here."""
         if self.recipe.engine.sharded:
-            if self.outline is not None and self.facts.losses:
-                losses = torch.tensor(self.facts.losses, dtype=torch.float64, device=self.accelerator.device)
-                self.facts.losses = self.accelerator.reduce(losses, "mean").tolist()
             _of_parts().save_parts(self.out / LAST_PARTS, self.facts, self.student, self.average, self.optimizer)
         elif self.is_main:
             if self.accelerator.scaler is not None:
@@ -242,6 +241,13 @@ class Trainer:
         figure = facts.history[-1].figure if facts.history else None
         epoch = min(epochs, facts.step // self.order.epoch_steps + 1)
         return Moment(epoch, epochs, facts.step, self.steps, loss, left, figure)
+
+    def _mean(self, loss: float) -> float:
+        """The loss of the whole batch, in each process: so none waits for another that stops for what it lost."""
+        if self.share.processes == 1:
+            return loss
+        mean = torch.tensor(loss, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(mean, "mean"))
 
     def _refuse_lost(self, loss: float) -> None:
         if not math.isfinite(loss):
