@@ -71,6 +71,24 @@ def test_a_command_prints_and_succeeds(capsys: pytest.CaptureFixture[str], argum
         (("spec", "convformer_s18", "--why", "stages.9"), "--why stages.9"),
         (("check", "missing.toml"), "expected a readable spec file; found No such file or directory"),
         (("info", "linear_vit_nano.digts"), "nearest `digits`"),
+        (("train", "digits", "fpn_nano"), "found one for semantic-segmentation, 1 channels, 4 classes"),
+        (("train", "digits", "gla_nano"), "found one for language-modeling, 256 classes"),
+        (("train", "digits", "gmlp_nano", "--epochs", "0"), "expected a whole number from 1; found `0`"),
+        (("train", "digits", "gmlp_nano", "--seed", "-1"), "expected a whole number from 0; found `-1`"),
+        (
+            ("train", "digits", "gmlp_nano", "--out", "weights.pth"),
+            "expected a file that ends in .safetensors, or a folder",
+        ),
+        (
+            ("train", "text", "gla_nano", "--out", "/dev/null/w.safetensors"),
+            "expected a place to write to; found Not a directory",
+        ),
+        (
+            ("train", "scenes", "espcn_nano", "--out", "/dev/null/w.safetensors"),
+            "expected a place to write to; found Not a directory",
+        ),
+        (("evaluate", "gmlp_nano.digits", "--data", "x", "--out", "/dev/null/x.md"), "expected a place to write to"),
+        (("evaluate", "fpn_nano", "--data", "scenes", "--deploy", "auto"), "leave out `--deploy`"),
     ],
 )
 def test_a_users_error_is_one_sentence_and_exit_code_2(

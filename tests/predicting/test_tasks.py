@@ -84,6 +84,24 @@ def test_answers_are_written_beside_what_is_drawn(tmp_path: pathlib.Path, capsys
     assert "--force" in capsys.readouterr().out
 
 
+def test_what_is_drawn_takes_the_place_of_no_picture(tmp_path: pathlib.Path) -> None:
+    before = np.random.RandomState(0).randint(0, 255, (20, 30, 3), np.uint8)
+    for name in ("a.png", "a-2.jpg", "below/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(before).save(tmp_path / "in" / name)
+    for force in (False, True):
+        with pytest.raises(InputError, match="expected a folder without the pictures"):
+            zoo.predict_images(DETECTOR, tmp_path / "in", tmp_path / "in", force=force)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "in" / "a.png")), before)
+    zoo.predict_images(DETECTOR, tmp_path / "in", tmp_path / "out")
+    stems = {path.stem: json.loads(path.read_text())["image"] for path in (tmp_path / "out").glob("*.json")}
+    assert len(stems) == len(set(stems.values())) == 3 and {"a", "a-2"} < set(stems)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.png").write_text("mine")
+    with pytest.raises(InputError, match="a folder without answers about it; found a.png"):
+        zoo.predict_images(DETECTOR, tmp_path / "in" / "a.png", tmp_path / "there")
+
+
 @pytest.mark.parametrize("task", [task for task in PICTURES if task in SHOWN])
 def test_a_picture_of_any_size_comes_back(task: str) -> None:
     name = next(name for name, its in TASK.items() if its == task)

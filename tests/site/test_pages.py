@@ -22,6 +22,7 @@ from zoo.site import build, guides, render
 from zoo.site.build import Site, write_site
 from zoo.site.sheet import sheet, write_sheet
 from zoo.site.structure import nodes, places
+from zoo.system.folders import write_text
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>{{7*7}}"
 
@@ -184,6 +185,24 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theses.txt").write_text("x")
     with pytest.raises(InputError, match="expected an empty folder, or one with an earlier site; found other files"):
         write_site(tmp_path, ["starnet_nano"])
+
+
+def test_a_site_that_was_broken_off_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def killed(path: Path, text: str) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_text(path, text)
+
+    monkeypatch.setattr(build, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_site(tmp_path / "site", ["starnet_nano"], counted=False)
+    monkeypatch.undo()
+    (tmp_path / "site" / ".index.html.0123456789abcdef.tmp").write_text("of a process that was killed")
+    found = write_site(tmp_path / "site", ["starnet_nano"], counted=False)
+    assert not [name for name in found.files if name.endswith(".tmp")]
 
 
 def test_a_site_that_is_written_again_drops_the_pages_of_models_that_went(

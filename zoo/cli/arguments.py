@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from zoo.cli.commands import COMMANDS, MODULES, TEXTS
 from zoo.display.console import OutputError, broken_off, complain, dump, guarded
-from zoo.errors import ProblemsError, listed, nearest
+from zoo.errors import InputError, Problem, ProblemsError, listed, nearest
 from zoo.system.distributions import naming_damaged_files
 
 
@@ -137,7 +137,13 @@ def _handled(parsed: argparse.Namespace) -> int:
 
         for path in parsed.files:
             load_file(path)
-    code: int = parsed.handler(parsed)
+    try:
+        code: int = parsed.handler(parsed)
+    except OSError as error:  # of a file or folder that somebody named, where nobody had a word for it
+        if error.filename is None:
+            raise
+        problem = Problem("", "a file or folder that can be used", error.strerror or str(error))
+        raise InputError(str(error.filename), problem) from None
     return code
 
 

@@ -29,6 +29,8 @@ def labelled(source: str | os.PathLike[str], target: str = "", task: Task | None
         step = f"`hf download --repo-type dataset {str(source)[3:]} --local-dir DIR`, then DIR"
         known = str(source).startswith("hf:")
         raise refused(source, "a folder, a table or a tar", "nothing there", step if known else "")
+    if not (path.is_dir() or path.is_file()):
+        raise refused(source, "a folder, a table or a tar", "a pipe or a device")
     if path.suffix in tables.SUFFIXES:
         data = tables.read(path, target, task)
     elif path.suffix in (".tar", ".tgz", ".gz"):

@@ -8,11 +8,12 @@ and 1 are a class each.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from zoo.data.arrow import arrow
 from zoo.data.labelled import Example, Labelled, Target, Task, part_of, refused
@@ -42,6 +43,14 @@ class Learned(NamedTuple):
     task: Task
     labels: tuple[str, ...]
     targets: Sequence[Target]
+
+
+class _Info(msgspec.Struct, frozen=True):
+    features: dict[str, Any] = {}
+
+
+class _Notes(msgspec.Struct, frozen=True):
+    info: _Info = _Info()
 
 
 def read(path: Path, target: str = "", task: Task | None = None) -> Labelled:
@@ -85,10 +94,18 @@ def _of_arrow(path: Path) -> Table:
             table = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
     except (pyarrow.ArrowException, OSError) as error:
         raise refused(path, "a table that Arrow can read", str(error).splitlines()[0]) from None
-    facts = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = facts.get("info", {}).get("features", {})
-    names = {name: form["names"] for name, form in features.items() if isinstance(form, dict) and "names" in form}
+    names = _names_of_classes((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     return Table(path.name, {name: table.column(name).to_pylist() for name in table.column_names}, names)
+
+
+def _names_of_classes(facts: bytes) -> dict[str, list[str]]:
+    """What the library `datasets` notes of columns that hold numbers of classes; nothing of notes by somebody else."""
+    try:
+        features = msgspec.json.decode(facts, type=_Notes).info.features
+        named = {name: form["names"] for name, form in features.items() if isinstance(form, dict) and "names" in form}
+        return msgspec.convert(named, dict[str, list[str]])
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
 
 
 def _labelled(tables: Sequence[Table], source: Path, target: str, task: Task | None) -> Labelled:

@@ -91,8 +91,7 @@ def evaluate(
             more = {} if truths is None else {REAL: judged.real(answers, truths)}
             scores.append(judged.score(answers, metrics, more))
     if record:
-        for score in scores:
-            records.keep(score.model, score.weights, score.digest, score.data, score.figures)
+        records.keep_all(scores)
     comparisons = len(sets) * (len(names) - 1)
     pairs = Table(
         paired((other, names[0]), each.name, known[each.name][place], known[each.name][0], comparisons, judge.paired)

@@ -6,10 +6,12 @@ $ZOO_DATA/evaluations/starnet_nano/mydata.json
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,6 +21,8 @@ from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Estimate
 from zoo.system.folders import data_path, write_whole
 from zoo.system.strict_json import parse_json
+
+log = logging.getLogger("zoo")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,60}(/[a-z0-9_.-]{1,60}@[1-5])?")
 """Of a data set; of corrupted pictures with the corruption and its severity behind it."""
@@ -63,6 +67,15 @@ def keep(model: str, weights: str, digest: str, data: str, figures: Mapping[str,
     write_whole(
         _folder(name) / f"{data.replace('/', '--')}.json", msgspec.json.format(msgspec.json.encode(row), indent=1)
     )
+
+
+def keep_all(scores: Iterable[Any]) -> None:
+    """`keep` of each; where nothing can be written, what took minutes or hours to find is still handed on, and a warning says so."""
+    try:
+        for score in scores:
+            keep(score.model, score.weights, score.digest, score.data, score.figures)
+    except InputError as error:
+        log.warning("the figures are not remembered, and `zoo find` does not know them: %s", error)
 
 
 def evaluated(model: str) -> Iterator[Evaluated]:

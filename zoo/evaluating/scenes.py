@@ -24,6 +24,7 @@ from zoo.answering.names import (
     VIDEO,
 )
 from zoo.answering.points import persons
+from zoo.catalog.sources import spec
 from zoo.data import scenes as drawn
 from zoo.data.clips import as_clip
 from zoo.data.given import Given, given
@@ -182,13 +183,13 @@ def evaluate_scenes(
     models: Sequence[str], *, metrics: Sequence[str] = (), count: int = COUNT, record: bool = True, progress: Told = nobody, **wish: Any
 ) -> Table[TaskScore]:  # fmt: skip
     """How good models for one task are on `count` held-out scenes. Raises InputError, and what `zoo.create` raises."""
+    if len({METRICS.get(spec(name).family.task) for name in models}) > 1:
+        raise InputError("evaluate", Problem("", "models for one task", listed(models)))
     clock, scores = Clock(count * len(models), progress), Table[TaskScore]()
     for name in models:
         scores.append(_scored(wished(name, **wish), metrics, count, clock))
-    if len({tuple(score.figures) for score in scores}) > 1:
-        raise InputError("evaluate", Problem("", "models for one task", listed([score.model for score in scores])))
-    for score in scores if record else ():
-        records.keep(score.model, score.weights, score.digest, score.data, score.figures)
+    if record:
+        records.keep_all(scores)
     return scores
 
 

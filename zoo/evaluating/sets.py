@@ -13,6 +13,7 @@ from zoo.data.folders import labelled
 from zoo.data.labelled import Example, Labelled, Task
 from zoo.errors import InputError, Problem, listed
 from zoo.evaluating.corruptions import Corruption
+from zoo.system.folders import read_whole
 
 SEVERITIES = frozenset("12345")
 JUDGING = ("val", "test", "", "train")
@@ -90,10 +91,7 @@ class Real(NamedTuple):
 def real_labels(path: str | os.PathLike[str]) -> Real:
     """`real.json` of arXiv:2006.07159, a list of lists of classes; or {file name: [classes]}. Classes are numbers or names. Raises InputError."""
     try:
-        file = Path(path).expanduser()
-        if file.stat().st_size > MOST_REAL_BYTES:
-            raise ValueError(f"more than {MOST_REAL_BYTES:,} bytes")
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_whole(Path(path).expanduser(), MOST_REAL_BYTES))
     except OSError as error:
         raise InputError(str(path), Problem("--real", "a file of JSON", error.strerror or str(error))) from None
     except (ValueError, RecursionError) as error:

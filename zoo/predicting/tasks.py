@@ -5,9 +5,10 @@ A folder that is written has two files for each picture, `cat.png` and `cat.json
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ from zoo.data.transforms import transform
 from zoo.errors import InputError, Problem, listed, nearest
 from zoo.predicting.predictor import Wish, known_labels, on_device, reason_of
 from zoo.predicting.progress import Clock, Told, nobody
-from zoo.system.folders import write_text
+from zoo.system.folders import write_text, write_whole
 
 DEMO_SIDE, GAP = 256, 8
 """Of each part of a demonstration at least, and between two of them, in pixels."""
@@ -163,31 +164,42 @@ def answers_of(
 
 
 def drawn(answered: Iterable[Answered], folder: Path, force: bool = False) -> Iterator[Answered]:
-    """Hands on what it wrote into the folder. Raises InputError for files that are there already, unless `force`."""
+    """Hands on what it wrote into the folder, under the name of the picture, with a number behind it where another one has that name.
+
+    Raises InputError for files that are there already, unless `force`, and for a folder that the pictures themselves lie in."""
     if folder.exists() and not folder.is_dir():
         raise InputError(str(folder), Problem("--out", "a folder to write to", "a file"))
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for each in answered:
+        if _is_in(each.image, folder):
+            step = "name another folder, or what is drawn would take the place of pictures"
+            raise InputError(str(folder), Problem("--out", "a folder without the pictures", each.image, next=step))
         stem = Path(each.image).stem
-        taken[stem] += 1
-        path = folder / (f"{stem}-{taken[stem]}" if taken[stem] > 1 else stem)
-        if not force and path.with_name(f"{path.name}.json").exists():
-            problem = Problem(
-                "--out", "a folder without answers about it", f"{path.name}.json", next="--force writes it anew"
-            )
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in taken)
+        taken.add(name)
+        files = [folder / f"{name}.png", folder / f"{name}.json"]
+        if there := [] if force else [file.name for file in files if file.exists()]:
+            problem = Problem("--out", "a folder without answers about it", there[-1], next="--force writes it anew")
             raise InputError(str(folder), problem)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(
-                path.with_name(f"{path.name}.json"), json.dumps(each.plain(), indent=1, ensure_ascii=False) + "\n"
-            )
-            if each.drawn is not None:
-                each.drawn.save(path.with_name(f"{path.name}.png"))
-        except OSError as error:
-            raise InputError(
-                str(folder), Problem("--out", "a place to write to", error.strerror or str(error))
-            ) from None
+        if each.drawn is not None:
+            write_whole(files[0], _png(each.drawn))
+        write_text(files[1], json.dumps(each.plain(), indent=1, ensure_ascii=False) + "\n")
         yield each
+
+
+def _is_in(image: str, folder: Path) -> bool:
+    """Whether a picture is a file of the folder, and not one below it, in an archive or in a table."""
+    try:
+        return Path(image).is_file() and os.path.samefile(Path(image).parent, folder)
+    except (OSError, ValueError):  # no folder yet; a name that is no path
+        return False
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 class Demonstration(NamedTuple):

@@ -23,7 +23,7 @@ from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.model import Spec, description_of
 from zoo.specs.read import MAX_BYTES
-from zoo.system.folders import write_whole
+from zoo.system.folders import check_place, write_whole
 from zoo.weights.licences import LicenceClass
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, manifest_json
@@ -52,14 +52,26 @@ def save(
     changed by hand, is written as tensors alone. Raises InputError and WeightsError.
     """
     model, target = unwrapped(model), Path(path).expanduser()
+    write = write_file if is_file(path) else write_folder
+    write(model, target, labels, known=known)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether `save` writes a file there, or a folder. Raises InputError for a path that is called like neither."""
+    target = Path(path).expanduser()
     if target.suffix == ".safetensors" and not os.path.isdir(target):
-        write_file(model, target, labels, known)
-    elif not target.suffix or os.path.isdir(target) or os.fspath(path).endswith(("/", os.sep)):
-        write_folder(model, target, labels, known=known)
-    else:
-        step = f"zoo.save(model, {str(target.with_suffix('.safetensors'))!r})"
-        expected = "a file that ends in .safetensors, or a folder"
-        raise InputError("save", Problem(str(path), expected, f"`{target.suffix}`", next=step))
+        return True
+    if not target.suffix or os.path.isdir(target) or os.fspath(path).endswith(("/", os.sep)):
+        return False
+    step = f"zoo.save(model, {str(target.with_suffix('.safetensors'))!r})"
+    expected = "a file that ends in .safetensors, or a folder"
+    raise InputError("save", Problem(str(path), expected, f"`{target.suffix}`", next=step))
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises InputError where `save` could write nothing: asked before a training whose result goes there."""
+    target = Path(path).expanduser()
+    check_place(target if is_file(path) else target / WEIGHTS)
 
 
 def write_file(

@@ -24,7 +24,7 @@ from zoo.site.figures import Shown
 from zoo.site.known import Known, Measurements, gather, measurements
 from zoo.site.render import ASSETS, address, entry, render, script
 from zoo.site.runs import label, run_words
-from zoo.system.folders import write_text
+from zoo.system.folders import forget_drafts, write_text
 
 log = logging.getLogger("zoo")
 
@@ -64,7 +64,9 @@ def write_site(
     models = {name: known for name, known in gathered.items() if _is_sound(known)}
     if counted:
         count_missing(list(models.values()), progress)
-    texts = {**dict(_files(models, found, title, whole)), **_assets(title, whole)}
+    texts = {MARK: _mark(len(models)), **dict(_files(models, found, title, whole)), **_assets(title, whole)}
+    for room in ("", *ROOMS):
+        forget_drafts(folder / room)
     for name, text in texts.items():
         write_text(folder / name, text)
     _clear(folder, set(texts))
@@ -95,7 +97,11 @@ def _is_sound(known: Known) -> bool:
 
 
 MARK = "assets/site.json"
-"""Says that a folder holds a site of ours, and of what."""
+"""Says that a folder holds a site of ours, and of what; it is written first, so that one that was broken off is replaced, too."""
+
+
+def _mark(models: int) -> str:
+    return json.dumps({"schema": "zoo.site/1", "models": models, "version": zoo.__version__}) + "\n"
 
 
 def _check_folder(folder: Path) -> None:
@@ -169,7 +175,6 @@ def _files(models: dict[str, Known], found: Measurements, title: str, whole: boo
     for guide in read:
         yield f"guides/{guide.name}.html", render("guide.html", **shared, root="../", title=guide.title, guide=guide)
     yield "assets/index.js", script("zooIndex", pages.searched(known, infos, read))
-    yield MARK, json.dumps({"schema": "zoo.site/1", "models": len(known), "version": zoo.__version__}) + "\n"
 
 
 def _known_block(name: str) -> Any:

@@ -22,11 +22,12 @@ from zoo.measure.latency import Latency
 from zoo.measure.parts import Parts
 from zoo.measure.predict import Calibration
 from zoo.measure.published import published
-from zoo.measure.store import newest, read_rows, shipped_blocks, shipped_devices, shipped_rows
+from zoo.measure.store import MAX_IMPORT_BYTES, newest, read_rows, shipped_blocks, shipped_devices, shipped_rows
 from zoo.measure.work_hash import work_of
 from zoo.selection.figures import in_percent
 from zoo.site.figures import Shown
 from zoo.specs.model import Spec
+from zoo.system.folders import read_whole
 from zoo.weights.licences import licence_class
 from zoo.weights.manifest import Manifest, Metric, read_manifest
 
@@ -83,10 +84,11 @@ def measurements(files: Sequence[Path] = ()) -> Measurements:
 def _calibration(path: Path) -> Calibration | None:
     """None for a file that begins like no calibration."""
     try:
-        with path.open("rb") as file:
-            if b'"zoo.calibration/' not in file.read(200):
-                return None
-        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+        if path.is_file():
+            with path.open("rb") as file:
+                if b'"zoo.calibration/' not in file.read(200):
+                    return None
+        return msgspec.json.decode(read_whole(path, MAX_IMPORT_BYTES), type=Calibration)
     except OSError as error:
         raise InputError(str(path), Problem("", "a file of measurements", error.strerror or str(error))) from None
     except (ValueError, RecursionError) as error:

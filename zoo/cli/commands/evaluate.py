@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zoo.cli.commands.measuring import bar
 from zoo.cli.options import command, split, whole
 from zoo.display.console import complain, dump, table
-from zoo.errors import InputError, Problem
-from zoo.system.folders import write_text
+from zoo.errors import InputError, Problem, listed
+from zoo.system.folders import check_place, write_text
 
 if TYPE_CHECKING:
     from zoo.evaluating.evaluate import Evaluation
@@ -23,6 +23,8 @@ METRICS = (
 """Those of `zoo.evaluating`, which a grammar does not import."""
 SCENES = "scenes"
 """Those of `zoo.data.scenes`, which a grammar does not import."""
+OF_PICTURES = ("split", "target", "classes", "subset", "real", "corrupt", "name", "strict", "deploy")
+"""Options that ask for labelled pictures, and mean nothing to scenes."""
 MOST_SHOWN = 10
 
 
@@ -64,11 +66,14 @@ def evaluate(arguments: Namespace) -> int:
     from zoo.evaluating.evaluate import evaluate as judge
     from zoo.evaluating.report import plain
 
-    if arguments.data == SCENES:
-        return _evaluate_scenes(arguments)
     out = Path(arguments.out) if arguments.out else None
-    if out is not None and out.suffix not in (".md", ".json"):
+    of_scenes = arguments.data == SCENES
+    if out is not None and not of_scenes and out.suffix not in (".md", ".json"):
         raise InputError("evaluate", Problem("--out", "a file that ends in .md or .json", f"`{arguments.out}`"))
+    if out is not None:
+        check_place(out)
+    if of_scenes:
+        return _evaluate_scenes(arguments, out)
     with bar(0, "pictures") as progress:
         found = judge(
             arguments.names, arguments.data, metrics=split(arguments.metric),
@@ -85,17 +90,20 @@ def evaluate(arguments: Namespace) -> int:
     return 0
 
 
-def _evaluate_scenes(arguments: Namespace) -> int:
+def _evaluate_scenes(arguments: Namespace, out: Path | None) -> int:
     from zoo.evaluating.scenes import evaluate_scenes, score_cells
 
+    if foreign := [f"--{option}" for option in OF_PICTURES if getattr(arguments, option)]:
+        expected = f"pictures of your own for {listed(foreign)}"
+        raise InputError("evaluate", Problem("--data", expected, f"`{SCENES}`", next=f"leave out {listed(foreign)}"))
     with bar(0, "scenes") as progress:
         scores = evaluate_scenes(
             list(dict.fromkeys(arguments.names)), metrics=split(arguments.metric), count=arguments.count,
             record=not arguments.no_record, progress=progress, device=arguments.device,
         )  # fmt: skip
     text = json.dumps(scores.to_dicts(), indent=1, ensure_ascii=False) + "\n"
-    if arguments.out:
-        write_text(Path(arguments.out), text)
+    if out is not None:
+        write_text(out, text)
     if arguments.json:
         print(text, end="")
         return 0

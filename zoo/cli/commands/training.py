@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
     train.add(data)
     images = command(data, "digits", digits, "train on scikit-learn's handwritten digits")
     images.add_argument("name")
-    images.add_argument("--epochs", type=int, default=None)
-    images.add_argument("--seed", type=int, default=None)
+    images.add_argument("--epochs", type=whole(1), default=None)
+    images.add_argument("--seed", type=whole(0), default=None)
     images.add_argument("--out", default="", help="write the weights to this .safetensors file")
     images.add_argument("--publish", action="store_true", help="make them the weights `digits` of the model's package")
 
@@ -33,8 +33,8 @@ def add(commands: Any) -> None:
 
     docstrings = command(data, "text", text, "train on the docstrings of Python's library, byte by byte")
     docstrings.add_argument("name")
-    docstrings.add_argument("--steps", type=int, default=None)
-    docstrings.add_argument("--seed", type=int, default=None)
+    docstrings.add_argument("--steps", type=whole(1), default=None)
+    docstrings.add_argument("--seed", type=whole(0), default=None)
     docstrings.add_argument("--out", default="", help="write the weights to this .safetensors file")
     docstrings.add_argument(
         "--publish", action="store_true", help="make them the weights `pydoc` of the model's package"
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         "mixers", nargs="*", metavar="MIXER", help="token mixers, or Python files that define one (default: all)"
     )
     sequences.add_argument("--tasks", default="", metavar="TASK,TASK", help="the tasks (default: all)")
-    sequences.add_argument("--seeds", type=int, default=1)
+    sequences.add_argument("--seeds", type=whole(1), default=1)
     sequences.add_argument("--publish", action="store_true", help="fill the table of the package, from where it stands")
     data.choices = train.Words(data._name_parser_map)
 
@@ -54,12 +54,10 @@ def digits(arguments: Namespace) -> int:
     """Trains from scratch and reports the held-out accuracy beside the published one."""
     import msgspec
 
-    from zoo import catalog
     from zoo.publish.save import save
     from zoo.training.digits import Recipe, manifest_of, publish, train_digits
 
-    name = catalog.split_tag(arguments.name)[0]
-    catalog.entry(name)
+    name = _begun(arguments)
     options = {"epochs": arguments.epochs, "seed": arguments.seed}
     recipe = msgspec.structs.replace(Recipe(), **{key: value for key, value in options.items() if value is not None})
 
@@ -91,13 +89,11 @@ def scenes(arguments: Namespace) -> int:
     """Trains from scratch on scenes and reports the figures of the task on held-out ones."""
     import msgspec
 
-    from zoo import catalog
     from zoo.evaluating.scenes import text as figure_text
     from zoo.publish.save import save
     from zoo.training.scenes import SceneRecipe, manifest_of, publish_scenes, train_scenes
 
-    name = catalog.split_tag(arguments.name)[0]
-    catalog.entry(name)
+    name = _begun(arguments)
     options = {"steps": arguments.steps, "seed": arguments.seed}
     changed = {key: value for key, value in options.items() if value is not None}
     recipe = msgspec.structs.replace(SceneRecipe(), **changed)
@@ -120,12 +116,10 @@ def text(arguments: Namespace) -> int:
     """Trains from scratch on docstrings and reports the bits for each byte of held-out ones."""
     import msgspec
 
-    from zoo import catalog
     from zoo.publish.save import save
     from zoo.training.pydoc import TextRecipe, publish_text, train_text
 
-    name = catalog.split_tag(arguments.name)[0]
-    catalog.entry(name)
+    name = _begun(arguments)
     options = {"steps": arguments.steps, "seed": arguments.seed}
     recipe = msgspec.structs.replace(
         TextRecipe(), **{key: value for key, value in options.items() if value is not None}
@@ -154,8 +148,6 @@ def tasks(arguments: Namespace) -> int:
     from zoo.measure.task_table import shipped
     from zoo.training.tasks import measure_table, mixers, publish
 
-    if arguments.seeds < 1:
-        raise InputError("train tasks", Problem("--seeds", "at least 1", str(arguments.seeds)))
     chosen = _chosen(arguments.tasks)
     names = [block_of(mixer, ("token_mixer",)) for mixer in arguments.mixers] or mixers()
     before, keep = (shipped(), publish) if arguments.publish else (None, lambda _: None)
@@ -168,6 +160,18 @@ def tasks(arguments: Namespace) -> int:
     rows += [[name, *_shares(shipped().scores(name), chosen), "shipped"] for name in shipped_names]
     table(["mixer", *chosen, ""], [*rows, ["a guess", *_shares(results.chance, chosen), ""]])
     return 0
+
+
+def _begun(arguments: Namespace) -> str:
+    """The name of the model. Raises before anything is trained for one that there is not, and for an --out that nothing can be written to."""
+    from zoo import catalog
+    from zoo.publish.save import check_target
+
+    name = catalog.split_tag(arguments.name)[0]
+    catalog.entry(name)
+    if arguments.out:
+        check_target(arguments.out)
+    return name
 
 
 def _chosen(text: str) -> list[str]:
