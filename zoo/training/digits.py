@@ -27,7 +27,6 @@ from zoo.training.loop import Progress, RunningAverage, train
 from zoo.weights.manifest import Manifest, counted_metric
 from zoo.weights.stats import wilson_interval
 
-
 DIGITS = 10
 
 
