@@ -156,3 +156,29 @@ def test_masks_of_ones_and_zeros_are_those_of_truths() -> None:
             InputError, match=r"expected truths, or ones and zeros, of the shape of the tokens, \(2, 6\)"
         ):
             model(ids, mask=wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gla_nano", "llama_nano", "entropy_guided_nano"])
+def test_a_state_of_other_sequences_is_refused(name: str) -> None:
+    model: Any = zoo.create(name)
+    ids = torch.arange(12).view(2, 6)
+    state = model(ids, state={}).state
+    with pytest.raises(InputError, match="expected the state of 1 sequences, as there are now; found one of 2"):
+        model(ids[:1], state=state)
+    with pytest.raises(InputError, match="expected what a prediction before it has as `state`.*found `list`"):
+        model(ids, state=[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("tensornet_nano", r"numbers \(\d+, 3\)"), ("gamba_nano", r"numbers \(batch, 16, 64\)")]
+)
+def test_numbers_of_another_width_are_refused(name: str, wanted: str) -> None:
+    model: Any = zoo.create(name)
+    x, *others = drawn_inputs(model.spec, 2)
+    for wrong in (x[..., :-1], x[0]):
+        with pytest.raises(InputError, match=f"expected {wanted}; found float32"):
+            model(wrong, *others)
+    if others:
+        with pytest.raises(InputError, match="expected .*numbers"):
+            model(x, *[each[:-1] for each in others])

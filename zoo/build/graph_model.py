@@ -148,7 +148,7 @@ def as_sequence(declared: Named, x: Any, like: Tensor) -> Any:
     if x is None or "batch" not in declared.shape:
         return x
     if isinstance(declared, Numbers):
-        x = x if x.is_floating_point() else x.to(like.dtype)
+        x = x if x.is_floating_point() or x.is_complex() else x.to(like.dtype)
         if before := declared.shape.index("batch"):
             return x.flatten(0, before - 1).movedim(0, -2).flatten(-2)
         return x.view(-1, 1, 1) if x.ndim == 1 else x.unsqueeze(1) if x.ndim == 2 else x

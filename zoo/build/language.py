@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from blocks.context import Context
@@ -145,10 +146,22 @@ class LanguageModel(Backbone):
         return sum(part.state_size(length) for part in parts)
 
     def _context(self, x: Any, ctx: Context | None, state: Past | None, mask: Tensor | None) -> Context:
-        """Raises InputError for a mask that is none, and for a state that is no table."""
+        """Raises InputError for a mask that is none, and for a state that is no table, or of another number of sequences."""
         ctx = Context() if ctx is None else ctx
         if state is not None:
-            ctx.state = dict(state)
+            ctx.state = self._past(x, state)
         if mask is not None:
             ctx.mask = as_mask(mask, x, self.spec.name) if isinstance(x, Tensor) else mask
         return ctx
+
+    def _past(self, x: Any, state: Any) -> dict[str, Any]:
+        if not isinstance(state, Mapping):
+            expected = "what a prediction before it has as `state`, or {} to begin with"
+            raise InputError(self.spec.name, Problem("state", expected, f"`{type(state).__name__}`"))
+        kept: Any = state
+        while isinstance(kept, (Mapping, tuple, list)) and kept:  # the first tensor in it tells of all
+            kept = next(iter(kept.values() if isinstance(kept, Mapping) else kept))
+        if isinstance(kept, Tensor) and not torch.compiler.is_compiling() and len(kept) != len(x):
+            expected, found = f"the state of {len(x)} sequences, as there are now", f"one of {len(kept)}"
+            raise InputError(self.spec.name, Problem("state", expected, found))
+        return dict(state)

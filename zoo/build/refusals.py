@@ -62,6 +62,8 @@ def _of_kind(x: Any, model: Any) -> Problem | None:
     if weight is not None and x.device != weight.device:
         device = str(weight.device)
         return Problem("", f"an input on `{device}`, where the model is", f"`{x.device}`", next=f"x.to({device!r})")
+    if isinstance(declared, NumbersInput) and (x.ndim != len(declared.shape) or x.shape[-1] != declared.channels):
+        return _other(f"numbers ({', '.join(map(str, declared.shape))})", x, "")
     if axes and (x.ndim != len(axes) or any(isinstance(n, int) and n != m for n, m in zip(axes, x.shape, strict=True))):
         other = type(declared) is ImageInput and x.ndim == len(axes)
         step = f"create it with `in_chans={x.shape[1]}`" if other else "x[None]" if x.ndim == len(axes) - 1 else ""
@@ -79,23 +81,27 @@ def _of_others(given: Mapping[str, Any], x: Tensor, model: Any) -> Problem | Non
     """`_of_kind` of what goes in beside `x`: also of another batch, and of other sizes than an example has, where `x` is as large as that."""
     weight = next((each for each in model.parameters() if each.is_floating_point()), x)
     as_example = x.shape[1:] == meta_input(model.spec).shape[1:]
+    rows = model.spec.input.shape[0] if isinstance(model.spec.input, NumbersInput) else "batch"
     for declared in model.spec.inputs:
         y, where = given.get(declared.name), declared.name
         if y is None:
             continue
-        sizes = [len(x) if axis == "batch" and x.ndim else axis for axis in declared.shape]
+        free = [
+            axis == rows and (axis == "batch" or not place) and x.ndim > 0 for place, axis in enumerate(declared.shape)
+        ]
+        sizes = [len(x) if is_free else axis for axis, is_free in zip(declared.shape, free, strict=True)]
         kind = "whole numbers" if isinstance(declared, Ids) else "truths" if isinstance(declared, Mask) else "numbers"
         wanted = f"{kind} ({', '.join(map(str, sizes))})"
         if not isinstance(y, Tensor):
             return Problem(where, f"a tensor of {wanted}", f"`{type(y).__name__}`", next="`torch.as_tensor(x)`")
         if y.device != weight.device:
             return Problem(where, f"an input on `{weight.device}`, where the model is", f"`{y.device}`")
-        pairs = list(zip(declared.shape, sizes, y.shape, strict=False))
-        if y.ndim != len(sizes) or any(n != m for axis, n, m in pairs if as_example or axis == "batch"):
+        pairs = zip(free, sizes, y.shape, strict=False)
+        if y.ndim != len(sizes) or any(n != m for is_free, n, m in pairs if as_example or is_free):
             return _other(wanted, y, "")._replace(where=where)
         if isinstance(declared, Ids) and y.dtype not in IDS:
             return _other(wanted, y, "x.long()")._replace(where=where)
-        if isinstance(declared, Numbers) and y.is_floating_point() and y.dtype != weight.dtype:
+        if isinstance(declared, Numbers) and y.dtype != weight.dtype and (y.is_floating_point() or y.is_complex()):
             expected = f"{wanted} in {_name(weight.dtype)}, as the model is"
             return _other(expected, y, "x.to(the dtype of the model)")._replace(where=where)
     return None

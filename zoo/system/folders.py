@@ -122,8 +122,9 @@ def check_place(path: pathlib.Path) -> None:
         draft = _draft_of(folder / path.name)
         draft.touch()
         draft.unlink()
-    except OSError as error:
-        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is no name
+        found = getattr(error, "strerror", "") or str(error)
+        raise InputError(str(path), Problem("", "a place to write to", found)) from None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

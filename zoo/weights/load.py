@@ -139,6 +139,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
         for name, tensor in once.items()
     }
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.touch()
             mode = draft.stat().st_mode  # of any new file here; safetensors makes files that only their owner can read
