@@ -1,6 +1,7 @@
 """The step of a net: its list of calls, written at the first token and again where its weights are others, and run for each token.
 
-Prompts of a net with narrow weights have a list of their own, in which modules that mix tokens are called as they are.
+Prompts have a list of their own, in which modules that mix tokens are called as they are: short ones, and those of any length where weights
+are narrow. Others are left to torch's products.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Stepper:
     def __init__(self, stem: nn.Module, layers: Sequence[nn.Module], head: nn.Module):
         self.stem, self.layers, self.head = stem, list(layers), head
         self._made: dict[bool, tuple[int, Plan]] = {}
+        self._narrow: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": {}}
@@ -73,12 +75,12 @@ class Stepper:
         return None if y is None else (y, ctx.state)  # type: ignore[return-value]
 
     def features(self, ids: Tensor, ctx: Context) -> Tensor | None:
-        """ids (B, L), more than FEW of them -> what the head reads (B, L, C), by the list of calls of prompts; ctx as of any pass.
+        """ids (B, L) -> what the head reads (B, L, C), by the list of calls of prompts; ctx as of any pass.
 
-        None where the ordinary way is to be taken, likewise, and for a net whose weights are not narrow."""
-        if type(ids) is not Tensor or not ids.is_cpu or ids.ndim != 2 or ids.numel() <= FEW:
+        None where the ordinary way is to be taken, likewise, and for many tokens of a net whose weights are not narrow."""
+        if type(ids) is not Tensor or not ids.is_cpu or ids.ndim != 2 or not ids.numel():
             return None
-        if self.head.training or is_observed():
+        if self.head.training or is_observed() or (ids.numel() > FEW and not self._is_narrow()):
             return None
         inner = replace(ctx, state=None if ctx.state is None else dict(ctx.state))
         x = run(self.stem, ids, inner)
@@ -91,6 +93,12 @@ class Stepper:
         if y is not None:
             ctx.state = inner.state
         return y
+
+    def _is_narrow(self) -> bool:
+        if self._narrow is None:
+            parts = (self.stem, *self.layers, self.head)
+            self._narrow = any(isinstance(module, Narrow) for part in parts for module in part.modules())
+        return self._narrow
 
     def _plan(self, width: int, single: bool) -> Plan | None:
         if single in self._made:
@@ -118,7 +126,7 @@ class Stepper:
             for module in modules
             for parameter in module.parameters(recurse=False)
         )
-        if not plain or not (single or any(isinstance(module, Narrow) for module in modules)):
+        if not plain:
             return Plan(None, [], read, None)
         with torch.inference_mode(False):
             writer = Writer(single)

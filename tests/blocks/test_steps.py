@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -101,7 +102,8 @@ def test_a_prompt_is_that_of_the_modules(name: str) -> None:
     torch.testing.assert_close(
         net(ids, state=begun).logits, plain(ids, state=begun).logits, rtol=2e-4, atol=2e-5
     )  # a state in, and the same not changed
-    assert net_of(name).stepper.features(ids, Context()) is None
+    wide = net_of(name).stepper
+    assert wide.features(ids, Context()) is None and wide.features(ids[:, :5], Context()) is not None
 
 
 @torch.no_grad()
@@ -195,6 +197,27 @@ def test_copies_write_their_own_list() -> None:
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert twin.stepper is not net.stepper and twin.stepper.stem is twin.stem
         assert torch.equal(follow(twin, IDS)[0], right)
+
+
+def test_threads_go_on_from_one_state_each_by_itself() -> None:
+    net = net_of("llama_nano", "int8")
+    with torch.no_grad():
+        state = net(IDS, state={}).state
+        state = net(IDS[:, :1], state=state).state
+
+    @torch.no_grad()
+    def written(start: int) -> Tensor:
+        token, after, parts = IDS[:, start : start + 1], state, []
+        for _ in range(20):
+            logits, after = net.next_logits(token, after)
+            token = logits.argmax(-1, keepdim=True)
+            parts.append(logits)
+        return torch.stack(parts)
+
+    alone = [written(start) for start in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(written, range(4)))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_hooks_see_the_module_that_they_watch() -> None:

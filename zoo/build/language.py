@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from blocks.context import Context
-from blocks.steps import Stepper
 from zoo.build.backbone import Backbone, Stage
 from zoo.build.masks import as_mask
 from zoo.build.refusals import FOREIGN, refuse
 from zoo.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from blocks.steps import Stepper
 
 Past = Mapping[str, Any]
 """What the blocks keep of the tokens so far, by module path: tensors (B, …)."""
@@ -123,6 +125,8 @@ class LanguageModel(Backbone):
 
     def write_steps(self) -> None:
         """From now on single tokens are computed by one list of calls (`blocks.steps`), for a net whose weights stay as they are."""
+        from blocks.steps import Stepper  # here, since it loads all blocks that it knows
+
         stages = [stage for stage in self.stages if isinstance(stage, Stage)]
         if self.stem is None or self.head is None or any(stage.view is not None for stage in stages):
             return
