@@ -17,6 +17,7 @@ from blocks.narrowing import narrow
 from blocks.ops.narrow_linear import FEW
 from blocks.steps.tape import Called, Listed, Tape, missing
 from zoo.build.deploy import fused, packed
+from zoo.errors import InputError
 
 NAMES = [
     *(
@@ -245,6 +246,16 @@ def test_buffers_share_the_room_of_those_that_nobody_reads_any_more() -> None:
     for _ in range(10):
         x = tape.call("act", x, which=0)
     assert tape.program(first, x).numbers == 2 * 32
+
+
+@pytest.mark.parametrize("name", ["llama_nano", "gla_nano"])
+def test_states_of_other_sequences_are_named(name: str) -> None:
+    net = net_of(name)
+    state = net(IDS, state={}).state
+    with pytest.raises(InputError, match="expected the state of 1 sequences, as there are now; found one of 2"):
+        net(IDS[:1, :1], state=state)
+    with pytest.raises(InputError, match="as `state`, or {} to begin with; found `list`"):
+        net(IDS[:, :1], state=[state])
 
 
 def test_ids_beyond_the_table_are_named() -> None:

@@ -138,7 +138,7 @@ class LanguageModel(Backbone):
         if self.stepper is None or not state or mask is not None or self.out_indices is not None:
             return None
         try:
-            found = self.stepper(x, state)
+            found = self.stepper(x, self._past(x, state))
         except FOREIGN as error:
             refuse(error, x, self)
             raise
