@@ -132,6 +132,18 @@ def test_the_head_may_begin_with_a_spread_of_its_own() -> None:
     assert model.stages[1].downsample.get_submodule("0.conv").weight.std() > 0.02
 
 
+def test_biases_may_begin_as_torch_draws_them() -> None:
+    torch.manual_seed(0)
+    table = zoo.spec("unireplknet_nano").plain()
+    table["spec"]["init"] = {"bias": "torch", "head_std": 0.02}
+    model = zoo.create(table)
+    for layer in model.stages.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.bias is not None:
+            reach = layer.weight[0].numel() ** -0.5
+            assert 0.5 * reach < layer.bias.abs().max() <= reach
+    assert not model.head.classifier.bias.any()
+
+
 def test_a_law_of_linear_layers_leaves_convolutions_as_torch_makes_them() -> None:
     torch.manual_seed(0)
     table = zoo.spec("unireplknet_nano").plain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import torch
 from torch import nn
 
@@ -27,7 +28,7 @@ def materialise(model: nn.Module, init: Init, device: torch.device | str | None 
 @torch.no_grad()
 def initialise(module: nn.Module, init: Init) -> None:
     """Children before parents, so that a block has the last word on what it holds (a mixer on its step sizes)."""
-    rest = Init(init.weight, init.std, layers=init.layers)
+    rest = msgspec.structs.replace(init, head_std=0.0)
     for name, child in module.named_children():
         head = name == "head" and init.head_std > 0
         initialise(child, Init("trunc_normal", init.head_std) if head else rest)
@@ -88,7 +89,12 @@ def _weights(layer: nn.Linear | nn.modules.conv._ConvNd, init: Init) -> None:
         nn.init.xavier_uniform_(layer.weight)
     else:
         nn.init.normal_(layer.weight, std=math.sqrt(2 / _fan_out(layer)))
-    if layer.bias is not None:
+    if layer.bias is None:
+        return
+    if init.bias == "torch":
+        reach = 1 / math.sqrt(layer.weight[0].numel())
+        nn.init.uniform_(layer.bias, -reach, reach)
+    else:
         nn.init.zeros_(layer.bias)
 
 

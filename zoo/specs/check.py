@@ -26,13 +26,15 @@ class Init(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `fan_out` is a law of convolutions; `fan_out_all` is that of linear layers, too, in nets where these are 1 x 1 convolutions.
 
     Where `head_std` is not 0, those of the head begin as truncated normals of that deviation, whatever the rest does. With `layers`
-    "linear" the law is that of linear layers alone, and convolutions begin as torch's.
+    "linear" the law is that of linear layers alone, and convolutions begin as torch's. `bias`: where the law decides, biases begin at zero,
+    or as torch's, evenly within 1 / sqrt(fan in); those of a head with `head_std` at zero.
     """
 
     weight: Literal["trunc_normal", "normal", "fan_out", "fan_out_all", "xavier_uniform", "torch"] = "trunc_normal"
     std: Annotated[float, Meta(gt=0, le=10)] = 0.02
     head_std: Annotated[float, Meta(ge=0, le=10)] = 0.0
     layers: Literal["all", "linear"] = "all"
+    bias: Literal["zero", "torch"] = "zero"
 
 
 WIDTHS_SCHEMA = fragment(Annotated[list[Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(min_length=1, max_length=64)])
