@@ -48,16 +48,23 @@ class EarlyExit(nn.Module):
 
     n + 1 x (B, K), or (B, L, K) -> the same shape. With g_l = sigmoid of gate l, exit l is taken with P_l = max(0, min(g_l, 1 - sum_{j<l} g_j)),
     the last with what is left; in eval a sample leaves at the first l whose share of what is left, P_l / prod_{j<l} (1 - a_j), reaches
-    `threshold`. In training y = log sum_l P_l softmax(z_l), what is to be expected of all exits. `ctx.reports` gets under the path of the block
-    exits (n + 1,), the share of samples that leaves at each. Gates begin at g = 1 / (n + 1). All classifiers are run: what leaving early
+    `threshold`. In training y = log sum_l P_l softmax(z_l), what is to be expected of all exits, and where the slot `classes` of ctx holds the
+    classes of the samples, (B,) numbers, `ctx.losses` gets `exit_loss` and `gate_loss` with `cost`. `ctx.reports` gets under the path of the
+    block exits (n + 1,), the share of samples that leaves at each. Gates begin at g = 1 / (n + 1). All classifiers are run: what leaving early
     saves is up to who runs the layers one by one. Raises ValueError for several widths, and for fewer than two classifiers or classes.
     """
 
     path = ""
 
-    def __init__(self, dims: tuple[int, ...], *, threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5):
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        *,
+        threshold: Annotated[float, Meta(gt=0, le=1)] = 0.5,
+        cost: Annotated[float, Meta(ge=0, extra_json_schema={"added": "0.1"})] = 0.7,
+    ):
         super().__init__()
-        self.out_dim, self.threshold = one_width(dims), threshold
+        self.out_dim, self.threshold, self.cost = one_width(dims), threshold, cost
         if len(dims) < 2 or self.out_dim < 2:
             raise ValueError(f"two classifiers of two classes are the fewest; there are {len(dims)} of {self.out_dim}")
         self.gates = nn.ModuleList(ExitGate() for _ in dims[1:])
@@ -78,6 +85,9 @@ class EarlyExit(nn.Module):
             real = ctx.mask.bool().flatten() if ctx.mask is not None and logits[0].ndim == 3 else None
             ctx.reports[self.path] = {"exits": mean_over(taken, real)}
         if self.training:
+            if ctx is not None and logits[0].ndim == 2 and (classes := list(ctx.read("classes").values())):
+                early, late = exit_loss(logits[:-1], classes[-1]), gate_loss(logits, gates, classes[-1], self.cost)
+                ctx.losses[self.path] = {"exits": early, "gates": late}
             left = 1 - shares.sum(-1, keepdim=True)
             expected = (torch.cat([shares, left], -1).unsqueeze(-1) * answers.softmax(-1)).sum(-2)
             return expected.clamp_min(torch.finfo(expected.dtype).tiny).log()
@@ -113,14 +123,24 @@ def exit_levels(shares: Tensor, threshold: float = 0.5) -> Tensor:
     return level
 
 
-def exit_loss(logits: Sequence[Tensor], gates: Tensor, targets: Tensor) -> Tensor:
-    """mean_{i,l} w_i P_il L_il, w_i = sum_l L_il / sum_l P_il L_il: the loss that gates are trained by.
+def exit_loss(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """mean_{i,l} L_il, the cross entropies of the exits without the last, n x (N, K): the loss that their classifiers are trained by.
 
-    `logits` n x (N, K), those of the exits without the last; `gates` (N, n) logits; L_il the cross entropy of exit l for sample i.
+    Upstream weighs sample i at exit l by P_il sum_l L_il / sum_l P_il L_il, which cancels in the sum over l, and in its gradient.
     """
-    losses = torch.stack([F.cross_entropy(z, targets, reduction="none") for z in logits], -1)
-    weighed = exit_shares(gates) * losses
-    return (weighed * (losses.sum() / weighed.sum())).mean()
+    return torch.stack([F.cross_entropy(z, targets) for z in logits]).mean()
+
+
+def gate_loss(logits: Sequence[Tensor], gates: Tensor, targets: Tensor, cost: float) -> Tensor:
+    """mean_{i,l} BCE(g_il, [l >= e_i]), e_i = argmin_l L_il + cost (l + 1) / (n + 1): a gate is to let go whom a later layer does not pay for.
+
+    `logits` (n + 1) x (N, K), `gates` (N, n) logits of g. `cost`, in nats, is what running all layers costs, each of which costs alike here.
+    """
+    losses = torch.stack([F.cross_entropy(z.detach(), targets, reduction="none") for z in logits], -1)
+    spent = torch.arange(1, len(logits) + 1, device=losses.device, dtype=losses.dtype) / len(logits)
+    best = (losses + cost * spent).argmin(-1, keepdim=True)
+    wanted = torch.arange(gates.shape[-1], device=gates.device) >= best
+    return F.binary_cross_entropy_with_logits(gates, wanted.to(gates.dtype))
 
 
 def _conditional(shares: Tensor, left: Tensor) -> list[Tensor]:

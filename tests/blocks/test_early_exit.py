@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blocks.context import Context
-from blocks.heads.early_exit import EarlyExit, ExitGate, exit_levels, exit_loss, exit_shares
+from blocks.heads.early_exit import EarlyExit, ExitGate, exit_levels, exit_loss, exit_shares, gate_loss
 
 
 @torch.no_grad()
@@ -29,7 +29,32 @@ def test_exits_and_their_loss_equal_upstream(golden):
     assert levels.equal(case.data["exit_level"])
     assert torch.bincount(levels, minlength=count + 1).equal(case.data["exits_per_gate"])
     case.check(torch.stack(logits, 1)[torch.arange(len(levels)), levels], "gated_logits")
-    case.check(exit_loss(logits[:-1], gates, case.data["in.targets"].long()), "loss")
+    case.check(exit_loss(logits[:-1], case.data["in.targets"].long()), "loss")
+
+
+def test_the_loss_of_gates_and_its_gradient_equal_upstream(golden):
+    case = golden("op_jei_gates")
+    arguments = case.about["arguments"]
+    logits = [case.inputs[f"logits.{i}"] for i in range(arguments["gates"] + 1)]
+    gates = torch.cat([case.inputs[f"gate_logits.{i}"] for i in range(arguments["gates"])], -1).requires_grad_()
+    loss = gate_loss(logits, gates, case.data["in.targets"].long(), arguments["tradeoff"])
+    case.check(loss.detach(), "loss")
+    case.check(torch.autograd.grad(loss, gates)[0], "gradient")
+
+
+def test_where_classes_are_known_the_losses_of_exits_and_gates_are_left_in_ctx():
+    torch.manual_seed(0)
+    merge, ctx = EarlyExit((5,) * 4).double().train(), Context()
+    logits = [torch.randn(16, 5, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    ctx.write("classes", "", torch.arange(16) % 5)
+    merge(*logits, ctx=ctx)
+    losses = ctx.losses[merge.path]
+    early = torch.autograd.grad(losses["exits"], [*logits, *merge.parameters()], retain_graph=True, allow_unused=True)
+    assert all(grad.abs().sum() > 0 for grad in early[:3]) and early[3:] == (None,) * (len(early) - 3)
+    late = torch.autograd.grad(losses["gates"], [*logits, *merge.parameters()], allow_unused=True)
+    assert late[:4] == (None,) * 4 and all(grad.abs().sum() > 0 for grad in late[4:])
+    merge.eval()(*logits, ctx=(judged := Context(slots=ctx.slots)))
+    assert judged.losses == {}
 
 
 @torch.no_grad()
