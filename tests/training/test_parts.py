@@ -22,6 +22,7 @@ from zoo.training import adapters
 from zoo.training.augmentation import Augmented
 from zoo.training.batches import Order, Pictures, Share, balanced_weights, loader, targets_of
 from zoo.training.freezing import freeze
+from zoo.training.judging import rows_of
 from zoo.training.objectives import Objective, class_weights
 from zoo.training.optimizers import optimizer_of
 from zoo.training.recipe import Augment, Loss, Optimizer
@@ -45,6 +46,27 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen() -> None:
     assert list(order.steps(7, 18)) == whole[7:]
     assert sorted(row for step in whole[:6] for _, row in step) != list(range(48))
     assert len({row for step in whole[:6] for _, row in step}) == 48
+
+
+@pytest.mark.parametrize(("count", "processes"), [(1, 1), (17, 1), (17, 2), (16, 3), (3, 4)])
+def test_processes_judge_all_pictures_in_turns_and_equally_often(count: int, processes: int) -> None:
+    shares = [rows_of(count, 4, Share(rank, processes)) for rank in range(processes)]
+    seen = [row for turn in zip(*shares, strict=True) for rows in turn for row in rows]
+    assert seen[:count] == list(range(count)) and not any(seen[count:])
+
+
+def test_a_step_in_one_call_is_the_step_of_each_tensor() -> None:
+    nets = [nn.Linear(3, 5) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    fused, single = (optimizer_of(net, None, Optimizer(lr=1e-2)) for net in nets)
+    for group in single.param_groups:
+        group["fused"] = None
+    for _ in range(3):
+        for net, optimizer in zip(nets, (fused, single), strict=True):
+            optimizer.zero_grad()
+            net(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(nets[0].weight, nets[1].weight)
 
 
 def test_processes_and_parts_share_each_batch(pictures: Pictures) -> None:

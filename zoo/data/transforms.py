@@ -182,11 +182,11 @@ class Transform:
         return fit._replace(mirrored=self._uniform(0, 1) < 0.5)
 
     def _normal(self, pixels: np.ndarray) -> Tensor:
-        x = torch.from_numpy(pixels)
         low, high = self.preprocess.range
-        x = x * (high - low) + low
+        x = torch.from_numpy(pixels)
+        x = x if (low, high) == (0, 1) else x * (high - low) + low
         mean, std = (torch.tensor(stats).view(-1, 1, 1) for stats in (self.preprocess.mean, self.preprocess.std))
-        return (x - mean) / std
+        return (x - mean).div_(std)
 
     def _pixels(self, picture: Any) -> np.ndarray:
         """(C, H, W) float32 from 0 to 1."""

@@ -75,13 +75,18 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 
 def write_file(
-    model: nn.Module, path: Path, labels: Sequence[str] | None = None, known: Manifest | None = None
+    model: nn.Module,
+    path: Path,
+    labels: Sequence[str] | None = None,
+    known: Manifest | None = None,
+    made: Made | None = None,
 ) -> None:
     """Weights whose metadata hold the record; tensors alone of a module that no spec describes, with a warning where one once did.
+    `made`: how the module was made of its spec, where that is known and need not be found out.
 
     Raises InputError for labels that do not fit, or that such a file cannot hold, WeightsError where nothing can be written.
     """
-    made = made_of(model)
+    made = made or made_of(model)
     if made is None:
         if labels is not None:
             raise InputError("save", Problem("labels", "a model that is what its spec says", _why_not(model)))

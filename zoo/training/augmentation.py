@@ -49,6 +49,11 @@ class Augmented(Transform):
                 image = enhancer(image).enhance(random.uniform(1 - jitter, 1 + jitter))
         return image if self.operations is None else self.operations(image)
 
+    def _uniform(self, low: float, high: float) -> float:
+        return random.uniform(
+            low, high
+        )  # a crop takes ten of these, of which torch's each take longer than all of Python's
+
     def one(self, picture: Any) -> Tensor:
         x = super().one(picture)
         return x if self.erase is None else self.erase(x)

@@ -106,13 +106,13 @@ def loader(
 
 
 def in_turn(
-    pictures: Pictures, batches: int | Sequence[Sequence[int]], workers: int = 0
+    pictures: Pictures, batches: int | Sequence[Sequence[int]], workers: int = 0, again: bool = False
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All pictures, each once, in their order, so many in a batch; or the batches that are named."""
+    """All pictures, each once, in their order, so many in a batch; or the batches that are named. `again`: the workers wait for the next time."""
     if isinstance(batches, int):
         batches = [range(start, min(start + batches, len(pictures))) for start in range(0, len(pictures), batches)]
     keys: Any = [[(0, i) for i in batch] for batch in batches]
-    return DataLoader(pictures, batch_sampler=keys, **_workers(workers))
+    return DataLoader(pictures, batch_sampler=keys, persistent_workers=again and workers > 0, **_workers(workers))
 
 
 def seeded(

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from zoo.data.labelled import Task
 from zoo.evaluating import numbers, several
-from zoo.training.batches import Pictures, Share, in_turn
+from zoo.training.batches import Pictures, Share
 from zoo.training.objectives import Objective
 from zoo.weights.stats import wilson_interval
+
+Batches = DataLoader[tuple[Tensor, Tensor]]
 
 FIGURES = {"classification": "top1", "multilabel": "mAP", "regression": "r2"}
 """The figure by which the best epoch of a task is known; more is better."""
@@ -82,38 +85,43 @@ class Judgement(NamedTuple):
 
 
 @torch.no_grad()
-def judge(
-    model: nn.Module, pictures: Pictures, objective: Objective, batch_size: int, workers: int = 0, device: Any = "cpu"
-) -> Judgement:
-    """The model in evaluation mode, which it keeps."""
+def judge(model: nn.Module, pictures: Batches, objective: Objective, device: Any = "cpu") -> Judgement:
+    """The model in evaluation mode, which it keeps, on the pictures of `in_turn`."""
     model.eval()
-    answers = [model(x.to(device)).float().cpu() for x, _ in in_turn(pictures, batch_size, workers)]
+    answers = [model(x.to(device)).float().cpu() for x, _ in pictures]
     return _judgement(torch.cat(answers), pictures, objective)
 
 
 @torch.no_grad()
 def judge_together(
-    answer: Callable[[Tensor], Tensor], pictures: Pictures, objective: Objective, batch_size: int, share: Share, workers: int = 0,
-    device: Any = "cpu",
-) -> Judgement | None:  # fmt: skip
-    """The same by several processes, each of which computes some of the batches; None but in the first.
+    answer: Callable[[Tensor], Tensor], pictures: Batches, objective: Objective, share: Share, device: Any = "cpu"
+) -> Judgement | None:
+    """The same by several processes, each on its `rows_of` the pictures; None but in the first.
 
     `answer` is called equally often in each of them, since its parameters may lie in all."""
-    starts = list(range(0, len(pictures), batch_size))
-    own = starts[share.rank :: share.processes]
-    idle = -(-len(starts) // share.processes) - len(own)
-    rows = [range(start, min(start + batch_size, len(pictures))) for start in own] + [range(1)] * idle
-    answers = [answer(x.to(device)).float().cpu() for x, _ in in_turn(pictures, rows, workers)]
+    answers = [answer(x.to(device)).float().cpu() for x, _ in pictures]
     parts: list[Any] | None = [None] * share.processes if share.rank == 0 else None
-    torch.distributed.gather_object(answers[: len(own)], parts)
+    torch.distributed.gather_object(answers, parts)
     if parts is None:
         return None
-    whole = [parts[turn % share.processes][turn // share.processes] for turn in range(len(starts))]
-    return _judgement(torch.cat(whole), pictures, objective)
+    whole = torch.cat([part for turn in zip(*parts, strict=True) for part in turn])
+    return _judgement(whole[: len(_held(pictures))], pictures, objective)
 
 
-def _judgement(answers: Tensor, pictures: Pictures, objective: Objective) -> Judgement:
-    return Judgement(objective.task, answers, pictures.targets, float(objective.of(answers, pictures.targets)))
+def rows_of(count: int, batch_size: int, share: Share) -> list[range]:
+    """The batches of one of several processes, which has every so manyth; who has one less looks at the first picture once more, last of all."""
+    rows = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    idle = -len(rows) % share.processes
+    return [*rows, *[range(1)] * idle][share.rank :: share.processes]
+
+
+def _judgement(answers: Tensor, pictures: Batches, objective: Objective) -> Judgement:
+    targets = _held(pictures).targets
+    return Judgement(objective.task, answers, targets, float(objective.of(answers, targets)))
+
+
+def _held(pictures: Batches) -> Pictures:
+    return pictures.dataset  # type: ignore[return-value]
 
 
 def mean_average_precision(answers: Tensor, targets: Tensor) -> float:

@@ -12,6 +12,9 @@ from zoo.build.groups import param_groups
 from zoo.errors import InputError, Problem, nearest
 from zoo.training.recipe import Optimizer
 
+FUSED = ("adam", "adamw")
+"""Optimisers of torch that take a step of all parameters in one call, on a CPU, too, where they would take a dozen for each tensor."""
+
 
 def check_optimizer(name: str) -> None:
     """Raises InputError for a name that timm does not know."""
@@ -32,4 +35,9 @@ def optimizer_of(net: nn.Module, beside: nn.Module | None, recipe: Optimizer) ->
     groups = param_groups(net, recipe.weight_decay, decay, recipe.lr)
     if beside is not None:
         groups.append({"params": list(beside.parameters()), "lr": recipe.lr, "weight_decay": 0.0})
-    return create_optimizer_v2(groups, recipe.name, lr=recipe.lr, weight_decay=recipe.weight_decay)  # type: ignore[no-any-return]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    on_cpu = all(parameter.device.type == "cpu" and parameter.is_floating_point() for parameter in parameters)
+    how: dict[str, Any] = (
+        {"fused": True} if recipe.name in FUSED and on_cpu and not torch.accelerator.is_available() else {}
+    )
+    return create_optimizer_v2(groups, recipe.name, lr=recipe.lr, weight_decay=recipe.weight_decay, **how)  # type: ignore[no-any-return]

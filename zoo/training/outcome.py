@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from zoo import factory
 from zoo.data.labelled import Labelled, Task
 from zoo.data.survey import Survey
 from zoo.data.transforms import Transform
-from zoo.publish.save import manifest_of, write_file, write_folder
+from zoo.publish.save import made_of, manifest_of, write_file, write_folder
 from zoo.system.folders import write_text
 from zoo.training import adapters
-from zoo.training.batches import Pictures, targets_of
+from zoo.training.batches import Pictures, in_turn, targets_of
 from zoo.training.judging import Judgement, judge
 from zoo.training.objectives import Objective
 from zoo.training.recipe import Loss
@@ -83,11 +84,14 @@ def keep_best(trainer: Trainer, net: Any) -> None:
     facts = trainer.facts
     known = msgspec.structs.replace(manifest_of(net, trainer.data.labels), recipe=f"epoch {facts.best_epoch}")
     (trainer.out / BEST).parent.mkdir(parents=True, exist_ok=True)
-    write_file(net, trainer.out / BEST, known=known)
+    trainer.made = trainer.made or made_of(net)
+    write_file(net, trainer.out / BEST, known=known, made=trainer.made)
 
 
 def finished(net: Any, scale: Scale | None) -> Any:
-    """A copy without adapters, whose answers are in the units of the data."""
+    """Without adapters, and with answers in the units of the data: a copy, where there is something to change."""
+    if scale is None and not any(parametrize.is_parametrized(module) for module in net.modules()):
+        return net
     net = copy.deepcopy(net).eval().cpu()
     adapters.merge(net)
     net.requires_grad_(True)
@@ -132,7 +136,7 @@ def _judged(trainer: Trainer, net: nn.Module, part: str) -> Judgement:
     pictures = Pictures(examples, targets_of(examples, data.task, len(data.labels)), plain(trainer.preprocess))
     objective = Objective(data.task, Loss(label_smoothing=0.0))
     workers, device = trainer.recipe.data.workers, trainer.accelerator.device
-    return judge(net, pictures, objective, trainer.order.batch_size, workers, device)
+    return judge(net, in_turn(pictures, trainer.order.batch_size, workers), objective, device)
 
 
 def _manifest(trainer: Trainer, net: Any, name: str, judgements: dict[str, Judgement]) -> Manifest:

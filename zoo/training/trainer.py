@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from blocks.context import Context
+from zoo.artifacts.record import Made
 from zoo.data.labelled import Labelled
 from zoo.data.survey import Survey
 from zoo.data.transforms import preprocess_of
@@ -21,11 +23,11 @@ from zoo.errors import InputError, Problem
 from zoo.system.folders import forget_drafts, write_text
 from zoo.training import adapters, outcome, sharding
 from zoo.training.augmentation import Augmented, mixer
-from zoo.training.batches import Order, Pictures, Share, balanced_weights, loader, seeded, targets_of
+from zoo.training.batches import Order, Pictures, Share, balanced_weights, in_turn, loader, seeded, targets_of
 from zoo.training.engine import broadcast
 from zoo.training.freezing import freeze, norms_of
 from zoo.training.idle_experts import attend
-from zoo.training.judging import Judgement, judge, judge_together
+from zoo.training.judging import Batches, Judgement, judge, judge_together, rows_of
 from zoo.training.loop import Course, Engine, RunningAverage
 from zoo.training.loop import train as steps_of
 from zoo.training.objectives import Objective, Student, class_weights
@@ -86,6 +88,8 @@ class Trainer:
         self.optimizer = optimizer_of(self.net, self.student.projection, recipe.optimizer)
         self.facts = Facts(self._subject())
         self.judgement: Judgement | None = None
+        self.made: Made | None = None
+        """How the net that is kept is made of its spec, from the first time on that it is written."""
 
     @property
     def about(self) -> str:
@@ -202,12 +206,18 @@ class Trainer:
     def judge(self) -> Judgement | None:
         """What counts on the held-out part, by all processes; None but in the first."""
         student, device = self.kept.eval(), self.accelerator.device
-        size, workers = max(1, self.order.batch_size // self.share.accumulate), self.recipe.data.workers
         if self.share.processes == 1:
-            return judge(student.net, self.val_set, self.objective, size, workers, device)
+            return judge(student.net, self.held_out, self.objective, device)
         sharding.same_buffers(student)
         answer = student.net if self.outline is None else lambda x: student(x, Context())[0]
-        return judge_together(answer, self.val_set, self.objective, size, self.share, workers, device)
+        return judge_together(answer, self.held_out, self.objective, self.share, device)
+
+    @functools.cached_property
+    def held_out(self) -> Batches:
+        """What this process sees of the held-out part after each epoch."""
+        size = max(1, self.order.batch_size // self.share.accumulate)
+        rows = rows_of(len(self.val_set), size, self.share)
+        return in_turn(self.val_set, rows, self.recipe.data.workers, again=True)
 
     def _is_time(self, seconds: float) -> bool:
         """Whether to save, so long after it was saved; where all take part, the clock of the first process says so."""
