@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Taken(NamedTuple):
 
 @dataclass
 class Room:
-    """Keys and values (B, capacity, G, D), of which the first `used` are some state's."""
+    """Keys and values (B, capacity, G, D), of which the first `used` tokens are those of some state."""
 
     keys: Tensor
     values: Tensor
@@ -65,12 +66,15 @@ class Room:
 
 
 class Cache:
-    """What an attention at `path` keeps: (keys, values (B, M, G, D), tokens so far (B,)), of a window what the next token sees."""
+    """What an attention at `path` keeps: (keys, values (B, M, G, D), tokens so far (B,)), of a window what the next token sees.
+
+    It knows of the keys and values that it gave which room they are in, for as long as they live."""
 
     count = 6
 
     def __init__(self, path: str, shape: tuple[int, int], window: int | None, rope: Rope | None, rope_dim: int):
         self.path, self.shape, self.window, self.rope, self.rope_dim = path, shape, window, rope, rope_dim
+        self._given: dict[int, tuple[ref[Tensor], ref[Tensor], Room, int]] = {}
         self._lock = threading.Lock()
 
     def take(self, state: State, moment: Moment) -> Taken | None:
@@ -89,17 +93,15 @@ class Cache:
         end = begin + held + 1
         first = begin if self.window is None else max(begin, end - self.window + 1)
         after = room.keys[:, first:end], room.values[:, first:end]
-        for part in after:
-            part.room = room, first  # type: ignore[attr-defined]
+        self._remember(*after, room, first)
         numbers = *waves, room.keys.data_ptr() + place, room.values.data_ptr() + place, step, held
         return Taken(numbers, (*after, moment.after(seen)))
 
     def _room(self, keys: Tensor, values: Tensor) -> tuple[Room, int]:
         """A room in which there is a place behind these that nobody has taken, and where they begin in it."""
-        known: tuple[Room | None, int] = getattr(keys, "room", (None, 0))
-        room, begin = known
-        held = keys.shape[1]
-        if room is not None and getattr(values, "room", (None, 0)) == (room, begin):
+        held, known = keys.shape[1], self._given.get(id(keys))
+        if known is not None and known[0]() is keys and known[1]() is values:
+            room, begin = known[2:]
             with self._lock:
                 if room.used == begin + held < room.keys.shape[1]:
                     room.used += 1
@@ -109,6 +111,15 @@ class Cache:
         room.keys[:, :held] = keys
         room.values[:, :held] = values
         return room, 0
+
+    def _remember(self, keys: Tensor, values: Tensor, room: Room, begin: int) -> None:
+        given, number = self._given, id(keys)
+
+        def forget(gone: ref[Tensor]) -> None:
+            if number in given and given[number][0] is gone:
+                del given[number]
+
+        given[number] = ref(keys, forget), ref(values), room, begin
 
 
 class Fixed:

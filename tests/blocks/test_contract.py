@@ -37,7 +37,6 @@ ELSEWHERE = {
     "ndim": "numbers of NumPy and torch",
     "tolist": "numbers of NumPy and torch",
     "is_meta": "tensors",
-    "room": "keys and values that a step keeps",
     "groups": "convolutions of torch",
     "_orig_mod": "compiled models of torch",
     "grid_size": "patch embeddings of timm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,22 @@ def test_long_sequences_outgrow_their_room() -> None:
     net, plain = net_of("llama_nano"), net_of("llama_nano", steps=False)
     ids = torch.randint(0, 256, (1, 150), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(follow(net, ids)[0], follow(plain, ids)[0], rtol=2e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_state_can_be_kept_in_a_file_and_its_room_is_given_back(tmp_path: Path) -> None:
+    net = net_of("llama_nano")
+    state = net(IDS, state={}).state
+    for _ in range(3):
+        state = net(IDS[:, :1], state=state).state
+    cache = net.stepper._made[True][1].keepers[0]
+    room = cache._given[id(state[cache.path][0])][2]
+    assert len(cache._given) == 1 and room.used == IDS.shape[1] + 3
+    torch.save(state, tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(net(IDS[:, :1], state=again).logits, net(IDS[:, :1], state=state).logits)
+    del state
+    assert not cache._given
 
 
 def test_a_window_slides() -> None:
