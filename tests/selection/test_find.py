@@ -92,6 +92,8 @@ def test_models_are_chosen_by_a_block_that_they_use() -> None:
     found = names(max_latency_ms=100.0, block="depthwise_conv")
     assert set(found) == {name for name in names(max_latency_ms=100.0) if catalog.entry(name).uses("depthwise_conv")}
     assert found and found == names(max_latency_ms=100.0, block="core/depthwise_conv@1")
+    routed = {one.name for one in find(block="router", metric="digits/top1", task="")}
+    assert "moe_vit_nano" in routed and "starnet_nano" not in routed
     with pytest.raises(
         InputError, match=r"block\n    expected one of .*; found `depthwise_con`; nearest `depthwise_conv`"
     ):

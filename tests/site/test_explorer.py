@@ -111,9 +111,12 @@ def test_models_are_chosen_by_a_block_of_a_kind(explorer: Any, site: Site) -> No
     """
     groups = explorer.execute_script(script)
     used = {block for name in MODELS for block in catalog.entry(name).blocks}
-    assert {(kind.replace(" ", "_"), name) for kind, names in groups.items() for name in names} == {
+    assert {(values[0], name) for values in groups.values() for name in values[1:]} == {
         (describe(block).kind, describe(block).name) for block in used
     }
+    assert groups["token mixer"][0] == "token_mixer"
+    enter(explorer, "block", "router")
+    assert shown(explorer) == ["moe_vit_nano"] and "--block router" in text(explorer, "#again code")
     enter(explorer, "block", "bidirectional_mamba")
     assert shown(explorer) == ["vim_nano"]
     assert explorer.execute_script("return location.hash") == "#block=bidirectional_mamba"

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from blocks.registry import forget_plugins, plugins
+from blocks.registry import forget_plugins, known, plugins
 from blocks.registry.words import LONGEST_NAME, MODEL, TAG, WORD, is_name, is_text, short_name
 from zoo.catalog.collection import Collection, collections, namespace_of, read_data
 from zoo.display.rows import Row
@@ -43,8 +43,14 @@ class Entry(Row, frozen=True, omit_defaults=True):
     listed: list[str] = []
 
     def uses(self, block: str) -> bool:
-        """Whether a block, by its name or its identity, is in use."""
-        return any(block in (used, short_name(used)) for used in self.blocks)
+        """Whether a block, by its name or its identity, is in use, or any block of a kind."""
+        return any(block in (used, short_name(used), _kind_of(used)) for used in self.blocks)
+
+
+def _kind_of(block: str) -> str:
+    """ "" of a block of which its package says nothing."""
+    info = known(block)
+    return info.kind if info is not None else ""
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from blocks.registry.registration import KINDS
 from blocks.registry.words import short_name
 from zoo import catalog
 from zoo.display.console import count
@@ -116,7 +117,7 @@ def find(
 ) -> list[Candidate]:
     """The models that satisfy every limit, the best first; with `explain` the others behind them, each with its reasons.
 
-    block: only models that use it.
+    block: only models that use it, or one of a kind: `router`.
     device: `this` machine, or the id of one that rows name. runtime: `torch`, `onnxruntime`, `openvino` and others that `zoo bench` takes, or
     `any`: each model in that in which it is fastest; dtype may be `any` as well. max_latency_ms: for one batch, the median or `p90`. min_throughput: inputs
     per second. max_memory: bytes at the peak, as measured, or of weights and activations. licence: `permissive`, `noncommercial`, `research`,
@@ -270,7 +271,7 @@ def _check(metric: str, **words: str) -> None:
     )
     blocks = sorted({short_name(block) for entry in entries for block in entry.blocks})
     choices = {
-        "task": tasks, "family": families, "block": blocks, "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
+        "task": tasks, "family": families, "block": [*blocks, *KINDS], "licence": [*get_args(LicenceClass), *licences], "quantile": ["p50", "p90"],
         "sort": SORTS, "form": ["train", "deploy"], "dtype": [*DTYPES, ANY],
     }  # fmt: skip
     problems = [

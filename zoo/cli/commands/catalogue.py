@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     listing.add_argument("pattern", nargs="?", default="", help="a glob: '*former_s*'")
     listing.add_argument("--family", default="", help="only this family")
     listing.add_argument("--task", default="", help="only this task")
-    listing.add_argument("--block", default="", help="only models that use this block")
+    listing.add_argument("--block", default="", help="only models that use this block, or one of a kind: router")
     listing.add_argument(
         "--pretrained", action="store_true", help="only models with weights at hand: shipped or pinned"
     )

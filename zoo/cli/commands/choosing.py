@@ -67,7 +67,7 @@ def _add_find(commands: Any) -> None:
     )
     add_commercial(parser)
     parser.add_argument("--family", default="", help="only this family")
-    parser.add_argument("--block", default="", help="only models that use this block")
+    parser.add_argument("--block", default="", help="only models that use this block, or one of a kind: router")
     parser.add_argument(
         "--task", default="image-classification", help="or language-modeling (default image-classification)"
     )

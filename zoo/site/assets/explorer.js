@@ -66,7 +66,7 @@
     const any = (text, values) => [option("", text), ...values.map((value) => option(value, value))];
     at("task").replaceChildren(...any("any task", unique("task")));
     at("mixing").replaceChildren(...any("anything", unique("mixing")));
-    const groups = Object.entries(data.blocks).map(([kind, names]) => element("optgroup", { label: kind.replaceAll("_", " ") }, ...names.map((name) => option(name, name))));
+    const groups = Object.entries(data.blocks).map(([kind, names]) => element("optgroup", { label: kind.replaceAll("_", " ") }, option(kind, `any ${kind.replaceAll("_", " ")}`), ...names.map((name) => option(name, name))));
     at("block").replaceChildren(option("", "any block"), ...groups);
     at("family").replaceChildren(...any("any family", unique("family")));
     fillDevices();

@@ -43,6 +43,9 @@ zoo.records = (() => {
     });
   }
 
+  // Whether a model uses a block, or one of a kind.
+  const uses = (model, block) => model.blocks.includes(block) || (data.blocks[block] ?? []).some((name) => model.blocks.includes(name));
+
   // All limits that a row breaks; none for one that stays.
   function broken(row, state) {
     const model = row.model, why = [];
@@ -52,7 +55,7 @@ zoo.records = (() => {
     if (!words.every(has)) why.push("search");
     if (state.task && model.task !== state.task) why.push("task");
     if (state.mixing && model.mixing !== state.mixing) why.push("mixing");
-    if (state.block && !model.blocks.includes(state.block)) why.push("block");
+    if (state.block && !uses(model, state.block)) why.push("block");
     if (state.family && model.family !== state.family) why.push("family");
     if (state.class && model.class !== state.class) why.push("class");
     if (state.sell && !model.sell) why.push("sell");
