@@ -117,6 +117,19 @@ def test_rows_of_this_machine_go_along(tmp_path: pathlib.Path) -> None:
         assert len(store.rows(shipped=False, digest=done[0].after)) == done[0].rows == 1
 
 
+def test_rows_of_the_block_by_itself_that_ship_bear_its_new_name(tmp_path: pathlib.Path) -> None:
+    from tests.measure.rows import block_row
+    from zoo.measure.store import export_rows, read_rows
+
+    models = renamed_template(tmp_path)
+    rows = [block_row(block="acme/shift_mixer@1"), block_row()]
+    export_rows([], [], models / "data" / "blocks.jsonl", rows)
+    rename("acme/shift_mixer", "beta/shift_mixer", models)
+    found = read_rows(models / "data" / "blocks.jsonl").blocks
+    assert [(row.block, row.p50_ms) for row in found] == [("beta/shift_mixer@1", 1.02), ("core/mlp@1", 1.02)]
+    assert not any(row.is_stale for row in found)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
