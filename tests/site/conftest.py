@@ -11,6 +11,7 @@ import pytest
 
 from tests.measure.rows import block_row
 from zoo import catalog
+from zoo.measure.device import Device, Fingerprint
 from zoo.measure.store import export_rows
 from zoo.site import guides
 from zoo.site.build import Site, write_site
@@ -35,14 +36,15 @@ that is a graph, a net of clips."""
 IMAGES = [name for name in MODELS if catalog.entry(name).task == "image-classification"]
 
 
-ALONE = [block_row(device="xeon-2c-699df0ef"), block_row(2.0, block="core/layer_norm@1", source="0" * 12)]
+MACHINE = Device("cpu", "Slow chip", "test", "avx2", 2, 8.0, False, Fingerprint(10.0, 1.0, 9.0))
+ALONE = [block_row(device=MACHINE.id), block_row(2.0, block="core/layer_norm@1", source="0" * 12)]
 """Rows of blocks by themselves, which a site is given in a file: of today's code, and of older code on a machine without a label."""
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("data")
-    export_rows([], [], home / "blocks.jsonl", ALONE)
+    export_rows([], [MACHINE], home / "blocks.jsonl", ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_DATA", str(home))
         made = write_site(tmp_path_factory.mktemp("site") / "out", MODELS, [home / "blocks.jsonl"])

@@ -115,7 +115,12 @@ def test_figures_of_blocks_by_themselves_are_those_of_their_rows(
         assert figure.page == f"blocks/{short_name(known[number].block)}.html"
     assert {field for _, (_, field) in found} == {"p50_ms", "low_ms", "high_ms", "ratio", "params", "macs"}
     mlp, norm = (rendered[f"blocks/{name}.html"].partition('id="alone"')[2] for name in ("mlp", "layer_norm"))
-    assert "<code>zoo bench --blocks mlp</code>" in mlp and "1 x 196 x 64" in mlp and ALONE[0].anchor in mlp
+    assert (
+        "<code>zoo bench --blocks mlp</code>" in mlp
+        and "1 x 196 x 64" in mlp
+        and ALONE[0].anchor in mlp
+        and "Slow chip, 2 cores" in mlp
+    )
     assert "older code" in norm and "2026-01-01" in norm
 
 
