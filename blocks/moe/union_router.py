@@ -57,13 +57,14 @@ class UnionRouter(LinearRouter):
         best = scores.topk(int(self.k), -1)
         kept = torch.zeros_like(scores).scatter(-1, best.indices, best.values).view(B, L, self.num_experts)
         mask = token_mask(as_sequences(x), ctx)
-        routes = self.routes(kept if mask is None else kept.masked_fill(~mask.bool().unsqueeze(-1), 0))
+        kept = kept if mask is None else kept.masked_fill(~mask.bool().unsqueeze(-1), 0)
+        routes = self.routes(kept)
         if mask is not None:
             routes = routes.masked_fill(~mask.bool().unsqueeze(-1), -1)
-        ranked = routes.transpose(1, 2).sort(
-            dim=-1, descending=True, stable=True
-        )  # of equal routes the first come first
-        best_routes, positions = ranked.values[..., : L // 2], ranked.indices[..., : L // 2]
+        positions = (
+            self.order(kept, routes).transpose(1, 2).argsort(dim=-1, descending=True, stable=True)[..., : L // 2]
+        )
+        best_routes = routes.transpose(1, 2).gather(-1, positions)
         experts = torch.arange(self.num_experts, device=x.device).view(1, -1, 1).expand_as(positions)
         indices = experts.masked_fill(best_routes < 0, -1)
         if mask is not None:  # half of the real tokens
@@ -79,3 +80,11 @@ class UnionRouter(LinearRouter):
         batch = kept.shape[0]
         room = batch if self.capacity == 1 else int(self.capacity * batch)
         return kept / (kept.sum(0, keepdim=True) + EPS) * room
+
+    def order(self, kept: Tensor, routes: Tensor) -> Tensor:
+        """(B, L, E) in the order of the routes, of equal ones the first first: what a sample has against what the others have, and for routes of 0
+        numbers below 0. Routes themselves are all but 1 in a batch of one sample, where float32 tells hardly any of them apart."""
+        against = kept / (kept.sum(0, keepdim=True) - kept + EPS)
+        length = kept.shape[1]
+        last = -(torch.arange(length, device=kept.device) + 1).to(kept.dtype) / (length + 1)
+        return torch.where(routes < 0, -1.0, torch.where(kept > 0, against, last.view(1, -1, 1)))
