@@ -113,6 +113,35 @@ def test_the_first_of_equals_stays_first_in_a_graph(tmp_path: Path) -> None:
     assert onnx.write_onnx(Order(), torch.randn(1, 2, 8, 40), tmp_path / "net.onnx", ("batch", "size")).exists()
 
 
+def test_groups_are_counted_and_added_up_in_a_graph(tmp_path: Path) -> None:
+    class Sums(nn.Module):
+        def forward(self, x: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+            counts = torch.bincount(groups)
+            return x.new_zeros(counts.shape[0], x.shape[1]).index_add(0, groups, x), counts.float()
+
+    x, groups = torch.randn(7, 3), torch.tensor([0, 2, 2, 0, 1, 4, 2])
+    ports = Ports((Port("x", x, {0: "points"}), Port("groups", groups, {0: "points"}, (0, 5))), ("sums", "counts"))
+    assert onnx.write_onnx(Sums(), ports, tmp_path / "net.onnx").exists()
+
+
+def test_whole_numbers_stay_whole_in_a_graph(tmp_path: Path) -> None:
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            places = torch.where(x[..., :1] > 0, 0, torch.full((*x.shape[:-1], 1), x.shape[-1] - 1))
+            return x.gather(-1, places)
+
+    assert onnx.write_onnx(First(), torch.randn(1, 2, 3, 4), tmp_path / "net.onnx").exists()
+
+
+def test_an_entropy_counts_nothing_for_what_is_impossible(tmp_path: Path) -> None:
+    class Entropy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            p = x.relu()
+            return -torch.special.xlogy(p, p).sum(-1)
+
+    assert onnx.write_onnx(Entropy(), torch.randn(1, 2, 3, 4), tmp_path / "net.onnx", ("batch", "size")).exists()
+
+
 def divisions(path: Path) -> Iterator[str]:
     """Where floor divisions of something negative are, outside of what counts and what builds."""
     for scope in ast.walk(ast.parse(path.read_text())):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputError, Problem
 from zoo.exporting.ports import Ports, ports_of
-from zoo.exporting.proof import Run, prove
+from zoo.exporting.proof import Proof, Run, prove
 from zoo.exporting.quiet import quiet, refused
 from zoo.system.folders import replacing
 
@@ -33,12 +33,17 @@ class Format(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A file that was written. `error` is the largest difference from the net in float64, relative to the largest output."""
+    """A file that was written, and how it was proved where it was."""
 
     path: Path
-    error: float | None
+    proof: Proof | None
     free: tuple[str, ...] = ()
     """Which sizes of the first input are free: `batch`, `height`, `width`."""
+
+    @property
+    def error(self) -> float | None:
+        """The largest difference from the net in float64, relative to the largest output; None where nobody looked."""
+        return None if self.proof is None else self.proof.error
 
 
 def write(
@@ -64,14 +69,14 @@ def write(
             with refused(subject, made.title), quiet():
                 made.record(net, ports, draft)
                 run = made.opened(draft, ports) if check else None
-            error = prove(run, net, ports, subject) if run is not None else None
+            proof = prove(run, net, ports, subject) if run is not None else None
             run = None  # which may hold the file
             for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == target.name):  # itself last
                 with replacing(target.with_name(part.name)) as place:
                     os.replace(part, place)
     except OSError as refusal:
         raise InputError(str(target), Problem("", "a place to write to", refusal.strerror or str(refusal))) from None
-    return Written(target, error, tuple(ports.inputs[0].free.values()))
+    return Written(target, proof, tuple(ports.inputs[0].free.values()))
 
 
 def subject_of(net: nn.Module) -> str:

@@ -144,8 +144,53 @@ def means_of_cells(size: int, cells: int) -> Tensor:
     return matrix
 
 
+def bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How many there are of each whole number from 0 to the largest (N,): comparisons with all of them, added."""
+    if weights is not None or minlength:
+        return NotImplemented
+    most: Any = x.max() + 1  # a number of the graph
+    return (x[:, None] == torch.arange(most)).to(torch.int64).sum(0)
+
+
+def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """x with the rows of a source added at the places (N,), of which some may be the same, along an axis."""
+    shape = [1] * source.ndim
+    shape[dim] = -1
+    return x.scatter_add(dim, index.view(shape).expand_as(source), source if alpha == 1 else alpha * source)
+
+
+def full(size: Any, fill_value: Any, *, dtype: torch.dtype | None = None, **rest: Any) -> Tensor:
+    """The same number everywhere, whole where it is whole: torch's exporter makes it a float."""
+    kinds = {bool: torch.bool, int: torch.int64}
+    kind = (
+        fill_value.dtype if isinstance(fill_value, Tensor) else kinds.get(type(fill_value))
+    )  # of a size it is a tensor
+    return torch.full(size, fill_value, dtype=dtype or kind, **rest)
+
+
+def where(condition: Tensor, *choices: Any) -> Any:
+    """One or the other, whole where both are whole: torch's exporter makes a number a float."""
+    if len(choices) != 2 or torch.result_type(*choices).is_floating_point:
+        return NotImplemented
+    kind = torch.result_type(*choices)
+    return torch.where(condition, *(x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind) for x in choices))
+
+
+def xlogy(x: Tensor, y: Tensor) -> Tensor:
+    """x log y, and 0 where x is 0."""
+    return torch.where(x == 0, torch.zeros_like(x), x * y.log())
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     **spectra.TABLE,
+    torch.bincount: bincount,
+    torch.Tensor.bincount: bincount,
+    torch.Tensor.index_add: index_add,
+    torch.index_add: index_add,
+    torch.full: full,
+    torch.where: where,
+    torch.special.xlogy: xlogy,
+    torch.xlogy: xlogy,
     F.rms_norm: rms_norm,
     torch.rms_norm: rms_norm,
     F.scaled_dot_product_attention: attention,

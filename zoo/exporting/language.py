@@ -85,11 +85,11 @@ def state_leaves(model: LanguageModel) -> tuple[StateLeaf, ...]:
     for path, kept in first.items():
         for index, tensor in enumerate(kept):
             if not isinstance(tensor, Tensor) or bool(tensor.any()):
-                found = "zeros of it" if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise InputError(
-                    model.spec.name,
-                    Problem(f"state.{path}.{index}", "a tensor, zeros before the first token", f"not {found}"),
+                found = (
+                    "one that begins with other numbers" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
                 )
+                problem = Problem(f"state.{path}.{index}", "a state of zeros before the first token", found)
+                raise InputError(model.spec.name, problem)
             shapes = [tuple(state[path][index].shape) for state in others]
             free = [len({tensor.shape[axis], *(shape[axis] for shape in shapes)}) > 1 for axis in range(tensor.ndim)]
             shape = tuple(None if is_free else size for size, is_free in zip(tensor.shape, free, strict=True))

@@ -70,6 +70,10 @@ class Ports(NamedTuple):
         if self.lengths_are_free:
             yield tuple(_other(port, (0, -11, 5)) for port in self.inputs)
 
+    def like(self, inputs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+        """Other inputs of the same sizes."""
+        return tuple(_drawn(port, x.shape, seed) for port, x in zip(self.inputs, inputs, strict=True))
+
 
 def ports_of(net: nn.Module, signature: Ports | Tensor | Sequence[Tensor], dynamic: Collection[str] = ()) -> Ports:
     """Ports as they are, or those of an example: of one tensor for each input that the model declares, else of a batch of images (B, C, H, W).
@@ -178,17 +182,22 @@ def image_like(shape: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def _other(port: Port, more: tuple[int, int, int]) -> Tensor:
-    """An example with so many more samples, rows and columns, along the free axes. A mask hides the last third of each of its rows."""
-    example, generator = port.example, torch.Generator().manual_seed(1)
-    shape = list(example.shape)
+    """An example with so many more samples, rows and columns, along the free axes."""
+    shape = list(port.example.shape)
     for axis, name in port.free.items():
         shape[axis] = max(1, shape[axis] + (more[0] if name == "batch" or axis == 0 else more[1 + axis % 2]))
+    return _drawn(port, shape, 1)
+
+
+def _drawn(port: Port, shape: Sequence[int], seed: int) -> Tensor:
+    """An input of a shape like the example. A mask hides the last third of each of its rows."""
+    example, generator = port.example, torch.Generator().manual_seed(seed)
     if example.dtype == torch.bool:
         real = torch.arange(shape[-1]) < shape[-1] - shape[-1] // 3
-        return real.expand(shape).contiguous()
+        return real.expand(tuple(shape)).contiguous()
     if example.is_floating_point():
         if port.span is None:
-            return image_like(shape, 1).to(example.dtype)
-        return torch.empty(shape, dtype=example.dtype).uniform_(*port.span, generator=generator)
+            return image_like(shape, seed).to(example.dtype)
+        return torch.empty(tuple(shape), dtype=example.dtype).uniform_(*port.span, generator=generator)
     most = int(port.span[1]) if port.span else int(example.max()) + 1 if example.numel() else 1
-    return torch.randint(0, max(most, 1), shape, generator=generator).to(example.dtype)
+    return torch.randint(0, max(most, 1), tuple(shape), generator=generator).to(example.dtype)

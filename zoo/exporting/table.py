@@ -3,7 +3,7 @@
     python -m zoo.exporting.table [NAME ...] [--to onnx ...]     writes tests/published/exports.json, row by row
 
 Without names it is every model up to `MOST` parameters that lacks a cell, the smallest first. A row says which sizes of the first input are
-free in the file, or why there is none.
+free in the file, or why there is none, and where rounding decides what the net answers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ import torch
 from zoo import catalog
 from zoo.errors import InputError
 from zoo.exporting.export import export_graph, format_of
+from zoo.exporting.proof import BOUND, Proof
 from zoo.factory import create
 from zoo.system.folders import write_whole
 
 TABLE = Path(__file__).parents[2] / "tests" / "published" / "exports.json"
 FORMATS = ("onnx", "openvino", "torch-export", "torchscript")
 FIXED = "one size"
+EDGES = "; equal away from edges"
+"""Of a file that is equal at inputs at which rounding decides nothing, as which expert a token takes."""
+ILL = "; as near as float32"
+"""Of a file of a net that in float32 is itself off by more than the bound, wherever it was tried."""
 MOST = 300_000
 """Parameters of the models that have a row each: nanos."""
 
@@ -53,7 +58,14 @@ def row(name: str, to: str) -> str:
             made = export_graph(model, Path(folder) / f"net{format_of(to).suffix}", to)
         except InputError as refusal:
             return f"refused: {refusal.problems[0].sentence()}"
-    return ", ".join(made.free) or FIXED
+    return (", ".join(made.free) or FIXED) + remark(made.proof)
+
+
+def remark(proof: Proof | None) -> str:
+    """What a row says of a file whose net is not steady everywhere."""
+    if proof is None or not proof.is_edgy:
+        return ""
+    return EDGES if proof.error <= BOUND else ILL
 
 
 def read() -> Rows:
