@@ -133,6 +133,17 @@ def test_whole_numbers_stay_whole_in_a_graph(tmp_path: Path) -> None:
     assert onnx.write_onnx(First(), torch.randn(1, 2, 3, 4), tmp_path / "net.onnx").exists()
 
 
+@pytest.mark.parametrize("right", [False, True])
+def test_places_in_a_sorted_sequence_are_counted_in_a_graph(tmp_path: Path, right: bool) -> None:
+    class Places(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            edges = torch.tensor([-1.0, 0.0, 0.0, 1.0])
+            rounded = x.round()
+            return torch.searchsorted(edges, rounded, right=right).float(), torch.expm1(x), torch.expm1(1e-4 * x)
+
+    assert onnx.write_onnx(Places(), 2 * torch.randn(1, 2, 3, 4), tmp_path / "net.onnx", ("batch", "size")).exists()
+
+
 def test_an_entropy_counts_nothing_for_what_is_impossible(tmp_path: Path) -> None:
     class Entropy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

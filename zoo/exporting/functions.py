@@ -176,6 +176,23 @@ def where(condition: Tensor, *choices: Any) -> Any:
     return torch.where(condition, *(x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind) for x in choices))
 
 
+def searchsorted(
+    sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """How many of a sorted sequence (…, N) are less than each value, or with `right` not more: comparisons with all of them, added."""
+    if sorter is not None or not isinstance(values, Tensor):
+        return NotImplemented
+    ahead, each = sequence.unsqueeze(-2), values.unsqueeze(-1)
+    counted = ahead <= each if right or side == "right" else ahead < each
+    return counted.to(torch.int32 if out_int32 else torch.int64).sum(-1)
+
+
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1 = 2 t / (1 - t) with t = tanh(x / 2), which keeps its digits near 0."""
+    t = (x.clamp(max=0.5) / 2).tanh()
+    return torch.where(x < 0.5, 2 * t / (1 - t), x.exp() - 1)
+
+
 def xlogy(x: Tensor, y: Tensor) -> Tensor:
     """x log y, and 0 where x is 0."""
     return torch.where(x == 0, torch.zeros_like(x), x * y.log())
@@ -189,6 +206,9 @@ TABLE: dict[Any, Callable[..., Any]] = {
     torch.index_add: index_add,
     torch.full: full,
     torch.where: where,
+    torch.searchsorted: searchsorted,
+    torch.expm1: expm1,
+    torch.Tensor.expm1: expm1,
     torch.special.xlogy: xlogy,
     torch.xlogy: xlogy,
     F.rms_norm: rms_norm,
