@@ -74,7 +74,7 @@ def working_folder():
     zoo_command("bench", "gmlp_nano", "--processes", "1", "--seconds", "0.01", ZOO_DATA=os.path.abspath("data"))
     if Path("RAN").exists():
         return "torch.py of the working folder ran in a worker"
-    for module in ("zoo.artifacts.pinning", "zoo.authoring.report", "zoo.measure.bench"):
+    for module in ("zoo.artifacts.pinning", "zoo.authoring.report", "zoo.measure.processes"):
         text = Path(__import__("importlib").util.find_spec(module).origin).read_text()
         if '[sys.executable, "-m"' in text:
             return f"{module} starts Python without -P"

@@ -2,7 +2,7 @@
 // The page of a block: what stands in the file of its kind, as sections.
 zoo.pages.block = async (main, name) => {
   const { element, figure, count, ms, address } = zoo.words;
-  const { chip, small, command, caption, empty, section, link, number, table } = zoo.parts;
+  const { chip, small, command, caption, empty, section, link, meaning, number, table } = zoo.parts;
   const crumbs = main.querySelector("nav"), kind = crumbs.textContent;
   await zoo.words.load(`assets/blocks/${kind}.js`);
   const block = self.zooBlocks[kind][name];
@@ -38,9 +38,9 @@ zoo.pages.block = async (main, name) => {
       ];
     });
     const anchors = [...new Set(block.alone.map((row) => row[10]))].join(", ");
-    const older = block.alone.some((row) => row[12]) ? [" ", element("em", {}, "Older code"), ": its source has changed since."] : [];
+    const older = block.alone.some((row) => row[12]) ? [element("em", {}, "Older code"), ": its source has changed since."] : [];
     return section("alone", "What it takes by itself", table("By itself", ["device", "runtime", "input", "#parameters", "#MACs", "#p50 ms", "#interval", "#ratio", "verdict", "date", "again"], rows),
-      caption(`With its own defaults, as it is trained. The ratio is to a ${anchors}, timed beside it: it holds on machines that are slower or faster throughout.`, ...older));
+      caption(`With its own defaults, as it is trained. The ratio is to a ${anchors}, timed beside it: it holds on machines that are slower or faster throughout. `, ...meaning(), ...older));
   }
 
   function uses() {

@@ -3,7 +3,7 @@
 zoo.pages.model = async (main, name) => {
   const { element, figure, count, bytes, ms } = zoo.words;
   const { flow, bar, code } = zoo.drawing;
-  const { chip, small, command, pre, caption, empty, section, link, number, table, licence, links } = zoo.parts;
+  const { chip, small, command, pre, caption, empty, section, link, number, table, licence, links, meaning } = zoo.parts;
   const crumbs = main.querySelector("nav"), home = crumbs.textContent;
   const family = await zoo.facts.family(home), model = family.models[name];
   const pages = new Set(family.blocks);
@@ -61,9 +61,8 @@ zoo.pages.model = async (main, name) => {
       number(...(peak ? [figure(peak, bytes(peak), `${record}:peak_bytes`)] : [])),
       [element("span", { class: `verdict ${verdict}` }, verdict), ...small(stale ? "other operations" : "")], date, [command(`zoo bench ${name} ${options}`)],
     ]);
-    const meaning = self.zooSite.guides ? [element("a", { href: "../guides/measuring.html#verdicts" }, "What verdicts mean"), ". "] : [];
     const older = model.timings.some((row) => row[9]) ? [element("em", {}, "Other operations"), ": today it asks other work of a machine."] : [];
-    return section("latency", "How fast it is", table("Latency", ["device", "form", "runtime", "#p50 ms", "#interval", "#p90 ms", "#peak memory", "verdict", "date", "again"], rows), caption(...meaning, ...older));
+    return section("latency", "How fast it is", table("Latency", ["device", "form", "runtime", "#p50 ms", "#interval", "#p90 ms", "#peak memory", "verdict", "date", "again"], rows), caption(...meaning(), ...older));
   }
 
   function accuracy() {

@@ -39,8 +39,11 @@ zoo.parts = (() => {
     return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, made);
   }
 
+  // Where verdicts of rows are explained, in a site with guides.
+  const meaning = () => (self.zooSite.guides ? [element("a", { href: `${zoo.words.root}guides/measuring.html#verdicts` }, "What verdicts mean"), ". "] : []);
+
   // A page that a script fills goes to the place of its address once it is there.
   const arrive = () => document.getElementById(location.hash.slice(1))?.scrollIntoView();
 
-  return { chip, small, command, pre, caption, empty, section, link, number, table, licence, links, ticked, arrive };
+  return { chip, small, command, pre, caption, empty, section, link, number, table, licence, links, ticked, meaning, arrive };
 })();
