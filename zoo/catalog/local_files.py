@@ -14,6 +14,10 @@ from types import ModuleType
 from blocks import registry
 from blocks.registry.words import short_name
 from zoo.errors import InputError, Problem, listed
+from zoo.system.folders import read_whole
+
+MOST_BYTES = 2**24
+"""Of a Python file."""
 
 
 def load_file(path: str | pathlib.Path) -> list[str]:
@@ -76,7 +80,7 @@ def _executed(file: pathlib.Path) -> ModuleType:
 
 def _text(file: pathlib.Path) -> str:
     try:
-        text = importlib.util.decode_source(file.read_bytes())
+        text = importlib.util.decode_source(read_whole(file, MOST_BYTES))
     except FileNotFoundError:
         raise _refusal(file, Problem("", "a Python file", "nothing: there is no such file")) from None
     except OSError as error:

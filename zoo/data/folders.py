@@ -16,6 +16,7 @@ from pathlib import Path
 from zoo.data import shards, tables
 from zoo.data.labelled import PARTS, SUFFIXES, Labelled, Task, gathered, refused
 from zoo.data.pictures import Picture
+from zoo.data.sources import text
 from zoo.errors import listed
 from zoo.weights.manifest_rules import MAX_LABEL
 
@@ -65,11 +66,11 @@ def _of_classes(home: Path, part: str, root: Path, ignored: list[str]) -> Iterat
     for folder in sorted(entry for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
         pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-        ignored += [str(path.relative_to(root)) for path in files if path.suffix.lower() not in SUFFIXES]
+        ignored += [text(path.relative_to(root)) for path in files if path.suffix.lower() not in SUFFIXES]
         if not pictures:
             empty.append(str(folder.relative_to(root)))
         for path in pictures:
-            yield part, Picture(str(path.relative_to(root)), str(path)), folder.name
+            yield part, Picture(text(path.relative_to(root)), str(path)), folder.name
     if empty:
         raise refused(root, "pictures in the folder of each class", f"none in {listed(empty, 5)}", "remove the folder")
 

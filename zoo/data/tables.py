@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
@@ -26,6 +26,10 @@ SPLIT_COLUMNS = ("split", "part", "subset", "fold")
 BETWEEN = "|"
 """What stands between the classes of a picture that has several."""
 MOST_CLASSES = 100_000
+MOST_LETTERS = 2**24
+"""Of a line."""
+MOST_DIGITS = 100
+"""Of a number of a class."""
 
 
 class Table(NamedTuple):
@@ -76,13 +80,21 @@ def _of_text(path: Path) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             dialect = "excel-tab" if path.suffix == ".tsv" else "excel"
-            rows = list(csv.DictReader(file, dialect=dialect, strict=True))
+            rows = list(csv.DictReader(_lines(file), dialect=dialect, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refused(path, "a table in UTF-8, its first line the names of the columns", str(error)) from None
     short = [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]
     if short:
         raise refused(path, f"{len(rows[0])} values in each line", f"another number in line {short[0]}")
     return Table(path.name, {name: [row[name] for row in rows] for name in rows[0]} if rows else {}, {})
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Raises csv.Error for a line that no memory would hold, such as that of a file of zeros."""
+    while line := file.readline(MOST_LETTERS):
+        if len(line) == MOST_LETTERS:
+            raise csv.Error(f"a line of {MOST_LETTERS:,} letters and more")
+        yield line
 
 
 def _of_arrow(path: Path) -> Table:
@@ -234,13 +246,14 @@ def _words(value: Any) -> list[str]:
 
 def _order(word: str) -> tuple[bool, int, str]:
     """Whole numbers in their order, before words in theirs."""
-    return (not word.isdecimal(), int(word) if word.isdecimal() else 0, word)
+    is_number = word.isdecimal() and len(word) <= MOST_DIGITS
+    return (not is_number, int(word) if is_number else 0, word)
 
 
 def _numbers(values: Sequence[Any]) -> list[float] | None:
     """The values as finite numbers, or None where they are something else."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return numbers if all(math.isfinite(value) for value in numbers) else None

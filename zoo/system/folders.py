@@ -84,7 +84,7 @@ def is_draft(path: pathlib.Path) -> bool:
 def forget_drafts(*folders: pathlib.Path) -> None:
     """Removes what processes left in folders of ours that were killed while they wrote. Nobody else may be at work there."""
     for folder in folders:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             for path in filter(is_draft, list(folder.iterdir())):
                 path.unlink(missing_ok=True)
 
@@ -95,8 +95,8 @@ def write_whole(path: pathlib.Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             draft.write_bytes(data)
-    except OSError as error:
-        raise InputError(str(path), Problem("", "a place to write to", error.strerror or str(error))) from None
+    except (OSError, ValueError) as error:
+        raise _no_place(path, error) from None
 
 
 def read_whole(path: pathlib.Path, most: int) -> bytes:
@@ -123,8 +123,11 @@ def check_place(path: pathlib.Path) -> None:
         draft.touch()
         draft.unlink()
     except (OSError, ValueError) as error:  # a name with a zero byte is no name
-        found = getattr(error, "strerror", "") or str(error)
-        raise InputError(str(path), Problem("", "a place to write to", found)) from None
+        raise _no_place(path, error) from None
+
+
+def _no_place(path: pathlib.Path, error: OSError | ValueError) -> InputError:
+    return InputError(str(path), Problem("", "a place to write to", getattr(error, "strerror", "") or str(error)))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
