@@ -98,8 +98,9 @@ class Trainer:
         adapted = f", {self.adapted} adapters" if self.adapted else ""
         processes = f" in {self.share.processes} processes" if self.share.processes > 1 else ""
         rows, columns = self.preprocess.rows_and_columns
+        grey = " in grey" if self.preprocess.channels == 1 else ""
         return (
-            f"{learned:,} parameters learn{adapted}; {len(self.train_set)} pictures of {rows} x {columns}, "
+            f"{learned:,} parameters learn{adapted}; {len(self.train_set)} pictures of {rows} x {columns}{grey}, "
             f"{self.recipe.schedule.epochs} epochs of {self.order.epoch_steps} steps of {self.order.batch_size}{processes}"
         )
 
