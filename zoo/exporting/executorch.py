@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from blocks.packing import unpacked
 from zoo.exporting.formats import Format
 from zoo.exporting.ports import Ports, flat
 from zoo.exporting.proof import Run
@@ -17,7 +20,8 @@ def record(net: nn.Module, ports: Ports, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-not-found]
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
 
-    lowered = to_edge_transform_and_lower(program(net, ports), partitioner=[XnnpackPartitioner()])
+    plain = copy.deepcopy(unpacked(net)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its passes take weights for NCHW
+    lowered = to_edge_transform_and_lower(program(plain, ports), partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
 
 
