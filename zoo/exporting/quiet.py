@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import re
@@ -22,6 +23,7 @@ LOGGERS = (
     "openvino",
     "nncf",
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OPERATOR = re.compile(r"\b((?!onnx::|prim::|std::|torch::|c10::)[a-z_][a-z_0-9]*::[a-z_][a-z_0-9]*)\b")
 
 DRAFT = re.compile(r"\S*/\.export-[^/]*/")
@@ -64,12 +66,15 @@ def _nothing(*args: object) -> None:
 
 @contextlib.contextmanager
 def refused(subject: str, to: str) -> Iterator[None]:
-    """Whatever an exporter raises inside, as OperatorError, for an operator that it cannot express, or InputError with what it said."""
+    """Whatever an exporter raises inside, as OperatorError, for an operator that it cannot express, or InputError with what it said; that a
+    disk is full is no word of its."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        if getattr(error, "errno", None) in FULL:
+            raise
         operators = OPERATOR.findall(str(error))
         if operators:
             raise OperatorError(subject, Problem("", f"operators that {to} expresses", f"`{operators[0]}`")) from error

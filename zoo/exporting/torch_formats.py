@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blocks.ops.graph.loops import Loops
 from blocks.packing import unpacked
 from zoo.errors import InputError, Problem
+from zoo.exporting.archives import write_archive
 from zoo.exporting.formats import Format
 from zoo.exporting.ports import Flat, Port, Ports, flat
 from zoo.exporting.proof import Run
@@ -45,7 +46,8 @@ def arguments_of(ports: Ports) -> list[str]:
 
 def record_program(net: nn.Module, ports: Ports, path: Path) -> None:
     """Writes the program as `torch.export.load` reads it."""
-    torch.export.save(program(net, ports), str(path))
+    made = program(net, ports)
+    write_archive(path, lambda file: torch.export.save(made, file))
 
 
 def record_compiled(net: nn.Module, ports: Ports, path: Path) -> None:
@@ -60,7 +62,7 @@ def record_script(net: nn.Module, ports: Ports, path: Path) -> None:
     with torch.no_grad(), recorded_ops("script", ports.lengths_are_free):
         traced = torch.jit.trace(Whole(unpacked(net), ports), ports.examples, check_trace=False, strict=False)
     _refuse_foreign(node.kind() for node in traced.inlined_graph.nodes() if "::" in node.kind())
-    torch.jit.save(traced, str(path))
+    write_archive(path, lambda file: torch.jit.save(traced, file))
 
 
 def program(net: nn.Module, ports: Ports) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import InputError, Problem
+from zoo.exporting.archives import write_archive
 from zoo.measure.clock import on_threads
 from zoo.runtimes.eager import Eager
 from zoo.runtimes.protocol import Session
@@ -38,7 +39,7 @@ class Aot(Eager):
         program = self._package(copy.deepcopy(net), signature, precision, threads, folder)
         if not kept:
             with refusing(self.name, "a place for the program"):
-                torch.export.save(program, folder / PROGRAM)
+                write_archive(folder / PROGRAM, lambda file: torch.export.save(program, file))
         return self.open(folder, signature, precision, threads)
 
     def open(self, folder: Path, signature: Signature, precision: str, threads: int) -> Session:

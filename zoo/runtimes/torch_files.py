@@ -16,6 +16,7 @@ from zoo.build.builder import build
 from zoo.build.deploy import fused
 from zoo.catalog.external import External
 from zoo.errors import InputError, Problem, ProblemsError, listed
+from zoo.exporting.archives import write_archive
 from zoo.exporting.recurrences import recorded_ops
 from zoo.runtimes.drawing import drawn
 from zoo.runtimes.net import Flat
@@ -178,7 +179,7 @@ def write_program(net: nn.Module, signature: Signature, folder: Path, runtime: s
     if foreign:
         raise InputError("deploy", Problem("program", "operators of torch alone", listed(foreign)))
     with refusing(runtime, "a place for the program"):
-        torch.export.save(program, folder / PROGRAM)
+        write_archive(folder / PROGRAM, lambda file: torch.export.save(program, file))
 
 
 def _operator(target: Any) -> str:
