@@ -182,3 +182,10 @@ def test_numbers_of_another_width_are_refused(name: str, wanted: str) -> None:
     if others:
         with pytest.raises(InputError, match="expected .*numbers"):
             model(x, *[each[:-1] for each in others])
+
+
+def test_places_before_the_first_are_refused() -> None:
+    model: Any = zoo.create("tensornet_nano")
+    *others, batch = drawn_inputs(model.spec)
+    with pytest.raises(InputError, match="batch\n    expected whole numbers from 0 on; found -1 among them"):
+        model(*others, torch.zeros_like(batch) - 1)

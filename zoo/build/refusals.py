@@ -101,6 +101,8 @@ def _of_others(given: Mapping[str, Any], x: Tensor, model: Any) -> Problem | Non
             return _other(wanted, y, "")._replace(where=where)
         if isinstance(declared, Ids) and y.dtype not in IDS:
             return _other(wanted, y, "x.long()")._replace(where=where)
+        if isinstance(declared, Ids) and y.numel() and int(y.min()) < 0:
+            return Problem(where, "whole numbers from 0 on", f"{int(y.min())} among them")
         if isinstance(declared, Numbers) and y.dtype != weight.dtype and (y.is_floating_point() or y.is_complex()):
             expected = f"{wanted} in {_name(weight.dtype)}, as the model is"
             return _other(expected, y, "x.to(the dtype of the model)")._replace(where=where)
