@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import InputError
+import zoo
+from zoo.errors import InputError, ProblemsError
 from zoo.system.folders import check_place, forget_drafts, read_whole, replacing, write_whole
 
 
@@ -87,3 +88,9 @@ def test_no_pipe_is_waited_for_and_no_device_read_for_ever(tmp_path: Path) -> No
     assert read_whole(tmp_path / "file", 5) == b"12345"
     with pytest.raises(OSError, match="more than 4 bytes"):
         read_whole(tmp_path / "file", 4)
+
+
+def test_the_folder_of_an_unknown_user_is_not_found(tmp_path: Path) -> None:
+    for call in (zoo.create, zoo.load_deployed, lambda path: zoo.train("starnet_nano", path, out=tmp_path / "run")):
+        with pytest.raises(ProblemsError, match="nobody_of_this_name"):
+            call("~nobody_of_this_name/net.safetensors")

@@ -20,7 +20,7 @@ from blocks.registry import plugins
 from blocks.registry.words import DISTRIBUTION, LONGEST_NAME, LONGEST_PART, is_name, is_text, printable
 from zoo import catalog
 from zoo.errors import InputError, Problem, WeightsError
-from zoo.system.folders import data_path, write_whole
+from zoo.system.folders import at_home, data_path, write_whole
 from zoo.system.strict_json import parse_json
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
@@ -122,8 +122,8 @@ def save_pin(entry: Locked) -> Path:
 def project_lock() -> Path | None:
     """`$ZOO_LOCK`, else the first `zoo.lock` that there is: in the working folder, in the mirror if that is a folder."""
     if chosen := os.environ.get("ZOO_LOCK"):
-        return Path(chosen).expanduser()
-    places = [Path("zoo.lock"), Path(os.environ.get("ZOO_MIRROR", ".")).expanduser() / "zoo.lock"]
+        return at_home(chosen)
+    places = [Path("zoo.lock"), at_home(os.environ.get("ZOO_MIRROR", ".")) / "zoo.lock"]
     return next((path for path in places if path.is_file()), None)
 
 

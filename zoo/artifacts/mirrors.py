@@ -15,7 +15,7 @@ from zoo.artifacts.client import bare, offline
 from zoo.artifacts.download import PIECE, download
 from zoo.artifacts.lockfile import File
 from zoo.errors import InputError, Problem
-from zoo.system.folders import replacing
+from zoo.system.folders import at_home, replacing
 from zoo.weights.manifest_rules import path_fault
 from zoo.weights.verify import sha256_of
 
@@ -79,7 +79,7 @@ def _get(name: str, target: Path, max_bytes: int) -> None:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy_bounded(Path(where).expanduser() / name, target, max_bytes)
+        _copy_bounded(at_home(where) / name, target, max_bytes)
     except OSError as error:
         found = error.strerror or str(error)
         raise InputError("ZOO_MIRROR", Problem(f"{where}: {name}", "a mirror made by `zoo mirror`", found)) from None

@@ -14,7 +14,7 @@ from types import ModuleType
 from blocks import registry
 from blocks.registry.words import short_name
 from zoo.errors import InputError, Problem, listed
-from zoo.system.folders import read_whole
+from zoo.system.folders import at_home, read_whole
 
 MOST_BYTES = 2**24
 """Of a Python file."""
@@ -26,7 +26,7 @@ def load_file(path: str | pathlib.Path) -> list[str]:
     The module gets a private name made from its path, so a file called torch.py shadows nothing and worker processes give it
     the same name. Raises InputError for a file that is missing, is no Python, raises, or defines no block.
     """
-    file = pathlib.Path(path).expanduser()
+    file = at_home(path)
     if "\0" in str(file):
         raise _refusal(file, Problem("", "a Python file", "nothing: there is no such file"))
     module = _executed(file)

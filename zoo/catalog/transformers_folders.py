@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import pathlib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from zoo.catalog.collection import CORE
 from zoo.catalog.published import published_spec
 from zoo.errors import InputError, Problem, ProblemsError, listed, nearest
 from zoo.specs.read import MAX_BYTES
+from zoo.system.folders import at_home
 
 PREFIX = "transformers:"
 CONFIG = "config.json"
@@ -55,7 +55,7 @@ def is_transformers(model: Any) -> TypeGuard[str]:
 
 
 def folder_of(model: str) -> pathlib.Path:
-    return pathlib.Path(os.path.expanduser(model.removeprefix(PREFIX)))
+    return at_home(model.removeprefix(PREFIX))
 
 
 def registered(model: str) -> str:

@@ -18,6 +18,7 @@ from zoo.data.labelled import PARTS, SUFFIXES, Labelled, Task, gathered, refused
 from zoo.data.pictures import Picture
 from zoo.data.sources import text
 from zoo.errors import listed
+from zoo.system.folders import at_home
 from zoo.weights.manifest_rules import MAX_LABEL
 
 
@@ -25,7 +26,7 @@ def labelled(source: str | os.PathLike[str], target: str = "", task: Task | None
     """The pictures of a source and what is told of them. `target` names the columns of a table, with commas between them.
 
     Raises InputError for a source that is not there or that holds nothing, for empty classes and names that no model could carry."""
-    path = Path(source).expanduser()
+    path = at_home(source)
     if not path.exists():
         step = f"`hf download --repo-type dataset {str(source)[3:]} --local-dir DIR`, then DIR"
         known = str(source).startswith("hf:")

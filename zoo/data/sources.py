@@ -24,6 +24,7 @@ from zoo.data.bands import Bands
 from zoo.data.labelled import SUFFIXES
 from zoo.data.pictures import Picture
 from zoo.errors import InputError, Problem, listed
+from zoo.system.folders import at_home
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LISTS = (".txt", ".lst", ".csv")
@@ -40,7 +41,7 @@ def pictures_of(sources: Sequence[str | os.PathLike[str]], column: str = "") -> 
     Raises InputError for a folder or an archive without pictures, and for one that cannot be read; a file that is none of these is
     taken for a picture, and what is wrong with it is told when it is read.
     """
-    return [picture for source in sources for picture in _pictures(Path(source).expanduser(), column)]
+    return [picture for source in sources for picture in _pictures(at_home(source), column)]
 
 
 def _pictures(path: Path, column: str) -> list[Picture]:

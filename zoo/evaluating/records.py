@@ -19,7 +19,7 @@ from blocks.registry.words import printable
 from zoo import catalog
 from zoo.errors import InputError, Problem
 from zoo.evaluating.figures import Estimate
-from zoo.system.folders import data_path, write_whole
+from zoo.system.folders import at_home, data_path, write_whole
 from zoo.system.strict_json import parse_json
 
 log = logging.getLogger("zoo")
@@ -43,7 +43,7 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
 
 def slug(data: str | os.PathLike[str]) -> str:
     """The name of a data set after its folder or file."""
-    stem = Path(os.path.abspath(Path(data).expanduser())).name.partition(".")[0]
+    stem = Path(os.path.abspath(at_home(data))).name.partition(".")[0]
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:60] or "data"
 
 

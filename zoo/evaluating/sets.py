@@ -13,7 +13,7 @@ from zoo.data.folders import labelled
 from zoo.data.labelled import Example, Labelled, Task
 from zoo.errors import InputError, Problem, listed
 from zoo.evaluating.corruptions import Corruption
-from zoo.system.folders import read_whole
+from zoo.system.folders import at_home, read_whole
 
 SEVERITIES = frozenset("12345")
 JUDGING = ("val", "test", "", "train")
@@ -39,7 +39,7 @@ def sets_of(
     `task`: with `multilabel` pictures have any number of classes, one is a number, too; with `regression` they have numbers.
 
     Raises InputError for what is no set of pictures with classes."""
-    folders = _corruptions(Path(data).expanduser())
+    folders = _corruptions(at_home(data))
     if folders:
         named = [(f"{name}/{corruption}@{folder.name}", folder) for corruption, folder in folders]
         return [_set(labelled(folder), each, split, task) for each, folder in named]
@@ -91,7 +91,7 @@ class Real(NamedTuple):
 def real_labels(path: str | os.PathLike[str]) -> Real:
     """`real.json` of arXiv:2006.07159, a list of lists of classes; or {file name: [classes]}. Classes are numbers or names. Raises InputError."""
     try:
-        content = json.loads(read_whole(Path(path).expanduser(), MOST_REAL_BYTES))
+        content = json.loads(read_whole(at_home(path), MOST_REAL_BYTES))
     except OSError as error:
         raise InputError(str(path), Problem("--real", "a file of JSON", error.strerror or str(error))) from None
     except (ValueError, RecursionError) as error:

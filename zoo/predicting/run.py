@@ -18,6 +18,7 @@ from zoo.predicting.predictor import Placed, Predictor, Wish, wished
 from zoo.predicting.progress import Clock, Told, nobody
 from zoo.predicting.rows import Row, plain, writer_of
 from zoo.predicting.tasks import answers_of, drawn, is_for_task
+from zoo.system.folders import at_home
 
 PLACES = ("", "ray")
 
@@ -56,7 +57,7 @@ def predict_images(
         raise InputError("predict", Problem("--on", "ray, or nothing for this process", f"`{on}`", nearest(on, PLACES)))
     if out is None:
         return [plain(row) for row in rows_of(asked, paths, column, progress)]
-    return written(asked, paths, Path(out).expanduser(), column, force, on, processes, progress)
+    return written(asked, paths, at_home(out), column, force, on, processes, progress)
 
 
 def _of_task(
@@ -66,7 +67,7 @@ def _of_task(
         raise InputError("predict", Problem("--on", "a model that answers classes", f"one for a task, on {on}"))
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     answers = answers_of(wish, paths, column, progress)
-    rows = [each.plain() for each in (answers if out is None else drawn(answers, Path(out).expanduser(), force))]
+    rows = [each.plain() for each in (answers if out is None else drawn(answers, at_home(out), force))]
     return rows if out is None else Tally(len(rows), sum("error" in row for row in rows))
 
 

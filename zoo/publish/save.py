@@ -23,7 +23,7 @@ from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.model import Spec, description_of
 from zoo.specs.read import MAX_BYTES
-from zoo.system.folders import check_place, write_whole
+from zoo.system.folders import at_home, check_place, write_whole
 from zoo.weights.licences import LicenceClass
 from zoo.weights.load import save_weights
 from zoo.weights.manifest import Manifest, manifest_json
@@ -51,14 +51,14 @@ def save(
     Models without a head, of feature maps, and in the deploy form come back as such. A module that no spec describes, or that was
     changed by hand, is written as tensors alone. Raises InputError and WeightsError.
     """
-    model, target = unwrapped(model), Path(path).expanduser()
+    model, target = unwrapped(model), at_home(path)
     write = write_file if is_file(path) else write_folder
     write(model, target, labels, known=known)
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
     """Whether `save` writes a file there, or a folder. Raises InputError for a path that is called like neither."""
-    target = Path(path).expanduser()
+    target = at_home(path)
     if target.suffix == ".safetensors" and not os.path.isdir(target):
         return True
     if not target.suffix or os.path.isdir(target) or os.fspath(path).endswith(("/", os.sep)):
@@ -70,7 +70,7 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 def check_target(path: str | os.PathLike[str]) -> None:
     """Raises InputError where `save` could write nothing: asked before a training whose result goes there."""
-    target = Path(path).expanduser()
+    target = at_home(path)
     check_place(target if is_file(path) else target / WEIGHTS)
 
 

@@ -11,6 +11,7 @@ from zoo.artifacts.client import client, offline, reachable, told
 from zoo.errors import InputError, Problem
 from zoo.publish.save import write_folder
 from zoo.specs.model import Spec
+from zoo.system.folders import at_home
 from zoo.weights.licences import LicenceClass
 from zoo.weights.wrappers import unwrapped
 
@@ -37,7 +38,7 @@ def push(
     if not isinstance(getattr(net, "spec", None), Spec):
         raise InputError("push", Problem("model", "a model that was made from a spec", type(model).__name__))
     if _is_folder(repo):
-        write_folder(net, Path(repo).expanduser(), licence=licence, licence_class=licence_class)
+        write_folder(net, at_home(repo), licence=licence, licence_class=licence_class)
         return os.fspath(repo)
     hub = client()
     if offline() or not reachable():

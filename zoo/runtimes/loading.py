@@ -17,6 +17,7 @@ from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import RECORD, REPORT, DeployedRecord, record_of
 from zoo.runtimes.report import report_from
 from zoo.runtimes.saving import marker_of
+from zoo.system.folders import at_home
 from zoo.system.strict_json import parse_json
 
 
@@ -28,7 +29,7 @@ def load_deployed(folder: str | os.PathLike[str], *, threads: int | None = None,
     trust: opens a folder that holds machine code (runtime `aot`), or a program of torch, though it was not made by you here: it may do
     whatever its maker wished. Raises InputError.
     """
-    place = Path(folder).expanduser()
+    place = at_home(folder)
     record = record_of(place)
     if threads is not None and not (type(threads) is int and threads >= 1):
         raise InputError("load_deployed", Problem("threads", "a number >= 1", repr(threads)))

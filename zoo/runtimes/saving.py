@@ -19,7 +19,7 @@ from zoo.runtimes.instructions import Needs, needs_of, needs_of_machine_code
 from zoo.runtimes.narrowed import narrows
 from zoo.runtimes.protocol import Runtime, Session
 from zoo.runtimes.record import LICENCE, RECORD, REPORT, SCRIPT, SIGNATURE, DeployedRecord, files_of, record_json
-from zoo.system.folders import data_path, making, write_whole
+from zoo.system.folders import at_home, data_path, making, write_whole
 
 if TYPE_CHECKING:
     from zoo.runtimes.deployed import Deployed
@@ -29,7 +29,7 @@ RUN = Path(__file__).parent / "script" / SCRIPT
 
 def save(model: Deployed, runtime: Runtime, session: Session, folder: Path) -> Path:
     """Writes the folder, whole or not at all: beside its place, under another name until all is there. Raises InputError."""
-    folder = folder.expanduser()
+    folder = at_home(folder)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(str(folder), Problem("", "a new or an empty folder", "one with files in it"))

@@ -18,6 +18,11 @@ DRAFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 """How a draft is called."""
 
 
+def at_home(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path, `~` being the user's folder. That of a user who is not known stays a name, which is then not found."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
 def data_folder() -> pathlib.Path:
     """The user's data folder of the zoo: $ZOO_DATA, or the system's own place. Made on first use. Raises InputError."""
     folder = data_path()
@@ -32,7 +37,7 @@ def data_folder() -> pathlib.Path:
 
 def data_path() -> pathlib.Path:
     """Where that folder is, or would be."""
-    return pathlib.Path(os.environ["ZOO_DATA"]).expanduser() if os.environ.get("ZOO_DATA") else _system_folder()
+    return at_home(os.environ["ZOO_DATA"]) if os.environ.get("ZOO_DATA") else _system_folder()
 
 
 @contextlib.contextmanager

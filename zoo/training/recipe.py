@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from zoo.errors import InputError, Problem, listed, nearest
-from zoo.system.folders import read_whole
+from zoo.system.folders import at_home, read_whole
 
 SHIPPED = Path(__file__).parent / "recipes"
 MOST_BYTES = 2**20
@@ -205,7 +205,7 @@ def to_toml(recipe: Recipe) -> str:
 
 def _tree(source: str | os.PathLike[str]) -> dict[str, Any]:
     """The tables of a recipe, those of its base below."""
-    path = Path(source).expanduser()
+    path = at_home(source)
     name = str(source)
     if path.suffix != ".toml":
         if name not in shipped():

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from zoo.errors import InputError, Problem, nearest
-from zoo.system.folders import read_whole
+from zoo.system.folders import at_home, read_whole
 from zoo.system.strict_json import parse_json
 from zoo.training.recipe import MOST_BYTES, fields, misfits
 
@@ -84,7 +84,7 @@ def is_whole(path: str) -> bool:
 
 def _tables(path: Path, subject: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_whole(path.expanduser(), MOST_BYTES).decode())
+        return tomllib.loads(read_whole(at_home(path), MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         found = getattr(error, "strerror", "") or "other bytes"
         raise InputError(subject, Problem("", "a file of TOML", found)) from None

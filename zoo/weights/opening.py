@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from zoo.artifacts.lockfile import allow, locked_only
+from zoo.system.folders import at_home
 from zoo.weights.errors import refuse_file
 from zoo.weights.manifest import Manifest
 from zoo.weights.verify import policy, settle, sha256_of_open, unchanged, verify_open, way_out
@@ -19,7 +20,7 @@ from zoo.weights.verify import policy, settle, sha256_of_open, unchanged, verify
 
 def expanded(weights: str | os.PathLike[str]) -> Path:
     """The path that a user means: `~` is a home. Every question about a file is asked of this path."""
-    return Path(os.path.expanduser(weights))
+    return at_home(weights)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from blocks.foreign import foreign
 from zoo.errors import Problem, WeightsError, nearest
-from zoo.system.folders import replacing
+from zoo.system.folders import at_home, replacing
 from zoo.weights.errors import BytesError, refuse_file
 from zoo.weights.manifest import Manifest
 
@@ -103,7 +103,7 @@ def settle(file: BufferedReader) -> None:
 def cache_folder() -> Path:
     """`$ZOO_CACHE`, else `$XDG_CACHE_HOME/zoo`, else `~/.cache/zoo`."""
     if chosen := os.environ.get("ZOO_CACHE"):
-        return Path(chosen).expanduser()
+        return at_home(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "zoo"
 
