@@ -21,7 +21,7 @@ from zoo.site.render import address
 MODELS, DEVICES = 1500, 20
 LONGEST_MS = 50
 """A task that takes longer is one that a person notices; Chromium's observer of long tasks tells of those alone."""
-MOST_BYTES, MOST_BYTES_A_MODEL = 1_500_000, 1_300
+MOST_BYTES, MOST_BYTES_A_MODEL = 1_500_000, 1_450
 """Of the whole catalogue, and of it for each model; each file is compressed by itself, as a server sends it."""
 MOST_BYTES_A_PAGE = {"models": 360, "blocks": 340}
 """Of what is there for each model and block once more, compressed; the facts of a family are shared by its members."""
