@@ -121,7 +121,7 @@ def test_only_peaks_have_a_score() -> None:
     for c, y, column in ((c, y, column) for c in range(3) for y in range(6) for column in range(7)):
         around = x[0, c, max(0, y - 1) : y + 2, max(0, column - 1) : column + 2]
         own = x[0, c, y, column]
-        assert found[c, y, column] == (own.sigmoid() if own == around.max() else 0)
+        assert float(found[c, y, column]) == pytest.approx(float(own.sigmoid()) if own == around.max() else 0)
 
 
 def test_the_ground_beside_the_classes_has_no_score() -> None:

@@ -171,6 +171,7 @@ ON_NUMBERS = {
     "feature_maps.py: -count // self.keys",  # first values
     "balanced_assignment.py: -T // E",  # only in training
     "structured.py: -width // count",  # widths of channels
+    "tape.py: -self.rows[part.buffer] // LINE",  # room for numbers
 }
 
 

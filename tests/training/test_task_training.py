@@ -201,7 +201,6 @@ def test_the_command_trains_a_block_of_ones_own_beside_the_shipped(
     ("words", "said"),
     [
         (["attention", "--tasks", "recal"], "no such task"),
-        (["attention", "--seeds", "0"], "expected at least 1"),
         (["attentoin"], "nearest `attention`"),
         (["pooling", "--tasks", "parity"], "`pooling` sees what follows"),
     ],
@@ -210,3 +209,9 @@ def test_the_command_trains_a_block_of_ones_own_beside_the_shipped(
 def test_the_command_refuses_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "tasks", *words]) != 0
     assert said in capsys.readouterr().err
+
+
+def test_a_number_of_seeds_is_one_at_least(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "tasks", "attention", "--seeds", "0"])
+    assert "expected a whole number from 1; found `0`" in capsys.readouterr().err

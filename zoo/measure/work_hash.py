@@ -12,6 +12,7 @@ import pathlib
 
 import msgspec
 
+from zoo.measure.latency import Latency
 from zoo.measure.load import Load, loads
 
 NATIVE = "blocks.ops.native"
@@ -31,6 +32,11 @@ def work_hash(load: Load) -> str:
 def work_of(model: str, form: str) -> str:
     """That of a model of the catalogue, as its loads ship."""
     return work_hash(loads()[model][form])
+
+
+def is_stale(row: Latency, model: str) -> bool:
+    """Whether a model of the catalogue asked other work of the machine when the row was taken."""
+    return bool(row.source) and row.source != work_of(model, row.form)
 
 
 @functools.cache

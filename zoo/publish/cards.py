@@ -23,6 +23,7 @@ from zoo.measure.latency import Latency
 from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC, published
 from zoo.measure.store import newest, shipped_rows
+from zoo.measure.work_hash import is_stale
 from zoo.publish.mixer_card import mixer_card
 from zoo.selection.figures import Figure, figure_of
 from zoo.specs.drawing import mermaid
@@ -224,12 +225,16 @@ def _rows() -> list[Latency]:
     return sorted(newest(shipped_rows()), key=lambda row: (row.device, row.runtime.key, row.form))
 
 
+def _trust(name: str, row: Latency) -> str:
+    return f"{row.verdict}, of other operations" if is_stale(row, name) else row.verdict
+
+
 def _latency(names: list[str]) -> str:
     rows = [(name, row) for name in names for row in _rows() if row.digest == catalog.entry(name).digest]
     if not rows:
         return "Not measured yet: `zoo bench NAME` measures on your machine."
     shown = [
-        [f"`{name}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, row.verdict]
+        [f"`{name}`", row.form, row.runtime.key, f"{row.p50_ms:g}", f"{row.low_ms:g} to {row.high_ms:g}", f"{row.ratio:g}", row.device, _trust(name, row)]
         for name, row in rows
     ]  # fmt: skip
     _, first = rows[0]

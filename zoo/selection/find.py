@@ -26,7 +26,7 @@ from zoo.measure.profiles import costs
 from zoo.measure.published import METRIC
 from zoo.measure.store import Store, check_device, newest
 from zoo.measure.this_device import this_device
-from zoo.measure.work_hash import work_of
+from zoo.measure.work_hash import is_stale
 from zoo.selection.figures import Figure, figure_of, less_is_better, metrics
 from zoo.weights.licences import LicenceClass, licence_class
 
@@ -178,7 +178,7 @@ def candidates(device: str, runtimes: Sequence[Runtime], form: str, metric: str 
         runtime, row, timed, devices = min(
             (one.of_model(entry.digest, form) for one in known), key=lambda each: _preference(each.timed)
         )
-        timed["stale"] = row is not None and bool(row.source) and row.source != work_of(name, form)
+        timed["stale"] = row is not None and is_stale(row, name)
         timed.setdefault("memory_bytes", cost.weight_bytes + cost.peak_activation_bytes)
         yield Candidate(
             name, entry.family, form, cost.params, cost.macs, cost.weight_bytes, entry.licence, licence_class(entry.licence),

@@ -23,7 +23,7 @@ from zoo.measure.parts import Parts
 from zoo.measure.predict import Calibration
 from zoo.measure.published import published
 from zoo.measure.store import MAX_IMPORT_BYTES, newest, read_rows, shipped_blocks, shipped_devices, shipped_rows
-from zoo.measure.work_hash import work_of
+from zoo.measure.work_hash import is_stale
 from zoo.selection.figures import in_percent
 from zoo.site.figures import Shown
 from zoo.specs.model import Spec
@@ -136,7 +136,7 @@ class Known:
 
     def is_stale(self, row: Latency) -> bool:
         """Whether the model asks other work of a machine today."""
-        return bool(row.source) and row.source != work_of(self.name, row.form)
+        return is_stale(row, self.name)
 
     @cached_property
     def mixing(self) -> str:

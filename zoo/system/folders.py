@@ -19,8 +19,11 @@ DRAFT = re.compile(r"\..{1,40}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
 def at_home(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path, `~` being the user's folder. That of a user who is not known stays a name, which is then not found."""
-    return pathlib.Path(os.path.expanduser(path))
+    """The path, `~` being the user's folder. Raises InputError for that of a user whom this machine does not know."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(str(path), Problem("", "a folder of a user whom this machine knows", "none")) from None
 
 
 def data_folder() -> pathlib.Path:

@@ -86,7 +86,7 @@ def folder() -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         if chosen := os.environ.get("ZOO_CACHE"):
-            return pathlib.Path(os.path.expanduser(chosen)) / "native"
+            return pathlib.Path(chosen).expanduser() / "native"
         return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "zoo" / "native"
     except RuntimeError as error:
         raise Unavailable(f"there is no home folder to keep them in; next: set ZOO_CACHE ({error})") from error
