@@ -52,17 +52,13 @@ class Stepper:
 
         None where the ordinary way is to be taken: at the beginning of a sequence, after padding, for many samples, where something
         looks on, and where there is no compiler."""
-        if type(ids) is not Tensor or not ids.is_cpu or ids.ndim != 2 or ids.shape[1] != 1 or not 0 < len(ids) <= FEW:
-            return None
-        if not state or self.head.training or is_observed():
+        if not state or not _are_ids(ids) or ids.shape[1] != 1 or len(ids) > FEW:
             return None
         ctx = Context(state=dict(state))
-        x = run(self.stem, ids, ctx)
-        if x.dtype is not torch.float32 or x.ndim != 3:
+        begun = self._begun(ids, ctx, single=True)
+        if begun is None:
             return None
-        plan = self._plan(x.shape[2], single=True)
-        if plan is None or plan.program is None:
-            return None
+        x, plan, program = begun
         moment, numbers = Moment(len(ids)), array("q")
         for keeper in plan.keepers:
             before = state.get(keeper.path)
@@ -71,28 +67,34 @@ class Stepper:
                 return None
             numbers.extend(taken.numbers)
             ctx.state[keeper.path] = taken.state  # type: ignore[index]  # which was given above
-        y = _through(plan.program, plan.run, x, numbers, ctx)
+        y = _through(program, plan.run, x, numbers, ctx)
         return None if y is None else (y, ctx.state)  # type: ignore[return-value]
 
     def features(self, ids: Tensor, ctx: Context) -> Tensor | None:
         """ids (B, L) -> what the head reads (B, L, C), by the list of calls of prompts; ctx as of any pass.
 
         None where the ordinary way is to be taken, likewise, and for many tokens of a net whose weights are not narrow."""
-        if type(ids) is not Tensor or not ids.is_cpu or ids.ndim != 2 or not ids.numel():
-            return None
-        if self.head.training or is_observed() or (ids.numel() > FEW and not self._is_narrow()):
+        if not _are_ids(ids) or (ids.numel() > FEW and not self._is_narrow()):
             return None
         inner = replace(ctx, state=None if ctx.state is None else dict(ctx.state))
-        x = run(self.stem, ids, inner)
-        if x.dtype is not torch.float32 or x.ndim != 3:
+        begun = self._begun(ids, inner, single=False)
+        if begun is None:
             return None
-        plan = self._plan(x.shape[2], single=False)
-        if plan is None or plan.program is None:
-            return None
-        y = _through(plan.program, plan.run, x, array("q"), inner)
+        x, plan, program = begun
+        y = _through(program, plan.run, x, array("q"), inner)
         if y is not None:
             ctx.state = inner.state
         return y
+
+    def _begun(self, ids: Tensor, ctx: Context, single: bool) -> tuple[Tensor, Plan, Program] | None:
+        """What the stem makes of ids, and the list that goes on from there."""
+        if self.head.training or is_observed():
+            return None
+        x = run(self.stem, ids, ctx)
+        if x.dtype is not torch.float32 or x.ndim != 3:
+            return None
+        plan = self._plan(x.shape[2], single)
+        return None if plan is None or plan.program is None else (x, plan, plan.program)
 
     def _is_narrow(self) -> bool:
         if self._narrow is None:
@@ -136,6 +138,11 @@ class Stepper:
             program = writer.tape.program(first, y.whole())
         is_gain = any(isinstance(entry, Listed) for entry in program.entries)
         return Plan(program if is_gain else None, writer.keepers, read, runner() if is_gain else None)
+
+
+def _are_ids(ids: Any) -> bool:
+    """Whether these are tokens (B, L) on the CPU, and some."""
+    return type(ids) is Tensor and ids.is_cpu and ids.ndim == 2 and ids.numel() > 0
 
 
 def _through(program: Program, run_step: Any, x: Tensor, kept: array[int], ctx: Context) -> Tensor | None:

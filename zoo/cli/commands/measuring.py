@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,17 +114,7 @@ def _measure_blocks(arguments: Namespace, store: Store) -> Iterator[BlockLatency
         expected = "blocks in torch, one float32 input at a time, as they are trained"
         raise InputError("bench", Problem("--blocks", expected, " ".join(odd), next="leave it out"))
     jobs = jobs_for(blocks_named(arguments.names), _counts(arguments.threads, "threads"), arguments.device)
-    with bar(len(jobs) * arguments.processes) as progress:
-        yield from run(
-            jobs,
-            arguments.processes,
-            arguments.seconds or SECONDS,
-            arguments.resume,
-            retry=not arguments.no_retry,
-            files=arguments.files,
-            progress=progress,
-            store=store,
-        )
+    return _run(run, jobs, arguments, SECONDS, store)
 
 
 def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
@@ -143,11 +133,18 @@ def _measure(arguments: Namespace, store: Store) -> Iterator[Latency]:
         engines,
         arguments.device,
     )
+    return _run(run, jobs, arguments, SECONDS, store)
+
+
+def _run(
+    run: Callable[..., Iterator[Any]], jobs: Sequence[Any], arguments: Namespace, seconds: float, store: Store
+) -> Iterator[Any]:
+    """The rows of jobs, of models or of blocks, with a bar; `seconds` where nobody says how long."""
     with bar(len(jobs) * arguments.processes) as progress:
         yield from run(
             jobs,
             arguments.processes,
-            arguments.seconds or SECONDS,
+            arguments.seconds or seconds,
             arguments.resume,
             retry=not arguments.no_retry,
             files=arguments.files,
