@@ -13,9 +13,13 @@ import msgspec
 import pytest
 from PIL import Image
 
+from zoo import catalog
 from zoo.catalog.collection import CORE
+from zoo.catalog.listing import list_models
 from zoo.cli import main, quantity
+from zoo.cli.commands.demo import MAIN_BLOCK
 from zoo.data import digits
+from zoo.weights.manifest import read_manifest
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -148,13 +152,25 @@ def test_predict_classifies_files_and_names_those_it_cannot_read(
     assert rows[3]["error"].endswith("found a file that is no image")
 
 
-def test_demo_runs_every_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_an_embedded_model_for_each_kind_of_block(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "demo", "--json")
     report = json.loads(out)
+    kinds = [row["block"] for row in report["models"]]
     assert code == 0
-    assert len(report["models"]) >= 5
+    assert sorted(kinds) == sorted(MAIN_BLOCK.values())
     assert min(row["accuracy"] for row in report["models"]) >= 0.95
     assert report["swap"]["params_after"] < report["swap"]["params_before"]
+
+
+@pytest.mark.slow
+def test_demo_of_all_runs_every_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "demo", "--all", "--json")
+    rows = json.loads(out)["models"]
+    assert code == 0
+    assert [row["model"] for row in rows] == list_models(pretrained=True, task="image-classification")
+    for row in rows:
+        figure = read_manifest(catalog.weights_manifest(row["model"], "digits")).metrics["digits/top1@32"]
+        assert row["accuracy"] == pytest.approx(figure.value, abs=2.5 / figure.n)
 
 
 def test_a_spec_file_and_a_block_file_are_checked(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:

@@ -1,4 +1,5 @@
-"""`zoo demo`: every embedded model on real held-out images, offline; then one mixer is swapped, to show that blocks interchange.
+"""`zoo demo`: an embedded model for each kind of block on real held-out images, offline; then one mixer is swapped, to show that blocks
+interchange. `--all` runs every embedded model.
 
 `zoo demo --task TASK`: the embedded models for a task on a scene that none was trained on, drawn into a picture."""
 
@@ -6,6 +7,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def add(commands: Any) -> None:
         "show one task on a generated picture: object-detection, semantic-segmentation, salient-object-detection, ..."
     )
     parser.add_argument("--task", default="", help=text)
+    parser.add_argument("--all", action="store_true", help="every embedded model, not one for each kind of block")
     parser.add_argument("--out", default="", metavar="FILE.png", help="of the picture (default zoo-demo-TASK.png)")
     parser.add_argument("--seed", type=whole(0, 2**30), default=0, help="which picture (default 0)")
 
@@ -44,7 +47,8 @@ def demo(arguments: Namespace) -> int:
 
     if arguments.task:
         return _task(arguments)
-    rows = [_row(name) for name in list_models(pretrained=True, task="image-classification")]
+    names = list_models(pretrained=True, task="image-classification")
+    rows = [_row(name) for name in (names if arguments.all else _one_of_each_kind(names))]
     swap, texts = _swapped(), [_continued(name) for name in list_models(pretrained=True, task=LANGUAGE)]
     if arguments.json:
         dump({"models": rows, "swap": swap, "texts": texts})
@@ -73,7 +77,7 @@ def demo(arguments: Namespace) -> int:
         print(f"\n{row['model']}, a language model of {row['params']:,} parameters, goes on:")
         print(f"  {row['prompt']}|{row['text']}")
     print(
-        f"\nnext: zoo create {swap['model']} --swap token_mixer=linear_attention; zoo predict {rows[0]['model']} IMAGE"
+        f"\nnext: zoo demo --all; zoo create {swap['model']} --swap token_mixer=linear_attention; zoo predict {rows[0]['model']} IMAGE"
         if rows
         else ""
     )
@@ -103,6 +107,22 @@ def _task(arguments: Namespace) -> int:
     return 0
 
 
+def _one_of_each_kind(names: Sequence[str]) -> list[str]:
+    """The first model for each kind of block, in the order of their names."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_kind(name), name)
+    return sorted(name for kind, name in first.items() if kind)
+
+
+def _kind(name: str) -> str:
+    """The kind of block that a model stands for; "" for what is none of them."""
+    from zoo import catalog
+
+    used = {short_name(block) for block in catalog.entry(name).blocks}
+    return next((kind for block, kind in MAIN_BLOCK.items() if block in used), "")
+
+
 def _row(name: str) -> dict[str, Any]:
     from zoo import catalog, factory
     from zoo.training.digits import evaluate
@@ -111,10 +131,8 @@ def _row(name: str) -> dict[str, Any]:
     entry = catalog.entry(name)
     model = factory.create(name, pretrained=True)
     correct, n = evaluate(model)
-    used = [short_name(block) for block in entry.blocks]
-    kind = next((text for block, text in MAIN_BLOCK.items() if block in used), "")
     return {
-        "model": name, "block": kind, "params": entry.params, "macs": entry.macs,
+        "model": name, "block": _kind(name), "params": entry.params, "macs": entry.macs,
         "accuracy": correct / n, "correct": correct, "n": n, "ci95": wilson_interval(correct, n), "ms": _milliseconds(model),
     }  # fmt: skip
 
