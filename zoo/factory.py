@@ -12,10 +12,12 @@ from blocks.first_values import forget_arguments
 from zoo._typed import typed
 from zoo.build.backbone import Backbone
 from zoo.build.deploy import check_form, deploy, packed
+from zoo.build.language import LanguageModel
 from zoo.build.params import count_params
 from zoo.catalog.names import Model
 from zoo.catalog.runtimes import asked
 from zoo.catalog.sources import Request, Source, find_source
+from zoo.data.tokens import home_of
 from zoo.errors import InputError, Problem, SpecError
 from zoo.pretrained.checkpoint import Weights
 from zoo.pretrained.fill import fill, plan
@@ -103,6 +105,8 @@ def create(
     if str(device) != "meta":  # where nothing takes memory
         _guard(net, max_params)
     fill(net, wanted, filling, dtype, device)
+    if isinstance(net, LanguageModel):
+        net.tokenizer = home_of(model, net.pretrained)
     _settle(net, device)
     if runtime is not None or precision is not None:
         return zoo.deploy(net, runtime, precision)  # type: ignore[no-any-return]

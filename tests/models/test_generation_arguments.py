@@ -55,7 +55,7 @@ def test_the_same_in_other_words_gives_the_same(gla: Any, said: dict[str, Any]) 
         ({"stop": "."}, "stop\n    expected tokens in [0, 256); found '.'"),
         ({"max_new_tokens": True}, "max_new_tokens\n    expected a number >= 0; found True"),
         ({"temperature": "hot"}, "temperature\n    expected a number >= 0; found 'hot'"),
-        ({"ids": "text"}, "ids\n    expected token numbers (B, L); found text; next: `zoo.data.pydoc.encode(text)`"),
+        ({"ids": b"text"}, "ids\n    expected token numbers (B, L), or a text; found bytes; next: decode it"),
         ({"ids": [[1], [2, 3]]}, "ids\n    expected integers (B, L) with at least one token; found list"),
         ({"mask": [[1, 1, 1, 1, 1, 1, 2]]}, "mask\n    expected booleans of the shape of ids"),
         ({"num_beams": 4}, "num_beams\n    expected 1: there is no beam search; found 4"),
@@ -88,7 +88,7 @@ def test_a_forward_pass_names_the_ids_that_are_no_tokens(gla: Any) -> None:
 def test_a_model_of_images_is_told_before_its_weights_are_missed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "mobileone_s0", "--prompt", "hi"]) == 2
     said = capsys.readouterr().err
-    assert "mobileone_s0\n    expected a language model of bytes (256 tokens); found one of images" in said
+    assert "mobileone_s0\n    expected a language model; found one that reads no tokens" in said
     assert "pin" not in said
 
 

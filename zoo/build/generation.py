@@ -31,17 +31,18 @@ class Request(NamedTuple):
 
 def generate(model: Any, *given: Any, **named: Any) -> Tensor:
     """The new tokens (B, N) of `stream`. See `LanguageModel.generate`."""
-    request = _request(model, *given, **named)
-    columns = list(_stream(model, request))
-    return torch.stack(columns, 1) if columns else request.ids[:, :0]
+    request = requested(model, *given, **named)
+    tokens = list(columns(model, request))
+    return torch.stack(tokens, 1) if tokens else request.ids[:, :0]
 
 
 def stream(model: Any, *given: Any, **named: Any) -> Iterator[Tensor]:
     """Columns (B,) of new tokens, until `max_new_tokens` or all samples have met a stop. Raises InputError at once."""
-    return _stream(model, _request(model, *given, **named))
+    return columns(model, requested(model, *given, **named))
 
 
-def _stream(model: Any, request: Request) -> Iterator[Tensor]:
+def columns(model: Any, request: Request) -> Iterator[Tensor]:
+    """The tokens of a request that was checked, one column (B,) after the other."""
     ids, count, temperature, top_k, stops, mask = request
     ends = torch.tensor(stops, dtype=ids.dtype, device=ids.device)
     state: Any = {}
@@ -68,7 +69,7 @@ def choose(logits: Tensor, temperature: float = 0.0, top_k: int | None = None) -
     return torch.multinomial(scores.softmax(-1), 1).squeeze(1)
 
 
-def _request(
+def requested(
     model: Any,
     ids: Any,
     max_new_tokens: Any = 64,
@@ -104,9 +105,9 @@ def _request(
 
 def _tokens(ids: Any, vocabulary: int, problems: list[Problem]) -> Tensor | None:
     """ids as int32 or int64 (B, L), of a tensor, an array or lists; None, and a problem, for what is none of them."""
-    if isinstance(ids, (str, bytes)):
-        step = "`zoo.data.pydoc.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
-        problems.append(Problem("ids", "token numbers (B, L)", "text", next=step))
+    if isinstance(ids, bytes):
+        step = "decode it: a text is a `str`"
+        problems.append(Problem("ids", "token numbers (B, L), or a text", type(ids).__name__, next=step))
         return None
     try:
         tokens = torch.as_tensor(ids)
@@ -144,6 +145,7 @@ ELSEWHERE = {
     "max_tokens": "max_new_tokens=N",
     "top_p": "top_k=N",
     "streamer": "`for column in model.stream(ids):`",
+    "tokenizer": "give a text, or a list of texts: a tokenizer reads these",
 }
 """What other libraries call or offer, and what there is here."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class LanguageModel(Backbone):
 
     stepper: Stepper | None = None
     """Of a deployed net: how it goes on by one token."""
+    tokenizer: str = ""
+    """The `tokenizer.json`, folder or repository through which it reads text; "" where none came with its weights."""
 
     def __init__(self, *parts: Any):
         super().__init__(*parts)
@@ -53,9 +55,7 @@ class LanguageModel(Backbone):
         self, x: Tensor, ctx: Context | None = None, *, state: Past | None = None, mask: Tensor | None = None
     ) -> Any:
         if isinstance(x, (str, bytes)):
-            step = (
-                "`zoo.data.pydoc.encode(text)` for a model of bytes, else the tokenizer that the model was trained with"
-            )
+            step = "`model.generate(text)` continues a text; `zoo.data.pydoc.encode(text)` makes numbers for a model of bytes"
             raise InputError(self.spec.name, Problem("", "token numbers (B, L)", "text", next=step))
         if ctx is None and (stepped := self._stepped(x, state, mask)) is not None:
             return stepped
@@ -94,22 +94,46 @@ class LanguageModel(Backbone):
             last = features.gather(1, place.view(-1, 1, 1).expand(-1, 1, features.shape[-1]))
         return Prediction(self.forward_head(last, ctx=ctx).squeeze(1), ctx.state)
 
-    def stream(self, ids: Tensor, max_new_tokens: int = 64, **choice: Any) -> Iterator[Tensor]:
-        """The tokens of `generate`, one column (B,) after the other, as they are chosen."""
-        from zoo.build.generation import stream
+    @overload
+    def stream(self, ids: str, max_new_tokens: int = 64, **choice: Any) -> Iterator[str]: ...
+    @overload
+    def stream(self, ids: list[str], max_new_tokens: int = 64, **choice: Any) -> Iterator[list[str]]: ...
+    @overload
+    def stream(self, ids: Tensor, max_new_tokens: int = 64, **choice: Any) -> Iterator[Tensor]: ...
 
-        return stream(self, ids, max_new_tokens, **choice)
+    def stream(self, ids: Any, max_new_tokens: int = 64, **choice: Any) -> Iterator[Any]:
+        """The tokens of `generate`, one column (B,) after the other, as they are chosen; of text what each token adds to it."""
+        from zoo.build import generation, writing
+
+        of_text = writing.is_text(ids)
+        return (writing if of_text else generation).stream(self, ids, max_new_tokens=max_new_tokens, **choice)
+
+    @overload
+    def generate(
+        self, ids: str, max_new_tokens: int = 64, temperature: float = 0.0, top_k: int | None = None,
+        stop: str | int | Sequence[int] | None = None, **more: Any,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def generate(
+        self, ids: list[str], max_new_tokens: int = 64, temperature: float = 0.0, top_k: int | None = None,
+        stop: str | int | Sequence[int] | None = None, **more: Any,
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    def generate(
+        self, ids: Tensor, max_new_tokens: int = 64, temperature: float = 0.0, top_k: int | None = None,
+        stop: int | Sequence[int] | None = None, mask: Tensor | None = None, **foreign: Any,
+    ) -> Tensor: ...  # fmt: skip
 
     def generate(
         self,
-        ids: Tensor,
+        ids: Any,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
         top_k: int | None = None,
-        stop: int | Sequence[int] | None = None,
+        stop: Any = None,
         mask: Tensor | None = None,
         **foreign: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Continues the prompts `ids` (B, L); returns the new tokens (B, N), N <= max_new_tokens, without the prompts.
 
         temperature: 0 takes the likeliest token; above it tokens are drawn from softmax(logits / temperature) by torch's
@@ -117,11 +141,24 @@ class LanguageModel(Backbone):
         it the sample repeats it until all have ended. mask: True at real tokens of the prompts. The prompt is read at
         once and then one token at a time: a recurrent model holds no more after a thousand tokens than after one. Numbers may
         be NumPy's or torch's. `attention_mask`, `eos_token_id`, `do_sample` and `num_beams=1` of other libraries are
-        understood where they say the same. Raises InputError.
-        """
-        from zoo.build.generation import generate
+        understood where they say the same.
 
-        return generate(self, ids, max_new_tokens, temperature, top_k, stop, mask, **foreign)
+        ids may be a text, or a list of texts: then the new text comes back, or a list, and `stop` may be a text, with which a sample
+        ends. A model of bytes reads text as it is; another through `tokenizer=`, a `tokenizer.json`, a folder with one or a repository
+        (`hub:org/repo@revision`); without it through the one beside its weights (`self.tokenizer`). Raises InputError.
+        """
+        from zoo.build import generation, writing
+
+        choice = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "stop": stop,
+            "mask": mask,
+        }
+        if writing.is_text(ids):
+            return writing.write(self, ids, **choice, **foreign)
+        return generation.generate(self, ids, **choice, **foreign)
 
     def write_steps(self) -> None:
         """From now on single tokens are computed by one list of calls (`blocks.steps`), for a net whose weights stay as they are."""

@@ -12,10 +12,9 @@ import zlib
 import torch
 from torch import Tensor
 
-from zoo.errors import InputError, Problem
+from zoo.data.tokens import BYTES as BYTES
+from zoo.data.tokens import Bytes
 
-BYTES = 256
-"""The vocabulary of a model that reads text as bytes in UTF-8."""
 LEFT_OUT = ("test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo", "ensurepip")
 """Folders of the library without prose."""
 HELD_OUT_SHARE = 16
@@ -24,14 +23,12 @@ HELD_OUT_SHARE = 16
 
 def encode(text: str) -> Tensor:
     """(1, L): the bytes of a text. Raises InputError for an empty one."""
-    if not text:
-        raise InputError("text", Problem("prompt", "at least one character", '""'))
-    return torch.tensor([list(text.encode())])
+    return torch.tensor([Bytes().encode(text)])
 
 
 def decode(ids: Tensor) -> str:
     """The text of bytes (L,); what is no UTF-8 shows as a replacement character."""
-    return bytes(ids.tolist()).decode(errors="replace")
+    return Bytes().decode(ids.tolist())
 
 
 def training_text() -> bytes:

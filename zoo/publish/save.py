@@ -19,6 +19,7 @@ from zoo.artifacts.lockfile import distributions
 from zoo.artifacts.record import RECORD, SCHEMA, WEIGHTS, Made
 from zoo.build.builder import build
 from zoo.build.deploy import deploy
+from zoo.data import tokens
 from zoo.display.markup import fenced, markdown, yaml
 from zoo.errors import InputError, Problem, ProblemsError
 from zoo.specs.model import Spec, description_of
@@ -130,6 +131,7 @@ def write_folder(
         "latency": [msgspec.to_builtins(row) for row in rows],
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1).encode())
+    tokens.keep(getattr(model, "tokenizer", ""), folder)
     write_whole(folder / "README.md", card(cast(Any, model).spec, manifest, where or f"./{folder.name}").encode())
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from zoo.build import generation
+from zoo.build import generation, writing
 from zoo.build.language import LanguageModel, Prediction
+from zoo.data.tokens import FILE
 from zoo.errors import InputError, Problem
 from zoo.measure.clock import on_threads
 from zoo.runtimes.torch_session import TorchSession
@@ -17,25 +18,28 @@ if TYPE_CHECKING:
     from zoo.runtimes.deployed import Deployed
 
 
-def generate(model: Deployed, ids: Any, max_new_tokens: int, **choice: Any) -> Tensor:
-    """The new tokens (B, N). Raises InputError for a model that keeps no state: it would read the whole text again for each token."""
+def generate(model: Deployed, ids: Any, max_new_tokens: int, **choice: Any) -> Any:
+    """The new tokens (B, N), or of text the new text. Raises InputError for a model that keeps no state: it would read the whole text again for each token."""
     if not model.signature.state:
         found = "one that keeps none" if model.signature.kind == "language" else "a model of images"
         raise InputError("generate", Problem(model.about.name, "a language model that keeps a state", found))
     session = model.session
     net = session.net if isinstance(session, TorchSession) else None
+    go_on = writing.write if writing.is_text(ids) else generation.generate
+    choice["max_new_tokens"] = max_new_tokens
     if not isinstance(net, LanguageModel):
-        return generation.generate(_Reader(model), ids, max_new_tokens, **choice)
+        return go_on(_Reader(model), ids, **choice)
     with on_threads(
         model.threads
     ):  # the net itself reads padded prompts, too, and of a long one only the end meets its head
-        return generation.generate(net, ids, max_new_tokens, **choice)
+        return go_on(net, ids, **choice)
 
 
 class _Reader:
     def __init__(self, model: Deployed):
         self.model = model
-        self.spec = SimpleNamespace(input=SimpleNamespace(vocab_size=model.about.vocabulary))
+        self.spec = SimpleNamespace(name=model.about.name, input=SimpleNamespace(vocab_size=model.about.vocabulary))
+        self.tokenizer = str(model.folder / FILE) if (model.folder / FILE).is_file() else ""
 
     def next_logits(self, tokens: Tensor, state: Any, mask: Tensor | None = None) -> Prediction:
         if mask is not None and not bool(mask.all()):

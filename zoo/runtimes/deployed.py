@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -117,8 +117,15 @@ class Deployed:
             refuse_disagreement(declared, [tensor.shape for tensor in tensors], name)
         return tensors
 
-    def generate(self, ids: Any, max_new_tokens: int = 64, **choice: Any) -> Tensor:
-        """Continues the prompts `ids` (B, L) of a language model; `choice` as in `zoo.LanguageModel.generate`. Raises InputError."""
+    @overload
+    def generate(self, ids: str, max_new_tokens: int = 64, **choice: Any) -> str: ...
+    @overload
+    def generate(self, ids: list[str], max_new_tokens: int = 64, **choice: Any) -> list[str]: ...
+    @overload
+    def generate(self, ids: Tensor, max_new_tokens: int = 64, **choice: Any) -> Tensor: ...
+
+    def generate(self, ids: Any, max_new_tokens: int = 64, **choice: Any) -> Any:
+        """Continues the prompts `ids` (B, L), or texts, of a language model; `choice` as in `zoo.LanguageModel.generate`. Raises InputError."""
         return generate(self, ids, max_new_tokens, **choice)
 
     def _run(self, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

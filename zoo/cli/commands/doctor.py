@@ -12,7 +12,7 @@ from zoo.display.console import dump, table
 from zoo.errors import ProblemsError
 
 PACKAGES = ("torch", "safetensors", "huggingface-hub", "fvcore", "msgspec", "rich", "pillow", "numpy")
-OPTIONAL = {"timm": "timm", "scikit-learn": "train"}
+OPTIONAL = {"timm": "timm", "scikit-learn": "train", "tokenizers": "text"}
 
 
 def add(commands: Any) -> None:
