@@ -1,4 +1,4 @@
-"""The five nano models: their weights are what their manifests say, and their mixers swap."""
+"""Nanos with embedded weights: these are what their manifests say, and mixers swap."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_published_accuracy_is_measured_again(name: str) -> None:
     correct, n = evaluate(zoo.create(name, pretrained=True))
     assert n == metric.n
     assert abs(correct - metric.correct) <= 1  # rounding of another machine may turn one
-    assert correct / n >= 0.95
+    assert correct / n >= 0.9
 
 
 @pytest.mark.parametrize("way", ["bicubic", "nearest"])
