@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -71,6 +72,7 @@ ELSEWHERE = {
 ROOMS_WITHOUT_BLOCKS = ("zoo.cli", "zoo.display", "zoo.system")
 
 
+@functools.cache
 def sources() -> dict[str, ast.Module]:
     """Module -> syntax tree of every file of `blocks` and `zoo`."""
     paths = sorted(path for package in ("blocks", "zoo") for path in (ROOT / package).rglob("*.py"))
@@ -99,27 +101,29 @@ def mentioned(tree: ast.Module) -> set[str]:
     }
 
 
-SOURCES = sources()
-LOOKED_UP: dict[str, set[str]] = {}
-"""Name -> the modules that look it up."""
-for _module, _tree in SOURCES.items():
-    for _name in looked_up(_tree) if not _module.startswith(ROOMS_WITHOUT_BLOCKS) else ():
-        LOOKED_UP.setdefault(_name, set()).add(_module)
+@functools.cache
+def lookups() -> dict[str, set[str]]:
+    """Name -> the modules that look it up."""
+    modules: dict[str, set[str]] = {}
+    for module, tree in sources().items():
+        for name in looked_up(tree) if not module.startswith(ROOMS_WITHOUT_BLOCKS) else ():
+            modules.setdefault(name, set()).add(module)
+    return modules
 
 
 def test_every_name_that_is_looked_up_is_in_the_contract() -> None:
     step = "describe it in blocks/contract.py, or name its owner in ELSEWHERE if that is no block"
-    unknown = {name: where for name, where in LOOKED_UP.items() if (name in contract.NAMES) == (name in ELSEWHERE)}
+    unknown = {name: where for name, where in lookups().items() if (name in contract.NAMES) == (name in ELSEWHERE)}
     assert unknown == {}, step
 
 
 def test_no_name_elsewhere_is_stale() -> None:
-    assert {*ELSEWHERE} - {*LOOKED_UP} == set(), "nobody looks them up: take them out of ELSEWHERE"
+    assert {*ELSEWHERE} - {*lookups()} == set(), "nobody looks them up: take them out of ELSEWHERE"
 
 
 def test_every_caller_of_a_member_mentions_it() -> None:
     callers = {module for member in contract.MEMBERS for module in member.callers}
-    words = {module: mentioned(SOURCES[module]) for module in callers}
+    words = {module: mentioned(sources()[module]) for module in callers}
     for member in contract.MEMBERS:
         assert member.callers, member.name
         assert [module for module in member.callers if member.name not in words[module]] == [], member.name
@@ -127,7 +131,7 @@ def test_every_caller_of_a_member_mentions_it() -> None:
 
 def test_every_module_that_looks_up_a_member_is_among_its_callers() -> None:
     callers = {member.name: {*member.callers} for member in contract.MEMBERS}
-    silent = {name: LOOKED_UP[name] - callers[name] for name in callers.keys() & LOOKED_UP.keys()}
+    silent = {name: lookups()[name] - callers[name] for name in callers.keys() & lookups().keys()}
     assert {name: modules for name, modules in silent.items() if modules} == {}
 
 

@@ -12,7 +12,9 @@ from blocks.context import Context
 from tests.sampled import STAND_FOR_ALL
 from zoo import catalog
 
-LANGUAGE = [name for name in catalog.entries() if name.endswith("_nano") and zoo.spec(name).input.kind == "tokens"]
+TASKS = ("language-modeling", "masked-language-modeling", "translation", "recommendation")
+"""Those of models that read tokens: their specs say so too, and take seconds to be read."""
+LANGUAGE = [name for name, entry in catalog.entries().items() if name.endswith("_nano") and entry.task in TASKS]
 TELLING = {"entropy_guided_nano", "cskv_nano", "mixtral_nano", "deepseek_v3_nano", "routed_lm_topk_nano"}
 """Their blocks leave losses or reports."""
 REAL, PADDING = 17, 5
@@ -34,6 +36,13 @@ def trained(model: Any, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[t
     torch.manual_seed(1)
     ctx = Context()
     return model.train()(ids, ctx, mask=mask).logits, ctx
+
+
+@pytest.mark.slow  # reads every spec of the catalogue
+def test_models_of_tokens_are_those_of_these_tasks() -> None:
+    assert [
+        name for name in catalog.entries() if name.endswith("_nano") and zoo.spec(name).input.kind == "tokens"
+    ] == LANGUAGE
 
 
 @pytest.mark.parametrize(
