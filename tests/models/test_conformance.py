@@ -17,8 +17,9 @@ SMALL = 50_000_000
 """MACs up to which the smallest model of a family is always held to the checks that pass numbers through it."""
 CHEAP = ("index", "shapes")
 """The checks of the smallest models that are larger: those of ten families, of which the others take most of a minute."""
-COSTLY = ("accuracy", "traced")
-"""The checks that nets which stand for all are held to: a set is read through each; of blocks, fvcore counts all in `tests/blocks`."""
+COSTLY = ("accuracy", "traced", "weights")
+"""The checks that nets which stand for all are held to: a set is read through each; of blocks, fvcore counts all in `tests/blocks`; the
+bytes of all weights are held against their manifests in `test_nano.py`."""
 
 
 def held(name: str, checks: Iterable[str]) -> None:

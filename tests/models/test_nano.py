@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 import torch
@@ -10,12 +12,15 @@ from torch.nn import functional as F
 import zoo
 from blocks.context import Context
 from tests.sampled import sampled
-from zoo.catalog.listing import list_models
+from zoo import catalog
+from zoo.catalog.listing import list_models, list_pretrained
 from zoo.catalog.manifests import manifests
 from zoo.data import digits
 from zoo.errors import SpecError
 from zoo.training.digits import evaluate
+from zoo.weights.header import read_header
 from zoo.weights.probe import check_probe
+from zoo.weights.source import path_of
 
 NANO = ["unireplknet_nano", "linear_vit_nano", "vim_nano", "moe_vit_nano", "gmlp_nano"]
 TRAINED = list_models(pretrained=True, task="image-classification")
@@ -40,12 +45,18 @@ def test_every_nano_model_ships_weights() -> None:
     assert set(NANO) <= set(TRAINED)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def test_each_file_is_small_whole_and_of_the_model_that_it_stands_beside() -> None:
+    for name in list_pretrained():
+        manifest, entry = manifests(name)[0], catalog.entry(name)
+        assert manifest.size_bytes is not None and manifest.size_bytes <= 1_000_000, name
+        assert manifest.digest == entry.digest, name
+        header = read_header(path_of(manifest, catalog.home_of(entry.name).weights))
+        assert sum(math.prod(tensor.shape) for tensor in header.tensors.values()) >= entry.params, name
+
+
+@pytest.mark.parametrize("name", sampled(TRAINED))
 def test_the_weights_prove_themselves(name: str) -> None:
-    manifest = manifests(name)[0]
-    assert manifest.size_bytes is not None
-    assert manifest.size_bytes <= 1_000_000
-    check_probe(zoo.create(name, pretrained=True), manifest.probe, name)
+    check_probe(zoo.create(name, pretrained=True), manifests(name)[0].probe, name)
 
 
 @pytest.mark.parametrize("name", sampled(TRAINED))
