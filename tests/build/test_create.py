@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 import pickle
 
 import pytest
@@ -12,8 +13,9 @@ from torch import nn
 import blocks
 import zoo
 from blocks.context import Context
-from zoo.build.builder import check
+from zoo.build.builder import build, check
 from zoo.errors import InputError, ProblemsError, SpecError
+from zoo.pretrained import target
 from zoo.testing.isolation import own_registrations
 
 NET = {
@@ -120,6 +122,17 @@ def test_weights_are_saved_and_loaded_strictly(model: zoo.Backbone, tmp_path) ->
     state = model.state_dict() | {"head.classifier.bias": torch.full((5,), float("nan"))}
     with pytest.raises(ProblemsError, match=r"head\.classifier\.bias"):
         zoo.create(NET, weights=state)
+
+
+@pytest.mark.parametrize("name", ["unet_nano", "starnet_nano"])
+def test_a_net_is_built_once_to_take_its_weights(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.save(zoo.create(name), tmp_path / "model.safetensors")
+    built: list[str] = []
+    monkeypatch.setattr(target, "build", lambda spec: built.append(spec.name) or build(spec))
+    zoo.create(name, weights=tmp_path / "model.safetensors")
+    assert built == [name]
 
 
 def test_the_head_may_begin_with_a_spread_of_its_own() -> None:

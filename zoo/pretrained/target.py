@@ -47,7 +47,8 @@ class Target:
 
     def absent(self, spec: Spec) -> set[str]:
         """Names that the net of a spec has and this one has not on purpose: it lost its head or its last stages."""
-        if self.net.head is not None and self.net.out_indices is None:
+        has_its_head = self.net.head is not None or spec.head == "none"  # as that of one graph
+        if has_its_head and self.net.out_indices is None:
             return set()
         return set(self.twin(spec).state_dict()) - set(self.net.state_dict())
 

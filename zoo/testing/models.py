@@ -19,6 +19,7 @@ from blocks.annealing import anneal
 from blocks.context import Context
 from blocks.moe.dispatch import RepeatedExperts
 from zoo import catalog
+from zoo.build.builder import build
 from zoo.build.inputs import drawn_inputs, has_samples
 from zoo.catalog.manifests import manifests
 from zoo.errors import ProblemsError
@@ -75,10 +76,16 @@ class Subject:
                     tensor.copy_(0.5 + noise if key.endswith("running_var") else tensor + 0.1 * (noise - 0.5))
         return model
 
+    @functools.cached_property
+    def on_meta(self) -> Any:
+        """The model without values: only to be counted."""
+        return build(zoo.spec(self.name))
+
     def counted(self, form: Form) -> Profile:
         """What a form of it costs."""
         if form not in self._counted:
-            self._counted[form] = profile(self.name, form=form, details=False)
+            net = zoo.deploy(self.on_meta) if form == "deploy" else self.on_meta
+            self._counted[form] = profile(net, form=form, details=False)
         return self._counted[form]
 
 
