@@ -296,3 +296,8 @@ def test_a_command_goes_on_with_a_text(capsys: pytest.CaptureFixture[str], gla: 
     assert answer == {"model": "gla_nano", "prompt": "Return ", "text": new, "tokens": 30}
     cut = new[: new.index(" ") + 1]
     assert said(capsys, "gla_nano", "--prompt", "Return ", "--tokens", "30", "--stop", " ") == f"Return {cut}\n"
+
+
+def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(capsys, "gla_nano", "--prompt", "\x1b[2J\tReturn\n", "--tokens", "1")
+    assert shown.startswith("\\x1b[2J\tReturn\n")

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
+from blocks.registry.words import printable_lines
 from zoo.cli.options import command
 from zoo.display.console import dump
 
@@ -69,5 +70,6 @@ def _check_tokenizer(name: str, given: str | None) -> None:
 
 
 def _show(part: str) -> None:
-    sys.stdout.write(part)
+    """A model writes what it likes, and a terminal obeys control characters."""
+    sys.stdout.write(printable_lines(part))
     sys.stdout.flush()
