@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from zoo import catalog
@@ -32,6 +35,20 @@ def test_rows_are_of_models_and_say_what_is_free_or_why_there_is_none() -> None:
 @pytest.mark.parametrize(("name", "to"), [("starnet_nano", "onnx"), ("gmlp_nano", "onnx")])
 def test_a_row_comes_again(name: str, to: str) -> None:
     assert table.row(name, to) == ROWS[name][to]
+
+
+def ended(name: str, to: str) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def test_a_runtime_that_ends_its_process_makes_a_row() -> None:
+    wanted = "refused: expected a file that runs; found an end of the process, SIGKILL"
+    assert table.row_apart("starnet_nano", "onnx", ended) == wanted
+
+
+def test_a_row_made_apart_is_the_row() -> None:
+    assert table.row_apart("starnet_nano", "onnx") == ROWS["starnet_nano"]["onnx"]
 
 
 @pytest.mark.slow  # every cell is an export, and passes in float64

@@ -3,15 +3,20 @@
     python -m zoo.exporting.table [NAME ...] [--to onnx ...]     writes tests/published/exports.json, row by row
 
 Without names it is every model up to `MOST` parameters that lacks a cell, the smallest first. A row says which sizes of the first input are
-free in the file, or why there is none, and where rounding decides what the net answers.
+free in the file, or why there is none, and where rounding decides what the net answers. Each cell is made in a process of its own: a runtime
+that ends its process makes a row, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -61,6 +66,28 @@ def row(name: str, to: str) -> str:
     return (", ".join(made.free) or FIXED) + remark(made.proof)
 
 
+def row_apart(name: str, to: str, make: Callable[[str, str], str] = row) -> str:
+    """`row`, made in a process of its own; where that is ended, by which signal."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(writer, make, name, to))
+    process.start()
+    writer.close()
+    try:
+        return str(reader.recv())
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"refused: expected a file that runs; found an end of the process, {ended}"
+    finally:
+        process.join()
+
+
+def _send(writer: Connection, make: Callable[[str, str], str], name: str, to: str) -> None:
+    writer.send(make(name, to))
+
+
 def remark(proof: Proof | None) -> str:
     """What a row says of a file whose net is not steady everywhere."""
     if proof is None or not proof.is_edgy:
@@ -83,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows = read()  # another process may write others
             if not options.names and to in rows.get(name, {}):
                 continue
-            found = row(name, to)
+            found = row_apart(name, to)
             rows = read()
             rows[name] = dict(sorted((rows.get(name, {}) | {to: found}).items()))
             write_whole(TABLE, (json.dumps(dict(sorted(rows.items())), indent=1) + "\n").encode())
