@@ -16,10 +16,14 @@ from blocks.attention.attention import Attention
 from blocks.attention.cache import look_back, seen_before
 from blocks.attention.rotary import Rope, positions_after, rotated_parts
 from blocks.context import Context
+from blocks.ops.recorded import lengths_are_free
 from blocks.recurrent import State
 from blocks.registry import block
 
 Count = Annotated[int, Meta(ge=1)]
+
+LONGEST = 2**20
+"""Keys for which a graph of any length holds: it has the rounds that these take, of which the last do nothing for fewer."""
 
 
 @block(
@@ -97,7 +101,7 @@ def hip_mask(q: Tensor, k: Tensor, seen: Tensor, *, mask_k: int, coarse: int, le
     alive = slots < pixels
     place = slots / pixels.double()
     most = max(mask_k, least, width)
-    while width < k.shape[2]:
+    while width < (LONGEST if lengths_are_free() else k.shape[2]):
         width *= scale_up
         finer = torch.minimum(pixels * scale_up, T)
         begin = (place * pixels).long()

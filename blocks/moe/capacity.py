@@ -6,6 +6,7 @@ B sequences of L tokens, k choices of each; E is here the number of experts.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ from blocks.ops.masks import token_mask
 def capacity_of(length: int, k: float, num_experts: int, factor: float) -> int:
     """Tokens of a sequence that one expert takes: ceil(factor * L * k / E), at least 1 and at most L."""
     return max(1, min(length, math.ceil(factor * length * k / num_experts)))
+
+
+def room_for(length: Any, k: float, num_experts: int, factor: float) -> Any:
+    """`capacity_of` a length that in a graph may be free: of a tensor a tensor, of a symbol a symbol."""
+    if isinstance(length, int):
+        return capacity_of(length, k, num_experts, factor)
+    if isinstance(length, Tensor):
+        wanted = (factor * length.double() * k / num_experts).ceil().long()
+        return torch.maximum(torch.minimum(wanted, length), torch.ones_like(wanted))
+    return torch.sym_max(1, torch.sym_min(length, math.ceil(factor * length * k / num_experts)))
 
 
 def capacities(mask: Tensor, k: float, num_experts: int, factor: float) -> Tensor:
@@ -73,7 +84,7 @@ class CapacityRouter(LinearRouter):
         weights = share(weights) if self.renormalise else weights
         chosen = indices.view(*shape_of(x), indices.shape[-1])
         mask, rule = token_mask(as_sequences(x), ctx), (self.k, self.num_experts, self.capacity)
-        room: int | Tensor = capacity_of(chosen.shape[1], *rule)
+        room = room_for(chosen.shape[1], *rule)
         if mask is not None:
             chosen, room = chosen.masked_fill(~mask.bool().unsqueeze(-1), -1), capacities(mask, *rule)
         served = within_capacity(chosen.flatten(1), self.order(weights.detach().view_as(chosen)), room)

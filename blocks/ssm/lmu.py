@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from blocks.chain import run
 from blocks.context import Context
+from blocks.ops.graph.loops import delta_chunks
+from blocks.ops.graph.sizes import chunks_of, in_chunks, in_sequence, length_of
+from blocks.ops.recorded import lengths_are_free
 from blocks.primitives.norms import BatchNorm
 from blocks.primitives.spikes import spike_train
 from blocks.recurrent import Recurrent, State
@@ -98,6 +101,8 @@ class Lmu(Recurrent):
 
     def _remembered(self, u: Tensor, m: Tensor) -> Tensor:
         """m_t of all tokens (B, L, M) for u (B, L) and the memory before (B, M)."""
+        if lengths_are_free():
+            return self._remembered_at_any_length(u, m)
         L = u.shape[1]
         size = min(CHUNK, L)
         if not L:
@@ -110,6 +115,23 @@ class Lmu(Recurrent):
             parts.append(part)
             m = part[:, -1]
         return torch.cat(parts, 1)[:, :L]
+
+    def _remembered_at_any_length(self, u: Tensor, m: Tensor) -> Tensor:
+        """The same in a graph: what each chunk begins with is carried by a loop, m <- A^c m + what the chunk wrote."""
+        length = length_of(u)
+        size, count = chunks_of(length, CHUNK)
+        table, powers = self.responses.like(u)[:size, :size], self.powers.like(u)[:size]
+        written = (in_chunks(u, length, size, count)[:, :, None, None] @ table)[:, :, :, 0]  # (B, n, c, M)
+        whole, same = (
+            powers[-1].expand(count, 1, 1, -1, -1),
+            torch.eye(self.memory_dim).to(u).expand(count, 1, 1, -1, -1),
+        )
+        last = written[:, :, -1].transpose(0, 1)[:, :, None, :, None]
+        _, begins, _ = delta_chunks(
+            last, whole, same, same, u.new_zeros(1).expand(count, 1, 1, 1, 1), m[:, None, :, None]
+        )
+        carried = (powers @ begins[:, :, 0].transpose(0, 1).unsqueeze(2)).squeeze(-1)
+        return in_sequence(written + carried, length)
 
 
 def discretised(memory_dim: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import zoo
 from blocks.attention.attention import Attention
@@ -16,7 +18,8 @@ from zoo.catalog.listing import list_models
 from zoo.exporting.functions import WrittenOut
 from zoo.exporting.heads import PlainHeads
 from zoo.exporting.lowering import Arranger, lowered
-from zoo.exporting.ports import flat, image_like
+from zoo.exporting.onnx import opened, write_onnx
+from zoo.exporting.ports import Port, Ports, flat, image_like
 from zoo.exporting.proof import relative_error
 
 VISION = [name for name, entry in catalog.entries().items() if entry.task == "image-classification"]
@@ -74,10 +77,34 @@ def test_functions_written_out_are_those_of_torch() -> None:
         lambda: torch.nn.functional.adaptive_avg_pool2d(x, 1),
         lambda: torch.nn.functional.adaptive_avg_pool2d(x[0], 3),
     ]
+    whole = torch.randint(-9, 9, (3, 150), generator=torch.Generator().manual_seed(1))
+    long, truths = torch.randn(2, 150, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), whole > 0
+    calls += [
+        lambda: long.cummax(1),
+        lambda: torch.cummax(long, -1),
+        lambda: whole.cummax(-1),
+        lambda: whole[0].cummax(0).values,
+        lambda: truths.cumsum(1),
+        lambda: torch.where(whole > 3, truths, ~truths),
+        lambda: torch.where(whole > 3, truths, False),
+    ]
     for call in calls:
         wanted = call()
         with WrittenOut():
             torch.testing.assert_close(call(), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_largest_so_far_goes_to_onnx_at_any_length(tmp_path: Path) -> None:
+    class Largest(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(x.cummax(1))
+
+    example = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0))
+    ports = Ports((Port("x", example, {1: "length"}),), ("values", "places"))
+    run = opened(write_onnx(Largest().eval(), ports, tmp_path / "net.onnx"), ports)
+    for length in (1, 64, 130):
+        x = torch.randint(0, 40, (2, length, 3), generator=torch.Generator().manual_seed(length)).float()
+        assert all(torch.equal(y, right) for y, right in zip(run((x,)), x.cummax(1), strict=True))
 
 
 def test_scales_and_shifts_of_group_norms_go_into_what_follows() -> None:

@@ -47,6 +47,31 @@ def test_inputs_on_an_edge_do_not_decide() -> None:
     assert not steady.is_edgy and remark(steady) == ""
 
 
+class Named(nn.Module):
+    """`Step` of rows that tokens name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.tensor([[1.0, -1.0], [2.0, 1.0], [0.5, -1.0]]))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return Step()(self.rows[tokens])  # type: ignore[no-any-return]
+
+
+def test_where_tokens_come_in_the_parameters_are_moved() -> None:
+    net = Named()
+
+    def other_side(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = net.rows.detach()[inputs[0]]
+        return (torch.where(x.sum(-1, keepdim=True) > 0, x + 1, x - 1),)
+
+    inputs = Ports((Port("tokens", torch.tensor([[0]]), {}, (0, 3)),), ("y",))
+    proof = prove(other_side, net, inputs, "net")
+    assert proof.is_edgy and proof.error < 1e-6
+    with pytest.raises(InputError, match="found outputs that differ"):
+        prove(lambda inputs: (other_side(inputs)[0] + 1e-3,), net, inputs, "net")
+
+
 def test_what_differs_at_steady_inputs_is_refused_though_others_sit_on_an_edge() -> None:
     def wrong(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (Step()(*inputs) + 1e-3,)

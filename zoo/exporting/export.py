@@ -93,7 +93,7 @@ def export_graph(
         net = fused(net)
     if isinstance(net, LanguageModel):
         tokens = example if example is None or isinstance(example, Tensor) else example[0]
-        return write(wanted, *streaming(net.eval(), tokens), target, force=force)
+        return _at_any_length(wanted, net.eval(), tokens, target, dynamic, force)
     net = Answering(net) if answers else net
     example = example_of(net) if example is None else example
     return _as_free_as_can_be(wanted, net.eval(), example, target, dynamic, force)
@@ -116,6 +116,30 @@ def _as_free_as_can_be(
         except InputError:
             continue
     return write(wanted, net, example, target, CHOICES[-1] if dynamic is None else dynamic, force)
+
+
+def _at_any_length(
+    wanted: Format,
+    net: LanguageModel,
+    tokens: Tensor | None,
+    target: Path,
+    dynamic: Collection[str] | None,
+    force: bool,
+) -> Written:
+    """The file of a language model that takes any number of tokens; without a wish one a call, where what it does follows from how many."""
+    if dynamic is None:
+        try:
+            return write(wanted, *streaming(net, tokens), target, force=force)
+        except OperatorError:
+            raise
+        except InputError as refusal:
+            if tokens is not None and tokens.shape[1] > 1:
+                raise
+            try:
+                return write(wanted, *streaming(net, tokens, ("batch",)), target, force=force)
+            except InputError:
+                raise refusal from None
+    return write(wanted, *streaming(net, tokens, dynamic), target, force=force)
 
 
 def format_of(to: str) -> Format:

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from blocks.ops.graph.sizes import length_of
+from blocks.ops.graph.sizes import chunks_of, in_chunks, in_sequence, length_of
 from blocks.ops.recorded import fixed
 from zoo.exporting import spectra
+
+CHUNK = 64
+"""Steps of a sequence that are compared with one another at once."""
 
 
 class WrittenOut(TorchFunctionMode):
@@ -169,11 +172,47 @@ def full(size: Any, fill_value: Any, *, dtype: torch.dtype | None = None, **rest
 
 
 def where(condition: Tensor, *choices: Any) -> Any:
-    """One or the other, whole where both are whole: torch's exporter makes a number a float."""
+    """One or the other, whole where both are whole: torch's exporter makes a number a float. Of truths by logic, as ONNX Runtime wants it."""
     if len(choices) != 2 or torch.result_type(*choices).is_floating_point:
         return NotImplemented
     kind = torch.result_type(*choices)
+    if kind == torch.bool:
+        return (condition & choices[0]) | (~condition & choices[1])
     return torch.where(condition, *(x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind) for x in choices))
+
+
+def cummax(x: Tensor, dim: int) -> Any:
+    """The largest so far along an axis, m_t = max_{s <= t} x_s, and the last place where it was met."""
+    largest = largest_so_far(x, dim)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    steps = torch.arange(length_of(x, dim % x.ndim), device=x.device).view(shape)
+    places = largest_so_far(torch.where(x == largest, steps, torch.zeros_like(steps)), dim)
+    return torch.return_types.cummax((largest, places))  # type: ignore[attr-defined]
+
+
+def largest_so_far(x: Tensor, dim: int) -> Tensor:
+    """max_{s <= t} x_s: within chunks of at most `CHUNK` steps, and over the chunks before, each a maximum under a triangle."""
+    least = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    y = x.unsqueeze(0).movedim(dim % x.ndim + 1, 1)
+    length = length_of(y)
+    steps, count = chunks_of(length, CHUNK)
+    y = in_chunks(y, length, steps, count)
+    step, chunk = torch.arange(steps, device=x.device), torch.arange(count, device=x.device)
+    rest = [1] * (y.ndim - 3)
+    later, not_before = (
+        (step > step.unsqueeze(1)).view(steps, steps, *rest),
+        (chunk >= chunk.unsqueeze(1)).view(count, count, *rest),
+    )
+    within = y.unsqueeze(2).masked_fill(later, least).amax(3)
+    before = within[:, :, -1].unsqueeze(1).masked_fill(not_before, least).amax(2)
+    largest = in_sequence(torch.maximum(within, before.unsqueeze(2)), length)
+    return largest.movedim(1, dim % x.ndim + 1).squeeze(0)
+
+
+def cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    """The sum so far along an axis, of truths how many there were: ONNX adds numbers alone."""
+    return x.to(torch.int64).cumsum(dim, dtype=dtype) if x.dtype == torch.bool else x.cumsum(dim, dtype=dtype)
 
 
 def searchsorted(
@@ -206,6 +245,10 @@ TABLE: dict[Any, Callable[..., Any]] = {
     torch.index_add: index_add,
     torch.full: full,
     torch.where: where,
+    torch.cumsum: cumsum,
+    torch.Tensor.cumsum: cumsum,
+    torch.cummax: cummax,
+    torch.Tensor.cummax: cummax,
     torch.searchsorted: searchsorted,
     torch.expm1: expm1,
     torch.Tensor.expm1: expm1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from zoo.build.language import LanguageModel
 from zoo.errors import InputError, Problem
-from zoo.exporting.ports import Port, Ports
+from zoo.exporting.ports import FREE, Port, Ports
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateLeaf:
     """Tensor number `index` of what the block at `path` keeps. `shape` has None where a size depends on the batch or on the tokens so far.
 
-    `first` are its sizes before the first token, for one sequence: zeros of these sizes are the state of a sequence that has not begun.
+    `first` are its sizes before the first token, for one sequence: zeros of these sizes are the state of a sequence that has not begun. What
+    the block itself begins with, where this is no zeros, is `origin`: the leaf is then how far its tensor has come from there.
     """
 
     path: str
@@ -26,6 +27,7 @@ class StateLeaf:
     dtype: torch.dtype
     shape: tuple[int | None, ...]
     first: tuple[int, ...]
+    origin: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -35,6 +37,14 @@ class StateLeaf:
     def empty(self, batch: int = 1) -> Tensor:
         """What it is before the first token."""
         return torch.zeros(batch, *self.first[1:], dtype=self.dtype)
+
+    def to_block(self, x: Tensor) -> Tensor:
+        """The block's tensor of a leaf."""
+        return x if self.origin is None else x + self.origin.to(x.dtype)
+
+    def of_block(self, x: Tensor) -> Tensor:
+        """The leaf of a block's tensor."""
+        return x if self.origin is None else x - self.origin.to(x.dtype)
 
 
 class Streaming(nn.Module):
@@ -61,13 +71,13 @@ def of_leaves(leaves: Sequence[StateLeaf], tensors: Sequence[Tensor]) -> dict[st
     """The state as the model takes it, of its tensors in the order of the leaves."""
     state: dict[str, tuple[Tensor, ...]] = {}
     for leaf, tensor in zip(leaves, tensors, strict=True):
-        state[leaf.path] = (*state.get(leaf.path, ()), tensor)
+        state[leaf.path] = (*state.get(leaf.path, ()), leaf.to_block(tensor))
     return state
 
 
 def leaves_of(leaves: Sequence[StateLeaf], state: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The tensors of a state in the order of the leaves."""
-    return tuple(state[leaf.path][leaf.index] for leaf in leaves)
+    return tuple(leaf.of_block(state[leaf.path][leaf.index]) for leaf in leaves)
 
 
 def state_leaves(model: LanguageModel) -> tuple[StateLeaf, ...]:
@@ -84,32 +94,40 @@ def state_leaves(model: LanguageModel) -> tuple[StateLeaf, ...]:
     leaves = []
     for path, kept in first.items():
         for index, tensor in enumerate(kept):
-            if not isinstance(tensor, Tensor) or bool(tensor.any()):
-                found = (
-                    "one that begins with other numbers" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-                )
-                problem = Problem(f"state.{path}.{index}", "a state of zeros before the first token", found)
+            if not isinstance(tensor, Tensor):
+                problem = Problem(f"state.{path}.{index}", "a tensor", f"a {type(tensor).__name__}")
                 raise InputError(model.spec.name, problem)
             shapes = [tuple(state[path][index].shape) for state in others]
             free = [len({tensor.shape[axis], *(shape[axis] for shape in shapes)}) > 1 for axis in range(tensor.ndim)]
             shape = tuple(None if is_free else size for size, is_free in zip(tensor.shape, free, strict=True))
-            leaves.append(StateLeaf(path, index, tensor.dtype, shape, tuple(tensor.shape)))
+            origin = tensor if bool(tensor.any()) else None
+            leaves.append(StateLeaf(path, index, tensor.dtype, shape, tuple(tensor.shape), origin))
     return tuple(leaves)
 
 
 @torch.no_grad()
-def streaming(model: LanguageModel, tokens: Tensor | None = None) -> tuple[Streaming, Ports]:
-    """A model as a net of tokens and state, and its ports: any batch, number of tokens and past. `tokens` (B, L) are its example."""
+def streaming(
+    model: LanguageModel, tokens: Tensor | None = None, dynamic: Collection[str] = FREE
+) -> tuple[Streaming, Ports]:
+    """A model as a net of tokens and state, and its ports: any past, and as `dynamic` says any batch and any number of tokens (`size`).
+
+    `tokens` (B, L) are its example; without one there are some, or one where their number is not free."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.spec.input.vocab_size  # type: ignore[union-attr]
     drawn = torch.randint(0, vocabulary, (2, 10), generator=generator)
-    tokens = drawn[:, :7] if tokens is None else tokens
+    if tokens is None:
+        tokens = drawn[: 2 if "batch" in dynamic else 1, : 7 if "size" in dynamic else 1]
     net = Streaming(model, state_leaves(model)).eval()
     net.spec = model.spec  # type: ignore[assignment]
     before = drawn[:1, 7:].expand(len(tokens), -1)
     kept = net(before, *(leaf.empty(len(tokens)) for leaf in net.leaves))[1:] if net.leaves else ()
-    ports = [Port("tokens", tokens, {0: "batch", 1: "length"})]
+    words = {"past", *dynamic, *({"length"} if "size" in dynamic else ())}
+
+    def free(axes: dict[int, str]) -> dict[int, str]:
+        return {axis: name for axis, name in axes.items() if name in words}
+
+    ports = [Port("tokens", tokens, free({0: "batch", 1: "length"}))]
     for leaf, tensor in zip(net.leaves, kept, strict=True):
-        free = {axis: "batch" if axis == 0 else "past" for axis, size in enumerate(leaf.shape) if size is None}
-        ports.append(Port(leaf.name, tensor, free))
+        axes = {axis: "batch" if axis == 0 else "past" for axis, size in enumerate(leaf.shape) if size is None}
+        ports.append(Port(leaf.name, tensor, free(axes)))
     return net, Ports(tuple(ports), ("logits", *(f"{leaf.name}.after" for leaf in net.leaves)))

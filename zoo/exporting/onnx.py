@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.exporting.formats import Format, write
 from zoo.exporting.functions import WrittenOut
 from zoo.exporting.lowering import Layout, lowered
-from zoo.exporting.ports import Flat, Ports
+from zoo.exporting.ports import Flat, Port, Ports
 from zoo.exporting.proof import Run
 from zoo.exporting.recurrences import recorded_ops, with_loops
 
@@ -62,7 +62,7 @@ def record(net: nn.Module, ports: Ports, path: Path, prefers: Layout = "image") 
             opset_version=OPSET,
             dynamo=False,
         )
-    _finish(path, net)
+    _finish(path, net, ports)
 
 
 def opened(path: Path, ports: Ports) -> Run:
@@ -82,11 +82,15 @@ def opened(path: Path, ports: Ports) -> Run:
     return run
 
 
-def _finish(path: Path, net: nn.Module) -> None:
-    """Writes loops out, says in the file whose it is, and takes out where on this machine the code lies that recorded it."""
+def _finish(path: Path, net: nn.Module, ports: Ports) -> None:
+    """Writes loops out, says in the file whose it is, and takes out where on this machine the code lies that recorded it. Inputs that nothing
+    reads, which torch's exporter leaves out, are inputs all the same."""
     import onnx
 
     model: Any = with_loops(onnx.load(str(path)))
+    read = {one.name: onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in model.graph.input}
+    del model.graph.input[:]
+    model.graph.input.extend(read.get(port.name) or _unread(port) for port in ports.inputs)
     for node in model.graph.node:
         node.ClearField("doc_string")
     model.producer_name = "blockzoo"
@@ -94,6 +98,16 @@ def _finish(path: Path, net: nn.Module) -> None:
     facts = {"name": getattr(spec, "name", ""), "digest": getattr(spec, "digest", "")}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in facts.items() if value})
     onnx.save(model, str(path))
+
+
+def _unread(port: Port) -> Any:
+    """What a graph says of an input."""
+    from onnx import helper
+
+    kind = helper.np_dtype_to_tensor_dtype(port.example.numpy().dtype)
+    return helper.make_tensor_value_info(
+        port.name, kind, [port.free.get(axis, size) for axis, size in enumerate(port.example.shape)]
+    )
 
 
 INSTALL = 'pip install "blockzoo[onnxruntime]"'

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from zoo.exporting.ports import Ports, flat
 BOUND = 1e-4
 """How far a float32 graph may be off, relative to the largest output."""
 STEADY = 1e-5
-"""Up to so much a net may move, in float32 and by inputs that are `NUDGE` off, where a graph is held to `BOUND`."""
+"""Up to so much a net may move, in float32 and by inputs (of tokens: parameters) that are `NUDGE` off, where a graph is held to `BOUND`."""
 NUDGE = 1e-6
 """A share of an input's deviation that is some roundings in float32."""
 DRAWS = 6
@@ -84,8 +84,7 @@ def _proof_at(
         if distance <= BOUND:
             return Proof(distance, count > 0)
         own = relative_error(answers(net, inputs), wanted)
-        around = (answers(exact, nudged(inputs, side), torch.float64) for side in (1, -1))
-        moved = max(own, *(relative_error(moved, wanted) for moved in around))
+        moved = max(own, *(relative_error(moved, wanted) for moved in around(exact, inputs)))
         if moved <= STEADY:
             raise _unequal(subject, inputs, f"outputs that differ by {distance:.1e} of the largest", number)
         if distance < least:
@@ -99,6 +98,19 @@ def _proof_at(
     return Proof(least, True)
 
 
+def around(exact: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """The outputs at inputs that are off by some roundings, to either side; where these are whole numbers, those of a net whose parameters are."""
+    if not inputs[0].is_floating_point():
+        for side in (1, -1):
+            twin = copy.deepcopy(exact)
+            parameters = [parameter for parameter in twin.parameters() if parameter.is_floating_point()]
+            for parameter, moved in zip(parameters, nudged(tuple(parameters), side), strict=True):
+                parameter.data = moved
+            yield answers(twin, inputs, torch.float64)
+    for side in (1, -1):
+        yield answers(exact, nudged(inputs, side), torch.float64)
+
+
 def nudged(inputs: tuple[Tensor, ...], side: int) -> tuple[Tensor, ...]:
     """Inputs whose numbers are off by some roundings, to one side (1) or the other (-1); whole numbers stay."""
     generator = torch.Generator().manual_seed(0)
@@ -106,7 +118,7 @@ def nudged(inputs: tuple[Tensor, ...], side: int) -> tuple[Tensor, ...]:
 
 
 def _nudged(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    x = x.double()
+    x = x.detach().double()
     scale = float(x.square().mean().sqrt()) if x.numel() else 0.0
     return x + side * NUDGE * scale * torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
