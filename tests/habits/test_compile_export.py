@@ -1,4 +1,4 @@
-"""torch.compile and torch.export take every model: those that stand for all by default, the others when there is time."""
+"""torch.compile and torch.export take every model: one for each kind of code by default, the others when there is time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import nn
 
 import zoo
 from tests.models.thin import thin
-from tests.sampled import sampled
 from zoo import catalog
 from zoo.build.inputs import drawn_inputs
 from zoo.catalog.listing import list_models
@@ -29,6 +28,19 @@ HUGE = 4_000_000_000
 REST = [name for name in list_models() if name not in SMALL and catalog.entry(name).params < HUGE]
 LARGE = 60_000_000
 """Parameters from which on a model is taken with fewer layers: the blocks and widths are its own."""
+KINDS = {
+    "starnet_nano",  # convolutions
+    "convit_nano",  # attention with tables
+    "vim_nano",  # a scan
+    "efficientvim_nano",  # a head that reads a slot
+    "moe_vit_nano",  # experts
+    "btt_vit_nano",  # structured linear maps
+    "unet_nano",  # a graph
+    "movinet_nano",  # clips
+    "llama_nano",  # tokens
+    "gated_delta_net_nano",
+}
+"""Nets that a tracer sees as unlike: recording one takes seconds."""
 ROUTED = {name for name in list_models() if "core/moe@1" in catalog.entry(name).blocks}
 """Expert dispatch depends on the data: it breaks a compiled graph; an exported one holds the masked dense sum."""
 
@@ -73,12 +85,16 @@ def exports(name: str) -> None:
             torch.testing.assert_close(values(program.module()(*inputs)), values(model(*inputs)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sampled(SMALL))
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
+)
 def test_a_model_compiles_in_one_graph(name: str) -> None:
     compiles(name)
 
 
-@pytest.mark.parametrize("name", sampled(SMALL))
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
+)
 def test_a_model_exports_with_any_batch(name: str) -> None:
     exports(name)
 
