@@ -15,6 +15,7 @@ In what is printed a line `...` stands for any lines, and `...` within a line fo
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import multiprocessing
@@ -46,6 +47,15 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
 }
 FOLDERS = ("ZOO_DATA", "ZOO_CACHE", "HF_HOME")
+SHARED = (
+    "torch",
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.export",
+    "torch.utils.flop_counter",
+    "scipy.stats",
+)
+"""What most pages come to import, and none of it is ours: once, for all processes that begin as copies of the first."""
 UNSET = ("ZOO_LOCK", "ZOO_LOCKED", "ZOO_MIRROR", "ZOO_VERIFY")
 
 
@@ -208,8 +218,8 @@ def run(path: str) -> list[str]:
 
 def main(paths: list[str]) -> int:
     """Exit code 1 when something comes otherwise than a page shows it."""
-    import torch  # noqa: F401  (once, for all processes that begin as copies of this one)
-
+    for module in SHARED:
+        importlib.import_module(module)
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         faults = [fault for page_faults in pool.map(run, paths, chunksize=1) for fault in page_faults]
     print("\n\n".join(faults), file=sys.stderr)
