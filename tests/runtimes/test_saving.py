@@ -104,6 +104,50 @@ def test_run_py_sees_pictures_as_the_zoo_does(saved: Saved, mode: str, tmp_path:
     assert abs(best["share"] - float(shares.max())) < 1e-4
 
 
+SERVING = """
+import sys, numpy as np
+from concurrent.futures import ThreadPoolExecutor
+sys.path.insert(0, sys.argv[1])
+from run import Model, Refusal
+model, x = Model(threads=1), np.load(sys.argv[2])
+alone = [model(row[None])["logits"] for row in x]
+with ThreadPoolExecutor(4) as pool:
+    answers = list(pool.map(lambda i: model(x=x[i % len(x)][None])["logits"], range(200)))
+assert all(np.allclose(answer, alone[i % len(x)], atol=1e-5) for i, answer in enumerate(answers))
+assert not np.allclose(alone[0], alone[1], atol=1e-5)
+for wrong in ((x[0],), (x, x)):
+    try:
+        model(*wrong)
+    except Refusal as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("runtime", ("onnxruntime", "openvino", "torch"))
+def test_a_program_serves_the_folder_from_several_threads(
+    saved: Saved, runtime: str, pictures: Tensor, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", pictures.numpy())
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", SERVING, saved(runtime), tmp_path / "x.npy"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd="/")
+    assert done.returncode == 0, done.stderr
+    wrong, many = done.stdout.splitlines()
+    assert wrong.startswith("expected an array of shape (from 1, ")
+    assert many.startswith("expected 1 arrays, ")
+
+
+def test_run_py_says_how_to_get_the_reader_of_pictures(saved: Saved, tmp_path: Path) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    done = run_without(("zoo", "PIL"), saved("onnxruntime") / "run.py", tmp_path / "a.png")
+    assert done.returncode == 1
+    assert (
+        "a.png: expected Pillow, which reads pictures; found: No module named 'PIL'; next: pip install pillow"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_run_py_says_what_is_missing(saved: Saved, tmp_path: Path) -> None:
     done = run_without(("zoo", "onnxruntime"), saved("onnxruntime") / "run.py", tmp_path / "x.npy")
     assert (

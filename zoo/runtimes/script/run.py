@@ -1,6 +1,9 @@
 """Runs the model of this folder: `python run.py PICTURE...`, or `python run.py INPUT.npy [--out OUTPUT.npz]`.
 
 A model of several inputs reads them by their names of one `INPUT.npz`, which `numpy.savez("INPUT.npz", x=x, t=t)` writes.
+A program that serves imports it: `from run import Model; model = Model()`, then `model(x)` gives {name: array} of an array, by any number of
+threads at once, and `model(model.prepare("photo.jpg"))` of a picture.
+
 Needs numpy and the runtime that `deployed.json` names, and Pillow for pictures. The net is in the files beside this one; pre-processing,
 names of classes and what goes in are in `deployed.json`.
 """
@@ -12,6 +15,7 @@ import json
 import math
 import platform
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,24 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="default: as the model was deployed with")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each input")
     options = parser.parse_args(arguments)
-    record = json.loads((HERE / "deployed.json").read_text(encoding="utf-8"))
     try:
-        check_machine(record["needs"])
-        run = RUNTIMES[record["runtime"]](record, options.threads or record["threads"])
-    except KeyError:
-        return complain(
-            f"the runtime `{record['runtime']}` is a plugin's: zoo.load_deployed({str(HERE)!r}) opens this folder"
-        )
-    except ImportError as error:
-        return complain(
-            f"expected {record['runtime']} {record['version']}; found: {error}; next: pip install {record['runtime']}"
-        )
+        model = Model(options.threads)
     except Refusal as error:
         return complain(str(error))
     failed = 0
     for name in options.inputs:
         try:
-            answer(name, record, run, options)
+            answer(name, model, options)
         except (Refusal, OSError, ValueError) as error:
             failed = complain(f"{name}: {error}")
     return failed
@@ -61,6 +55,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class Refusal(Exception):
     """A sentence that says what was expected, what was found, and what to do."""
+
+
+class Model:
+    """The net of this folder. Raises Refusal where this machine cannot run it."""
+
+    def __init__(self, threads: int = 0):
+        """threads: of one call; 0 for as many as it was deployed with."""
+        self.record: dict[str, Any] = json.loads((HERE / "deployed.json").read_text(encoding="utf-8"))
+        runtime, version = self.record["runtime"], self.record["version"]
+        check_machine(self.record["needs"])
+        if runtime not in RUNTIMES:
+            raise Refusal(f"the runtime `{runtime}` is a plugin's: zoo.load_deployed({str(HERE)!r}) opens this folder")
+        try:
+            self.run = RUNTIMES[runtime](self.record, threads or self.record["threads"])
+        except ImportError as error:
+            raise Refusal(f"expected {runtime} {version}; found: {error}; next: pip install {runtime}") from None
+
+    def __call__(self, *arrays: np.ndarray[Any, Any], **named: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """{name: array} of arrays in the order of `deployed.json`, or by their names. Raises Refusal for those of other shapes."""
+        names = [one["name"] for one in self.record["signature"]["inputs"]]
+        if len(arrays) > len(names):
+            raise Refusal(f"expected {len(names)} arrays, {', '.join(names)}; found {len(arrays)}")
+        given = {name: np.asarray(array) for name, array in (*zip(names, arrays, strict=False), *named.items())}
+        return dict(zip(output_names(self.record), self.run(inputs_of(given, self.record)), strict=True))
+
+    def prepare(self, path: str) -> np.ndarray[Any, Any]:
+        """A picture as the net takes it, (1, C, H, W). Raises Refusal for a model of something else, and without Pillow."""
+        if self.record["about"]["preprocess"] is None:
+            expected = "expected an array that numpy.save wrote, INPUT.npy"
+            raise Refusal(f"{expected}; found another file: this model reads no pictures")
+        try:
+            return prepared(path, self.record["about"]["preprocess"])
+        except ImportError as error:
+            raise Refusal(f"expected Pillow, which reads pictures; found: {error}; next: pip install pillow") from None
 
 
 def complain(sentence: str) -> int:
@@ -83,32 +111,26 @@ def check_machine(needs: dict[str, Any]) -> None:
         raise Refusal(f"expected a CPU with {', '.join(lacking)}; found none; next: deploy the model on this machine")
 
 
-def answer(name: str, record: dict[str, Any], run: Run, options: argparse.Namespace) -> None:
+def answer(name: str, model: Model, options: argparse.Namespace) -> None:
     """Runs one input and prints what comes out."""
+    record = model.record
     declared = record["signature"]["inputs"]
     if name.endswith(".npz"):
         with np.load(name, allow_pickle=False) as file:
-            arrays = inputs_of(dict(file), record)
+            named = model(**file)
     elif len(declared) > 1:
         names = [one["name"] for one in declared]
         example = ", ".join(f"{each}={each}" for each in names)
         raise Refusal(
             f"expected one INPUT.npz with all inputs, which numpy.savez('INPUT.npz', {example}) writes; found another file"
         )
-    elif name.endswith(".npy"):
-        arrays = inputs_of({declared[0]["name"]: np.load(name, allow_pickle=False)}, record)
-    elif record["about"]["preprocess"] is None:
-        raise Refusal(
-            "expected an array that numpy.save wrote, INPUT.npy; found another file: this model reads no pictures"
-        )
     else:
-        arrays = [prepared(name, record["about"]["preprocess"])]
-    outputs = run(arrays)
-    named = dict(zip(output_names(record), outputs, strict=True))
+        named = model(np.load(name, allow_pickle=False) if name.endswith(".npy") else model.prepare(name))
+    first = next(iter(named.values()))
     if options.out:
         np.savez(options.out, **named)  # type: ignore[arg-type]  # its own names come first
-    if record["signature"]["kind"] == "tensor" and outputs[0].ndim == 2 and record["about"]["labels"]:
-        tell_classes(name, outputs[0], record["about"]["labels"], options.json)
+    if record["signature"]["kind"] == "tensor" and first.ndim == 2 and record["about"]["labels"]:
+        tell_classes(name, first, record["about"]["labels"], options.json)
     elif options.json:
         shapes = {key: list(value.shape) for key, value in named.items()}
         print(json.dumps({"input": name, "shapes": shapes}))
@@ -264,9 +286,12 @@ def in_openvino(record: dict[str, Any], threads: int) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = openvino.Core().compile_model(str(HERE / "model.xml"), "CPU", config)
+    own = threading.local()  # a request serves one thread at a time
 
     def run(arrays: Arrays) -> Arrays:
-        found = compiled(arrays)
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer(arrays, share_inputs=True)
         return [found[index] for index in range(len(found))]
 
     return run
