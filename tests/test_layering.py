@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 HEAVY = {"torch", "timm", "torchvision"}
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_moved", "_shadow", "_timm", "errors"),
+    ("_elsewhere", "_moved", "_shadow", "_timm", "errors"),
     ("display", "system"),
     ("specs",),
     ("artifacts", "catalog", "weights"),  # names, bytes, and where they lie: each asks the others

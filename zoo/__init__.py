@@ -77,7 +77,7 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module `zoo` has no attribute `{name}`")
+        raise AttributeError(_unknown(name))
     from zoo.system.distributions import naming_damaged_files
 
     module, _, attribute = _HOME[name].partition(":")
@@ -85,6 +85,15 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value
     return value
+
+
+def _unknown(name: str) -> str:
+    from zoo._elsewhere import NAMES
+    from zoo.errors import nearest
+
+    near = f"; nearest `{close}`" if (close := nearest(name, __all__)) and name not in NAMES else ""
+    step = f"; next: {NAMES[name]}" if name in NAMES else ""
+    return f"module `zoo` has no attribute `{name}`{near}{step}"
 
 
 def __dir__() -> list[str]:

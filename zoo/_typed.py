@@ -6,10 +6,14 @@ Where a name is no literal, or a file is given, `assert isinstance(model, zoo.La
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, cast, overload
 
+from zoo._elsewhere import ARGUMENTS
 from zoo.catalog.names import Model
+from zoo.errors import InputError, Problem, nearest
 
 if TYPE_CHECKING:
     from zoo.build.backbone import Backbone
@@ -61,5 +65,20 @@ class Create(Protocol[P]):
 
 
 def typed(create: Callable[Concatenate[Model, P], Backbone | Deployed]) -> Create[P]:
-    """The function itself, under a type that looks at the name, and at what it is to run in."""
-    return cast("Create[P]", create)
+    """The function, under a type that looks at the name, and at what it is to run in.
+
+    An argument that it does not have is an InputError: the nearest, or the way here for what timm has."""
+    known = [*inspect.signature(create).parameters]
+
+    @functools.wraps(create)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        if strange := [name for name in kwargs if name not in known]:
+            raise InputError("create", [_unknown(name, known) for name in strange])
+        return create(*args, **kwargs)
+
+    return cast("Create[P]", asked)
+
+
+def _unknown(name: str, known: list[str]) -> Problem:
+    step = ARGUMENTS.get(name, "")
+    return Problem(name, "an argument of `zoo.create`", f"`{name}`", "" if step else nearest(name, known), step)

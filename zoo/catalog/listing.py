@@ -12,22 +12,22 @@ Patterns = str | Sequence[str]
 
 def list_models(
     filter: Patterns = "",
-    module: str = "",
+    module: Patterns = "",
     pretrained: bool = False,
     exclude_filters: Patterns = "",
     include_tags: bool = False,
     *,
-    family: str = "",
+    family: Patterns = "",
     task: str = "",
     block: str = "",
 ) -> list[str]:
     """Names of models, sorted naturally; filtered by glob pattern(s), family, task, a block in use, and weights at hand.
 
-    `module` is timm's word for the family. A pattern without wildcard is a name. Patterns see a model under its name and
+    `module` is timm's word for the family, and may be several. A pattern without wildcard is a name. Patterns see a model under its name and
     under those of its weights, `vim_nano.digits`; with `include_tags` these stand for themselves in the list. Weights at hand
     ship or are pinned; without `pretrained` the listed ones count, too.
     """
-    family = family or module
+    families = [name for name in _listed(family or module) if name]
     names: list[str] = []
     loadable: set[str] = set()
     if pretrained:
@@ -35,7 +35,7 @@ def list_models(
 
         loadable = set(at_hand())
     for name, entry in entries().items():
-        if (family and entry.family != family) or (task and entry.task != task):
+        if (families and entry.family not in families) or (task and entry.task != task):
             continue
         tagged = [
             f"{name}.{tag}" for tag in [*entry.tags, *entry.listed] if not pretrained or f"{name}.{tag}" in loadable
@@ -53,10 +53,12 @@ def list_models(
 
 def _wanted(spellings: list[str], filters: Patterns, exclude_filters: Patterns) -> bool:
     """Whether some pattern, or none was given, fits one of the spellings, and no unwanted one does."""
-    keep, drop = (
-        [patterns] if isinstance(patterns, str) else list(patterns) for patterns in (filters, exclude_filters)
-    )
+    keep, drop = _listed(filters), _listed(exclude_filters)
     return (not any(keep) or _fits(spellings, keep)) and not _fits(spellings, drop)
+
+
+def _listed(words: Patterns) -> list[str]:
+    return [words] if isinstance(words, str) else list(words)
 
 
 def _fits(spellings: list[str], patterns: list[str]) -> bool:

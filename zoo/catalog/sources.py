@@ -273,9 +273,27 @@ def find_source(model: Model) -> Source:
     if (saved := described(model)) is not None:
         return Saved(saved.spec, saved.manifest, saved.made)
     text = os.fspath(model)
+    _refuse_timm(text)
     if is_file(text):
         return _of_file(text)
     return Factory(text) if is_external(text) else Named(text)
+
+
+def _refuse_timm(text: str) -> None:
+    """Raises InputError for a model as timm names one outside its catalogue: of a repository, or of a folder."""
+    scheme, colon, place = text.partition(":")
+    if not colon or scheme not in ("hf-hub", "hf_hub", "local-dir"):
+        return
+    name = place.rpartition("/")[2].partition("@")[0]
+    known = catalog.is_model(name)
+    step = (
+        f'`zoo.create("{name}")`'
+        if known
+        else 'zoo.create(NAME, weights=FILE, source="timm"), with the name of its model'
+    )
+    if scheme != "local-dir" and not known:
+        step = f"`hub:{place}` reads what `zoo.push` wrote; else {step}"
+    raise InputError("create", Problem("model", "a name, `hub:org/repo`, a file or a folder", f"`{text}`", next=step))
 
 
 def spec(

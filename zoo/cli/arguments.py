@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     top = parser(whole=False)
-    parsed = top.parse_args(arguments)
+    parsed, strange = top.parse_known_args(arguments)
+    if strange:
+        return _refuse_strange(parsed.command, strange)
     if parsed.version:
         import zoo
 
@@ -128,6 +130,40 @@ def _run(arguments: Sequence[str] | None) -> int:
         else:
             complain(f"{type(error).__name__}: {error}")
         return 2
+
+
+def _refuse_strange(command: str | None, strange: Sequence[str]) -> int:
+    """Says of the first word that a command does not take where it belongs."""
+    word = strange[0].partition("=")[0]
+    subject = f"zoo {command}" if command else "zoo"
+    if command is None or not word.startswith("-"):
+        complain(f"{subject}: unrecognized arguments: {' '.join(strange)}; `{subject} --help` lists what it takes")
+        return 2
+    if word == "--with":
+        complain(f"{subject}: `--with FILE` stands before the command: `zoo --with FILE {command} ...`")
+        return 2
+    options = _options()
+    near = nearest(word, options[command])
+    elsewhere = [f"zoo {name}" for name, words in options.items() if word in words]
+    takers = f"; {listed(elsewhere, 8)} take{'s' if len(elsewhere) == 1 else ''} it" if elsewhere else ""
+    shown = f"; nearest `{near}`" if near else ""
+    complain(f"{subject}: no option `{word}`{shown}{takers}; `{subject} --help` lists them all")
+    return 2
+
+
+def _options() -> dict[str, list[str]]:
+    """The options of each command, those of its own commands among them."""
+    found: dict[str, list[str]] = {}
+    for action in parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = {name: sorted(_words_of(inner)) for name, inner in action.choices.items()}
+    return found
+
+
+def _words_of(one: argparse.ArgumentParser) -> set[str]:
+    words = {word for action in one._actions for word in action.option_strings if word.startswith("--")}
+    inner = [action for action in one._actions if isinstance(action, argparse._SubParsersAction)]
+    return words.union(*(_words_of(other) for action in inner for other in action.choices.values()))
 
 
 def _handled(parsed: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from zoo.weights.convert import KeyRules
 from zoo.weights.load import expected_header
 from zoo.weights.source import open_checkpoint, read_published
 from zoo.weights.unwrap import open_envelope
-from zoo.weights.wrappers import below_prefix, opened, plain_name, without_prefix
+from zoo.weights.wrappers import Takes, below_prefix, opened, plain_name, without_prefix
 
 Weights = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -57,8 +58,16 @@ class Checkpoint(Plan):
             raise WeightsError(spec.name, _differences(saved.spec, spec, str(self.weights))) from None
         if saved is not None:
             for problem in _differences(saved.spec, spec, str(self.weights)):
-                warnings.warn(f"{spec.name}: {problem.where}: {problem.sentence()}", stacklevel=4)
+                warnings.warn(f"{spec.name}: {problem.where}: {problem.sentence()}", stacklevel=_depth())
             target.know(saved.manifest, saved.spec)
+
+
+def _depth() -> int:
+    """How many calls above its caller the code of the user stands, for warnings."""
+    depth, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "zoo":
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def _load(target: Target, checkpoint: Checkpoint, any_size: bool = True) -> None:
@@ -79,7 +88,8 @@ def _load(target: Target, checkpoint: Checkpoint, any_size: bool = True) -> None
     except WeightsError as refusal:
         resized = _resized(content, target, checkpoint)
         if resized is None:
-            raise refusal from None
+            other = _of_another(content, target, checkpoint.keys)
+            raise (WeightsError(spec.name, other) if other else refusal) from None
         target.load(resized[0])
         target.net.adapt_report = resized[1]
 
@@ -110,21 +120,49 @@ def _size(spec: Spec) -> Any:
 
 def _in_our_names(content: Mapping[str, Any], target: Target, spec: Spec, keys: str) -> tuple[dict[str, Tensor], str]:
     """The tensors of a checkpoint for a net of this spec, but for those that the net lost on purpose, and their prefix."""
-    rules, name = _key_rules(spec, keys), spec.name
-    content = opened(content, rules.unwrap if rules else ())
-    absent = target.absent(spec)
-    if rules is None:
-        places = {plain_name(key) for key in target.net.state_dict()} | absent
-        tensors, prefix = without_prefix(open_envelope(content, subject=name), places.__contains__, name)
-    else:
+    rules, name, absent = _key_rules(spec, keys), spec.name, target.absent(spec)
+    tensors, prefix, _ = _opened(content, target, spec, rules)
+    if rules is not None:
         expected = expected_header(target.twin(spec))
-        tensors, prefix = without_prefix(rules.open(content, name), partial(rules.fills, there=expected), name)
         try:
             tensors = rules.to_zoo(tensors, expected, name)
         except WeightsError as error:
             raise (below_prefix(error, prefix) if prefix else error) from None
         tensors = _completed(tensors, expected, spec)
     return {key: tensor for key, tensor in tensors.items() if key not in absent}, prefix
+
+
+def _opened(
+    content: Mapping[str, Any], target: Target, spec: Spec, rules: KeyRules | None
+) -> tuple[dict[str, Tensor], str, Takes]:
+    """The tensors of a checkpoint without what training put around them, their prefix, and which of their names have a place here."""
+    content = opened(content, rules.unwrap if rules else ())
+    if rules is None:
+        takes: Takes = ({plain_name(key) for key in target.net.state_dict()} | target.absent(spec)).__contains__
+        return *without_prefix(open_envelope(content, subject=spec.name), takes, spec.name), takes
+    takes = partial(rules.fills, there=expected_header(target.twin(spec)))
+    return *without_prefix(rules.open(content, spec.name), takes, spec.name), takes
+
+
+def _of_another(content: Mapping[str, Any], target: Target, keys: str) -> Problem | None:
+    """What to ask for instead, where the names of a checkpoint are those of another library."""
+    shares = {library: _share(content, target, library) for library in ("zoo", *target.spec.keys)}
+    others = [library for library, share in shares.items() if share > 0.9 and share == max(shares.values())]
+    if not others or shares.get(keys, 0) > 0.5:
+        return None
+    step = " or ".join(f'source="{library}"' for library in others)
+    return Problem(
+        "source", f"names of the library that is asked for, `{keys}`", f"those of {listed(others)}", next=f"pass {step}"
+    )
+
+
+def _share(content: Mapping[str, Any], target: Target, library: str) -> float:
+    """Of the names of a checkpoint the share that have a place here, read as those of a library."""
+    try:
+        tensors, _, takes = _opened(content, target, target.spec, _key_rules(target.spec, library))
+    except WeightsError:
+        return 0.0
+    return sum(map(takes, tensors)) / max(1, len(tensors))
 
 
 def _completed(tensors: dict[str, Tensor], expected: Collection[str], spec: Spec) -> dict[str, Tensor]:
