@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import pathlib
 
+import pytest
+
 import zoo
 from zoo import catalog
+from zoo.errors import UnknownModelError
 
 
 def test_a_pattern_sees_models_under_their_names_and_those_of_their_weights() -> None:
@@ -44,3 +47,21 @@ def test_checkers_see_every_name_of_the_front_door() -> None:
     names = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     names |= {target.id for node in stub.body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
     assert set(zoo.__all__) <= names
+
+
+def test_a_folder_where_a_name_is_asked_for_is_told_as_a_folder(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "swapped" / "net_nano").mkdir(parents=True)
+    with pytest.raises(
+        UnknownModelError, match=r"`swapped/net_nano` is a folder without zoo.json, which `zoo.save` writes"
+    ):
+        zoo.create("swapped/net_nano")
+    (tmp_path / "swapped" / "net_nano" / "zoo.json").write_text("{}")
+    with pytest.raises(
+        UnknownModelError, match=r"is a folder that `zoo.save` wrote, and here a name of the catalogue is asked for"
+    ):
+        catalog.entry("swapped/net_nano")
+    with pytest.raises(UnknownModelError, match=r"`others/` models come from a plugin package that is not installed"):
+        catalog.entry("others/net_nano")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import re
 
@@ -150,10 +151,16 @@ def entry(name: str) -> Entry:
 
 
 def _missing_plugin(model: str) -> str:
-    """Why the models of a namespace are not there."""
+    """Why the models of a namespace are not there; of a folder, why it is none here."""
     namespace = namespace_of(model)
     if not namespace:
         return ""
+    if os.path.isdir(model):
+        from zoo.artifacts.record import RECORD
+
+        if os.path.isfile(os.path.join(model, RECORD)):
+            return f"`{model}` is a folder that `zoo.save` wrote, and here a name of the catalogue is asked for"
+        return f"`{model}` is a folder without {RECORD}, which `zoo.save` writes"
     owner = plugins.owner_of(namespace)
     if owner is None:
         return f"`{namespace}/` models come from a plugin package that is not installed"
