@@ -65,7 +65,7 @@ def test_the_published_accuracy_is_measured_again(name: str) -> None:
     correct, n = evaluate(zoo.create(name, pretrained=True))
     assert n == metric.n
     assert abs(correct - metric.correct) <= 1  # rounding of another machine may turn one
-    assert correct / n >= 0.9
+    assert correct / n >= 0.8  # chance is a tenth
 
 
 @pytest.mark.parametrize("way", ["bicubic", "nearest"])
