@@ -9,6 +9,7 @@ import pytest
 
 from zoo import catalog
 from zoo.exporting import table
+from zoo.exporting.export import format_of
 from zoo.exporting.ports import SIZES
 
 ROWS = table.read()
@@ -47,6 +48,13 @@ def test_a_runtime_that_ends_its_process_makes_a_row() -> None:
     assert table.row_apart("starnet_nano", "onnx", ended) == wanted
 
 
+def test_a_format_that_is_not_installed_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(table, "is_installed", lambda to: False)
+    assert table.main(["starnet_nano"]) == 0 and capsys.readouterr().out == ""
+
+
 def test_a_row_made_apart_is_the_row() -> None:
     assert table.row_apart("starnet_nano", "onnx") == ROWS["starnet_nano"]["onnx"]
 
@@ -54,4 +62,6 @@ def test_a_row_made_apart_is_the_row() -> None:
 @pytest.mark.slow  # every cell is an export, and passes in float64
 @pytest.mark.parametrize(("name", "to"), CELLS)
 def test_every_row_comes_again(name: str, to: str) -> None:
+    if not table.is_installed(to):
+        pytest.skip(f"{to} needs {', '.join(format_of(to).packages)}")
     assert table.row(name, to) == ROWS[name][to]

@@ -17,8 +17,8 @@ from zoo.exporting.torch_formats import program
 
 def record(net: nn.Module, ports: Ports, path: Path) -> None:
     """Writes the program as ExecuTorch's runtimes read it."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-not-found]
-    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
 
     plain = copy.deepcopy(unpacked(net)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its passes take weights for NCHW
     lowered = to_edge_transform_and_lower(program(plain, ports), partitioner=[XnnpackPartitioner()])
@@ -26,10 +26,11 @@ def record(net: nn.Module, ports: Ports, path: Path) -> None:
 
 
 def opened(path: Path, ports: Ports) -> Run:
-    from executorch.runtime import Runtime  # type: ignore[import-not-found]
+    from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
     return lambda inputs: flat(method.execute(list(inputs)))
 
 
-EXECUTORCH = Format("executorch", "ExecuTorch", ".pte", {"executorch": "pip install executorch"}, record, opened)
+INSTALL = 'pip install "blockzoo[executorch]"'
+EXECUTORCH = Format("executorch", "ExecuTorch", ".pte", {"executorch": INSTALL}, record, opened)

@@ -18,6 +18,8 @@ LOGGERS = (
     "torch.export",
     "torch._dynamo",
     "torch._inductor",
+    "torch.utils._pytree",
+    "executorch",
     "onnxscript",
     "onnx_ir",
     "openvino",

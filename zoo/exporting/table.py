@@ -4,12 +4,13 @@
 
 Without names it is every model up to `MOST` parameters that lacks a cell, the smallest first. A row says which sizes of the first input are
 free in the file, or why there is none, and where rounding decides what the net answers. Each cell is made in a process of its own: a runtime
-that ends its process makes a row, too.
+that ends its process makes a row, too. A format whose packages are not installed is left out, unless `--to` names it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import signal
@@ -29,7 +30,7 @@ from zoo.factory import create
 from zoo.system.folders import write_whole
 
 TABLE = Path(__file__).parents[2] / "tests" / "published" / "exports.json"
-FORMATS = ("onnx", "openvino", "torch-export", "torchscript")
+FORMATS = ("onnx", "openvino", "torch-export", "torchscript", "executorch")
 FIXED = "one size"
 EDGES = "; equal away from edges"
 """Of a file that is equal at inputs at which rounding decides nothing, as which expert a token takes."""
@@ -52,6 +53,11 @@ def small_models() -> list[str]:
     for name in models():
         smallest.setdefault(entries[name].family, name)
     return [name for name in models() if entries[name].params <= MOST or smallest[entries[name].family] == name]
+
+
+def is_installed(to: str) -> bool:
+    """Whether all packages of a format are there."""
+    return all(importlib.util.find_spec(package) is not None for package in format_of(to).packages)
 
 
 def row(name: str, to: str) -> str:
@@ -106,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", action="append", choices=FORMATS, help="these formats alone")
     options = parser.parse_args(arguments)
     for name in options.names or small_models():
-        for to in options.to or FORMATS:
+        for to in options.to or [to for to in FORMATS if is_installed(to)]:
             rows = read()  # another process may write others
             if not options.names and to in rows.get(name, {}):
                 continue
