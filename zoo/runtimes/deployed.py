@@ -46,6 +46,7 @@ class Deployed:
         self.precision, self.threads, self.about, self.folder = precision, threads, about, folder
         self._runtime, self._report = runtime, report
         self._session: Session | None = session
+        self._known: tuple[Any, ...] = ()
         self.signature: Signature = session.signature
         self.version = runtime.version()
 
@@ -81,7 +82,10 @@ class Deployed:
 
     def __call__(self, x: Tensor, *others: Any, state: Mapping[str, Any] | None = None, **named: Any) -> Any:
         signature = self.signature
-        outputs = self._run((*self._inputs(x, others, named), *self._leaves(x, state)))
+        if others or named or state is not None or not self._is_known(x):
+            outputs = self._run((*self._inputs(x, others, named), *self._leaves(x, state)))
+        else:
+            outputs = self._run((x,))
         if signature.kind == "tensor":
             return outputs[0]
         if signature.kind == "maps":
@@ -90,6 +94,10 @@ class Deployed:
             return dict(zip(signature.outputs, outputs, strict=True))
         after = nested(signature.state, outputs[1:]) if state is not None else None
         return Prediction(outputs[0], after)
+
+    def _is_known(self, x: Any) -> bool:
+        """Whether x is like the last tensor that went in alone: a second look would take a small net some hundredths of its time."""
+        return type(x) is Tensor and (x.shape, x.dtype, x.device, x.layout) == self._known
 
     def _inputs(self, x: Any, others: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
         """All inputs in their order, checked alone and together. Raises InputError."""
@@ -115,6 +123,8 @@ class Deployed:
             tensors.append(_hides_nothing(one, declared[0], first) if value is None else _checked(one, value, name))
         if len(tensors) > 1:
             refuse_disagreement(declared, [tensor.shape for tensor in tensors], name)
+        elif not self.signature.state and not declared[0].high and x.dtype == first.dtype:
+            self._known = (x.shape, x.dtype, x.device, x.layout)
         return tensors
 
     @overload
