@@ -126,6 +126,34 @@ def test_an_empty_cell_costs_its_row_and_no_other(tmp_path: pathlib.Path) -> Non
     assert last.open().getpixel((0, 0)) == 3
 
 
+def test_a_table_that_is_damaged_behind_its_beginning_is_refused_in_a_sentence(tmp_path: pathlib.Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": [png(1)] * 3, "name": ["a", "b", "c"]}), file)
+    whole = file.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    file.write_bytes(b"PAR1" + b"\xff" * (len(whole) - footer - 12) + whole[-footer - 8 :])
+    with pytest.raises(InputError, match="expected a Parquet file; found a damaged one"):
+        pictures_of([file])
+
+
+def test_behind_what_is_damaged_each_picture_is_refused_in_a_sentence(tmp_path: pathlib.Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": [png(1)] * 3}), file)
+    pictures = pictures_of([file])
+    whole = file.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    file.write_bytes(b"PAR1" + b"\xff" * (len(whole) - footer - 12) + whole[-footer - 8 :])
+    for picture in pictures:
+        with pytest.raises(InputError, match="damaged"):
+            picture.open()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

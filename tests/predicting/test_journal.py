@@ -150,3 +150,9 @@ def test_a_folder_that_takes_no_file_is_told_in_a_sentence(tmp_path: pathlib.Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a place to write to; found Not a directory"):
         Journal(tmp_path / "file" / "out.jsonl", JOB).__enter__()
+
+
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "\ud800.jsonl"])
+def test_a_name_that_no_file_can_have_is_told_in_a_sentence(tmp_path: pathlib.Path, name: str) -> None:
+    with pytest.raises(InputError, match="expected a place to write to"):
+        Journal(tmp_path / name, JOB).__enter__()

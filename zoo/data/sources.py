@@ -12,6 +12,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ class Cursor:
         with self.lock:
             if number < self.next:
                 self.next, self.contents = 0, self.walk()
-            content = next(islice(self.contents, number - self.next, None))
+            content = next(islice(self.contents, number - self.next, None), None)
+            if content is None:  # a walk that was broken off is over
+                raise InputError(str(self.path), Problem("", f"at least {number + 1} pictures", "a damaged file"))
             self.next = number + 1
             return self.bytes_of(content)
 
@@ -226,8 +229,9 @@ class Cells(Cursor):
         super().__init__(path)
 
     def walk(self) -> Iterator[Any]:
-        for batch in parquet(self.path).iter_batches(batch_size=self.BATCH, columns=[self.column]):
-            yield from batch.column(0)
+        with _whole(self.path):
+            for batch in parquet(self.path).iter_batches(batch_size=self.BATCH, columns=[self.column]):
+                yield from batch.column(0)
 
     def bytes_of(self, content: Any) -> bytes:
         value = content.as_py()
@@ -246,14 +250,14 @@ def _of_parquet(path: Path, column: str) -> list[Picture]:
     usual = holding or [name for name in PATH_COLUMNS if name in kinds]
     chosen = _chosen(path, list(kinds), column, usual, "the bytes or the paths of pictures")
     if _is_text(kinds[chosen]):
-        paths = file.read(columns=[chosen]).column(0).to_pylist()
+        paths = _cells(path, file, chosen).to_pylist()
         return [Picture(text(each), str(path.parent / each)) for each in paths if each]
     if not _holds_bytes(kinds[chosen]):
         raise InputError(str(path), Problem(chosen, "a column of bytes, or of paths", f"one of {kinds[chosen]}"))
     if naming:
-        values = file.read(columns=naming[:1]).column(0).to_pylist()
+        values = _cells(path, file, naming[0]).to_pylist()
     elif _is(kinds[chosen], "struct") and kinds[chosen].get_field_index("path") >= 0:
-        values = file.read(columns=[f"{chosen}.path"]).column(0).combine_chunks().field("path").to_pylist()
+        values = _cells(path, file, f"{chosen}.path").combine_chunks().field("path").to_pylist()
     else:
         values = [None] * file.metadata.num_rows
     names = (str(number) if value is None else text(value) for number, value in enumerate(values))
@@ -262,9 +266,22 @@ def _of_parquet(path: Path, column: str) -> list[Picture]:
 
 def parquet(path: Path) -> Any:
     """The file, opened by pyarrow. Raises InputError where that is not installed, and for a file that is none."""
+    with _whole(path):
+        return arrow(path).parquet.ParquetFile(path)
+
+
+def _cells(path: Path, file: Any, column: str) -> Any:
+    """One column. Raises InputError for a file that is damaged behind its beginning."""
+    with _whole(path):
+        return file.read(columns=[column]).column(0)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What pyarrow raises of a file within, as an InputError."""
     package = arrow(path)
     try:
-        return package.parquet.ParquetFile(path)
+        yield
     except (OSError, package.ArrowException) as error:
         found = printable(" ".join(str(error).split()))
         raise InputError(str(path), Problem("", "a Parquet file", f"a damaged one: {found}")) from None

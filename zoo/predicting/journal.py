@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 from filelock import FileLock, Timeout
 
+from blocks.registry.words import printable
 from zoo.errors import InputError, Problem
 from zoo.predicting.rows import Row, Shape
 from zoo.system.folders import write_whole
@@ -64,12 +65,12 @@ class Journal:
         try:
             self._begin()
             return self
-        except OSError as error:
-            self._lock.release()
-            raise self._no_place(error) from None
         except InputError:
             self._lock.release()
             raise
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            self._lock.release()
+            raise self._no_place(error) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -194,5 +195,6 @@ class Journal:
         for path in (*self._parts(), self.folder / JOB, self.folder / DONE):
             path.unlink(missing_ok=True)
 
-    def _no_place(self, error: OSError) -> InputError:
-        return InputError(str(self.out), Problem("", "a place to write to", error.strerror or str(error)))
+    def _no_place(self, error: OSError | ValueError) -> InputError:
+        found = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        return InputError(printable(self.out), Problem("", "a place to write to", printable(found)))
