@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blocks.context import Context
 from blocks.places import check_places, has_places
-from blocks.registry.errors import BlockError, Problem, SizeError
+from blocks.registry.errors import SizeError
 from blocks.registry.words import short_name
 
 
@@ -69,11 +69,12 @@ def as_clip(y: Tensor, x: Tensor) -> Tensor:
 
 
 def an_image(x: Tensor, block: str) -> Tensor:
-    """x, which must be an image. Raises BlockError for tokens, naming the block that they meet."""
+    """x, which must be an image. Raises ValueError for tokens, naming the block that they meet."""
     if x.ndim == 3:
-        found = f"tokens (B, L, C) = {tuple(x.shape)}"
-        step = "take it out of the token view, or use a mixer of tokens (`layout`: BLC or any)"
-        raise BlockError(f"block `{block}`", Problem("", "an image (B, C, H, W)", found, next=step))
+        raise ValueError(
+            f"block `{block}` works on images (B, C, H, W), and here stand tokens (B, L, C) = {tuple(x.shape)}: "
+            "take it out of the token view, or use a mixer of tokens"
+        )
     return x
 
 

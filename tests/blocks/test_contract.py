@@ -19,6 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 ELSEWHERE = {
     "n_frames": "pictures of Pillow",
+    "tokenizer": "language models",
+    "request": "a thread of a deployed folder's `run.py`",
     "padding": "convolutions and pools of torch",
     "root": "tracers of torch.fx",
     "failures": "an error of torch.distributed.checkpoint",

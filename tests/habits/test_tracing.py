@@ -10,7 +10,6 @@ from torch import nn
 from torch.fx import GraphModule
 
 import zoo
-from blocks.registry.errors import BlockError
 from tests.sampled import sampled
 from zoo import catalog
 from zoo.catalog.listing import list_models
@@ -105,10 +104,11 @@ def test_a_trace_of_a_deploy_form_passes_its_own_check(name: str) -> None:
     check_traced(name, "deploy")
 
 
-def test_a_trace_of_merged_experts_is_refused_with_what_records_them() -> None:
+def test_merged_experts_are_recorded_by_torch_jit_for_their_batch() -> None:
     model: Any = zoo.create(MERGED)
-    with pytest.raises(BlockError, match=r"which torch\.jit does not record; next: use torch\.export"):
-        torch.jit.trace(model, images(model, 2))
+    x = images(model, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
 
 
 def test_a_net_with_a_graph_is_recorded_inside_another() -> None:
